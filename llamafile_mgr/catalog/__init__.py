@@ -1,0 +1,27 @@
+"""What can be pulled: models, their artifacts and the bare runtimes, from ``models.toml``."""
+
+from __future__ import annotations
+
+from llamafile_mgr.catalog.entries import (
+    Artifact,
+    ArtifactKind,
+    Catalog,
+    Model,
+    Pooling,
+    Role,
+)
+from llamafile_mgr.catalog.golden import GoldenVector, load_golden
+from llamafile_mgr.catalog.loading import load_catalog, parse_catalog
+
+__all__ = [
+    "Artifact",
+    "ArtifactKind",
+    "Catalog",
+    "GoldenVector",
+    "Model",
+    "Pooling",
+    "Role",
+    "load_catalog",
+    "load_golden",
+    "parse_catalog",
+]

@@ -1,0 +1,258 @@
+"""Settings: one TOML file, overridden by ``LLAMAFILE_MGR_*`` variables, overridden by flags.
+
+The dataclasses below are the schema: a field is a key, its annotation the type, its default the
+default. ``[serve] port`` is the variable ``LLAMAFILE_MGR_SERVE_PORT`` and the flag ``--port``.
+Tables of models (``[models.NAME]``) have no variables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llamafile_mgr.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["CONFIG_VARIABLE", "Config", "DownloadConfig", "ModelConfig", "ServeConfig", "load_config"]
+
+CONFIG_VARIABLE = "LLAMAFILE_MGR_CONFIG"
+_PREFIX = "LLAMAFILE_MGR_"
+#: Variables of other rooms that share the prefix and are no settings.
+_RESERVED = frozenset({CONFIG_VARIABLE, "LLAMAFILE_MGR_HOME", "LLAMAFILE_MGR_PYTHON", "LLAMAFILE_MGR_DEBUG"})
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """``[serve]``: the proxy and the engines behind it.
+
+    ``embed``, ``generate``: names of the models to run. ``load_stall_seconds``: how long a loading
+    engine may stay silent. ``drain_seconds``: how long accepted calls may still take when stopping.
+    ``max_body_bytes``: the largest request body.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    embed: str | None = None
+    generate: str | None = None
+    load_stall_seconds: float = 120.0
+    drain_seconds: float = 10.0
+    max_body_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"serve.port is {self.port}, outside 0 to 65535")
+        for name in ("load_stall_seconds", "drain_seconds", "max_body_bytes"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"serve.{name} must be above zero")
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadConfig:
+    """``[download]``: how bytes arrive.
+
+    ``jobs``: connections per file, 0 adapts to the link. ``limit_rate``: bytes a second over all
+    connections, 0 for no limit. ``offline``: never open a connection.
+    """
+
+    jobs: int = 0
+    limit_rate: int = 0
+    offline: bool = False
+    hf_endpoint: str = "https://huggingface.co"
+    pypi_index: str = "https://pypi.org/simple"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.jobs <= 16:
+            raise ConfigError(f"download.jobs is {self.jobs}, outside 0 to 16")
+        if self.limit_rate < 0:
+            raise ConfigError("download.limit_rate must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """``[models.NAME]``: what the planner must not choose for one model; unset keys stay its choice.
+
+    ``context``: tokens. ``threads``: compute threads of the engine.
+    """
+
+    context: int | None = None
+    threads: int | None = None
+    slots: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("context", "threads", "slots"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"models.*.{name} must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings, merged. ``source`` is the file that was read, if any."""
+
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+    models: Mapping[str, ModelConfig] = field(default_factory=dict)
+    source: Path | None = None
+
+
+_SECTIONS: dict[str, type[ServeConfig] | type[DownloadConfig]] = {
+    "serve": ServeConfig,
+    "download": DownloadConfig,
+}
+
+
+def load_config(
+    default_file: Path,
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Config:
+    """Merge defaults, the TOML file, the environment and flags into one ``Config``.
+
+    ``file`` (or ``LLAMAFILE_MGR_CONFIG``) must exist, ``default_file`` need not. ``flags`` maps
+    ``section.key`` to a value; ``None`` means that the flag was not given.
+
+    Raises:
+        ConfigError: unreadable file, broken TOML, an unknown key or a value of the wrong type.
+    """
+    env = os.environ if environ is None else environ
+    named = file or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
+    source = named or (default_file if default_file.is_file() else None)
+    table = _read_toml(source) if source else {}
+    where = str(source)
+    for key in table:
+        if key not in (*_SECTIONS, "models"):
+            raise _unknown_key(key, (*_SECTIONS, "models"), where)
+
+    values: dict[str, dict[str, object]] = {name: {} for name in _SECTIONS}
+    for name, cls in _SECTIONS.items():
+        values[name].update(_read_table(table.get(name, {}), cls, name, where))
+    for section, key, text in _read_environ(env):
+        values[section][key] = text
+    for dotted, value in (flags or {}).items():
+        section, _, key = dotted.partition(".")
+        if value is not None:
+            values[section][key] = _convert(
+                value, _hints(_SECTIONS[section])[key], dotted, "the command line"
+            )
+
+    models = table.get("models", {})
+    if not isinstance(models, dict):
+        raise ConfigError(f"models in {where} must be a table", hint='write [models."NAME"]')
+    return Config(
+        serve=ServeConfig(**values["serve"]),  # type: ignore[arg-type]
+        download=DownloadConfig(**values["download"]),  # type: ignore[arg-type]
+        models={
+            name: ModelConfig(**_read_table(entry, ModelConfig, f"models.{name}", where))  # type: ignore[arg-type]
+            for name, entry in models.items()
+        },
+        source=source,
+    )
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no configuration file {path}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not valid TOML: {error}", hint="mend that line, or move the file away"
+        ) from error
+
+
+def _read_table(table: object, cls: type, section: str, where: str) -> dict[str, object]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{section} in {where} must be a table", hint=f"write [{section}]")
+    hints = _hints(cls)
+    for key in table:
+        if key not in hints:
+            raise _unknown_key(key, hints, f"[{section}] of {where}")
+    return {key: _convert(value, hints[key], f"{section}.{key}", where) for key, value in table.items()}
+
+
+def _read_environ(env: Mapping[str, str]) -> list[tuple[str, str, object]]:
+    known = {
+        f"{_PREFIX}{section}_{key}".upper(): (section, key, hint)
+        for section, cls in _SECTIONS.items()
+        for key, hint in _hints(cls).items()
+    }
+    found: list[tuple[str, str, object]] = []
+    for name, text in sorted(env.items()):
+        if not name.startswith(_PREFIX) or name in _RESERVED:
+            continue
+        if name not in known:
+            raise _unknown_key(name, (*known, *_RESERVED), "the environment")
+        section, key, hint = known[name]
+        found.append((section, key, _convert_text(text, hint, name)))
+    return found
+
+
+def _hints(cls: type) -> dict[str, object]:
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def _base_type(hint: object) -> type:
+    """Return T for ``T`` and for ``T | None``."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if not isinstance(hint, type):
+        raise TypeError(f"no rule for settings of type {hint!r}")
+    return hint
+
+
+def _convert(value: object, hint: object, name: str, where: str) -> object:
+    kind = _base_type(hint)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(
+            f"{name} in {where} must be {_describe(kind)}, not {type(value).__name__} {value!r}"
+        )
+    return value
+
+
+def _convert_text(text: str, hint: object, name: str) -> object:
+    kind = _base_type(hint)
+    try:
+        if kind is bool:
+            lowered = text.strip().lower()
+            if lowered not in _TRUE | _FALSE:
+                raise ValueError(text)
+            return lowered in _TRUE
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{name}={text!r} must be {_describe(kind)}") from None
+
+
+def _describe(kind: type) -> str:
+    return {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number of seconds",
+        str: "a text",
+    }[kind]
+
+
+def _unknown_key(key: str, known: typing.Iterable[str], where: str) -> ConfigError:
+    names = sorted(known)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+    return ConfigError(f"unknown key {key} in {where}", hint=hint)

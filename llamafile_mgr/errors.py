@@ -1,0 +1,244 @@
+"""The one error hierarchy: what happened, why it likely happened, what to do next.
+
+Libraries raise these, only ``cli`` turns them into exit codes and only ``proxy`` into HTTP
+statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated where they occur.
+
+    Error
+    ├── UsageError            a command or call that cannot mean anything
+    ├── ConfigError           the configuration file, a variable or a flag is wrong
+    ├── NotFoundError         no such model, artifact or file
+    ├── InvalidFileError      a file is not what it claims to be
+    ├── IntegrityError        bytes differ from their digest
+    ├── DownloadError         bytes could not be fetched
+    │   └── OfflineError      fetching was forbidden
+    ├── StoreError            the store cannot be read or written
+    │   └── DiskFullError     there is no room
+    ├── PlanError             no launch of this model can work on this machine
+    ├── EngineError           an engine died, hung or answered nonsense
+    │   └── EngineStartError  an engine never became ready
+    ├── PortInUseError        our own listening address is taken
+    ├── NotReadyError         the model is not ready yet, or no longer
+    ├── RequestError          a request to the proxy cannot be answered as sent
+    │   ├── BodyTooLargeError
+    │   ├── UnknownRouteError
+    │   └── WrongMethodError
+    └── InternalError         a defect of ours
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BodyTooLargeError",
+    "ConfigError",
+    "DiskFullError",
+    "DownloadError",
+    "EngineError",
+    "EngineStartError",
+    "Error",
+    "IntegrityError",
+    "InternalError",
+    "InvalidFileError",
+    "NotFoundError",
+    "NotReadyError",
+    "OfflineError",
+    "PlanError",
+    "PortInUseError",
+    "RequestError",
+    "StoreError",
+    "UnknownRouteError",
+    "UsageError",
+    "WrongMethodError",
+    "exit_codes",
+]
+
+
+class Error(Exception):
+    """Base of all errors that a user may see.
+
+    ``message`` says what happened in one sentence, ``cause`` why it likely happened and ``hint``
+    what to do next; the latter two may be ``None``. ``code`` is a stable word for scripts.
+    """
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, cause: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cause = cause
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.cause, self.hint)
+
+    def describe(self) -> str:
+        """Return message, cause and hint as one paragraph for logs and HTTP bodies."""
+        parts = [self.message, self.cause, self.hint]
+        return " ".join(p if p.endswith((".", "!", "?", ":")) else f"{p}." for p in parts if p)
+
+
+def _rebuild(cls: type[Error], message: str, cause: str | None, hint: str | None) -> Error:
+    return cls(message, cause=cause, hint=hint)
+
+
+class InternalError(Error):
+    """A defect of ours; ``--debug`` shows the traceback."""
+
+    exit_code = 1
+    http_status = 500
+    code = "internal_error"
+
+
+class UsageError(Error):
+    """A command line or call that cannot mean anything (click's own usage errors share the code)."""
+
+    exit_code = 2
+    http_status = 400
+    code = "usage"
+
+
+class ConfigError(Error):
+    """The configuration file, an environment variable or a flag is wrong."""
+
+    exit_code = 3
+    code = "config"
+
+
+class NotFoundError(Error):
+    """There is no such model, artifact or file."""
+
+    exit_code = 4
+    http_status = 404
+    code = "not_found"
+
+
+class InvalidFileError(Error):
+    """A file is not what it claims to be: no llamafile, a cut ZIP, a GGUF of another version."""
+
+    exit_code = 5
+    http_status = 422
+    code = "invalid_file"
+
+
+class IntegrityError(Error):
+    """Bytes differ from the digest or size that was promised for them."""
+
+    exit_code = 6
+    http_status = 502
+    code = "integrity"
+
+
+class DownloadError(Error):
+    """Bytes could not be fetched: network, server or address."""
+
+    exit_code = 7
+    http_status = 502
+    code = "download"
+
+
+class OfflineError(DownloadError):
+    """Fetching was needed and the offline switch forbids it."""
+
+    code = "offline"
+
+
+class StoreError(Error):
+    """The store cannot be read or written."""
+
+    exit_code = 8
+    code = "store"
+
+
+class DiskFullError(StoreError):
+    """There is no room left; what has arrived is kept for a resume."""
+
+    exit_code = 9
+    http_status = 507
+    code = "disk_full"
+
+
+class PlanError(Error):
+    """No launch of this model can work on this machine with what is on the disk."""
+
+    exit_code = 10
+    http_status = 409
+    code = "plan"
+
+
+class EngineError(Error):
+    """An engine died, hung or answered nonsense."""
+
+    exit_code = 11
+    http_status = 502
+    code = "engine"
+
+
+class EngineStartError(EngineError):
+    """An engine never became ready."""
+
+    exit_code = 12
+    http_status = 503
+    code = "engine_start"
+
+
+class PortInUseError(Error):
+    """The address that we were told to listen on is taken or not ours to take."""
+
+    exit_code = 13
+    code = "port_in_use"
+
+
+class NotReadyError(Error):
+    """The model that a call needs is not ready yet, or no longer."""
+
+    exit_code = 14
+    http_status = 503
+    code = "not_ready"
+
+
+class RequestError(Error):
+    """A request to the proxy cannot be answered as it was sent: the caller's fault, always 4xx."""
+
+    exit_code = 15
+    http_status = 400
+    code = "invalid_request"
+
+
+class BodyTooLargeError(RequestError):
+    """A request body is larger than the proxy takes."""
+
+    http_status = 413
+    code = "body_too_large"
+
+
+class UnknownRouteError(RequestError):
+    """There is no such route."""
+
+    http_status = 404
+    code = "unknown_route"
+
+
+class WrongMethodError(RequestError):
+    """The route exists, but not for this method."""
+
+    http_status = 405
+    code = "wrong_method"
+
+
+#: Codes that no class of ours owns: success, and a run that Ctrl-C or SIGTERM ended early.
+_SHELL_CODES: dict[int, str] = {0: "success", 130: "interrupted (Ctrl-C)", 143: "terminated (SIGTERM)"}
+
+
+def exit_codes() -> dict[int, str]:
+    """Return every exit code with its meaning, in order; the README's table is made from it."""
+    table = dict(_SHELL_CODES)
+    pending: list[type[Error]] = [Error]
+    while pending:
+        cls = pending.pop()
+        pending.extend(cls.__subclasses__())
+        if cls is not Error and cls.exit_code not in table:
+            table[cls.exit_code] = (cls.__doc__ or "").split("\n", 1)[0].rstrip(".")
+    return dict(sorted(table.items()))

@@ -1,0 +1,92 @@
+"""Where things lie on this computer: one root per purpose, from platformdirs.
+
+``LLAMAFILE_MGR_HOME`` moves every directory under one root (tests, air-gapped hosts, containers).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafile_mgr.errors import StoreError
+
+__all__ = ["HOME_VARIABLE", "Paths", "ensure_private_dir", "resolve_paths"]
+
+HOME_VARIABLE = "LLAMAFILE_MGR_HOME"
+_APP = "llamafile-mgr"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The directories of one installation; none of them need exist yet.
+
+    ``config_file``: the TOML file that is read when none is named.
+    ``store``: artifacts by content. ``state``: logs and records of engines.
+    ``cache``: what can be made again. ``runtime``: sockets and pidfiles of a running ``serve``.
+    ``engine_home``: HOME and TMPDIR of the engines, which unpack loaders and GPU modules there.
+    """
+
+    config_file: Path
+    store: Path
+    state: Path
+    cache: Path
+    runtime: Path
+
+    @property
+    def logs(self) -> Path:
+        """Return the directory of the engines' logs."""
+        return self.state / "logs"
+
+    @property
+    def engine_home(self) -> Path:
+        """Return the engines' HOME; it must be writable and on a mount that may execute."""
+        return self.state / "engines"
+
+
+def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
+    """Return the directories for this user, or all under ``LLAMAFILE_MGR_HOME`` when it is set."""
+    env = os.environ if environ is None else environ
+    home = env.get(HOME_VARIABLE)
+    if home:
+        root = Path(home).expanduser().absolute()
+        return Paths(
+            config_file=root / "config.toml",
+            store=root / "store",
+            state=root / "state",
+            cache=root / "cache",
+            runtime=root / "run",
+        )
+    import platformdirs
+
+    dirs = platformdirs.PlatformDirs(_APP, appauthor=False)
+    return Paths(
+        config_file=Path(dirs.user_config_dir) / "config.toml",
+        store=Path(dirs.user_data_dir) / "store",
+        state=Path(dirs.user_state_dir),
+        cache=Path(dirs.user_cache_dir),
+        runtime=Path(dirs.user_runtime_dir),
+    )
+
+
+def ensure_private_dir(path: Path) -> Path:
+    """Create ``path`` with its parents, readable by its owner only, and return it.
+
+    An existing directory of ours that others may write to is narrowed, since what lies in it is
+    executed later.
+
+    Raises:
+        StoreError: the directory cannot be made, or is something else.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise StoreError(
+            f"cannot use the directory {path}: {error.strerror or error}",
+            hint=f"make it writable for you, or set {HOME_VARIABLE} to a directory that is",
+        ) from error
+    return path
