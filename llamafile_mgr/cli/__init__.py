@@ -1,0 +1,117 @@
+"""The command line: parse, call, print. No decisions.
+
+Commands live in modules of their own that are imported only when their command runs, so that
+``--help`` and ``--version`` stay fast.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from llamafile_mgr import __version__
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_error
+from llamafile_mgr.errors import Error, InternalError
+
+__all__ = ["main_group", "run"]
+
+#: Command -> (module, one-line help). The module holds a click command called ``command``.
+COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for, and not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the command names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: object = importlib.import_module(f"llamafile_mgr.cli.{entry[0]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve a command; for an unknown one name the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            error.message = f"no such command: {args[0]}" + (f"; did you mean {near[0]}?" if near else "")
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command list from the table, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="llamafile-mgr", message="%(prog)s %(version)s")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Read settings from this TOML file.",
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def main_group(ctx: click.Context, config_file: Path | None, debug: bool) -> None:
+    """Run embedding and generation llamafiles on your own hardware and forget about them.
+
+    \b
+    Examples:
+      llamafile-mgr pull mxbai-embed-large-v1
+      llamafile-mgr serve --embed mxbai-embed-large-v1
+      curl http://127.0.0.1:8080/v1/embeddings -d '{"input": "hello"}'
+    """
+    ctx.obj = Context(config_file=config_file, debug=debug or bool(os.environ.get("LLAMAFILE_MGR_DEBUG")))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run one command and return its exit code; every error becomes a message and a code here."""
+    debug = "--debug" in (sys.argv[1:] if args is None else args) or bool(
+        os.environ.get("LLAMAFILE_MGR_DEBUG")
+    )
+    try:
+        result = main_group.main(args=args, prog_name="llamafile-mgr", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.stderr.write("interrupted\n")
+        return 128 + signal.SIGINT
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Error as error:
+        if debug:
+            traceback.print_exc()
+        print_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away; what is left in the buffer has no reader either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # the last boundary: no traceback reaches a user who did not ask
+        if debug:
+            traceback.print_exc()
+        print_error(
+            InternalError(
+                f"unexpected {type(error).__name__}: {error}",
+                hint="run again with --debug and report what it prints",
+            )
+        )
+        return InternalError.exit_code
+    return result if isinstance(result, int) else 0
