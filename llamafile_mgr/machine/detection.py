@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 
-from llamafile_mgr.machine.entries import Cpu, Machine, Memory, System
+from llamafile_mgr.machine import library
+from llamafile_mgr.machine.entries import Cpu, Machine, System
 
 __all__ = ["detect_machine", "name_architecture"]
 
@@ -44,10 +45,6 @@ def name_architecture(word: str) -> str | None:
 
 def detect_other(architecture: str | None) -> Machine:
     """Return what psutil tells, on systems without a module of their own (the BSDs)."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    swap = psutil.swap_memory()
     return Machine(
         system=System.OTHER,
         system_version=f"{platform.system()} {platform.release()}".strip() or None,
@@ -55,11 +52,9 @@ def detect_other(architecture: str | None) -> Machine:
         architecture=architecture,
         cpu=Cpu(
             model=platform.processor() or None,
-            physical_cores=psutil.cpu_count(logical=False),
-            logical_cpus=psutil.cpu_count() or os.cpu_count(),
+            physical_cores=library.core_count(),
+            logical_cpus=library.cpu_count(),
         ),
-        memory=Memory(
-            total=memory.total, available=memory.available, swap_total=swap.total, swap_free=swap.free
-        ),
+        memory=library.memory(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from llamafile_mgr.machine import library
 from llamafile_mgr.machine.cgroup import Limits, group_directories, read_limits
 from llamafile_mgr.machine.entries import Cpu, Machine, Memory, System
 from llamafile_mgr.machine.linux_cpu import (
@@ -70,7 +71,7 @@ def build_cpu(
     if topology is None:
         return Cpu(
             model=info.model,
-            physical_cores=info.cores,
+            physical_cores=info.cores or library.core_count(),
             logical_cpus=logical,
             features=info.features,
             quota=limits.quota,

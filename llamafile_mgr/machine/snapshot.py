@@ -7,16 +7,18 @@ and ignored when read. ``version`` counts incompatible changes of the form.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 
-from llamafile_mgr.errors import ConfigError
+from llamafile_mgr.errors import ConfigError, NotFoundError
 from llamafile_mgr.machine.entries import Cpu, Machine, Memory
 
-__all__ = ["SNAPSHOT_VERSION", "machine_from_dict", "machine_to_dict"]
+__all__ = ["SNAPSHOT_VERSION", "machine_from_dict", "machine_to_dict", "read_snapshot"]
 
 SNAPSHOT_VERSION = 1
 #: Class -> names of properties that are written beside its fields.
@@ -46,6 +48,26 @@ def machine_from_dict(data: Mapping[str, object]) -> Machine:
     if not isinstance(record, Machine):  # _load_record returns an instance of the class it is given
         raise TypeError(record)
     return record
+
+
+def read_snapshot(path: Path) -> Machine:
+    """Return the machine of a file that ``doctor --json`` wrote, or of a bare snapshot.
+
+    Raises:
+        NotFoundError: there is no such file.
+        ConfigError: it cannot be read, is no JSON or no snapshot.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no machine snapshot {path}", hint=_HINT) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the machine snapshot {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no machine snapshot: {error}", hint=_HINT) from error
+    if isinstance(data, dict) and isinstance(data.get("machine"), dict):
+        data = data["machine"]
+    return machine_from_dict(data)
 
 
 def _dump_record(record: object) -> dict[str, object]:

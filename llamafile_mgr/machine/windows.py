@@ -14,7 +14,8 @@ import re
 import struct
 import sys
 
-from llamafile_mgr.machine.entries import Cpu, Gpu, GpuVendor, Machine, Memory, System
+from llamafile_mgr.machine import library
+from llamafile_mgr.machine.entries import Cpu, Gpu, GpuVendor, Machine, System
 from llamafile_mgr.machine.nvidia import find_nvidia
 from llamafile_mgr.machine.reading import run_tool
 from llamafile_mgr.machine.vulkan import parse_vulkan_summary, vendor_of_pci
@@ -112,7 +113,7 @@ def detect_windows(architecture: str | None) -> Machine:
         kernel=platform.version() or None,
         architecture=architecture,
         cpu=_cpu(),
-        memory=_memory(),
+        memory=library.memory(),
         gpus=_gpus(),
     )
 
@@ -131,7 +132,6 @@ def _gpus() -> tuple[Gpu, ...]:
 
 def _cpu() -> Cpu:
     counts = count_cores(_core_records())
-    affinity = _affinity()
     features = _processor_features()
     return Cpu(
         model=_processor_name(),
@@ -139,25 +139,8 @@ def _cpu() -> Cpu:
         logical_cpus=(counts[2] if counts else None) or os.cpu_count(),
         efficiency_cores=counts[1] if counts else None,
         features=features,
-        cpuset=affinity,
+        cpuset=library.affinity(),
     )
-
-
-def _affinity() -> int | None:
-    import psutil
-
-    try:
-        return len(psutil.Process().cpu_affinity())
-    except (AttributeError, OSError, psutil.Error):
-        return None
-
-
-def _memory() -> Memory:
-    import psutil
-
-    memory = psutil.virtual_memory()
-    swap = psutil.swap_memory()
-    return Memory(total=memory.total, available=memory.available, swap_total=swap.total, swap_free=swap.free)
 
 
 def _processor_name() -> str | None:
