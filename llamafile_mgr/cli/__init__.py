@@ -25,6 +25,7 @@ __all__ = ["main_group", "run"]
 
 #: Command -> (module, one-line help). The module holds a click command called ``command``.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "recommend": ("recommend", "Choose models for this machine and this use, and say why."),
     "doctor": ("doctor", "Check this machine: what is wrong, why it matters, how to mend it."),
 }
 
