@@ -118,7 +118,8 @@ def _read_topology() -> Topology | None:
         capacity = read_text(entry / "cpu_capacity")
         if capacity:
             capacities[cpu] = capacity
-    return read_topology(siblings, capacities, read_text(_SYS / "devices/cpu_atom/cpus"))
+    small = [read_text(_SYS / f"devices/{kind}/cpus") for kind in ("cpu_atom", "cpu_lowpower")]
+    return read_topology(siblings, capacities, ",".join(text.strip() for text in small if text))
 
 
 def _numa_nodes() -> int | None:

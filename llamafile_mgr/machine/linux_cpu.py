@@ -13,8 +13,8 @@ from llamafile_mgr.machine.features import select_features
 __all__ = ["CpuInfo", "Topology", "cores_among", "parse_cpu_list", "parse_cpuinfo", "read_topology"]
 
 #: Below this share of the largest ``cpu_capacity`` a core counts as an efficiency core. Arm's middle cores
-#: (0.6 to 0.9 of the largest) work well in one pool with the large ones, the small ones (0.2 to 0.45) do not.
-_PERFORMANCE_SHARE = 0.5
+#: (0.6 to 0.9 of the largest) work well in one pool with the large ones, the small ones (0.2 to 0.53) do not.
+_PERFORMANCE_SHARE = 0.55
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,8 @@ def read_topology(
 
     ``siblings``: CPU -> its ``core_cpus_list`` (or ``thread_siblings_list``).
     ``capacities``: CPU -> its ``cpu_capacity``, on Arm.
-    ``efficiency_list``: ``/sys/devices/cpu_atom/cpus``, on hybrid Intel processors.
+    ``efficiency_list``: ``/sys/devices/cpu_atom/cpus`` and ``cpu_lowpower/cpus``, joined by a comma,
+    on hybrid Intel processors.
     """
     cores = {frozenset(parse_cpu_list(text) | {cpu}) for cpu, text in siblings.items()}
     if not cores:
