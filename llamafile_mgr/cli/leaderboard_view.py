@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from decimal import ROUND_HALF_UP, Decimal
 
 from llamafile_mgr.cli.output import format_table, print_line
 from llamafile_mgr.planner.leaderboard import By, Leaderboard
@@ -35,8 +36,8 @@ def print_board(
     rows = []
     for row in board.rows:
         theirs = [] if published is None else [_mtr(published.mtr_of(row.model))]
-        scores = [f"{score:.2f}" for score in row.scores] if shown else []
-        rows.append([f"{row.rank:g}", row.model, f"{row.mtr:.2f}", *theirs, f"{row.mean:.2f}", *scores])
+        scores = [_places(score) for score in row.scores] if shown else []
+        rows.append([f"{row.rank:g}", row.model, _places(row.mtr), *theirs, _places(row.mean), *scores])
     print_line(format_table(headers, rows))
     for note in _notes(board, published is not None):
         print_line(f"\n{note}")
@@ -70,7 +71,7 @@ def board_to_dict(
 def _print_published(published: Published) -> None:
     print_line("the post's ten best, by mean task rank over 40 data sets, as published\n")
     rows = [
-        [str(place), m.name, _mtr(m.mtr), f"{m.rag_average:.2f}", *(f"{score:.2f}" for score in m.of(TASKS))]
+        [str(place), m.name, _mtr(m.mtr), _places(m.rag_average), *(_places(score) for score in m.of(TASKS))]
         for place, m in enumerate(published.top, start=1)
     ]
     print_line(format_table(["RANK", "MODEL", "MTR", "MEAN", *TASKS], rows) + "\n")
@@ -85,7 +86,12 @@ def _tables(published: Published) -> dict[str, object]:
 
 
 def _mtr(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else _places(value)
+
+
+def _places(value: float) -> str:
+    """Return two decimals, a half rounded up as in the post (65.035 is printed as 65.04)."""
+    return str(Decimal(repr(value)).quantize(Decimal("0.01"), ROUND_HALF_UP))
 
 
 def _notes(board: Leaderboard, published: bool) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ class Memory:
 class Gpu:
     """One GPU.
 
-    ``index``: its number in the vendor's own order (``CUDA_VISIBLE_DEVICES``, ``HIP_VISIBLE_DEVICES``).
+    ``index``: its number in the backend's own order (``CUDA_VISIBLE_DEVICES``, ``HIP_VISIBLE_DEVICES``).
     ``memory_total``, ``memory_free``: of a dedicated GPU its own memory; of a ``unified`` one the share of
     main memory that it may use, where something tells. ``compute_capability``: ``8.9`` (NVIDIA) or
     ``gfx1100`` (AMD). ``backend``: the word for ``--gpu``, ``None`` when no engine can use it.
@@ -151,6 +151,16 @@ class Machine:
             return gpu.memory_free if gpu.memory_free is not None else gpu.memory_total
         shares = (self.memory.usable, gpu.memory_total, gpu.memory_free)
         return min((share for share in shares if share is not None), default=None)
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that change when measurements of this machine stop holding.
+
+        What varies from minute to minute (free memory, load) and from boot to boot (a few megabytes of
+        memory, the kernel) does not count; cores, limits, instruction sets, GPUs and drivers do.
+        """
+        from llamafile_mgr.machine.snapshot import machine_fingerprint
+
+        return machine_fingerprint(self)
 
     def to_dict(self) -> dict[str, object]:
         """Return the snapshot as plain values for JSON, with the derived figures beside the read ones."""

@@ -162,6 +162,7 @@ def _of_card(card: DrmCard, smi: SmiCard | None, twin: VulkanDevice | None) -> G
     return Gpu(
         vendor=card.vendor,
         name=name or f"{card.vendor.value} GPU {number}",
+        index=twin.index if twin is not None and backend == "vulkan" else None,
         memory_total=total,
         memory_free=max(0, total - used) if total is not None and used is not None else None,
         unified=integrated,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -85,6 +86,22 @@ def test_derived_figures_never_exceed_what_they_come_from(machine: Machine) -> N
 def test_this_machine_round_trips() -> None:
     machine = detect_machine()
     assert Machine.from_dict(machine.to_dict()) == machine
+
+
+def test_the_fingerprint_follows_what_measurements_depend_on() -> None:
+    machine = Machine(System.LINUX, cpu=Cpu("i7", 8, 16), memory=Memory(total=16 * 2**30, available=5))
+    same = dataclasses.replace(
+        machine, load=3.0, kernel="6.9", memory=Memory(total=16 * 2**30 - 2**20, available=9)
+    )
+    assert machine.fingerprint() == same.fingerprint()
+    changed = (
+        dataclasses.replace(machine, cpu=Cpu("i7", 8, 16, quota=2.0)),
+        dataclasses.replace(machine, cpu=Cpu("i9", 8, 16)),
+        dataclasses.replace(machine, memory=Memory(total=32 * 2**30)),
+        dataclasses.replace(machine, gpus=(Gpu(GpuVendor.NVIDIA, "T4", driver="550"),)),
+        dataclasses.replace(machine, gpus=(Gpu(GpuVendor.NVIDIA, "T4", driver="560"),)),
+    )
+    assert len({machine.fingerprint(), *(other.fingerprint() for other in changed)}) == 6
 
 
 def test_unset_fields_may_be_left_out() -> None:
