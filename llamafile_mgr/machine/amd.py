@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from llamafile_mgr.machine.reading import whole_number
+
 __all__ = ["INTEGRATED_TARGETS", "SmiCard", "gfx_name", "parse_kfd_properties", "parse_rocm_smi"]
 
 #: Compute targets that AMD builds into processors: their memory is main memory. (Raven, Renoir, Van Gogh,
@@ -45,7 +47,8 @@ class SmiCard:
 def parse_kfd_properties(text: str) -> dict[str, int]:
     """Return the numbers of ``/sys/class/kfd/kfd/topology/nodes/N/properties``."""
     pairs = (line.split() for line in text.splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+    numbers = {pair[0]: whole_number(pair[1]) for pair in pairs if len(pair) == 2}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def gfx_name(version: int) -> str | None:
@@ -79,8 +82,8 @@ def parse_rocm_smi(text: str) -> dict[str, SmiCard]:
         cards[card] = SmiCard(
             name=_named(low, "card series", "device name", "card model"),
             target=_named(low, "gfx version"),
-            memory_total=_number(low.get("vram total memory (b)")),
-            memory_used=_number(low.get("vram total used memory (b)")),
+            memory_total=whole_number(low.get("vram total memory (b)")),
+            memory_used=whole_number(low.get("vram total used memory (b)")),
         )
     return cards
 
@@ -92,7 +95,3 @@ def _named(fields: dict[str, str], *keys: str) -> str | None:
         if value and value != "N/A" and not value.startswith("0x"):
             return value
     return None
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None

@@ -10,6 +10,8 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llamafile_mgr.machine.reading import whole_number
+
 __all__ = ["Limits", "group_directories", "parse_cpu_max", "read_limits"]
 
 #: Version 1 says "no limit" with the largest page-aligned number; anything this large is none.
@@ -51,10 +53,9 @@ def group_directories(cgroup: str, mountinfo: str) -> dict[str, tuple[str, ...]]
 def parse_cpu_max(text: str) -> float | None:
     """Return the CPUs that ``cpu.max`` grants, ``None`` for ``max``."""
     parts = text.split()
-    if not parts or not parts[0].isdigit():
-        return None
-    period = int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 100_000
-    return int(parts[0]) / period if period and int(parts[0]) else None
+    quota = whole_number(parts[0]) if parts else None
+    period = whole_number(parts[1]) if len(parts) > 1 else 100_000
+    return quota / period if quota and period else None
 
 
 def read_limits(directories: dict[str, tuple[str, ...]], read: Reader) -> Limits:
@@ -108,8 +109,8 @@ def _levels(path: str, root: str, point: str) -> tuple[str, ...]:
 
 
 def _number(text: str | None) -> int | None:
-    text = (text or "").strip()
-    return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
+    number = whole_number(text)
+    return number if number is not None and number < _NO_LIMIT else None
 
 
 def _quota_v1(directory: str, read: Reader) -> float | None:
@@ -141,8 +142,9 @@ def _without_cache(used: int | None, stat: str | None, key: str) -> int | None:
         return None
     for line in (stat or "").splitlines():
         name, _, value = line.partition(" ")
-        if name == key and value.strip().isdigit():
-            return max(0, used - int(value))
+        cache = whole_number(value) if name == key else None
+        if cache is not None:
+            return max(0, used - cache)
     return used
 
 

@@ -62,6 +62,8 @@ def check_cores(machine: Machine, facts: LaunchFacts) -> Iterator[Check]:
     parts = [f"{cpu.usable_cores} usable of {cpu.physical_cores or cpu.logical_cpus or 'unknown'} cores"]
     if cpu.efficiency_cores:
         parts.append(f"{cpu.efficiency_cores} efficiency cores left out")
+    if cpu.cpuset is not None and cpu.logical_cpus is not None and cpu.cpuset < cpu.logical_cpus:
+        parts.append(f"this process may run on {cpu.cpuset} of {cpu.logical_cpus} CPUs")
     if cpu.quota is not None:
         parts.append(f"the cgroup grants {cpu.quota:g} CPUs")
     finding = ", ".join(parts)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from llamafile_mgr.machine.features import select_features
+from llamafile_mgr.machine.reading import whole_number
 
 __all__ = ["CpuInfo", "Topology", "cores_among", "parse_cpu_list", "parse_cpuinfo", "read_topology"]
 
@@ -72,10 +73,10 @@ def parse_cpu_list(text: str) -> frozenset[int]:
     found: set[int] = set()
     for part in text.strip().split(","):
         first, dash, last = part.strip().partition("-")
-        if first.isdigit() and (not dash or last.isdigit()):
-            end = int(last) if dash else int(first)
-            if int(first) <= end < int(first) + 65536:
-                found.update(range(int(first), end + 1))
+        start = whole_number(first)
+        end = whole_number(last) if dash else start
+        if start is not None and end is not None and start <= end < start + 65536:
+            found.update(range(start, end + 1))
     return frozenset(found)
 
 
@@ -96,7 +97,8 @@ def read_topology(
         return None
     small = parse_cpu_list(efficiency_list or "")
     if not small and capacities:
-        numbers = {cpu: int(text) for cpu, text in capacities.items() if text.strip().isdigit()}
+        read = {cpu: whole_number(text) for cpu, text in capacities.items()}
+        numbers = {cpu: number for cpu, number in read.items() if number is not None}
         top = max(numbers.values(), default=0)
         small = frozenset(cpu for cpu, n in numbers.items() if n < top * _PERFORMANCE_SHARE)
     ordered = sorted(cores, key=min)

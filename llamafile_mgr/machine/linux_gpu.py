@@ -21,7 +21,7 @@ from llamafile_mgr.machine.amd import (
 )
 from llamafile_mgr.machine.entries import Gpu, GpuVendor
 from llamafile_mgr.machine.nvidia import find_nvidia
-from llamafile_mgr.machine.reading import read_text, run_tool
+from llamafile_mgr.machine.reading import read_text, run_tool, whole_number
 from llamafile_mgr.machine.vulkan import VulkanDevice, parse_vulkan_summary, vendor_of_pci
 
 __all__ = ["DrmCard", "find_gpus", "merge", "parse_uevent", "read_drm_cards"]
@@ -196,14 +196,14 @@ def _kfd_targets(sys_root: Path) -> dict[int, str]:
 
 def _render_minor(device: Path) -> int | None:
     for entry in sorted(device.glob("drm/renderD*")):
-        if entry.name[7:].isdigit():
-            return int(entry.name[7:])
+        minor = whole_number(entry.name.removeprefix("renderD"))
+        if minor is not None:
+            return minor
     return None
 
 
 def _number(path: Path) -> int | None:
-    text = (read_text(path) or "").strip()
-    return int(text) if text.isdigit() else None
+    return whole_number(read_text(path))
 
 
 def _hex(text: str) -> int | None:

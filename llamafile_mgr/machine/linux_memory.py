@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 
 __all__ = ["container_name", "parse_load", "parse_meminfo", "pretty_name", "wsl_version"]
 
-_LINE = re.compile(r"^(\w[\w()]*):\s+(\d+)\s*(kB)?\s*$", re.MULTILINE)
+_LINE = re.compile(r"^(\w[\w()]*):\s+([0-9]{1,20})\s*(kB)?\s*$", re.MULTILINE)
 #: A word in a cgroup path -> the container engine that put it there.
 _ENGINES = (
     ("kubepods", "kubernetes"),
@@ -27,9 +28,10 @@ def parse_load(text: str) -> float | None:
     """Return the load of the last minute from ``/proc/loadavg``."""
     first = text.split(maxsplit=1)[:1]
     try:
-        return float(first[0]) if first else None
+        load = float(first[0]) if first else math.nan
     except ValueError:
         return None
+    return load if math.isfinite(load) and load >= 0 else None
 
 
 def pretty_name(os_release: str) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from llamafile_mgr.machine.entries import Cpu, Gpu, GpuVendor, Machine, Memory, System
 from llamafile_mgr.machine.features import select_features
-from llamafile_mgr.machine.reading import run_tool
+from llamafile_mgr.machine.reading import run_tool, whole_number
 
 __all__ = [
     "build_cpu",
@@ -101,10 +101,10 @@ def build_cpu(facts: Mapping[str, str]) -> Cpu:
 
 def parse_vm_stat(text: str) -> int | None:
     """Return the bytes that can be taken without swapping: free, speculative and inactive pages."""
-    size = re.search(r"page size of (\d+) bytes", text)
+    size = re.search(r"page size of ([0-9]{1,9}) bytes", text)
     if size is None:
         return None
-    counts = {name: int(n) for name, n in re.findall(r"^Pages (\w+):\s+(\d+)\.", text, re.MULTILINE)}
+    counts = {name: int(n) for name, n in re.findall(r"^Pages (\w+):\s+([0-9]{1,18})\.", text, re.MULTILINE)}
     if "free" not in counts:
         return None
     return sum(counts.get(name, 0) for name in ("free", "speculative", "inactive")) * int(size[1])
@@ -112,7 +112,7 @@ def parse_vm_stat(text: str) -> int | None:
 
 def parse_swap_usage(text: str) -> tuple[int | None, int | None]:
     """Return total and free bytes of ``total = 2048.00M  used = 512.25M  free = 1535.75M  (encrypted)``."""
-    sizes = {name: float(n) for name, n in re.findall(r"(total|free) = ([\d.]+)M", text)}
+    sizes = {name: float(n) for name, n in re.findall(r"(total|free) = ([0-9]{1,12}(?:\.[0-9]+)?)M", text)}
     total, free = sizes.get("total"), sizes.get("free")
     return (
         None if total is None else int(total * 1024 * 1024),
@@ -168,10 +168,9 @@ def _features(facts: Mapping[str, str]) -> tuple[str, ...] | None:
 
 
 def _number(facts: Mapping[str, str], name: str) -> int | None:
-    text = facts.get(name, "")
-    return int(text) if text.isdigit() else None
+    return whole_number(facts.get(name))
 
 
 def _size(text: str) -> int | None:
-    match = re.fullmatch(r"(\d+) ?([MG])B", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9}) ?([MG])B", text.strip())
     return int(match[1]) << (20 if match[2] == "M" else 30) if match else None

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from llamafile_mgr.machine.entries import Gpu, GpuVendor
-from llamafile_mgr.machine.reading import run_tool
+from llamafile_mgr.machine.reading import run_tool, whole_number
 
 __all__ = ["find_nvidia", "parse_smi"]
 
@@ -33,12 +33,12 @@ def parse_smi(text: str) -> tuple[Gpu, ...]:
     found = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) not in (len(_FIELDS), len(_FIELDS) + 1) or not cells[0].isdigit():
+        if len(cells) not in (len(_FIELDS), len(_FIELDS) + 1) or whole_number(cells[0]) is None:
             continue
         capability = _known(cells[5]) if len(cells) > len(_FIELDS) else None
         found.append(
             _gpu(
-                index=int(cells[0]),
+                index=whole_number(cells[0]),
                 name=cells[1],
                 total=_mebibytes(cells[2]),
                 free=_mebibytes(cells[3]),
@@ -50,7 +50,12 @@ def parse_smi(text: str) -> tuple[Gpu, ...]:
 
 
 def _gpu(
-    index: int, name: str, total: int | None, free: int | None, driver: str | None, capability: str | None
+    index: int | None,
+    name: str,
+    total: int | None,
+    free: int | None,
+    driver: str | None,
+    capability: str | None,
 ) -> Gpu:
     lowered = name.lower()
     return Gpu(
@@ -72,8 +77,8 @@ def _known(cell: str) -> str | None:
 
 
 def _mebibytes(cell: str) -> int | None:
-    known = _known(cell)
-    return int(known) * _MIB if known and known.isdigit() else None
+    known = whole_number(cell)
+    return None if known is None else known * _MIB
 
 
 def _ask_smi() -> tuple[Gpu, ...]:

@@ -17,7 +17,7 @@ _VENDORS = {
     0x106B: GpuVendor.APPLE,
     0x8086: GpuVendor.INTEL,
 }
-_DEVICE = re.compile(r"^GPU(\d+):\s*$")
+_DEVICE = re.compile(r"^GPU([0-9]{1,4}):\s*$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,7 @@ def _embedding_verdict(
 ) -> Verdict:
     chosen = option is best
     reasons = [_rank_reason(option.model, published)]
-    if use.commercial:
-        reasons.append(f"its licence, {option.model.licence}, allows commercial use")
+    reasons.append(_licence_reason(option.model))
     reasons.append(_memory_reason(option, pools))
     reasons.append(_length_reason(option, use))
     reasons.append(_time_reason(option, use, machine))
@@ -118,9 +117,9 @@ def _embedding_verdict(
 
 def _why_lost(option: Option, best: Option, use: Use, published: Published) -> str:
     if _too_slow(option):
+        other = f"runs on {best.place.name}" if best.place.accelerated else f"takes {_duration(best.seconds)}"
         return (
-            f"indexing takes about {_duration(option.seconds)} here, more than a day; "
-            f"{best.model.id} takes {_duration(best.seconds)}"
+            f"indexing takes about {_duration(option.seconds)} here, more than a day; {best.model.id} {other}"
         )
     if _holds(best, use) and not _holds(option, use):
         limit = context_tokens(option.model)
@@ -133,7 +132,13 @@ def _rank_reason(model: Model, published: Published) -> str:
     mtr = published.mtr_of(model.title)
     if mtr is None:
         return "it is not among the post's ten best"
-    return f"mean task rank {mtr} over the post's 40 data sets"
+    return f"the post's {model.summary}: mean task rank {mtr} over 40 data sets"
+
+
+def _licence_reason(model: Model) -> str:
+    if model.commercial:
+        return f"its licence, {model.licence}, allows commercial use"
+    return f"its licence, {model.licence}, allows no commercial use; --commercial leaves it out"
 
 
 def _memory_reason(option: Option, pools: Pools) -> str:

@@ -190,6 +190,6 @@ def test_containers() -> None:
 def test_small_words() -> None:
     assert parse_load("0.45 0.30 0.20 1/200 1234\n") == 0.45
     assert parse_load("") is None
-    assert parse_load("x") is None
+    assert [parse_load(text) for text in ("x", "nan 1", "inf", "-1 0")] == [None] * 4
     assert pretty_name('ID=debian\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n').startswith("Debian")  # type: ignore[union-attr]
     assert pretty_name("ID=x\n") is None

@@ -77,6 +77,7 @@ CASES = [
     ("avx-alone", cpu(features=("avx",)), FACTS, "cpu-features", WARN, "AVX2, FMA, F16C"),
     ("unknown-features", cpu(features=None), FACTS, "cpu-features", WARN, "nothing tells"),
     ("small-quota", cpu(quota=0.5), FACTS, "cores", WARN, "0.5 CPUs"),
+    ("cpuset", cpu(cpuset=2, quota=0.9), FACTS, "cores", WARN, "2 of 16 CPUs"),
     ("busy", machine(load=20.0), FACTS, "load", WARN, "20.0"),
     ("no-memory", machine(memory=Memory(GIB, 100)), FACTS, "memory", FAIL, "usable"),
     ("little-memory", machine(memory=Memory(GIB, GIB)), FACTS, "memory", WARN, "1.0 GiB"),

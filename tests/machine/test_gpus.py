@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,56 @@ def test_an_old_nvidia_smi_is_asked_again_without_the_new_field(
     )
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert [card.name for card in find_nvidia()] == ["GeForce RTX 2080"]
+
+
+NVML = """
+class NVMLError(Exception):
+    pass
+CALLS = []
+class Memory:
+    total, free = 24 * 2**30, 20 * 2**30
+def nvmlInit(): CALLS.append("init")
+def nvmlShutdown(): CALLS.append("shutdown")
+def nvmlSystemGetDriverVersion(): return b"570.86.15"
+def nvmlDeviceGetCount(): return 2
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetName(handle): return b"NVIDIA GeForce RTX 4090" if handle == 0 else "NVIDIA GB10"
+def nvmlDeviceGetMemoryInfo(handle):
+    if handle: raise NVMLError("Not Supported")
+    return Memory
+def nvmlDeviceGetCudaComputeCapability(handle): return (8, 9) if handle == 0 else (12, 1)
+"""
+
+
+def test_nvml_in_place_of_the_drivers_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pynvml.py").write_text(NVML)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    discrete, integrated = find_nvidia()
+    assert sys.modules.pop("pynvml").CALLS == ["init", "shutdown"]
+    assert discrete == Gpu(
+        GpuVendor.NVIDIA,
+        "NVIDIA GeForce RTX 4090",
+        0,
+        24 * GIB,
+        20 * GIB,
+        False,
+        "8.9",
+        "570.86.15",
+        "nvidia",
+    )
+    assert (integrated.unified, integrated.memory_total, integrated.memory_free) == (True, None, None)
+    assert integrated.compute_capability == "12.1"
+
+
+def test_nvml_without_a_driver_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pynvml.py").write_text(NVML.replace('CALLS.append("init")', "raise NVMLError"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    fake_tool(tmp_path, "nvidia-smi", "echo '0, T4, 15360, 15000, 550.1, 7.5'")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert [gpu.name for gpu in find_nvidia()] == ["T4"]
+    sys.modules.pop("pynvml")
 
 
 def test_rocm_smi() -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import struct
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from machine_captures import capture
 
-from llamafile_mgr.machine import GpuVendor
+from llamafile_mgr.machine import GpuVendor, System
 from llamafile_mgr.machine.macos import (
     build_cpu,
+    detect_macos,
     parse_displays,
     parse_swap_usage,
     parse_sysctl,
     parse_vm_stat,
 )
-from llamafile_mgr.machine.windows import count_cores, parse_video_controllers
+from llamafile_mgr.machine.windows import count_cores, detect_windows, parse_video_controllers
 
 GIB = 1024**3
 
@@ -70,7 +72,7 @@ def test_memory_of_macs() -> None:
         2 * GIB,
         int(1535.75 * 1024**2),
     )
-    assert parse_swap_usage("") == (None, None)
+    assert parse_swap_usage("") == parse_swap_usage("total = 1.2.3 free = M") == (None, None)
 
 
 def core_record(efficiency: int, masks: list[int]) -> bytes:
@@ -127,3 +129,13 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
     parse_vm_stat(text)
     parse_swap_usage(text)
     build_cpu(parse_sysctl(text))
+
+
+def test_without_the_systems_own_tools_everything_is_unknown_and_nothing_fails() -> None:
+    mac = detect_macos("arm64")
+    assert (mac.system, mac.architecture, mac.gpus) == (System.MACOS, "arm64", ())
+    assert mac.cpu.usable_cores == 1
+    windows = detect_windows("x86_64")
+    assert (windows.system, windows.memory.total) == (System.WINDOWS, psutil.virtual_memory().total)
+    assert windows.cpu.physical_cores is None
+    assert windows.cpu.features is None

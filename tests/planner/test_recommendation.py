@@ -116,6 +116,7 @@ def test_reasons_follow_the_post() -> None:
     assert of(answer, E5).outcome is Outcome.POSSIBLE
     assert "more than a day" in of(answer, E5).reasons[0]
     assert "ranks higher" in of(answer, MINILM).reasons[0]
+    assert "best small" in said
     assert "not among the post's ten best" in " ".join(of(answer, MINILM).reasons)
 
 
@@ -131,6 +132,12 @@ def test_reasons_of_those_that_do_not_fit() -> None:
 def test_a_shorter_document_limit_loses_where_both_are_quick() -> None:
     answer = recommend(WORKSTATION, CATALOG, Use(doc_length=DocLength.LONG))
     assert of(answer, MXBAI).reasons[0].startswith("documents have to be cut to 512 tokens")
+
+
+def test_a_licence_without_commercial_use_is_said_of_what_is_chosen() -> None:
+    answer = recommend(WORKSTATION, CATALOG, Use())
+    assert answer.embedding is not None
+    assert any("no commercial use" in reason for reason in answer.embedding.reasons)
 
 
 def test_slow_generation_is_said_to_be_slow() -> None:
