@@ -15,7 +15,8 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   └── DiskFullError     there is no room
     ├── PlanError             no launch of this model can work on this machine
     ├── EngineError           an engine died, hung or answered nonsense
-    │   └── EngineStartError  an engine never became ready
+    │   ├── EngineStartError  an engine never became ready
+    │   └── EngineLostError   the connection to an engine broke: it died or was stopped
     ├── PortInUseError        our own listening address is taken
     ├── NotReadyError         the model is not ready yet, or no longer
     ├── RequestError          a request to the proxy cannot be answered as sent
@@ -35,6 +36,7 @@ __all__ = [
     "DiskFullError",
     "DownloadError",
     "EngineError",
+    "EngineLostError",
     "EngineStartError",
     "Error",
     "IntegrityError",
@@ -182,6 +184,12 @@ class EngineStartError(EngineError):
     exit_code = 12
     http_status = 503
     code = "engine_start"
+
+
+class EngineLostError(EngineError):
+    """The connection to an engine broke before it had answered: it died or was stopped."""
+
+    code = "engine_lost"
 
 
 class PortInUseError(Error):
