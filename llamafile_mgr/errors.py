@@ -20,6 +20,7 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     ├── PortInUseError        our own listening address is taken
     ├── NotReadyError         the model is not ready yet, or no longer
     ├── RequestError          a request to the proxy cannot be answered as sent
+    │   ├── InputTooLongError
     │   ├── BodyTooLargeError
     │   ├── UnknownRouteError
     │   └── WrongMethodError
@@ -39,6 +40,7 @@ __all__ = [
     "EngineLostError",
     "EngineStartError",
     "Error",
+    "InputTooLongError",
     "IntegrityError",
     "InternalError",
     "InvalidFileError",
@@ -213,6 +215,12 @@ class RequestError(Error):
     exit_code = 15
     http_status = 400
     code = "invalid_request"
+
+
+class InputTooLongError(RequestError):
+    """A text has more tokens than the model takes."""
+
+    code = "context_length_exceeded"
 
 
 class BodyTooLargeError(RequestError):
