@@ -24,7 +24,10 @@ from llamafile_mgr.errors import Error, InternalError
 __all__ = ["main_group", "run"]
 
 #: Command -> (module, one-line help). The module holds a click command called ``command``.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "show": ("show", "Say what is in a llamafile, a GGUF or a catalog entry."),
+    "pack": ("pack", "Make a llamafile of a runtime and weights."),
+}
 
 
 class LazyGroup(click.Group):
