@@ -27,6 +27,7 @@ __all__ = ["main_group", "run"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "Say what is in a llamafile, a GGUF or a catalog entry."),
     "pack": ("pack", "Make a llamafile of a runtime and weights."),
+    "doctor": ("doctor", "Check this machine: what is wrong, why it matters, how to mend it."),
 }
 
 
