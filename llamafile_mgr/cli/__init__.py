@@ -24,7 +24,9 @@ from llamafile_mgr.errors import Error, InternalError
 __all__ = ["main_group", "run"]
 
 #: Command -> (module, one-line help). The module holds a click command called ``command``.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "pull": ("pull", "Fetch models and runtimes into the store."),
+}
 
 
 class LazyGroup(click.Group):
