@@ -25,6 +25,7 @@ __all__ = ["main_group", "run"]
 
 #: Command -> (module, one-line help). The module holds a click command called ``command``.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "pull": ("pull", "Fetch models and runtimes into the store."),
     "serve": ("serve", "Run models behind the local proxy."),
     "show": ("show", "Say what is in a llamafile, a GGUF or a catalog entry."),
     "pack": ("pack", "Make a llamafile of a runtime and weights."),

@@ -1,4 +1,4 @@
-"""Putting a service together: from names on the command line to subjects, toolbox and plans. Blocks on disks."""
+"""Putting a service together: from names to subjects, toolbox and plans. Blocks on disks."""
 
 from __future__ import annotations
 
