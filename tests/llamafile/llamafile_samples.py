@@ -6,6 +6,7 @@ No real llamafile can be fetched where these tests run. The shapes here follow t
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from pathlib import Path
 
@@ -102,3 +103,23 @@ def write_llamafile(
         if arguments is not None:
             archive.writestr(".args", arguments)
     return path
+
+
+def raw_gguf(pairs: list[bytes] = [], tensors: list[bytes] = [], *, tail: int = 0) -> bytes:  # noqa: B006
+    """Return a GGUF built by hand, for what the writer refuses to write."""
+    if not any(b"general.architecture" in known for known in pairs):
+        pairs = [*pairs, pair("general.architecture", 8, text("llama"))]
+    return (
+        struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs))
+        + b"".join(pairs)
+        + b"".join(tensors)
+        + bytes(tail)
+    )
+
+
+def pair(key: str, kind: int, value: bytes) -> bytes:
+    return struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + value
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()

@@ -11,7 +11,7 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llamafile_samples import write_projector
+from llamafile_samples import pair, raw_gguf, text, write_projector
 
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile import FileKind, GgufFacts, inspect_file
@@ -20,24 +20,6 @@ from llamafile_mgr.llamafile.ggml_types import FILE_TYPES, TENSOR_TYPES
 
 def facts_of(path: Path) -> GgufFacts:
     return inspect_file(path).weights[0].gguf
-
-
-def raw_gguf(pairs: list[bytes] = [], tensors: list[bytes] = [], *, tail: int = 0) -> bytes:  # noqa: B006
-    """Return a GGUF built by hand, for what the writer refuses to write."""
-    return (
-        struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs))
-        + b"".join(pairs)
-        + b"".join(tensors)
-        + bytes(tail)
-    )
-
-
-def pair(key: str, kind: int, value: bytes) -> bytes:
-    return struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + value
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
 def tensor(shape: tuple[int, ...], kind: int, offset: int, name: str = "t") -> bytes:
@@ -175,6 +157,12 @@ BAD = {
         "truncated",
     ),
     "one key twice": (raw_gguf([pair("general.name", 8, text("a"))] * 2), "twice"),
+    "another key twice": (raw_gguf([pair("x", 0, b"a")] * 2), "twice"),
+    "nothing": (struct.pack("<4sIQQ", b"GGUF", 3, 0, 0), "no architecture"),
+    "an architecture that is a number": (
+        raw_gguf([pair("general.architecture", 4, bytes(4))]),
+        "no architecture",
+    ),
     "context of 2^40": (
         raw_gguf(
             [
