@@ -118,6 +118,7 @@ def read_header(source: ByteSource, start: int, size: int, budget: WorkBudget) -
     pairs = _Pairs(cursor, budget)
     for _ in range(pair_count):
         pairs.read_one()
+    pairs.check(pair_count)
     tensors = _Tensors(cursor, budget)
     for _ in range(tensor_count):
         tensors.read_one()
@@ -161,6 +162,7 @@ class _Pairs:
         self.values: dict[str, Scalar] = {}
         self.lengths: dict[str, int] = {}
         self.has_chat_template = False
+        self._seen: set[int] = set()  # hashes of keys: keys themselves may be long
 
     def read_one(self) -> None:
         self._budget.spend(1)
@@ -169,8 +171,7 @@ class _Pairs:
         if key.startswith("tokenizer.chat_template"):
             self.has_chat_template = True
         kept = _is_kept(key)
-        if kept and key in self.values:
-            raise InvalidFileError(f"its metadata names {key} twice")
+        self._seen.add(hash(key))
         if kind == _ARRAY_TYPE:
             self._read_array(key, kept)
         elif kind == _STRING:
@@ -181,6 +182,13 @@ class _Pairs:
                 self.values[key] = value
         else:
             raise InvalidFileError(f"its metadata holds a value of unknown type {kind}")
+
+    def check(self, count: int) -> None:
+        """Refuse metadata that readers would read differently, or that describes no model."""
+        if len(self._seen) != count:
+            raise InvalidFileError("its metadata names a key twice")
+        if not isinstance(self.values.get("general.architecture"), str):
+            raise InvalidFileError("it names no architecture")
 
     def _read_key(self) -> str:
         (length,) = self._cursor.unpack(_U64)
