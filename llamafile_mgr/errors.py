@@ -79,9 +79,8 @@ class Error(Exception):
         return _rebuild, (type(self), self.message, self.cause, self.hint)
 
     def describe(self) -> str:
-        """Return message, cause and hint as one paragraph for logs and HTTP bodies."""
-        parts = [self.message, self.cause, self.hint]
-        return " ".join(p if p.endswith((".", "!", "?", ":")) else f"{p}." for p in parts if p)
+        """Return message, cause and hint on one line, for logs and HTTP bodies."""
+        return "; ".join(part for part in (self.message, self.cause, self.hint) if part)
 
 
 def _rebuild(cls: type[Error], message: str, cause: str | None, hint: str | None) -> Error:

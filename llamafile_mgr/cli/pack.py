@@ -7,12 +7,16 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import format_bytes, print_json, print_line
 from llamafile_mgr.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamafile_mgr.store import Store
 
 __all__ = ["command"]
 
@@ -23,7 +27,7 @@ _EMBEDDED = "embedded"
 @click.option(
     "--runtime",
     required=True,
-    metavar=f"FILE|{_EMBEDDED}",
+    metavar=f"FILE|NAME|{_EMBEDDED}",
     help=f"A bare runtime, such as llamafile-0.10.5, or the word {_EMBEDDED}: the engine of this package.",
 )
 @click.option(
@@ -31,7 +35,7 @@ _EMBEDDED = "embedded"
     "weights",
     required=True,
     multiple=True,
-    type=click.Path(path_type=Path),
+    metavar="FILE|NAME",
     help="A GGUF, or a llamafile whose weights move to the new engine. Repeat it for a projector.",
 )
 @click.option(
@@ -48,13 +52,15 @@ _EMBEDDED = "embedded"
 def command(
     context: Context,
     runtime: str,
-    weights: tuple[Path, ...],
+    weights: tuple[str, ...],
     arguments: tuple[str, ...],
     output: Path,
     force: bool,
     as_json: bool,
 ) -> None:
     """Make a llamafile: a runtime, its weights and its arguments in one file.
+
+    FILE is a path, NAME what `llamafile-mgr list` calls it.
 
     \b
     Examples:
@@ -63,10 +69,21 @@ def command(
       llamafile-mgr pack --runtime llamafile-0.10.5 --weights old.llamafile -o new.llamafile
     """
     from llamafile_mgr.llamafile import pack
+    from llamafile_mgr.store import Store
 
     words = [word for text in arguments for word in _split(text)]
-    with _runtime_path(runtime) as path, _progress(as_json) as advance:
-        result = pack(path, weights, words, output, overwrite=force, progress=advance)
+    store = Store(context.paths.store)
+    inputs = [_locate(name, store) for name in weights]
+    with _runtime_path(runtime, store) as path, _progress(as_json) as advance:
+        result = pack(
+            path,
+            [path for path, _ in inputs],
+            words,
+            output,
+            overwrite=force,
+            names=[name for _, name in inputs],
+            progress=advance,
+        )
     if as_json:
         print_json(
             {
@@ -88,10 +105,19 @@ def _split(text: str) -> list[str]:
         raise UsageError(f"--args {text!r} cannot be split: {error}", hint="close the quotes") from error
 
 
+def _locate(name: str, store: Store) -> tuple[Path, str]:
+    """Return a file by its path or its name in the store, and what to call it inside the llamafile."""
+    path = Path(name)
+    if path.exists() or path.suffix:
+        return path, path.stem
+    entry = store.find(name)
+    return entry.path, entry.model_id or entry.name
+
+
 @contextlib.contextmanager
-def _runtime_path(runtime: str) -> Iterator[Path]:
+def _runtime_path(runtime: str, store: Store) -> Iterator[Path]:
     if runtime != _EMBEDDED:
-        yield Path(runtime)
+        yield _locate(runtime, store)[0]
         return
     from llamafile_mgr.engines.launcher import embedded_runtime
 
