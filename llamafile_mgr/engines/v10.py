@@ -22,7 +22,8 @@ class V10:
 
     family = Family.V10
     max_texts = 2048
-    picks_port = True
+    #: Upstream's ``--port 0`` came later than the first 0.10 releases.
+    picks_port = False
     protects_embeddings = True
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
@@ -73,3 +74,4 @@ class Embedded(V10):
     """Rules of ``python -m llamafile_mgr.engines.embedded``: V10's, under another name."""
 
     family = Family.EMBEDDED
+    picks_port = True
