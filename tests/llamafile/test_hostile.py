@@ -340,6 +340,17 @@ def test_the_number_of_steps_is_bounded(tmp_path: Path) -> None:
         budget.spend(1)
 
 
+def test_a_head_that_names_versions_without_end(tmp_path: Path) -> None:
+    """Only the first mentions are looked at: the one that stands behind 50,000 others is not."""
+    path = write_runtime(tmp_path / "a", start=b"MZqFpD='" + b"llamafile " * 49_000 + b"llamafile v0.8.4\n")
+    assert inspect_file(path).engine_version == "0.8.4"
+    path = write_runtime(
+        tmp_path / "b",
+        start=b"MZqFpD='llamafile v0.8.4 " + b"llamafile " * 51_000 + b"llamafile v0.9.9\n" * 3,
+    )
+    assert inspect_file(path).engine_version == "0.8.4"
+
+
 def test_too_many_weights(tmp_path: Path) -> None:
     path = write_runtime(tmp_path / "x", {f"{i}.gguf": b"" for i in range(65)})
     with pytest.raises(InvalidFileError, match="65 weights"):
