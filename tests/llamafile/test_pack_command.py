@@ -58,7 +58,7 @@ def test_overwriting_has_to_be_asked_for(
     [
         ({"--args": "'open"}, 2, "cannot be split"),
         ({"--weights": "none.gguf"}, 4, "no such file"),
-        ({"--runtime": "none"}, 4, "no such file"),
+        ({"--runtime": "none.bin"}, 4, "no such file"),
         ({"-o": "no/folder/x"}, 4, "no folder"),
     ],
 )
