@@ -74,13 +74,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _warn_layers(value: str, engine: _Engine) -> str | None:
-    if not value.lstrip("-").isdigit() or int(value) <= 0:
+    if not value.lstrip("-").isdigit() or int(value) <= 0 or engine.family is Family.EMBEDDED:
         return None
-    return (
-        "asks for a GPU; where none is found these engines warn and run on the CPU"
-        if engine.family is not Family.V10
-        else "switches off the automatic fit to the GPU's memory: too little of it ends the start"
-    )
+    if engine.family is Family.V10:
+        return "switches off the automatic fit to the GPU's memory: too little of it ends the start"
+    return "asks for a GPU; where none is found these engines warn and run on the CPU"
 
 
 def _warn_mapping(value: str, engine: _Engine) -> str | None:

@@ -48,7 +48,7 @@ _NUMBERS = {
 #: Bounds far above any real model (a few dozen pairs, a few thousand tensors, 10 MB of vocabulary).
 _MAX_PAIRS = 16_384
 _MAX_TENSORS = 65_536
-_MAX_KEY_BYTES = 65_535
+_MAX_KEY_BYTES = 4_096
 _MAX_TEXT_BYTES = 65_536
 _MAX_NAME_BYTES = 1_024
 _MAX_KEPT_ELEMENTS = 4_096
@@ -217,6 +217,7 @@ class _Pairs:
         elif kind not in _NUMBERS:
             raise InvalidFileError(f"its metadata holds an array of unknown or nested type {kind}")
         elif kept and 0 < count <= _MAX_KEPT_ELEMENTS:
+            self._budget.spend(count)
             layout = Struct(f"<{count}{_NUMBERS[kind].format[-1]}")
             self.values[key] = max(self._cursor.unpack(layout))
         else:

@@ -7,6 +7,7 @@ No real llamafile was at hand: the layout follows the sources of ``zipalign``, o
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -43,9 +44,13 @@ _MAX_SCANNED_BYTES = 128 << 20
 _SCAN_CHUNK_BYTES = 4 << 20
 _SCAN_OVERLAP_BYTES = 64
 _MAX_WEIGHTS = 64
-#: Elements (pairs, tensors, strings) in all headers of one file; the largest vocabularies have 1.3 million.
-_MAX_ELEMENTS = 4_000_000
+#: Elements (pairs, tensors, strings) in all headers of one file; the largest vocabularies, merges
+#: included, have less than a million.
+_MAX_ELEMENTS = 2_500_000
+#: How often the head may name llamafile before the search for a version is given up.
+_MAX_MENTIONS = 50_000
 
+_MENTION = b"llamafile"
 _VERSION = re.compile(rb"llamafile(?:r|-server|-main)? v(\d{1,3}\.\d{1,3}\.\d{1,3})(?!\.?\d)")
 _GPU_MODULE = re.compile(r"(?:.*/)?ggml-(?:cuda|rocm|vulkan|metal)[^/]*\.(?:so|dll|dylib)")
 _GPU_SOURCE = re.compile(r"(?:llamafile|llama\.cpp)/.*\.(?:cu|m|metal)")
@@ -158,21 +163,34 @@ class _Head:
 
 def _scan_head(source: ByteSource, size: int) -> _Head:
     """Search the head, its first 128 MiB at most, for the version and for our own mark."""
-    versions: dict[str, int] = {}
+    versions: Counter[str] = Counter()
     is_ours = has_local_header = False
+    mentions = _MAX_MENTIONS
     end = min(size, _MAX_SCANNED_BYTES)
     at = 0
     while at < end:
         window = source.read_at(at, min(_SCAN_CHUNK_BYTES + _SCAN_OVERLAP_BYTES, end - at))
-        for found in _VERSION.finditer(window):
-            version = found.group(1).decode("ascii")
-            versions[version] = versions.get(version, 0) + 1
+        found, mentions = _versions_in(window, mentions)
+        versions.update(found)
         is_ours = is_ours or EMBEDDED_MARKER in window
         has_local_header = has_local_header or _ZIP_HEAD in window
         at += _SCAN_CHUNK_BYTES
     # A page in the help may name another release: the program names its own most often.
     best = max(versions, key=lambda text: (versions[text], parse_version(text) or ()), default=None)
     return _Head(best, is_ours, has_local_header)
+
+
+def _versions_in(window: bytes, mentions: int) -> tuple[list[str], int]:
+    """Return the versions that follow the first ``mentions`` mentions, and how many are left to look at."""
+    found: list[str] = []
+    at = window.find(_MENTION)
+    while at >= 0 and mentions:
+        mentions -= 1
+        match = _VERSION.match(window, at)
+        if match is not None:
+            found.append(match.group(1).decode("ascii"))
+        at = window.find(_MENTION, at + len(_MENTION))
+    return found, mentions
 
 
 def _launcher_alone(path: Path, source: ByteSource, head: _Head) -> FileFacts:

@@ -89,10 +89,11 @@ def pack(
 ) -> PackResult:
     """Write ``output``: a runtime with weights, so that one file is engine and model.
 
-    ``weights``: GGUF files, or llamafiles whose weights move to the new engine. ``names``: the members'
-    names, the files' own by default. ``arguments`` are embedded, preceded by ``-m`` (and ``--mmproj``)
-    where they name no model themselves. The file appears complete or not at all, readable and
-    executable for its owner only. The same inputs give the same bytes.
+    ``weights``: GGUF files, or llamafiles whose weights move to the new engine. ``names``: one per file,
+    the files' own by default; a llamafile with several weights keeps its members' names. ``arguments``
+    are embedded, preceded by ``-m`` (and ``--mmproj``) where they name no model themselves. The file
+    appears complete or not at all, readable and executable for its owner only. The same inputs give the
+    same bytes.
 
     Raises:
         NotFoundError: an input, or the folder of ``output``, is missing.
@@ -132,7 +133,8 @@ def _collect(paths: Sequence[Path], names: Sequence[str] | None) -> list[_Input]
         if not facts.weights:
             raise InvalidFileError(f"{path} holds no weights", hint="give a GGUF")
         for weights in facts.weights:
-            name = names[index] if names is not None else Path(weights.member or path.name).name
+            own = Path(weights.member or path.name).name
+            name = names[index] if names is not None and len(facts.weights) == 1 else own
             inputs.append(_Input(path, facts.size, weights, _member_name(name)))
     if len({item.name for item in inputs}) != len(inputs):
         raise UsageError("two weights files share a name")

@@ -8,6 +8,12 @@ import pytest
 from llamafile_samples import write_bert, write_llama, write_llamafile, write_runtime
 
 
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep commands away from the directories of whoever runs the tests."""
+    monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(tmp_path_factory.mktemp("home")))
+
+
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the shared files."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from gguf import GGUFWriter, PoolingType
 
-from llamafile_mgr.llamafile.zip_directory import read_directory as read_directory
+from llamafile_mgr.llamafile.zip_records import StoredMember, central_record, local_header
 
 
 def head(version: str | None = "0.8.4", *, marker: bool = False, script: str = "exit 0") -> bytes:
@@ -123,3 +124,9 @@ def pair(key: str, kind: int, value: bytes) -> bytes:
 
 def text(value: str) -> bytes:
     return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def member(name: str, data: bytes, offset: int) -> tuple[bytes, bytes]:
+    """Return (local header and data, central record) of a stored member."""
+    entry = StoredMember(name, len(data), offset, zlib.crc32(data))
+    return local_header(entry) + data, central_record(entry)

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from llamafile_samples import (
     head,
-    read_directory,
     write_bert,
     write_llamafile,
     write_projector,
@@ -26,6 +25,7 @@ from llamafile_samples import (
 from llamafile_mgr.errors import DiskFullError, InvalidFileError, NotFoundError, StoreError, UsageError
 from llamafile_mgr.llamafile import Family, FileKind, inspect_file, pack
 from llamafile_mgr.llamafile.byte_source import open_source
+from llamafile_mgr.llamafile.zip_directory import read_directory
 
 
 def test_what_is_written(tmp_path: Path, runtime: Path, bert: Path) -> None:
@@ -163,6 +163,13 @@ def test_names_can_be_given(tmp_path: Path, runtime: Path, bert: Path) -> None:
     blob = shutil.copy(bert, tmp_path / "0123456789abcdef")
     assert pack(runtime, [Path(blob)], [], tmp_path / "x").members[0] == "0123456789abcdef.gguf"
     assert pack(runtime, [Path(blob)], [], tmp_path / "y", names=["m.gguf"]).members[0] == "m.gguf"
+
+
+def test_several_weights_of_one_file_keep_their_names(tmp_path: Path, runtime: Path, bert: Path) -> None:
+    projector = write_projector(tmp_path / "mm.gguf")
+    both = pack(runtime, [bert, projector], [], tmp_path / "x").path
+    result = pack(runtime, [both], [], tmp_path / "y", names=["given"])
+    assert result.members == ("bert.gguf", "mm.gguf", ".args")
 
 
 @pytest.mark.parametrize(
