@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.paths import ensure_private_dir
 
 __all__ = ["FLAGS", "EmbeddedOptions", "main", "parse_options", "resolve_weights"]
@@ -212,23 +213,14 @@ def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, cache
     return target
 
 
-def read_container_arguments(container: str) -> list[str]:
-    """Return the ``.args`` of a packed llamafile, one argument per line; ``...`` marks the CLI's place."""
-    try:
-        with zipfile.ZipFile(container) as archive:
-            lines = archive.read(".args").decode("utf-8").splitlines()
-    except KeyError:
-        return []
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise InvalidFileError(f"cannot read the arguments inside {container}: {error}") from error
-    return [line for line in lines if line and line != "..."]
-
-
 def _load_options(arguments: Sequence[str]) -> EmbeddedOptions:
     options = parse_options(arguments)
     if options.container is None:
         return options
-    merged = parse_options([*read_container_arguments(options.container), *arguments])
+    embedded = inspect_file(Path(options.container)).arguments
+    if embedded is not None:
+        arguments = [*embedded.arguments, *arguments, *embedded.after]
+    merged = parse_options(arguments)
     # A member's bare name in -m means "inside this file", as it does for llamafile's /zip/ paths.
     if merged.model is None or not Path(merged.model).exists():
         merged = replace(merged, model=options.container)

@@ -76,11 +76,11 @@ def plan_model(
     share: _Share,
 ) -> Plan:
     """Return the plan for one model. Raises PlanError."""
+    selection = select_engine(subject, toolbox)
     weights = subject.facts.model
     if weights is None:
         raise PlanError(f"{subject.name} holds no model")
     gguf = weights.gguf
-    selection = select_engine(subject, toolbox)
     reasons = [selection.reason]
     max_tokens, context, why = _choose_context(subject, selection.family, gguf, wish)
     reasons.append(Reason("context", f"{context} tokens a slot", why))

@@ -71,7 +71,9 @@ def test_generation_models_are_graded_from_one_to_twelve_gigabytes() -> None:
 
 def test_sources_have_a_known_form() -> None:
     catalog = load_catalog()
-    artifacts = [a for model in catalog.models.values() for a in model.artifacts] + [*catalog.runtimes.values()]
+    artifacts = [a for model in catalog.models.values() for a in model.artifacts] + [
+        *catalog.runtimes.values()
+    ]
     form = re.compile(
         r"hf:[\w.-]+/[\w.-]+/[\w./-]+(@[0-9a-f]{7,40})?|github:[\w-]+/[\w-]+/[\w.]+/[\w.-]+|pypi:[\w./-]+"
     )

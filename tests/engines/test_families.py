@@ -114,7 +114,7 @@ def test_v1_and_v2_vectors() -> None:
         (Family.V1, reply(None), "200 without a vector"),
         (Family.V1, reply({"embedding": []}), "empty vector"),
         (Family.V1, reply({"embedding": None}), "empty vector|no vector"),
-        (Family.V1, reply({"embedding": [1, None]}), "no vector|finite"),
+        (Family.V1, reply({"embedding": [1, "x"]}), "no vector"),
         (Family.V1, reply(b"Service Unavailable", 503, "text/plain"), "never answers embeddings"),
         (Family.V2, reply({"embedding": [1], "tokens_provided": 9, "tokens_used": 3}), "3 of the text's 9"),
         (Family.V2, reply(b"<html>", 400, "text/html"), "answered 400"),
@@ -125,14 +125,16 @@ def test_v1_and_v2_vectors() -> None:
         (Family.V10, reply([]), "has no vectors"),
         (Family.V10, reply(b"null"), "has no vectors"),
         (Family.V10, reply(b"{"), "no JSON"),
-        (Family.V10, reply({"error": {"code": 501, "message": "Start it with --embeddings"}}, 501), "501: Start"),
+        (
+            Family.V10,
+            reply({"error": {"code": 501, "message": "Start it with --embeddings"}}, 501),
+            "501: Start",
+        ),
     ],
 )
 def test_failures_hidden_in_replies_are_errors(family: Family, answer: EngineReply, message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        vectors = family_rules(family).read_vectors(answer, 1)
-        assert not np.isfinite(vectors.vectors).all()
-        raise EngineError("not finite")
+        family_rules(family).read_vectors(answer, 1)
 
 
 def test_vectors_of_two_widths_are_refused() -> None:

@@ -128,7 +128,7 @@ async def test_silence_ends_at_the_deadline_and_the_connection_is_not_used_again
         await writer.drain()
 
     async with engine(script) as (client, counts):
-        with pytest.raises(EngineError, match="did not answer /health within 0.1 seconds"):
+        with pytest.raises(EngineError, match=r"did not answer /health within 0\.1 seconds"):
             await client.request(GET, deadline_seconds=0.1)
         assert (await client.request(GET, deadline_seconds=5)).body == b"{}"
         assert counts == [1, 1]

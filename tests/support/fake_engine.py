@@ -44,9 +44,13 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--ignore-signals", action="store_true", help="ignore SIGINT and SIGTERM")
     parser.add_argument("--never-ready", action="store_true", help="answer 503 for ever")
     parser.add_argument("--hang-after", type=int, help="stop answering embeddings after this many")
-    parser.add_argument("--vectors", default="right", choices=["right", "wrong", "zero", "nan", "null", "short"])
+    parser.add_argument(
+        "--vectors", default="right", choices=["right", "wrong", "zero", "nan", "null", "short"]
+    )
     parser.add_argument("--bad-after", type=int, default=0, help="the first this many vectors are right")
-    parser.add_argument("--first-wrong", action="store_true", help="the first vector is wrong, as in May 2024")
+    parser.add_argument(
+        "--first-wrong", action="store_true", help="the first vector is wrong, as in May 2024"
+    )
     parser.add_argument("--flood", type=int, default=0, help="MiB of log to print after the start")
     parser.add_argument("--fork", action="store_true", help="leave a child that holds the log pipe open")
     parser.add_argument("--other-port", action="store_true", help="listen one port further")
@@ -147,7 +151,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         key = self.engine.key
         if key and self.headers.get("Authorization") != f"Bearer {key}":
-            self.answer({"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}, 401)
+            self.answer(
+                {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}, 401
+            )
             return
         if self.path == "/tokenize":
             self.answer({"tokens": [101, *range(len(body["content"].split())), 102]})
@@ -156,7 +162,11 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/embeddings":
             encoding = body.get("encoding_format", "float")
             data = [
-                {"index": index, "embedding": render(self.engine.vector(text), encoding), "object": "embedding"}
+                {
+                    "index": index,
+                    "embedding": render(self.engine.vector(text), encoding),
+                    "object": "embedding",
+                }
                 for index, text in enumerate(body["input"])
             ]
             self.answer({"object": "list", "data": data, "usage": {"prompt_tokens": len(data)}})
