@@ -63,7 +63,10 @@ class DownloadConfig:
     """``[download]``: how bytes arrive.
 
     ``jobs``: connections per file, 0 adapts to the link. ``limit_rate``: bytes a second over all
-    connections, 0 for no limit. ``offline``: never open a connection.
+    connections, 0 for no limit. ``offline``: never open a connection. ``retries``: failures in a row
+    without progress before giving up; ``retry_seconds``: the longest first wait, which doubles.
+    ``stall_seconds``, ``minimum_speed``: a connection that stays below so many bytes a second for so
+    long is dropped and opened anew.
     """
 
     jobs: int = 0
@@ -71,12 +74,21 @@ class DownloadConfig:
     offline: bool = False
     hf_endpoint: str = "https://huggingface.co"
     pypi_index: str = "https://pypi.org/simple"
+    github_endpoint: str = "https://github.com"
+    retries: int = 8
+    retry_seconds: float = 0.5
+    stall_seconds: float = 20.0
+    minimum_speed: int = 1024
 
     def __post_init__(self) -> None:
         if not 0 <= self.jobs <= 16:
             raise ConfigError(f"download.jobs is {self.jobs}, outside 0 to 16")
         if self.limit_rate < 0:
             raise ConfigError("download.limit_rate must not be negative")
+        if self.retries < 0 or self.minimum_speed < 0:
+            raise ConfigError("download.retries and download.minimum_speed must not be negative")
+        if self.retry_seconds <= 0 or self.stall_seconds <= 0:
+            raise ConfigError("download.retry_seconds and download.stall_seconds must be above zero")
 
 
 @dataclass(frozen=True, slots=True)

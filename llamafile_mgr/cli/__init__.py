@@ -25,6 +25,10 @@ __all__ = ["main_group", "run"]
 
 #: Command -> (module, one-line help). The module holds a click command called ``command``.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "pull": ("pull", "Fetch models and runtimes into the store."),
+    "serve": ("serve", "Run models behind the local proxy."),
+    "show": ("show", "Say what is in a llamafile, a GGUF or a catalog entry."),
+    "pack": ("pack", "Make a llamafile of a runtime and weights."),
     "recommend": ("recommend", "Choose models for this machine and this use, and say why."),
     "doctor": ("doctor", "Check this machine: what is wrong, why it matters, how to mend it."),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine_captures import capture
 
 from llamafile_mgr.machine.cgroup import Limits, group_directories, parse_cpu_max, read_limits
 from llamafile_mgr.machine.entries import Memory
@@ -17,6 +16,7 @@ from llamafile_mgr.machine.linux_memory import (
     pretty_name,
     wsl_version,
 )
+from tests.machine.machine_captures import capture
 
 GIB = 1024**3
 V2_MOUNT = "30 25 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine_captures import capture
 
 from llamafile_mgr.machine import Gpu, GpuVendor, Machine, Memory, System
 from llamafile_mgr.machine.amd import gfx_name, parse_kfd_properties, parse_rocm_smi
 from llamafile_mgr.machine.linux_gpu import DrmCard, find_gpus, merge, read_drm_cards
 from llamafile_mgr.machine.nvidia import find_nvidia, parse_smi
 from llamafile_mgr.machine.vulkan import parse_vulkan_summary
+from tests.machine.machine_captures import capture
 
 MIB, GIB = 1024**2, 1024**3
 

@@ -7,12 +7,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from machine_captures import capture
 
 from llamafile_mgr.machine import PlaceRole, launch_facts
 from llamafile_mgr.machine.binfmt import BinfmtHandler, parse_handler, read_handlers
 from llamafile_mgr.machine.launch import SHELL_TOOLS, inspect_place, probe_port
 from llamafile_mgr.paths import resolve_paths
+from tests.machine.machine_captures import capture
 
 
 def test_this_machine(tmp_path: Path) -> None:

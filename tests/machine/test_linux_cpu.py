@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine_captures import capture, topology
 
 from llamafile_mgr.machine.cgroup import Limits
 from llamafile_mgr.machine.entries import Cpu
@@ -17,6 +16,7 @@ from llamafile_mgr.machine.linux_cpu import (
     parse_cpuinfo,
     read_topology,
 )
+from tests.machine.machine_captures import capture, topology
 
 
 @pytest.mark.parametrize(

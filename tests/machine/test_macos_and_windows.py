@@ -8,7 +8,6 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine_captures import capture
 
 from llamafile_mgr.machine import GpuVendor, System
 from llamafile_mgr.machine.macos import (
@@ -20,6 +19,7 @@ from llamafile_mgr.machine.macos import (
     parse_vm_stat,
 )
 from llamafile_mgr.machine.windows import count_cores, detect_windows, parse_video_controllers
+from tests.machine.machine_captures import capture
 
 GIB = 1024**3
 

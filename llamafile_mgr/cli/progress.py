@@ -1,0 +1,208 @@
+"""How a pull looks: bars on a terminal, lines without one, JSON events, or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+import click
+
+from llamafile_mgr.cli.output import format_bytes
+from llamafile_mgr.downloader.events import (
+    Advanced,
+    Checking,
+    Converting,
+    Event,
+    Following,
+    Noticed,
+    Present,
+    Published,
+    Resolved,
+    Retrying,
+    event_json,
+)
+
+__all__ = ["Display", "make_display"]
+
+_TRUST_WORDS = {
+    "pinned": "checked against the pinned digest",
+    "hub": "checked against the hub's digest",
+    "first-use": "no digest was known: trusted on first use and recorded",
+}
+_LINE_SECONDS = 5.0
+_EVENT_SECONDS = 0.5
+
+
+class Display:
+    """Shows nothing; the base of the others. ``kept`` is what an interruption leaves behind."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        if isinstance(event, Advanced):
+            self.kept = event.done
+        elif isinstance(event, Resolved):
+            self.kept = event.have
+        elif isinstance(event, (Present, Published)):
+            self.kept = 0
+        self.show(event)
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+
+
+class JsonDisplay(Display):
+    """One JSON object a line on standard output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = 0.0
+
+    def show(self, event: Event) -> None:
+        """Print the event; progress at most every half second."""
+        if isinstance(event, (Advanced, Following)):
+            now = time.monotonic()
+            if now - self._last < _EVENT_SECONDS:
+                return
+            self._last = now
+        click.echo(json.dumps(event_json(event), ensure_ascii=False))
+
+
+class LineDisplay(Display):
+    """Plain lines on standard error, for logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = time.monotonic()
+
+    def show(self, event: Event) -> None:
+        """Print what happened; progress every few seconds."""
+        if isinstance(event, (Advanced, Following)):
+            now = time.monotonic()
+            if now - self._last < _LINE_SECONDS:
+                return
+            self._last = now
+        click.echo(describe(event), err=True)
+
+
+class BarDisplay(Display):
+    """tqdm bars on a terminal: one for the file and, with several files, one for all."""
+
+    def __init__(self, files: int) -> None:
+        super().__init__()
+        self._bar: Any = None
+        self._total: Any = None
+        if files > 1:
+            self._total = self._make_bar(f"{files} files", None, 0, 1)
+
+    @staticmethod
+    def _make_bar(title: str, size: int | None, have: int, position: int) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(
+            desc=title,
+            total=size,
+            initial=have,
+            position=position,
+            unit="B",
+            unit_scale=True,
+            file=sys.stderr,
+            leave=False,
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
+
+    def show(self, event: Event) -> None:
+        """Draw progress, print the rest above the bars."""
+        if isinstance(event, (Advanced, Following)):
+            self._draw(event.name, event.done, event.size)
+            return
+        if isinstance(event, Resolved):
+            self._close_bar()
+            self._bar = self._make_bar(event.name, event.size, event.have, 0)
+            if self._total is not None:
+                self._total.total = (self._total.total or 0) + (event.size or 0)
+                self._total.initial += event.have
+                self._total.update(event.have)
+        if isinstance(event, (Present, Published, Checking)):
+            self._close_bar()
+        if (
+            not isinstance(event, (Resolved, Checking))
+            or event.name == ""
+            or (isinstance(event, Resolved) and event.have)
+        ):
+            self._write(describe(event))
+
+    def _draw(self, name: str, done: int, size: int | None) -> None:
+        if self._bar is None:
+            self._bar = self._make_bar(name, size, done, 0)
+        step = done - self._bar.n
+        if step > 0:
+            self._bar.update(step)
+            if self._total is not None:
+                self._total.update(step)
+
+    @staticmethod
+    def _write(text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def close(self) -> None:
+        """Remove the bars."""
+        self._close_bar()
+        if self._total is not None:
+            self._total.close()
+
+
+def make_display(*, as_json: bool, quiet: bool, files: int = 1) -> Display:
+    """Return the display that fits the flags and standard error."""
+    if as_json:
+        return JsonDisplay()
+    if quiet:
+        return Display()
+    return BarDisplay(files) if sys.stderr.isatty() else LineDisplay()
+
+
+def describe(event: Event) -> str:
+    """Return an event as one line of text."""
+    match_name = f"{event.name}: "
+    if isinstance(event, Resolved):
+        resumed = f", going on from {format_bytes(event.have)}" if event.have else ""
+        return f"{match_name}{format_bytes(event.size)} from {event.url}{resumed}"
+    if isinstance(event, (Advanced, Following)):
+        share = f" ({event.done * 100 // event.size} %)" if event.size else ""
+        other = " by another process" if isinstance(event, Following) else ""
+        return f"{match_name}{format_bytes(event.done)} of {format_bytes(event.size)}{share}{other}"
+    if isinstance(event, Retrying):
+        return f"{match_name}{event.reason}; again in {event.seconds:.1f} s"
+    if isinstance(event, Checking):
+        return f"{match_name}checking {format_bytes(event.size)}"
+    if isinstance(event, Converting):
+        return f"{match_name}converting ({event.conversion})"
+    if isinstance(event, Noticed):
+        return f"{match_name}{event.text}"
+    if isinstance(event, Present):
+        return f"{match_name}already here ({format_bytes(event.size)})"
+    return f"{match_name}{format_bytes(event.size)}, {_TRUST_WORDS[event.trust]}"

@@ -1,0 +1,430 @@
+"""From a name to a verified file in the store: the one way in for everything that is fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import httpx
+
+from llamafile_mgr.catalog import ArtifactKind
+from llamafile_mgr.config import DownloadConfig
+from llamafile_mgr.downloader.client import Access, access_from, make_client
+from llamafile_mgr.downloader.events import (
+    Advanced,
+    Checking,
+    Converting,
+    Following,
+    Noticed,
+    Present,
+    Progress,
+    Published,
+    Resolved,
+    Retrying,
+)
+from llamafile_mgr.downloader.huggingface import cached_file, hub_is_offline
+from llamafile_mgr.downloader.resolving import Resolution, Resolver
+from llamafile_mgr.downloader.sources import Hub, Target, parse_source
+from llamafile_mgr.downloader.transfer import Transfer
+from llamafile_mgr.errors import DiskFullError, IntegrityError, NotFoundError, OfflineError
+from llamafile_mgr.store import (
+    BlockHashes,
+    LockBusyError,
+    Part,
+    PartInfo,
+    Record,
+    Store,
+    StoredArtifact,
+    Trust,
+    part_key,
+    peek,
+)
+from llamafile_mgr.store.blocks import hash_file
+from llamafile_mgr.store.files import (
+    clone_or_copy,
+    free_bytes,
+    store_errors,
+    temporary_name,
+)
+from llamafile_mgr.store.kinds import kind_of_file
+from llamafile_mgr.store.locks import Lock
+from llamafile_mgr.store.parts import remove_part
+
+__all__ = ["PullOptions", "pull"]
+
+_FOLLOW_SECONDS = 0.2
+#: Room that stays free beside a file that is fetched: maps, records, the system's own needs.
+_RESERVE_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """``update``: ask the hub even when the name is here. ``restart``: drop what an earlier attempt
+    left. ``revision``, where a lock file promises one: the hub must be at this commit."""
+
+    update: bool = False
+    restart: bool = False
+    revision: str | None = None
+
+
+async def pull(
+    target: Target,
+    store: Store,
+    config: DownloadConfig,
+    progress: Progress,
+    *,
+    options: PullOptions | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> StoredArtifact:
+    """Fetch ``target``, check it, and return it from the store; nothing is fetched twice.
+
+    Cancelling keeps what has arrived. ``environ`` replaces the process environment.
+
+    Raises:
+        NotFoundError, DownloadError, OfflineError: it cannot be had.
+        IntegrityError: what the hub has, or sent, is not what was promised.
+        DiskFullError, StoreError: it cannot be kept.
+        InvalidFileError: a file of unknown kind is no llamafile and no GGUF.
+    """
+    env = os.environ if environ is None else environ
+    job = _Pull(target, store, effective(config, env), progress, options or PullOptions(), env)
+    return await job.run()
+
+
+def effective(config: DownloadConfig, environ: Mapping[str, str]) -> DownloadConfig:
+    """Return the settings with the variables of Hugging Face's tools, where ours say nothing."""
+    endpoint = environ.get("HF_ENDPOINT")
+    if endpoint and config.hf_endpoint == DownloadConfig().hf_endpoint:
+        config = replace(config, hf_endpoint=endpoint)
+    return config
+
+
+class _Pull:
+    """One run of ``pull``; the methods are its steps, in order."""
+
+    def __init__(
+        self,
+        target: Target,
+        store: Store,
+        config: DownloadConfig,
+        progress: Progress,
+        options: PullOptions,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._target = target
+        self._store = store
+        self._config = config
+        self._progress = progress
+        self._options = options
+        self._environ = environ
+        self._source = parse_source(target.source, config)
+        self._access: Access = access_from(config, environ)
+        self._started_at = datetime.now(timezone.utc)
+        self._best = 0
+
+    async def run(self) -> StoredArtifact:
+        here = await asyncio.to_thread(self._find_here)
+        if here is not None:
+            self._progress(Present(self._target.name, here.digest, here.size))
+            return here
+        self._store.prepare()
+        if self._store.locks.notice:
+            self._notice(self._store.locks.notice)
+        cached = await asyncio.to_thread(self._take_cached, self._target.sha256)
+        if cached is not None:
+            return cached
+        if self._config.offline or (self._source.hub is Hub.HUGGING_FACE and hub_is_offline(self._environ)):
+            raise OfflineError(
+                f"{self._target.name} is not in the store and fetching is switched off",
+                cause="offline, by setting or HF_HUB_OFFLINE",
+                hint=f"go online and run: llamafile-mgr pull {self._target.name}",
+            )
+        async with make_client(self._config) as client:
+            resolver = Resolver(client, self._config, self._access, self._retrying)
+            resolution = await resolver.resolve(self._source, self._target)
+            self._check_revision(resolution)
+            return await self._obtain(client, resolver, resolution)
+
+    # --- what is here already --------------------------------------------------------------------
+
+    def _find_here(self) -> StoredArtifact | None:
+        """Return the file when it is here, under this name or another."""
+        target = self._target
+        if not self._options.update:
+            with contextlib.suppress(NotFoundError, IntegrityError):
+                entry = self._store.find(target.name)
+                same = target.sha256 in (None, entry.digest, entry.record.source_digest)
+                if entry.name == target.name and same and self._same_revision(entry):
+                    return entry
+        if target.sha256 is None:
+            return None
+        return self._adopt(target.sha256, None)
+
+    def _same_revision(self, entry: StoredArtifact) -> bool:
+        return self._options.revision in (None, entry.revision)
+
+    def _adopt(self, digest: str, resolution: Resolution | None) -> StoredArtifact | None:
+        """Let our name point at a blob that is here under another one."""
+        entry = self._store.by_digest(digest)
+        if entry is None or (entry.record.conversion != self._target.conversion):
+            return None
+        record = self._record(entry.digest, entry.size, entry.kind, resolution)
+        record = replace(
+            record,
+            trust=entry.trust if resolution is None and not self._target.sha256 else record.trust,
+            source_digest=entry.record.source_digest,
+            source_size=entry.record.source_size,
+            verified_at=entry.verified_at,
+        )
+        return self._store.name(record)
+
+    def _take_cached(self, digest: str | None, resolution: Resolution | None = None) -> StoredArtifact | None:
+        """Take the file from the Hugging Face cache when its bytes are the right ones."""
+        if self._target.conversion is not None or (
+            digest is None and resolution is None and not self._offline()
+        ):
+            return None
+        found = cached_file(self._source, digest, self._environ)
+        if found is None:
+            return None
+        path, claimed = found
+        temporary = temporary_name(self._store.layout.temporary)
+        try:
+            with store_errors(temporary):
+                how = clone_or_copy(path, temporary)
+            hashes = hash_file(temporary)
+            if hashes.sha256 != claimed:
+                self._notice(f"{path} in the Hugging Face cache is damaged; it is not used")
+                return None
+            kind = self._target.kind or kind_of_file(temporary)
+            record = self._record(hashes.sha256, hashes.size, kind, resolution)
+            if self._target.sha256 is None and resolution is None:
+                record = replace(record, trust=Trust.HUB)
+            self._notice(f"taken from the Hugging Face cache ({how})")
+            entry = self._store.publish(temporary, hashes, record)
+            self._published(entry, 0)
+            return entry
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _offline(self) -> bool:
+        return self._config.offline or hub_is_offline(self._environ)
+
+    def _check_revision(self, resolution: Resolution) -> None:
+        wanted = self._options.revision
+        if wanted is not None and resolution.revision != wanted:
+            raise IntegrityError(
+                f"{self._target.name} is locked to revision {wanted}, the hub is at {resolution.revision}",
+                hint="lock it anew with llamafile-mgr pull --lock if you want what the hub has now",
+            )
+
+    # --- fetching --------------------------------------------------------------------------------
+
+    async def _obtain(
+        self, client: httpx.AsyncClient, resolver: Resolver, resolution: Resolution
+    ) -> StoredArtifact:
+        target = self._target
+        if resolution.sha256 is not None:
+            here = self._adopt(resolution.sha256, resolution)
+            here = here or await asyncio.to_thread(self._take_cached, resolution.sha256, resolution)
+            if here is not None:
+                return here
+        info = PartInfo(target.name, target.source, resolution.size, resolution.sha256, resolution.validator)
+        key = part_key(info)
+        lock = self._store.locks.lock(self._store.layout.lock(key))
+        waited = await self._take(lock, key)
+        try:
+            if waited and (here := self._fetched_by_another(resolution)) is not None:
+                self._progress(Present(target.name, here.digest, here.size))
+                return here
+            return await self._fetch(client, resolver, resolution, info, key)
+        finally:
+            lock.release()
+
+    async def _take(self, lock: Lock, key: str) -> bool:
+        """Take the lock of a download; while another process has it, show how far that one is."""
+        waited = False
+        while True:
+            try:
+                with store_errors(self._store.root):
+                    lock.acquire()
+                return waited
+            except LockBusyError:
+                if not waited:
+                    self._notice("another process fetches this file; waiting for it")
+                waited = True
+            seen = peek(self._store.layout.part(key))
+            if seen is not None:
+                self._progress(Following(self._target.name, seen[1], seen[0].size))
+            await asyncio.sleep(_FOLLOW_SECONDS)
+
+    def _fetched_by_another(self, resolution: Resolution) -> StoredArtifact | None:
+        if resolution.sha256 is not None:
+            return self._adopt(resolution.sha256, resolution)
+        for entry in self._store.entries():
+            fresh = entry.verified_at >= self._started_at.replace(microsecond=0)
+            if fresh and entry.source == self._target.source and not entry.damaged:
+                return self._adopt(entry.digest, resolution)
+        return None
+
+    async def _fetch(
+        self,
+        client: httpx.AsyncClient,
+        resolver: Resolver,
+        resolution: Resolution,
+        info: PartInfo,
+        key: str,
+    ) -> StoredArtifact:
+        target = self._target
+        part = Part(self._store.layout.part(key), info)
+        try:
+            self._prepare_part(part, info)
+            self._progress(
+                Resolved(
+                    target.name,
+                    resolution.source_url,
+                    resolution.size,
+                    resolution.sha256,
+                    resolution.trust.value,
+                    part.have,
+                )
+            )
+            self._check_space(part, resolution)
+            transfer = Transfer(
+                client,
+                self._config,
+                self._access,
+                resolution,
+                part,
+                resolve_again=lambda: resolver.resolve(self._source, target),
+                advanced=lambda done, jobs: self._advanced(done, resolution.size, jobs),
+                retrying=self._retrying,
+                noticed=self._notice,
+            )
+            hashes = await transfer.run()
+            self._progress(Checking(target.name, hashes.size))
+            self._check(part, hashes, transfer.resolution)
+        finally:
+            part.close()
+        entry = await asyncio.to_thread(self._publish, part, hashes, resolution)
+        remove_part(part.directory)
+        self._published(entry, transfer.transferred)
+        return entry
+
+    def _prepare_part(self, part: Part, info: PartInfo) -> None:
+        """Decide what an earlier attempt's bytes are good for."""
+        if self._options.restart:
+            part.rebind(info, keep=False)
+            return
+        if part.info.bad is not None:
+            raise IntegrityError(
+                f"an earlier download of {info.name} failed its check: {part.info.bad}",
+                cause=f"its {part.have:,} bytes are kept in {part.directory}, not executable",
+                hint="add --restart to drop them and fetch the whole file again",
+            )
+        if part.info.validator != info.validator or part.info.size != info.size:
+            # The digest names the part, so its bytes stay good whichever server sends the rest.
+            part.rebind(info, keep=info.sha256 is not None and part.info.size in (None, info.size))
+
+    def _check_space(self, part: Part, resolution: Resolution) -> None:
+        if resolution.size is None:
+            return
+        needed = resolution.size - part.have + _RESERVE_BYTES
+        free = free_bytes(part.directory)
+        if needed > free:
+            raise DiskFullError(
+                f"{self._target.name} does not fit: {needed - free:,} bytes are missing",
+                cause=f"{needed:,} bytes are needed below {self._store.root}, {free:,} are free",
+                hint="make room (llamafile-mgr prune), or move the store with LLAMAFILE_MGR_HOME",
+            )
+
+    def _check(self, part: Part, hashes: BlockHashes, resolution: Resolution) -> None:
+        """Compare what arrived with what was promised; say which side is wrong."""
+        if resolution.size is not None and hashes.size != resolution.size:
+            raise IntegrityError(f"{self._target.name} has {hashes.size:,} bytes, not {resolution.size:,}")
+        if resolution.sha256 is None or hashes.sha256 == resolution.sha256:
+            return
+        if resolution.confirmed:
+            side = "the hub promises the right digest, so the bytes changed on their way or on this disk"
+        else:
+            side = "only the pin names a digest, so the server may have another file than the pinned one"
+        part.mark_bad(f"its digest is {hashes.sha256[:16]}..., not {resolution.sha256[:16]}...")
+        raise IntegrityError(
+            f"{self._target.name} arrived with the wrong digest {hashes.sha256}",
+            cause=f"{resolution.sha256} was promised; {side}",
+            hint="nothing of it can be run; add --restart to fetch the whole file again",
+        )
+
+    # --- publishing ------------------------------------------------------------------------------
+
+    def _publish(self, part: Part, hashes: BlockHashes, resolution: Resolution) -> StoredArtifact:
+        if self._target.conversion is not None:
+            return self._convert(part.data, self._target.conversion, hashes, resolution)
+        kind = self._target.kind or kind_of_file(part.data)
+        return self._store.publish(
+            part.data, hashes, self._record(hashes.sha256, hashes.size, kind, resolution)
+        )
+
+    def _convert(
+        self, source: Path, conversion: str, hashes: BlockHashes, resolution: Resolution
+    ) -> StoredArtifact:
+        """Publish the GGUF that is made of the verified file; the file itself is not kept."""
+        from llamafile_mgr.llamafile.conversion import convert
+
+        self._progress(Converting(self._target.name, conversion))
+        temporary = temporary_name(self._store.layout.temporary)
+        try:
+            convert(conversion, source, temporary)
+            made = hash_file(temporary)
+            record = replace(
+                self._record(made.sha256, made.size, ArtifactKind.WEIGHTS, resolution),
+                source_digest=hashes.sha256,
+                source_size=hashes.size,
+            )
+            return self._store.publish(temporary, made, record)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _record(self, digest: str, size: int, kind: ArtifactKind, resolution: Resolution | None) -> Record:
+        target = self._target
+        return Record(
+            name=target.name,
+            digest=digest,
+            size=size,
+            kind=kind,
+            trust=resolution.trust if resolution else Trust.PINNED,
+            source=target.source,
+            verified_at=datetime.now(timezone.utc).replace(microsecond=0),
+            url=resolution.source_url if resolution else None,
+            revision=resolution.revision if resolution else None,
+            model_id=target.model_id,
+            artifact=target.artifact,
+            role=target.role,
+            licence=target.licence,
+            engine_version=target.engine_version,
+            conversion=target.conversion,
+        )
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _advanced(self, done: int, size: int | None, connections: int) -> None:
+        self._best = max(self._best, done)
+        self._progress(Advanced(self._target.name, self._best, size, connections))
+
+    def _retrying(self, reason: str, seconds: float) -> None:
+        self._progress(Retrying(self._target.name, reason, seconds))
+
+    def _notice(self, text: str) -> None:
+        self._progress(Noticed(self._target.name, text))
+
+    def _published(self, entry: StoredArtifact, transferred: int) -> None:
+        self._progress(
+            Published(
+                self._target.name, entry.digest, entry.size, entry.trust.value, str(entry.path), transferred
+            )
+        )

@@ -1,0 +1,48 @@
+"""What the planner is asked about: a model on the disk, and what could run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafile_mgr.catalog import Model, Role
+from llamafile_mgr.llamafile import FileFacts
+
+__all__ = ["InstalledRuntime", "Subject", "Toolbox"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model to run. ``digest``: sha256 of its file where the store knows it; ``model``: its entry."""
+
+    name: str
+    role: Role
+    path: Path
+    facts: FileFacts
+    model: Model | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledRuntime:
+    """A bare llamafile runtime in the store. ``version``: its release, None when unknown."""
+
+    name: str
+    path: Path
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """What this installation can run engines with, and where engines may write.
+
+    ``python``: the interpreter of the embedded engine, None when the extra ``embedded`` is not
+    installed. ``package_root``: the folder that holds this package. ``home``, ``temporary``: HOME and
+    TMPDIR of the engines.
+    """
+
+    runtimes: tuple[InstalledRuntime, ...]
+    python: Path | None
+    package_root: Path
+    home: Path
+    temporary: Path

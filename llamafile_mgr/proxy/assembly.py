@@ -1,0 +1,133 @@
+"""Putting a service together: from names to subjects, toolbox and plans. Blocks on disks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import llamafile_mgr
+from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Role, load_catalog
+from llamafile_mgr.config import Config
+from llamafile_mgr.errors import NotFoundError, UsageError
+from llamafile_mgr.llamafile import FileFacts, inspect_file
+from llamafile_mgr.llamafile.identity import identify_weights
+from llamafile_mgr.machine import detect_machine
+from llamafile_mgr.paths import Paths, ensure_private_dir
+from llamafile_mgr.planner.planning import plan_models
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.store import Store
+
+__all__ = ["Wanted", "make_plans", "wanted_models"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model that was asked for by name or path; ``role`` None leaves it to the catalog."""
+
+    name: str
+    role: Role | None
+
+
+def make_plans(wanted: Sequence[Wanted], config: Config, paths: Paths) -> tuple[Plan, ...]:
+    """Find every wanted model and plan all of them for this machine.
+
+    Raises:
+        UsageError: nothing was asked for, or a role cannot be told.
+        NotFoundError: a model is neither in the store nor a file.
+        InvalidFileError: a file is no llamafile or GGUF, or a broken one.
+        PlanError: a model cannot run here.
+    """
+    if not wanted:
+        raise UsageError(
+            "no model to serve",
+            hint="name one: llamafile-mgr serve --embed all-minilm-l6-v2, or set serve.embed in the settings",
+        )
+    store, catalog = Store(paths.store), load_catalog()
+    subjects = tuple(_find_subject(each, store, catalog) for each in wanted)
+    return plan_models(subjects, detect_machine(), _make_toolbox(store, paths), os.environ, config.models)
+
+
+def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
+    try:
+        stored = store.find(wanted.name)
+    except NotFoundError:
+        if not _looks_like_path(wanted.name):
+            raise
+        path = Path(wanted.name)
+        facts = inspect_file(path)
+        model = _recognise(path, facts, catalog)
+        name = model.id if model is not None else path.stem
+    else:
+        path, facts, name = stored.path, inspect_file(stored.path), wanted.name
+        model = catalog.models.get(stored.model_id) if stored.model_id else None
+    weights = facts.model
+    return Subject(
+        name=name,
+        role=_decide_role(wanted, model, facts),
+        path=path.absolute(),
+        facts=facts,
+        model=model,
+        digest=identify_weights(path, weights) if weights is not None else None,
+    )
+
+
+def _looks_like_path(name: str) -> bool:
+    return os.sep in name or name.endswith((".llamafile", ".gguf", ".exe")) or Path(name).is_file()
+
+
+def _recognise(path: Path, facts: FileFacts, catalog: Catalog) -> Model | None:
+    """Return the catalog's entry for a file that was not pulled: by its name and the width of its vectors."""
+    weights = facts.model
+    if weights is None:
+        return None
+    for name in (weights.gguf.name, path.stem):
+        model = catalog.models.get((name or "").lower())
+        if model is not None and model.dimensions in (None, weights.gguf.embedding_length):
+            return model
+    return None
+
+
+def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
+    if wanted.role is not None:
+        if model is not None and model.role is not wanted.role:
+            raise UsageError(
+                f"{model.id} is a model to {model.role.value}, not to {wanted.role.value}",
+                hint=f"llamafile-mgr serve --{model.role.value} {wanted.name}",
+            )
+        return wanted.role
+    if model is not None:
+        return model.role
+    weights = facts.model
+    if weights is not None and (weights.gguf.causal is False or weights.gguf.pooling is not None):
+        return Role.EMBED
+    return Role.GENERATE
+
+
+def _make_toolbox(store: Store, paths: Paths) -> Toolbox:
+    home = ensure_private_dir(paths.engine_home)
+    embedded = importlib.util.find_spec("xllamacpp") is not None
+    return Toolbox(
+        runtimes=tuple(
+            InstalledRuntime(entry.name, entry.path, entry.engine_version)
+            for entry in store.entries()
+            if entry.kind is ArtifactKind.RUNTIME
+        ),
+        python=Path(sys.executable) if embedded else None,
+        package_root=Path(llamafile_mgr.__file__).parent.parent,
+        home=home,
+        temporary=ensure_private_dir(home / "tmp"),
+    )
+
+
+def wanted_models(names: Sequence[str], embed: str | None, generate: str | None) -> list[Wanted]:
+    """Return what ``serve NAMES --embed E --generate G`` asks for, each model once."""
+    wanted = [Wanted(name, None) for name in names]
+    for name, role in ((embed, Role.EMBED), (generate, Role.GENERATE)):
+        if name is not None and all(each.name != name for each in wanted):
+            wanted.append(Wanted(name, role))
+    return wanted

@@ -1,0 +1,148 @@
+"""Files as the store needs them: durable, atomic, owner only; foreign errors translated."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from llamafile_mgr.errors import DiskFullError, StoreError
+
+__all__ = [
+    "clone_or_copy",
+    "disk_error",
+    "free_bytes",
+    "is_disk_full",
+    "link_file",
+    "store_errors",
+    "sync_directory",
+    "sync_file",
+    "temporary_name",
+    "write_atomically",
+]
+
+#: No room on the disk, in the quota, or for a file of this size.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FICLONE = 0x40049409
+_COPY_BYTES = 1 << 20
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Tell whether a write failed for want of room."""
+    return error.errno in _FULL
+
+
+def disk_error(error: OSError, path: Path, *, missing: int | None = None) -> StoreError:
+    """Return our error for an ``OSError`` on ``path``; ``missing`` is how many bytes still had to come."""
+    if is_disk_full(error):
+        amount = "" if missing is None else f"; {missing:,} bytes more are needed"
+        return DiskFullError(
+            f"there is no room left for {path.name}{amount}",
+            cause=f"{error.strerror} below {path.parent}",
+            hint="make room and run the same command again: what has arrived is kept",
+        )
+    return StoreError(
+        f"cannot write {path}: {error.strerror or error}",
+        hint="check that the directory is yours and the file system is writable",
+    )
+
+
+@contextlib.contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Translate every ``OSError`` inside into a ``StoreError`` about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def free_bytes(path: Path) -> int:
+    """Return how many bytes this user may still write on the file system of ``path``."""
+    return shutil.disk_usage(path).free
+
+
+def temporary_name(directory: Path) -> Path:
+    """Return a fresh path in ``directory`` that tells who made it."""
+    return directory / f"{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the bytes of ``path`` are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the entries of a directory are on the disk, where the system can."""
+    if os.name != "posix":
+        return
+    sync_file(path)
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace ``path`` by ``content`` so that a crash leaves the old or the new file, never a mix."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def link_file(source: Path, target: Path) -> bool:
+    """Give ``source`` the second name ``target``; False where the file system or the owner forbids it."""
+    status = source.stat()
+    if not stat.S_ISREG(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+        return False
+    try:
+        os.link(source, target, follow_symlinks=True)
+    except OSError:
+        return False
+    return True
+
+
+def clone_or_copy(source: Path, target: Path) -> str:
+    """Copy ``source`` to the new file ``target`` (mode 0600) and return ``reflink`` or ``copy``."""
+    descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "r+b", buffering=0) as stream, source.open("rb", buffering=0) as origin:
+        if _clone(origin.fileno(), descriptor):
+            return "reflink"
+        buffer = bytearray(_COPY_BYTES)
+        view = memoryview(buffer)
+        while count := origin.readinto(buffer):
+            _write_all(stream.fileno(), view[:count])
+    return "copy"
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _clone(source: int, target: int) -> bool:
+    """Share the blocks of two open files, where the file system can (Btrfs, XFS, bcachefs)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True

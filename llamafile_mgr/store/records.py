@@ -1,0 +1,163 @@
+"""What the store knows about each name: the typed entry and its form on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+
+from llamafile_mgr.catalog import ArtifactKind, Role
+from llamafile_mgr.errors import UsageError
+from llamafile_mgr.store.layout import check_digest, check_name
+
+__all__ = ["Record", "StoredArtifact", "Trust", "parse_record", "record_json", "stored"]
+
+
+class Trust(str, Enum):
+    """Where the digest came from that a file was checked against.
+
+    ``PINNED``: the catalog or a lock file. ``HUB``: the hub's own headers or index.
+    ``FIRST_USE``: nowhere; the digest of the first download was recorded.
+    """
+
+    PINNED = "pinned"
+    HUB = "hub"
+    FIRST_USE = "first-use"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One name in the store, as written to disk.
+
+    ``digest``, ``size``: of the file on disk. ``url``: where its bytes came from. ``revision``: the
+    hub's commit. ``source_digest``, ``source_size``: of the file as it arrived, where ``conversion``
+    made another of it. ``verified_at``: when the digest last matched, UTC.
+    """
+
+    name: str
+    digest: str
+    size: int
+    kind: ArtifactKind
+    trust: Trust
+    source: str
+    verified_at: datetime
+    url: str | None = None
+    revision: str | None = None
+    model_id: str | None = None
+    artifact: str | None = None
+    role: Role | None = None
+    licence: str | None = None
+    engine_version: str | None = None
+    conversion: str | None = None
+    source_digest: str | None = None
+    source_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_digest(self.digest)
+        if self.source_digest is not None:
+            check_digest(self.source_digest)
+        if self.size < 0:
+            raise UsageError(f"the size of {self.name} is negative")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """One name in the store with its file.
+
+    ``path``: the file itself. ``digest``: SHA-256 of the file on disk. ``trust``: what it was checked
+    against. ``last_used_at`` is None when nothing has used it yet. ``damaged``: a later check failed.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    size: int
+    kind: ArtifactKind
+    model_id: str | None
+    artifact: str | None
+    role: Role | None
+    licence: str | None
+    source: str
+    revision: str | None
+    trust: Trust
+    verified_at: datetime
+    last_used_at: datetime | None
+    engine_version: str | None
+    damaged: bool
+    record: Record
+
+
+def stored(record: Record, path: Path, last_used_at: datetime | None, damaged: bool) -> StoredArtifact:
+    """Join a record with what the disk says about its blob."""
+    return StoredArtifact(
+        name=record.name,
+        path=path,
+        digest=record.digest,
+        size=record.size,
+        kind=record.kind,
+        model_id=record.model_id,
+        artifact=record.artifact,
+        role=record.role,
+        licence=record.licence,
+        source=record.source,
+        revision=record.revision,
+        trust=record.trust,
+        verified_at=record.verified_at,
+        last_used_at=last_used_at,
+        engine_version=record.engine_version,
+        damaged=damaged,
+        record=record,
+    )
+
+
+def record_json(record: Record) -> dict[str, object]:
+    """Return the record as plain JSON values, without the fields that are unknown."""
+    values: dict[str, object] = {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, datetime):
+            value = value.astimezone(timezone.utc).isoformat(timespec="seconds")
+        elif isinstance(value, Enum):
+            value = value.value
+        if value is not None:
+            values[field.name] = value
+    return values
+
+
+def parse_record(text: str | bytes) -> Record:
+    """Read a record back.
+
+    Raises:
+        ValueError: the text is no record.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("a record is a JSON object")
+    known = {field.name for field in dataclasses.fields(Record)}
+    if not known >= set(values):
+        raise ValueError(f"unknown keys in a record: {sorted(set(values) - known)}")
+    try:
+        values["kind"] = ArtifactKind(values["kind"])
+        values["trust"] = Trust(values["trust"])
+        values["verified_at"] = datetime.fromisoformat(values["verified_at"])
+        if values.get("role") is not None:
+            values["role"] = Role(values["role"])
+        for key in known & set(values):
+            _check_type(key, values[key])
+        return Record(**values)
+    except (KeyError, TypeError, UsageError) as error:
+        raise ValueError(f"no valid record: {error}") from error
+
+
+def _check_type(key: str, value: object) -> None:
+    wanted: type | tuple[type, ...] = str
+    if key in ("size", "source_size"):
+        wanted = int
+    elif key == "verified_at":
+        wanted = datetime
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise ValueError(f"{key} of a record has the wrong type")
