@@ -84,6 +84,7 @@ class Engine:
         self._process: EngineProcess | None = None
         self._port: int | None = None
         self._starts = 0
+        self._was_ready = False
         self._deaths: deque[float] = deque(maxlen=64)
         self._log = EngineLog(surroundings.logs / f"{name}.log")
 
@@ -133,7 +134,8 @@ class Engine:
         self._deaths.append(now)
         if diagnosis.permanent:
             return None
-        return decide_restart(self._surroundings.policy, self._deaths, now, random.random())  # noqa: S311
+        jitter = random.random()  # noqa: S311
+        return decide_restart(self._surroundings.policy, self._deaths, now, jitter, was_ready=self._was_ready)
 
     def _move(self, event: EngineEvent) -> None:
         before, self.state = self.state, next_state(self.state, event)
@@ -158,6 +160,9 @@ class Engine:
                 await asyncio.gather(ended, return_exceptions=True)
         except Error as error:
             return Diagnosis(error.describe(), error.hint, permanent=isinstance(error, StoreError))
+        except Exception as error:  # the boundary of one start: a defect must show as a failed engine
+            _LOG.exception("%s: defect", self.name)
+            return Diagnosis(f"a defect of ours: {type(error).__name__}: {error}", permanent=True)
         uptime = time.monotonic() - started
         code = process.exit_code
         await self._end_process(_STOP_FAILED_SECONDS)
@@ -226,6 +231,7 @@ class Engine:
         self._move(EngineEvent.ANSWERS)
         await self._within_stall(process, self._check(client, self.rules))
         self.cause = None
+        self._was_ready = True
         self._move(EngineEvent.CHECKED)
 
     async def _within_stall(self, process: EngineProcess, work: Awaitable[int | None]) -> int:
