@@ -16,8 +16,10 @@ class LaunchSettings:
 
     ``context``: tokens per slot. ``batch``: tokens per physical batch. ``slots``: texts at once.
     ``threads``: compute threads. ``gpu``: the word for ``--gpu``, ``"disable"`` for the CPU alone.
-    ``gpu_layers``: for engines without an automatic fit. ``model``: weights to load instead of those
-    inside the file that is run. ``port``: 0 lets the engine pick one, where the family can.
+    ``gpu_layers``: for engines without an automatic fit. ``flash_attention``: on or off, where the family
+    can be told. ``prompt_cache_mib``: the most memory for conversations that are remembered, where the
+    family has such a cache. ``model``: weights to load instead of those inside the file that is run.
+    ``port``: 0 lets the engine pick one, where the family can.
     """
 
     role: Role
@@ -29,6 +31,8 @@ class LaunchSettings:
     pooling: Pooling | None = None
     gpu: str | None = None
     gpu_layers: int | None = None
+    flash_attention: bool | None = None
+    prompt_cache_mib: int | None = None
     model: Path | None = None
     alias: str | None = None
     api_key_file: Path | None = None

@@ -39,6 +39,10 @@ class V10:
             flags += ["--embedding"]
             if settings.pooling is not None:
                 flags += ["--pooling", settings.pooling.value]
+        if settings.flash_attention is not None:
+            flags += ["-fa", "on" if settings.flash_attention else "off"]
+        if settings.prompt_cache_mib is not None:
+            flags += ["--cache-ram", str(settings.prompt_cache_mib)]
         if settings.gpu is not None:
             flags += ["--gpu", settings.gpu]
         if settings.gpu_layers is not None:

@@ -1,12 +1,13 @@
-"""From a model, a machine and a toolbox to a plan. Pure: no clock, no disk, no environment.
+"""From models, a machine and a toolbox to plans that work together. Pure: no clock, no disk, no environment.
 
-Every number comes with the rule that gave it.
+Every number comes with the rule that gave it. Embedding is planned first and keeps what it needs; generation
+shrinks into what is left. Where even the smallest settings do not fit, the error does the arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
@@ -14,37 +15,52 @@ from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, GgufFacts
 from llamafile_mgr.machine import Machine
+from llamafile_mgr.planner.environments import make_environment
+from llamafile_mgr.planner.memory import MemoryEstimate, format_size, predict_memory
+from llamafile_mgr.planner.placement import GpuRoom, Placement, find_rooms, place_model, take_room
 from llamafile_mgr.planner.plans import Plan, Reason
+from llamafile_mgr.planner.rooms import HostRoom
 from llamafile_mgr.planner.selection import Selection, select_engine
-from llamafile_mgr.planner.subjects import Subject, Toolbox
-
-__all__ = ["plan_model", "plan_models"]
-
-#: Used where neither the file nor the catalog tells.
-_DEFAULT_CONTEXT = 4096
-#: Causal embedding models are advised to 4,096 tokens; generation starts there: the KV cache grows with it.
-_LARGEST_CONTEXT = 4096
-_EMBED_SLOTS, _GENERATE_SLOTS = 4, 2
-_ALL_LAYERS = 999
-#: Environment variables that an engine may see of ours: where programs and GPUs are, and the language.
-_PASSED = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "CUDA_VISIBLE_DEVICES",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "LD_LIBRARY_PATH",
-    "SYSTEMROOT",
+from llamafile_mgr.planner.sizing import (
+    CoreShare,
+    Sizing,
+    choose_sizing,
+    one_engine,
+    shrink_steps,
+    text_limit,
 )
+from llamafile_mgr.planner.subjects import Subject, Toolbox
+from llamafile_mgr.planner.tuning import TunedSettings
+
+__all__ = ["plan_models"]
+
+_ORDER = {Role.EMBED: 0, Role.RERANK: 1, Role.GENERATE: 2}
+#: Generation on a GPU gives up context and slots down to this before layers leave the GPU.
+_WORTHWHILE_CONTEXT = 2048
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Share:
-    """What one model gets of the machine. ``others``: how many models run beside it."""
+class _Situation:
+    """What every model meets: the machine, what is installed, and what is still free of both memories."""
 
-    threads: int
-    others: int
+    machine: Machine
+    toolbox: Toolbox
+    environ: Mapping[str, str]
+    share: CoreShare
+    host: HostRoom
+    gpus: tuple[GpuRoom, ...]
+    more_to_come: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A sizing with its place and its memory. ``warning``: it fits the machine, but not what is free now."""
+
+    sizing: Sizing
+    placement: Placement
+    memory: MemoryEstimate
+    warning: str | None = None
 
 
 def plan_models(
@@ -53,68 +69,169 @@ def plan_models(
     toolbox: Toolbox,
     environ: Mapping[str, str],
     wishes: Mapping[str, ModelConfig],
+    tuned: Mapping[str, TunedSettings] | None = None,
 ) -> tuple[Plan, ...]:
-    """Return one plan per subject, for all of them running at once.
+    """Return one plan per subject, in their order, for all of them running at once.
+
+    ``wishes`` and ``tuned`` are keyed by the subjects' names; a wish wins over a measurement.
 
     Raises:
-        PlanError: one of them cannot run here.
+        PlanError: one of them cannot run here, or not beside the others.
     """
-    threads = max(1, machine.cpu.usable_cores // max(1, len(subjects)))
-    share = _Share(threads, len(subjects) - 1)
-    return tuple(
-        plan_model(subject, machine, toolbox, environ, wishes.get(subject.name, ModelConfig()), share)
-        for subject in subjects
-    )
+    cores = max(1, machine.cpu.usable_cores // max(1, len(subjects)))
+    share = CoreShare(machine.cpu, cores, len(subjects) - 1)
+    host, gpus = HostRoom.of(machine), find_rooms(machine, environ)
+    plans: dict[int, Plan] = {}
+    order = sorted(range(len(subjects)), key=lambda at: _ORDER[subjects[at].role])
+    for position, at in enumerate(order):
+        subject = subjects[at]
+        more = any(subjects[later].role is not Role.EMBED for later in order[position + 1 :])
+        situation = _Situation(machine, toolbox, environ, share, host, gpus, more)
+        wish = wishes.get(subject.name, ModelConfig())
+        plan, fit = _plan_model(subject, situation, wish, (tuned or {}).get(subject.name))
+        plans[at] = plan
+        host = host.take(subject.name, fit.memory.joint)
+        gpus = take_room(gpus, fit.placement, _device_bytes(fit))
+    return tuple(plans[at] for at in range(len(subjects)))
 
 
-def plan_model(
-    subject: Subject,
-    machine: Machine,
-    toolbox: Toolbox,
-    environ: Mapping[str, str],
-    wish: ModelConfig,
-    share: _Share,
-) -> Plan:
-    """Return the plan for one model. Raises PlanError."""
-    selection = select_engine(subject, toolbox)
+def _plan_model(
+    subject: Subject, situation: _Situation, wish: ModelConfig, tuned: TunedSettings | None
+) -> tuple[Plan, _Fit]:
+    pooling, pooling_reason = _choose_pooling(subject)
+    selection = select_engine(subject, situation.machine, situation.toolbox, pooling)
     weights = subject.facts.model
     if weights is None:
         raise PlanError(f"{subject.name} holds no model")
     gguf = weights.gguf
-    reasons = [selection.reason]
-    max_tokens, context, why = _choose_context(subject, selection.family, gguf, wish)
-    reasons.append(Reason("context", f"{context} tokens a slot", why))
-    slots = _choose_slots(subject, selection.family, wish, reasons)
-    threads = _choose_threads(machine, wish, share, reasons)
-    gpu, layers = _choose_gpu(machine, selection.family, weights.size, reasons)
-    settings = LaunchSettings(
-        role=subject.role,
-        port=0,
-        context=context,
-        threads=threads,
-        slots=slots,
-        batch=_choose_batch(subject, selection.family, gguf, context, reasons),
-        pooling=_choose_pooling(subject, gguf, reasons),
-        gpu=gpu,
-        gpu_layers=layers,
-        model=selection.weights,
-        alias=subject.name,
+    if pooling_reason is None and subject.role is Role.EMBED:
+        raise _no_pooling(subject)
+    sizing = choose_sizing(selection.family, subject.role, gguf, subject.model, situation.share, wish, tuned)
+    fit = _fit(subject, selection, sizing, situation)
+    reasons = [selection.reason, *_sizing_reasons(fit.sizing), fit.placement.reason]
+    reasons += [pooling_reason] if pooling_reason is not None else []
+    append_eos, eos_reason = _choose_eos(subject, selection.family, gguf)
+    reasons += [eos_reason] if eos_reason is not None else []
+    reasons.append(
+        Reason("memory", format_size(fit.memory.joint + fit.memory.joint_device), fit.memory.describe())
     )
-    return Plan(
+    warnings = [text for text in (selection.warning, fit.warning) if text is not None]
+    plan = Plan(
         name=subject.name,
         role=subject.role,
         family=selection.family,
         program=selection.program,
-        settings=settings,
-        environment=_make_environment(selection, toolbox, environ),
+        settings=_settings(subject, selection, fit, pooling),
+        environment=make_environment(
+            selection.family, situation.toolbox, situation.environ, fit.placement.environment
+        ),
         reasons=tuple(reasons),
         path=subject.path,
         weights_digest=subject.digest,
         quantisation=gguf.quantisation,
         model=subject.model,
         dimensions=_dimensions(subject, gguf),
-        max_tokens=max_tokens if subject.role is Role.EMBED else None,
+        max_tokens=_max_tokens(subject, gguf, fit.sizing),
+        replicas=fit.sizing.replicas,
+        memory=fit.memory,
+        device=fit.placement.device,
+        append_eos=append_eos,
+        tuned=tuned is not None,
+        warnings=tuple(warnings),
     )
+    return plan, fit
+
+
+def _fit(subject: Subject, selection: Selection, sizing: Sizing, situation: _Situation) -> _Fit:
+    """Return the best sizing that fits: wholly on a GPU, in free memory, or at least in the machine."""
+    fits = [_place(subject, selection, step, situation) for step in shrink_steps(sizing)]
+    floor = min(sizing.context, _WORTHWHILE_CONTEXT)
+    now = [fit for fit in fits if situation.host.has_now(fit.memory.joint)]
+    for fit in now:
+        if fit.placement.full and fit.sizing.context >= floor:
+            return fit
+    if now:
+        return now[0]
+    smallest = fits[-1]
+    if not situation.host.has_ever(smallest.memory.joint):
+        raise _too_large(subject, smallest, situation)
+    needed = format_size(smallest.memory.joint)
+    warning = f"it needs {needed} of main memory and {situation.host.describe_now()}: close other programs"
+    return replace(smallest, warning=warning)
+
+
+def _place(subject: Subject, selection: Selection, sizing: Sizing, situation: _Situation) -> _Fit:
+    placement = place_model(
+        subject.facts,
+        sizing.load(on_gpu=True),
+        situation.gpus,
+        selection.gpu_modules,
+        situation.environ,
+        spare_largest=situation.more_to_come,
+        host_room=situation.host.now,
+    )
+    if placement.offload is not None:
+        sizing = one_engine(sizing, situation.share.cores, "a GPU is kept busy by one engine")
+    memory = predict_memory(
+        subject.facts,
+        sizing.load(on_gpu=placement.offload is not None),
+        replicas=sizing.replicas,
+        offload=placement.offload,
+    )
+    return _Fit(sizing, placement, memory)
+
+
+def _too_large(subject: Subject, fit: _Fit, situation: _Situation) -> PlanError:
+    beside = f" beside {' and '.join(situation.host.taken)}" if situation.host.taken else ""
+    return PlanError(
+        f"{subject.name} does not fit into this machine's memory{beside}",
+        cause=(
+            f"with its smallest settings it needs {format_size(fit.memory.joint)}"
+            f" ({fit.memory.describe()}), and {situation.host.describe_ever()}"
+        ),
+        hint="take a smaller file of the model or a smaller model: llamafile-mgr recommend",
+    )
+
+
+def _device_bytes(fit: _Fit) -> int:
+    """Return what the model takes of its GPUs; of a unified one nothing, since main memory counts it."""
+    offload = fit.placement.offload
+    return fit.memory.joint_device if offload is not None and not offload.unified else 0
+
+
+def _settings(subject: Subject, selection: Selection, fit: _Fit, pooling: Pooling | None) -> LaunchSettings:
+    sizing = fit.sizing
+    cache = sizing.prompt_cache
+    return LaunchSettings(
+        role=subject.role,
+        port=0,
+        context=sizing.context,
+        threads=sizing.threads,
+        slots=sizing.slots,
+        batch=sizing.batch,
+        pooling=pooling,
+        gpu=fit.placement.word,
+        gpu_layers=fit.placement.layers,
+        flash_attention=sizing.flash_attention,
+        prompt_cache_mib=None if cache is None else cache // _MIB,
+        model=selection.weights,
+        alias=subject.name,
+    )
+
+
+def _sizing_reasons(sizing: Sizing) -> list[Reason]:
+    """Return a reason for every setting that the sizing holds."""
+    cache = sizing.prompt_cache
+    shown = {
+        "context": f"{sizing.context} tokens a slot",
+        "slots": str(sizing.slots),
+        "batch": "not passed" if sizing.batch is None else f"{sizing.batch} tokens",
+        "threads": str(sizing.threads),
+        "replicas": str(sizing.replicas),
+        "flash_attention": {None: None, True: "on", False: "off"}[sizing.flash_attention],
+        "prompt_cache": None if cache is None else f"{cache // _MIB} MiB",
+    }
+    return [Reason(name, text, sizing.why[name]) for name, text in shown.items() if text is not None]
 
 
 def _dimensions(subject: Subject, gguf: GgufFacts) -> int | None:
@@ -124,106 +241,40 @@ def _dimensions(subject: Subject, gguf: GgufFacts) -> int | None:
     return known or gguf.embedding_length
 
 
-def _choose_context(
-    subject: Subject, family: Family, gguf: GgufFacts, wish: ModelConfig
-) -> tuple[int, int, str]:
-    """Return the longest text, the context per slot, and why."""
-    limit = gguf.context_length or _DEFAULT_CONTEXT
-    if subject.model is not None and subject.model.max_tokens is not None:
-        limit = min(limit, subject.model.max_tokens)
-    if wish.context is not None:
-        return min(wish.context, limit), wish.context, "set in the configuration"
-    context = min(limit, _LARGEST_CONTEXT)
-    if subject.role is Role.EMBED and not _causal(gguf) and family is Family.V1:
-        context = min(context, 512)
-        return context, context, "the engine aborts on a BERT batch above its fixed 512"
-    what = "what the model takes" if context == limit else "more would cost memory that few texts need"
-    return context, context, what
-
-
-def _causal(gguf: GgufFacts) -> bool:
-    """Tell whether tokens look back only; GGUFs say it where they do not."""
-    return gguf.causal is not False
-
-
-def _choose_slots(subject: Subject, family: Family, wish: ModelConfig, reasons: list[Reason]) -> int:
-    if family is Family.V1 and subject.role is Role.EMBED:
-        slots, why = 1, "more than one slot nulls embeddings in this engine"
-    elif wish.slots is not None:
-        slots, why = wish.slots, "set in the configuration"
-    elif family is Family.V1:
-        slots, why = 1, "slots divide the context in this engine"
-    elif subject.role is Role.EMBED:
-        slots, why = _EMBED_SLOTS, "texts of one request are computed together"
-    else:
-        slots, why = _GENERATE_SLOTS, "two conversations at once"
-    reasons.append(Reason("slots", str(slots), why))
-    return slots
-
-
-def _choose_threads(machine: Machine, wish: ModelConfig, share: _Share, reasons: list[Reason]) -> int:
-    if wish.threads is not None:
-        reasons.append(Reason("threads", str(wish.threads), "set in the configuration"))
-        return wish.threads
-    why = f"of {machine.cpu.usable_cores} usable cores"
-    if share.others:
-        why += f", shared with {share.others} other model{'s' if share.others > 1 else ''}"
-    reasons.append(Reason("threads", str(share.threads), why))
-    return share.threads
-
-
-def _choose_batch(
-    subject: Subject, family: Family, gguf: GgufFacts, context: int, reasons: list[Reason]
-) -> int | None:
-    if subject.role is not Role.EMBED or family in (Family.V1, Family.V2):
-        return None
-    if _causal(gguf):
-        batch, why = min(context, 512), "a causal model's text may be split over batches"
-    else:
-        batch, why = context, "a whole text must fit one physical batch"
-    reasons.append(Reason("batch", f"{batch} tokens", why))
-    return batch
-
-
-def _choose_pooling(subject: Subject, gguf: GgufFacts, reasons: list[Reason]) -> Pooling | None:
+def _max_tokens(subject: Subject, gguf: GgufFacts, sizing: Sizing) -> int | None:
     if subject.role is not Role.EMBED:
         return None
+    return min(sizing.context, text_limit(gguf, subject.model))
+
+
+def _choose_pooling(subject: Subject) -> tuple[Pooling | None, Reason | None]:
+    """Return how token vectors become one, None where nothing tells or nothing is embedded."""
+    weights = subject.facts.model
+    if subject.role is not Role.EMBED or weights is None:
+        return None, None
     if subject.model is not None and subject.model.pooling is not None:
-        reasons.append(Reason("pooling", subject.model.pooling.value, "the model's card says so"))
-        return subject.model.pooling
-    if gguf.pooling is not None:
-        reasons.append(Reason("pooling", gguf.pooling, "the file says so"))
-        return Pooling(gguf.pooling)
-    raise PlanError(
+        pooling, why = subject.model.pooling, "the model's card says so"
+    elif weights.gguf.pooling is not None:
+        pooling, why = Pooling(weights.gguf.pooling), "the file says so"
+    else:
+        return None, None
+    return pooling, Reason("pooling", pooling.value, why)
+
+
+def _no_pooling(subject: Subject) -> PlanError:
+    return PlanError(
         f"nothing tells how {subject.name} pools its token vectors",
         cause="the file has no pooling type and the catalog does not know the model",
         hint="use a file whose GGUF names its pooling type",
     )
 
 
-def _choose_gpu(
-    machine: Machine, family: Family, weights: int, reasons: list[Reason]
-) -> tuple[str | None, int | None]:
-    """Return the word for ``--gpu`` and, for engines without an automatic fit, the layers."""
-    if family is Family.EMBEDDED:
-        reasons.append(Reason("gpu", "none", "the embedded engine computes on the processor"))
-        return "disable", None
-    usable = [gpu for gpu in machine.gpus if gpu.backend and (machine.memory_of(gpu) or 0) > weights * 1.2]
-    if not usable:
-        why = "no GPU has room for the weights" if machine.gpus else "there is no GPU"
-        reasons.append(Reason("gpu", "none", why))
-        return "disable", None
-    gpu = max(usable, key=lambda each: machine.memory_of(each) or 0)
-    reasons.append(Reason("gpu", gpu.name, "its memory holds the weights"))
-    return gpu.backend, None if family is Family.V10 else _ALL_LAYERS
-
-
-def _make_environment(selection: Selection, toolbox: Toolbox, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the engine's whole environment; what is not listed here (``LLAMA_ARG_*``, tokens) stays out."""
-    environment = {name: environ[name] for name in _PASSED if name in environ}
-    environment |= {"HOME": str(toolbox.home), "TMPDIR": str(toolbox.temporary)}
-    if selection.family is Family.EMBEDDED:
-        environment["LLAMAFILE_MGR_PYTHON"] = str(toolbox.python)
-        environment["PYTHONPATH"] = str(toolbox.package_root)
-        environment["PYTHONUNBUFFERED"] = "1"
-    return environment
+def _choose_eos(subject: Subject, family: Family, gguf: GgufFacts) -> tuple[bool, Reason | None]:
+    """Return whether the end-of-sequence text must be put behind every text, and why."""
+    if subject.role is not Role.EMBED or subject.model is None or not subject.model.append_eos:
+        return False, None
+    if family is Family.V1:
+        return True, Reason("end of sequence", "appended", "the model wants it and v1 never adds it")
+    if gguf.add_eos is True:
+        return False, Reason("end of sequence", "by the engine", "the file asks the engine for it")
+    return True, Reason("end of sequence", "appended", "the model wants it and its file does not ask for it")

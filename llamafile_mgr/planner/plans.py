@@ -10,6 +10,7 @@ from llamafile_mgr.catalog import Model, Role
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.planner.memory import MemoryEstimate
 
 __all__ = ["Plan", "Reason"]
 
@@ -30,7 +31,10 @@ class Plan:
     ``name``: what callers call it. ``weights_digest``: sha256 of the file that holds the weights, None for
     one that was named by its path and not pulled. ``program``: the argv in front of the flags.
     ``max_tokens``: the longest text an embedding engine takes, special tokens included. ``dimensions``: of
-    its vectors.
+    its vectors. ``replicas``: engines that are started alike. ``memory``: what they will take. ``device``:
+    the GPUs' names or ``cpu``. ``append_eos``: the model wants the end-of-sequence text behind every text
+    and this engine does not put it there. ``tuned``: settings come from a measurement on this machine.
+    ``warnings``: what works, but not well.
     """
 
     name: str
@@ -46,6 +50,12 @@ class Plan:
     model: Model | None = None
     dimensions: int | None = None
     max_tokens: int | None = None
+    replicas: int = 1
+    memory: MemoryEstimate | None = None
+    device: str = "cpu"
+    append_eos: bool = False
+    tuned: bool = False
+    warnings: tuple[str, ...] = ()
 
     def command(self, port: int, api_key_file: Path | None) -> tuple[str, ...]:
         """Return the whole argv for this port and key file."""

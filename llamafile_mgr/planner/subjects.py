@@ -25,11 +25,17 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class InstalledRuntime:
-    """A bare llamafile runtime in the store. ``version``: its release, None when unknown."""
+    """A bare llamafile runtime in the store.
+
+    ``version``: its release, None when unknown. ``gpu_modules``: the GPU libraries inside, None when
+    nobody looked. ``size``: bytes.
+    """
 
     name: str
     path: Path
     version: str | None
+    gpu_modules: tuple[str, ...] | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,8 @@ class Toolbox:
 
     ``python``: the interpreter of the embedded engine, None when the extra ``embedded`` is not
     installed. ``package_root``: the folder that holds this package. ``home``, ``temporary``: HOME and
-    TMPDIR of the engines.
+    TMPDIR of the engines. ``shell``: there is a ``sh`` with the programs that the head of a llamafile
+    calls. ``ape``: the loader that starts llamafiles without a shell.
     """
 
     runtimes: tuple[InstalledRuntime, ...]
@@ -46,3 +53,5 @@ class Toolbox:
     package_root: Path
     home: Path
     temporary: Path
+    shell: bool = True
+    ape: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +13,18 @@ from pathlib import Path
 import llamafile_mgr
 from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Role, load_catalog
 from llamafile_mgr.config import Config
-from llamafile_mgr.errors import NotFoundError, UsageError
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 from llamafile_mgr.llamafile import FileFacts, inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
-from llamafile_mgr.machine import detect_machine
+from llamafile_mgr.machine import Machine, detect_machine
+from llamafile_mgr.machine.launch import SHELL_TOOLS
 from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
-from llamafile_mgr.store import Store
+from llamafile_mgr.store import Store, StoredArtifact
 
-__all__ = ["Wanted", "make_plans", "wanted_models"]
+__all__ = ["Wanted", "find_subjects", "make_plans", "make_toolbox", "wanted_models"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +35,40 @@ class Wanted:
     role: Role | None
 
 
-def make_plans(wanted: Sequence[Wanted], config: Config, paths: Paths) -> tuple[Plan, ...]:
-    """Find every wanted model and plan all of them for this machine.
+def make_plans(
+    wanted: Sequence[Wanted], config: Config, paths: Paths, machine: Machine | None = None
+) -> tuple[Plan, ...]:
+    """Find every wanted model and plan all of them for this machine, or for the one that is given.
 
     Raises:
         UsageError: nothing was asked for, or a role cannot be told.
         NotFoundError: a model is neither in the store nor a file.
         InvalidFileError: a file is no llamafile or GGUF, or a broken one.
-        PlanError: a model cannot run here.
+        PlanError: a model cannot run there.
+    """
+    subjects = find_subjects(wanted, paths)
+    toolbox = make_toolbox(paths)
+    if machine is not None:
+        # Variables of this computer say nothing of another one.
+        return plan_models(subjects, machine, toolbox, {}, config.models)
+    return plan_models(subjects, detect_machine(), toolbox, os.environ, config.models)
+
+
+def find_subjects(wanted: Sequence[Wanted], paths: Paths) -> tuple[Subject, ...]:
+    """Return what the planner must know of every wanted model.
+
+    Raises:
+        UsageError: nothing was asked for, or a role cannot be told.
+        NotFoundError: a model is neither in the store nor a file.
+        InvalidFileError: a file is no llamafile or GGUF, or a broken one.
     """
     if not wanted:
         raise UsageError(
-            "no model to serve",
-            hint="name one: llamafile-mgr serve --embed all-minilm-l6-v2, or set serve.embed in the settings",
+            "no model was named",
+            hint="name one: --embed all-minilm-l6-v2, or set serve.embed in the settings",
         )
     store, catalog = Store(paths.store), load_catalog()
-    subjects = tuple(_find_subject(each, store, catalog) for each in wanted)
-    return plan_models(subjects, detect_machine(), _make_toolbox(store, paths), os.environ, config.models)
+    return tuple(_find_subject(each, store, catalog) for each in wanted)
 
 
 def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
@@ -108,20 +127,33 @@ def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
     return Role.GENERATE
 
 
-def _make_toolbox(store: Store, paths: Paths) -> Toolbox:
+def make_toolbox(paths: Paths) -> Toolbox:
+    """Return what this installation can run engines with; makes the engines' HOME and TMPDIR."""
     home = ensure_private_dir(paths.engine_home)
     embedded = importlib.util.find_spec("xllamacpp") is not None
+    ape = shutil.which("ape")
     return Toolbox(
         runtimes=tuple(
-            InstalledRuntime(entry.name, entry.path, entry.engine_version)
-            for entry in store.entries()
+            _describe_runtime(entry)
+            for entry in Store(paths.store).entries()
             if entry.kind is ArtifactKind.RUNTIME
         ),
         python=Path(sys.executable) if embedded else None,
         package_root=Path(llamafile_mgr.__file__).parent.parent,
         home=home,
         temporary=ensure_private_dir(home / "tmp"),
+        shell=all(shutil.which(name) is not None for name in SHELL_TOOLS),
+        ape=Path(ape) if ape is not None else None,
     )
+
+
+def _describe_runtime(entry: StoredArtifact) -> InstalledRuntime:
+    try:
+        facts = inspect_file(entry.path)
+    except (InvalidFileError, NotFoundError):
+        return InstalledRuntime(entry.name, entry.path, entry.engine_version)
+    version = entry.engine_version or facts.engine_version
+    return InstalledRuntime(entry.name, entry.path, version, facts.gpu_modules, facts.size)
 
 
 def wanted_models(names: Sequence[str], embed: str | None, generate: str | None) -> list[Wanted]:

@@ -27,7 +27,8 @@ def gguf(**changes: Any) -> GgufFacts:
     values: dict[str, Any] = dict.fromkeys(GgufFacts.__dataclass_fields__)
     values |= {"version": 3, "architecture": "bert", "context_length": 512, "embedding_length": 1024}
     values |= {"pooling": "cls", "causal": False, "has_chat_template": False, "quantisation": "F16"}
-    values |= {"parameters": 1, "tensor_bytes": 1, "tensor_count": 1}
+    values |= {"parameters": 335_000_000, "tensor_bytes": 670_000_000, "tensor_count": 391}
+    values |= {"block_count": 24, "head_count": 16, "feed_forward_length": 4096, "vocab_size": 30522}
     return GgufFacts(**(values | changes))
 
 
