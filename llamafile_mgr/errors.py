@@ -203,6 +203,8 @@ class PortInUseError(Error):
 class NotReadyError(Error):
     """The model that a call needs is not ready yet, or no longer."""
 
+    #: When to try again; set on the instance where it is known.
+    retry_after_seconds: float = 2.0
     exit_code = 14
     http_status = 503
     code = "not_ready"

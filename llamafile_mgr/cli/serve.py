@@ -12,6 +12,7 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import print_json_line, print_line
 
 if TYPE_CHECKING:
+    from llamafile_mgr.planner.plans import Plan
     from llamafile_mgr.proxy.serving import Announcements
     from llamafile_mgr.supervisor.pool import PoolSnapshot
 
@@ -56,11 +57,16 @@ def command(
         format="%(asctime)s %(levelname)s %(message)s",
     )
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    config = context.load_config({"serve.host": host, "serve.port": port})
+    flags = {"serve.host": host, "serve.port": port}
+    config = context.load_config(flags)
     chosen_embed = embed or (None if models else config.serve.embed)
     chosen_generate = generate or (None if models else config.serve.generate)
-    plans = make_plans(wanted_models(models, chosen_embed, chosen_generate), config, context.paths)
-    return serve(plans, config.serve, context.paths, _announcements(as_json))
+    wanted = wanted_models(models, chosen_embed, chosen_generate)
+
+    def plan_all() -> Sequence[Plan]:
+        return make_plans(wanted, context.load_config(flags), context.paths)
+
+    return serve(plan_all, config, context.paths, _announcements(as_json))
 
 
 def _announcements(as_json: bool) -> Announcements:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import cast
@@ -63,8 +64,9 @@ class _Exchange:
 class _Connection(asyncio.Protocol):
     """One socket; parses into the exchange that is in progress."""
 
-    def __init__(self, peer: str) -> None:
-        self.peer = peer
+    def __init__(self, client: EngineClient) -> None:
+        self.peer = f"{client.host}:{client.port}"
+        self._client = client
         self.transport: asyncio.Transport | None = None
         self.exchange: _Exchange | None = None
         self.reusable = True
@@ -106,6 +108,7 @@ class _Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self._client.last_received = time.monotonic()
         if self.exchange is None or self._parser is None:
             self.abort()  # nobody asked: whatever this is, it must not answer the next request
             return
@@ -215,11 +218,15 @@ async def _wait_for_data(exchange: _Exchange, seconds: float) -> None:
 
 
 class EngineClient:
-    """A pool of connections to one engine on loopback."""
+    """A pool of connections to one engine on loopback.
+
+    ``last_received``: monotonic seconds of the latest byte that came from it.
+    """
 
     def __init__(self, host: str, port: int, *, api_key: str | None = None, max_idle: int = 64) -> None:
         self.host = host
         self.port = port
+        self.last_received = time.monotonic()
         self._max_idle = max_idle
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
@@ -294,7 +301,7 @@ class EngineClient:
         peer = f"{self.host}:{self.port}"
         try:
             _, connection = await asyncio.wait_for(
-                loop.create_connection(lambda: _Connection(peer), self.host, self.port), _CONNECT_SECONDS
+                loop.create_connection(lambda: _Connection(self), self.host, self.port), _CONNECT_SECONDS
             )
         except (OSError, asyncio.TimeoutError) as error:
             raise EngineLostError(f"cannot reach the engine at {peer}: {error or 'no answer'}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -46,7 +47,6 @@ __all__ = ["Proxy", "ProxyOptions"]
 
 _LOG = logging.getLogger("llamafile_mgr.proxy")
 _SPACE_HEADER = "x-vector-space"
-_RETRY_SECONDS = 2
 
 Handler = Callable[[Request], Awaitable[Reply | StreamReply]]
 
@@ -223,7 +223,9 @@ class _ForeignHostError(RequestError):
 
 
 def _error_reply(error: Error) -> Reply:
-    headers = {"retry-after": str(_RETRY_SECONDS)} if isinstance(error, NotReadyError) else {}
+    headers = {}
+    if isinstance(error, NotReadyError):
+        headers["retry-after"] = str(math.ceil(error.retry_after_seconds))
     return json_reply(openai.render_error(error), status=error.http_status, headers=headers)
 
 

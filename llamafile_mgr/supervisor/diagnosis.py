@@ -10,17 +10,31 @@ import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "Kind", "diagnose"]
+
+
+class Kind(str, Enum):
+    """Causes that something can be done about, and the rest."""
+
+    UNKNOWN_FLAG = "unknown flag"
+    OUT_OF_MEMORY = "out of memory"
+    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """``cause`` and ``hint`` as in ``errors.Error``; ``permanent``: another start would end the same way."""
+    """``cause`` and ``hint`` as in ``errors.Error``; ``permanent``: another start would end the same way.
+
+    ``subject``: the flag that is unknown.
+    """
 
     cause: str
     hint: str | None = None
     permanent: bool = False
+    kind: Kind = Kind.OTHER
+    subject: str | None = None
 
 
 #: (pattern over the last lines, cause with the match's groups, hint, permanent)
@@ -77,17 +91,32 @@ _LINES: tuple[tuple[str, str, str | None, bool], ...] = (
 )
 
 
-def diagnose(exit_code: int | None, lines: Sequence[str], uptime_seconds: float) -> Diagnosis:
+_UNKNOWN_FLAG, _OUT_OF_MEMORY = _LINES[0][0], _LINES[3][0]
+
+
+def diagnose(
+    exit_code: int | None, lines: Sequence[str], uptime_seconds: float, *, oom_killed: bool = False
+) -> Diagnosis:
     """Return why an engine ended.
 
     ``exit_code``: as asyncio tells it, negative for a signal, None when it was still running. ``lines``:
-    its last log lines, oldest first.
+    its last log lines, oldest first. ``oom_killed``: the kernel's out-of-memory killer struck meanwhile.
     """
+    if oom_killed and exit_code == -9:
+        return Diagnosis(
+            "the kernel killed it because memory ran out",
+            "use a smaller model or quantisation, or give it more memory",
+            kind=Kind.OUT_OF_MEMORY,
+        )
     text = "\n".join(lines)
     for pattern, cause, hint, permanent in _LINES:
         found = re.search(pattern, text, re.IGNORECASE)
         if found:
-            return Diagnosis(cause.format(*found.groups()), hint, permanent)
+            kind = {_UNKNOWN_FLAG: Kind.UNKNOWN_FLAG, _OUT_OF_MEMORY: Kind.OUT_OF_MEMORY}.get(
+                pattern, Kind.OTHER
+            )
+            subject = found.group(1) if kind is Kind.UNKNOWN_FLAG else None
+            return Diagnosis(cause.format(*found.groups()), hint, permanent, kind, subject)
     if exit_code is None:
         return Diagnosis("it ran but gave no sign of life")
     if exit_code < 0:

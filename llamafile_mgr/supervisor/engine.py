@@ -1,58 +1,77 @@
-"""The life of one engine: start, become ready, watch, restart, stop. One task writes its state."""
+"""The life of one engine: start, become ready, be watched, start again, drain, stop.
+
+One task runs ``Engine.run`` and is the only writer of the engine's state; others read it and leave requests
+(``request_stop``, ``suspect``).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import os
 import random
-import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llamafile_mgr.engines.families import EngineFamily, family_rules
+from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.transport import EngineClient
-from llamafile_mgr.errors import EngineError, EngineStartError, Error, StoreError
+from llamafile_mgr.errors import EngineError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
+from llamafile_mgr.supervisor.ladder import drop_flags, step_down
+from llamafile_mgr.supervisor.liveness import LivenessPolicy, Probe, decide_probe
 from llamafile_mgr.supervisor.logs import EngineLog
-from llamafile_mgr.supervisor.ports import choose_port, listens_on, read_listening_port
+from llamafile_mgr.supervisor.memory import count_oom_kills
+from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
 from llamafile_mgr.supervisor.process import EngineProcess, spawn_engine
+from llamafile_mgr.supervisor.registry import Registry
 from llamafile_mgr.supervisor.restart import RestartPolicy, decide_restart
+from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
 
-__all__ = ["Engine", "EngineSnapshot", "EngineSurroundings", "ReadinessCheck"]
+__all__ = ["Engine", "EngineSnapshot", "EngineSurroundings", "Transition"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
-_POLL_SECONDS = 0.02
-_HEALTH_SECONDS = 5.0
-_OWNERSHIP_SECONDS = 1.0
-_STOP_FAILED_SECONDS = 2.0
-
-#: Raises EngineError when the engine does not do its work right; its message tells what was wrong.
-ReadinessCheck = Callable[[EngineClient, EngineFamily], Awaitable[None]]
+#: For the process of a start that failed: nothing of value is in it.
+_FAILED_GRACE_SECONDS = 2.0
+#: Ready for so long without dying, earlier deaths no longer count.
+_STABLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSurroundings:
-    """Directories and deadlines that engines share. ``changed`` is called after every transition."""
+    """What engines share. ``changed`` is called after every transition."""
 
     logs: Path
     home: Path
-    runtime: Path
+    registry: Registry
     stall_seconds: float
-    policy: RestartPolicy
+    grace_seconds: float
+    restart: RestartPolicy
+    liveness: LivenessPolicy
     changed: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Transition:
+    """One move: wall-clock ``at`` (seconds since 1970), the new state, and the seconds spent in the old."""
+
+    at: float
+    state: EngineState
+    after_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSnapshot:
-    """What can be told of an engine now; ``cause`` is why it last died, ``age_seconds`` of its state."""
+    """What can be told of an engine now.
+
+    ``cause``: why it last died. ``age_seconds``: of its state. ``steps``: what was changed to make it start.
+    ``retry_seconds``: until its next start, when it backs off.
+    """
 
     name: str
     state: EngineState
@@ -61,16 +80,18 @@ class EngineSnapshot:
     port: int | None
     restarts: int
     in_flight: int
+    served: int
     cause: str | None
+    steps: tuple[str, ...]
+    retry_seconds: float | None
+    transitions: tuple[Transition, ...]
     log: str
 
 
 class Engine:
     """One engine. Only the task that runs ``run`` changes its state; everybody may read it."""
 
-    def __init__(
-        self, name: str, plan: Plan, check: ReadinessCheck, surroundings: EngineSurroundings
-    ) -> None:
+    def __init__(self, name: str, plan: Plan, checks: EngineChecks, surroundings: EngineSurroundings) -> None:
         self.name = name
         self.plan = plan
         self.rules = family_rules(plan.family)
@@ -78,20 +99,70 @@ class Engine:
         self.client: EngineClient | None = None
         self.cause: Diagnosis | None = None
         self.in_flight = 0
-        self._check = check
+        self.served = 0
+        self.log = EngineLog(surroundings.logs / f"{name}.log")
+        self._checks = checks
         self._surroundings = surroundings
+        self._settings = plan.settings
+        self._dropped: list[str] = []
+        self._steps: list[str] = []
         self._since = time.monotonic()
+        self._retry_at: float | None = None
         self._process: EngineProcess | None = None
         self._port: int | None = None
         self._starts = 0
         self._was_ready = False
+        self._half_open = False
         self._deaths: deque[float] = deque(maxlen=64)
-        self._log = EngineLog(surroundings.logs / f"{name}.log")
+        self._transitions: deque[Transition] = deque(maxlen=32)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stop = asyncio.Event()
+        self._drain_seconds = 0.0
+        self._suspected = asyncio.Event()
+
+    # What others may ask and do.
 
     @property
     def ready(self) -> bool:
         """Tell whether calls may be sent to ``client``."""
         return self.state is EngineState.READY
+
+    @property
+    def over(self) -> bool:
+        """Tell whether it will never serve again by itself."""
+        return self.state in (EngineState.FAILED, EngineState.STOPPED)
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process id while there is a process."""
+        return self._process.pid if self._process else None
+
+    @property
+    def retry_seconds(self) -> float | None:
+        """Return the seconds until the next start of an engine that backs off."""
+        return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
+
+    def take(self) -> None:
+        """Count a call that is sent to this engine."""
+        self.in_flight += 1
+        self._idle.clear()
+
+    def give_back(self) -> None:
+        """Count a call's end."""
+        self.in_flight -= 1
+        self.served += 1
+        if self.in_flight == 0:
+            self._idle.set()
+
+    def request_stop(self, drain_seconds: float) -> None:
+        """Ask it to finish its calls within ``drain_seconds``, take no more, and end."""
+        self._drain_seconds = drain_seconds
+        self._stop.set()
+
+    def suspect(self) -> None:
+        """Say that an answer was not right; the engine is checked now, and replaced if it is to blame."""
+        self._suspected.set()
 
     def snapshot(self) -> EngineSnapshot:
         """Return what ``status`` shows."""
@@ -99,176 +170,198 @@ class Engine:
             name=self.name,
             state=self.state,
             age_seconds=time.monotonic() - self._since,
-            pid=self._process.pid if self._process else None,
+            pid=self.pid,
             port=self._port,
             restarts=max(0, self._starts - 1),
             in_flight=self.in_flight,
+            served=self.served,
             cause=self.cause.cause if self.cause else None,
-            log=str(self._log.path),
+            steps=tuple(self._steps),
+            retry_seconds=self.retry_seconds,
+            transitions=tuple(self._transitions),
+            log=str(self.log.path),
         )
 
-    async def run(self, grace_seconds: float) -> None:
-        """Keep the engine alive until this task is cancelled, then end it within ``grace_seconds``."""
+    # Its life; everything below runs in one task.
+
+    async def run(self) -> None:
+        """Keep the engine alive until a stop is requested, or this task is cancelled."""
         event = EngineEvent.SPAWN
         try:
             while True:
                 self._move(event)
-                self.cause = await self._live_once()
-                delay = self._decide_restart(self.cause)
-                _LOG.warning("%s died: %s", self.name, self.cause.cause)
+                death = await self._live_once()
+                if death is None:
+                    return
+                self.cause = death
+                _LOG.warning("%s died: %s", self.name, death.cause)
+                delay = self._decide_restart(death)
                 if delay is None:
                     self._move(EngineEvent.GIVE_UP)
-                    await asyncio.get_running_loop().create_future()  # until we are stopped
+                    await self._stop.wait()
                     return
+                self._retry_at = time.monotonic() + delay
                 self._move(EngineEvent.DIED)
-                await asyncio.sleep(delay)
+                if await _set_within(self._stop, delay):
+                    return
                 event = EngineEvent.RETRY
         finally:
+            self._retry_at = None
             self._move(EngineEvent.STOP)
-            await asyncio.shield(self._end_process(grace_seconds))
+            await asyncio.shield(self._end_process(self._surroundings.grace_seconds))
             if self.state is EngineState.STOPPING:
                 self._move(EngineEvent.GONE)
 
-    def _decide_restart(self, diagnosis: Diagnosis) -> float | None:
+    def _decide_restart(self, death: Diagnosis) -> float | None:
         now = time.monotonic()
+        if self._was_ready and now - self._since > _STABLE_SECONDS:
+            self._deaths.clear()
+            self._half_open = False
         self._deaths.append(now)
-        if diagnosis.permanent:
+        step = step_down(self._settings, death, self._dropped)
+        if step is not None:
+            self._settings = step.settings
+            self._steps.append(step.text)
+            if step.dropped is not None:
+                self._dropped.append(step.dropped)
+            return self._surroundings.restart.first_delay_seconds
+        if death.permanent:
             return None
-        jitter = random.random()  # noqa: S311
-        return decide_restart(self._surroundings.policy, self._deaths, now, jitter, was_ready=self._was_ready)
+        restart = decide_restart(
+            self._surroundings.restart,
+            self._deaths,
+            now,
+            random.random(),  # noqa: S311
+            was_ready=self._was_ready,
+            half_open=self._half_open,
+        )
+        self._half_open = restart is not None and restart.half_open
+        return restart.delay_seconds if restart is not None else None
 
     def _move(self, event: EngineEvent) -> None:
         before, self.state = self.state, next_state(self.state, event)
         now = time.monotonic()
-        _LOG.info("%s: %s -> %s after %.2f s", self.name, before.value, self.state.value, now - self._since)
-        self._since = now
+        spent, self._since = now - self._since, now
+        self._transitions.append(Transition(time.time(), self.state, spent))
+        _LOG.info("%s: %s -> %s after %.2f s", self.name, before.value, self.state.value, spent)
         self._surroundings.changed()
 
-    async def _live_once(self) -> Diagnosis:
-        """Start the engine once and return why it died; cancelled when it shall stop."""
+    async def _live_once(self) -> Diagnosis | None:
+        """Start the engine once; return why it died, None when it shall stop."""
         self._starts += 1
         started = time.monotonic()
+        kills = await asyncio.to_thread(count_oom_kills)
         try:
-            key, key_file = await asyncio.to_thread(self._write_key)
             listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            process = await self._spawn(key_file, listening)
-            ended = asyncio.create_task(process.wait(), name=f"wait {self.name}")
-            try:
-                failure = await self._live(process, ended, listening, key)
-            finally:
-                ended.cancel()
-                await asyncio.gather(ended, return_exceptions=True)
+            key, process = await self._spawn(listening)
+            failure = await self._live(process, listening, key)
         except Error as error:
             return Diagnosis(error.describe(), error.hint, permanent=isinstance(error, StoreError))
         except Exception as error:  # the boundary of one start: a defect must show as a failed engine
             _LOG.exception("%s: defect", self.name)
             return Diagnosis(f"a defect of ours: {type(error).__name__}: {error}", permanent=True)
-        uptime = time.monotonic() - started
+        if self._stop.is_set():
+            return None
         code = process.exit_code
-        await self._end_process(_STOP_FAILED_SECONDS)
+        await self._end_process(_FAILED_GRACE_SECONDS)
         if failure is not None and code is None:
             return Diagnosis(failure.describe(), failure.hint)
-        return diagnose(code, self._log.lines[-40:], uptime)
+        killed = await asyncio.to_thread(count_oom_kills) > kills
+        return diagnose(code, self.log.lines[-40:], time.monotonic() - started, oom_killed=killed)
 
     async def _live(
-        self,
-        process: EngineProcess,
-        ended: asyncio.Task[int],
-        listening: asyncio.Future[int],
-        key: str,
+        self, process: EngineProcess, listening: asyncio.Future[int], key: str
     ) -> EngineError | None:
-        """Bring a started engine to readiness and watch it; return what it did wrong, None if it ended."""
-        becoming = asyncio.create_task(self._become_ready(process, listening, key))
-        try:
-            await asyncio.wait({becoming, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not becoming.done():
-                return None
-            error = becoming.exception()
-            if isinstance(error, EngineError):
-                return error
-            if error is not None:
-                raise error
-        finally:
-            becoming.cancel()
-            await asyncio.gather(becoming, return_exceptions=True)
-        await asyncio.shield(ended)
-        return None
+        """Bring it to readiness and watch it until it ends, fails a check, or shall stop.
 
-    async def _spawn(self, key_file: Path, listening: asyncio.Future[int]) -> EngineProcess:
+        Returns what it did wrong, None when it ended by itself or shall stop.
+        """
+        ended = asyncio.create_task(process.wait(), name=f"wait {self.name}")
+        stop = asyncio.create_task(self._stop.wait(), name=f"stop {self.name}")
+        work = asyncio.create_task(self._work(process, listening, key), name=f"work {self.name}")
+        try:
+            await asyncio.wait({ended, stop, work}, return_when=asyncio.FIRST_COMPLETED)
+            if self.state is EngineState.READY and stop.done() and not ended.done():
+                self._move(EngineEvent.DRAIN)
+                idle = asyncio.create_task(self._idle.wait())
+                await asyncio.wait(
+                    {ended, idle}, timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                idle.cancel()
+            if work.done() and not work.cancelled():
+                error = work.exception()
+                if error is not None and not isinstance(error, EngineError):
+                    raise error
+                return error
+            return None
+        finally:
+            for task in (ended, stop, work):
+                task.cancel()
+            await asyncio.gather(ended, stop, work, return_exceptions=True)
+
+    async def _work(self, process: EngineProcess, listening: asyncio.Future[int], key: str) -> None:
+        """Become ready, then watch for ever; raises EngineError for what the engine does wrong."""
+        timer = StallTimer(process, self._surroundings.stall_seconds, lambda: "; ".join(self.log.lines[-3:]))
+        self._port = await timer.run(find_port(process.pid, self._port or 0, listening))
+        client = self.client = EngineClient(self.plan.settings.host, self._port, api_key=key)
+        await timer.run(await_health(client, self.rules))
+        self._move(EngineEvent.ANSWERS)
+        await timer.run(self._checks.check_ready(client, self.rules))
+        self._was_ready = True
+        self._suspected.clear()
+        self._move(EngineEvent.CHECKED)
+        await self._watch(client)
+
+    async def _watch(self, client: EngineClient) -> None:
+        """Look after a ready engine; raises EngineError when it hangs or answers wrongly."""
+        policy = self._surroundings.liveness
+        probed_at = 0.0
+        while True:
+            if await _set_within(self._suspected, policy.tick_seconds):
+                self._suspected.clear()
+                await self._probe_work(client, policy)
+            now = time.monotonic()
+            probe = decide_probe(
+                policy,
+                silent_for=now - client.last_received,
+                probed_ago=now - probed_at,
+                in_flight=self.in_flight,
+            )
+            if probe is Probe.HUNG:
+                raise EngineError(f"it hangs: no answer for {now - client.last_received:.0f} seconds")
+            if probe is not Probe.NOTHING:
+                probed_at = now
+            if probe is Probe.HEALTH:
+                await client.request(self.rules.health(), deadline_seconds=policy.health_deadline_seconds)
+            elif probe is Probe.WORK:
+                await self._probe_work(client, policy)
+
+    async def _probe_work(self, client: EngineClient, policy: LivenessPolicy) -> None:
+        try:
+            await asyncio.wait_for(self._checks.check_alive(client, self.rules), policy.work_deadline_seconds)
+        except asyncio.TimeoutError:
+            raise EngineError(
+                f"it hangs: no answer to a small request for {policy.work_deadline_seconds:g} seconds"
+            ) from None
+
+    async def _spawn(self, listening: asyncio.Future[int]) -> tuple[str, EngineProcess]:
         surroundings = self._surroundings
         home = await asyncio.to_thread(ensure_private_dir, surroundings.home)
-        self._port = 0 if self.rules.picks_port else choose_port(self.plan.settings.host)
+        key, key_file = await asyncio.to_thread(surroundings.registry.write_key, self.name)
+        port = 0 if self.rules.picks_port else choose_port(self._settings.host)
+        self._port = port
 
         def note_line(line: str) -> None:
-            port = read_listening_port(line)
-            if port is not None and not listening.done():
-                listening.set_result(port)
+            found = read_listening_port(line)
+            if found is not None and not listening.done():
+                listening.set_result(found)
 
-        command = self.plan.command(self._port, key_file)
+        plan = replace(self.plan, settings=self._settings)
+        command = drop_flags(plan.command(port, key_file), self._dropped)
         _LOG.info("%s: %s", self.name, " ".join(command))
-        self._process = await spawn_engine(command, self.plan.environment, home, self._log, note_line)
-        return self._process
-
-    def _write_key(self) -> tuple[str, Path]:
-        """Write this start's API key where only we can read it; argv and environment stay free of it."""
-        key = secrets.token_urlsafe(32)
-        path = ensure_private_dir(self._surroundings.runtime) / f"{self.name}.key"
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-                stream.write(key + "\n")
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from error
-        return key, path
-
-    async def _become_ready(self, process: EngineProcess, listening: asyncio.Future[int], key: str) -> None:
-        """Wait for the port, the health route and the readiness check; log output resets the deadline."""
-        port = await self._within_stall(process, self._find_port(process, listening))
-        self._port = port
-        client = EngineClient(self.plan.settings.host, port, api_key=key)
-        self.client = client
-        await self._within_stall(process, self._await_health(client))
-        self._move(EngineEvent.ANSWERS)
-        await self._within_stall(process, self._check(client, self.rules))
-        self.cause = None
-        self._was_ready = True
-        self._move(EngineEvent.CHECKED)
-
-    async def _within_stall(self, process: EngineProcess, work: Awaitable[int | None]) -> int:
-        """Await ``work`` for as long as the engine says something now and then; return its result."""
-        stall = self._surroundings.stall_seconds
-        task = asyncio.ensure_future(work)
-        began = time.monotonic()
-        try:
-            while not task.done():
-                left = max(process.last_output, began) + stall - time.monotonic()
-                if left <= 0:
-                    raise EngineStartError(
-                        f"it was silent for {stall:g} seconds before it was ready",
-                        cause="; ".join(self._log.lines[-3:]) or "it printed nothing",
-                    )
-                await asyncio.wait({task}, timeout=left)
-            return task.result() or 0
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def _find_port(self, process: EngineProcess, listening: asyncio.Future[int]) -> int:
-        """Return the port that the engine prints or, where it prints none, the chosen one once it is its."""
-        while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                return await asyncio.wait_for(asyncio.shield(listening), _OWNERSHIP_SECONDS)
-            chosen = self._port
-            if chosen and await asyncio.to_thread(listens_on, process.pid, chosen):
-                return chosen
-
-    async def _await_health(self, client: EngineClient) -> None:
-        while True:
-            with contextlib.suppress(EngineError):
-                reply = await client.request(self.rules.health(), deadline_seconds=_HEALTH_SECONDS)
-                if reply.status == 200:
-                    return
-            await asyncio.sleep(_POLL_SECONDS)
+        process = self._process = await spawn_engine(command, plan.environment, home, self.log, note_line)
+        await asyncio.to_thread(surroundings.registry.note_engine, self.name, process.pid)
+        return key, process
 
     async def _end_process(self, grace_seconds: float) -> None:
         client, self.client = self.client, None
@@ -277,4 +370,12 @@ class Engine:
         process, self._process = self._process, None
         if process is not None:
             await process.stop(grace_seconds)
+            await asyncio.to_thread(self._surroundings.registry.forget_engine, self.name)
         self._port = None
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for ``event``; return whether it was set in time."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()

@@ -17,6 +17,7 @@ _LINE_BYTES = 4096
 class EngineLog:
     """Appends bytes to ``path``; at ``max_bytes`` the file moves to ``path`` + ``.1``, replacing an older.
 
+    ``total_lines``: complete lines seen since the start.
     ``append`` blocks on the disk and belongs in a thread; ``lines`` may be read from anywhere.
     """
 
@@ -24,6 +25,7 @@ class EngineLog:
         self.path = path
         self._max_bytes = max_bytes
         self._lines: deque[str] = deque(maxlen=keep_lines)
+        self.total_lines = 0
         self._partial = b""
         self._file: int | None = None
         self._size = 0
@@ -39,6 +41,7 @@ class EngineLog:
         self._partial = self._partial[-_LINE_BYTES:]
         lines = [line[:_LINE_BYTES].decode("utf-8", "replace").rstrip("\r") for line in complete]
         self._lines.extend(lines)
+        self.total_lines += len(lines)
         return lines
 
     def append(self, data: bytes) -> None:

@@ -17,6 +17,7 @@ class EngineState(str, Enum):
     STARTING = "starting"
     WARMING = "warming"
     READY = "ready"
+    DRAINING = "draining"
     STOPPING = "stopping"
     STOPPED = "stopped"
     BACKING_OFF = "backing-off"
@@ -32,17 +33,20 @@ class EngineEvent(str, Enum):
     DIED = "died"
     GIVE_UP = "give up"
     RETRY = "retry"
+    DRAIN = "drain"
     STOP = "stop"
     GONE = "gone"
 
 
 #: (state, event) -> state. ANSWERS: the health route is green. CHECKED: the readiness check passed.
-#: DIED: the process ended, never became ready or failed a check, and may be tried again; GIVE_UP: it may not.
+#: DIED: the process ended, hung, never became ready or failed a check, and may be tried again; GIVE_UP: it
+#: may not. DRAIN: it finishes what it has and takes no more. STOP ends a draining engine too, dead or alive.
 TRANSITIONS: dict[tuple[EngineState, EngineEvent], EngineState] = {
     (EngineState.PLANNED, EngineEvent.SPAWN): EngineState.STARTING,
     (EngineState.STARTING, EngineEvent.ANSWERS): EngineState.WARMING,
     (EngineState.WARMING, EngineEvent.CHECKED): EngineState.READY,
     (EngineState.BACKING_OFF, EngineEvent.RETRY): EngineState.STARTING,
+    (EngineState.READY, EngineEvent.DRAIN): EngineState.DRAINING,
     (EngineState.STOPPING, EngineEvent.GONE): EngineState.STOPPED,
     **{
         (state, EngineEvent.DIED): EngineState.BACKING_OFF
@@ -54,7 +58,7 @@ TRANSITIONS: dict[tuple[EngineState, EngineEvent], EngineState] = {
     },
     **{
         (state, EngineEvent.STOP): EngineState.STOPPING
-        for state in (EngineState.STARTING, EngineState.WARMING, EngineState.READY)
+        for state in (EngineState.STARTING, EngineState.WARMING, EngineState.READY, EngineState.DRAINING)
     },
     **{
         (state, EngineEvent.STOP): EngineState.STOPPED
