@@ -38,8 +38,6 @@ __all__ = ["Engine", "EngineSnapshot", "EngineSurroundings", "Transition"]
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: For the process of a start that failed: nothing of value is in it.
 _FAILED_GRACE_SECONDS = 2.0
-#: Ready for so long without dying, earlier deaths no longer count.
-_STABLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +98,7 @@ class Engine:
         self.cause: Diagnosis | None = None
         self.in_flight = 0
         self.served = 0
+        self._served_before = 0
         self.log = EngineLog(surroundings.logs / f"{name}.log")
         self._checks = checks
         self._surroundings = surroundings
@@ -148,10 +147,10 @@ class Engine:
         self.in_flight += 1
         self._idle.clear()
 
-    def give_back(self) -> None:
+    def give_back(self, *, answered: bool) -> None:
         """Count a call's end."""
         self.in_flight -= 1
-        self.served += 1
+        self.served += answered
         if self.in_flight == 0:
             self._idle.set()
 
@@ -214,9 +213,11 @@ class Engine:
 
     def _decide_restart(self, death: Diagnosis) -> float | None:
         now = time.monotonic()
-        if self._was_ready and now - self._since > _STABLE_SECONDS:
+        if self.served > self._served_before:
+            # It worked in this life, so this is no crash loop: what killed it came from outside or is rare.
             self._deaths.clear()
             self._half_open = False
+        self._served_before = self.served
         self._deaths.append(now)
         step = step_down(self._settings, death, self._dropped)
         if step is not None:

@@ -150,10 +150,12 @@ class Pool:
         """
         engine = await self._await_engine(wait_seconds)
         engine.take()
+        answered = False
         try:
             yield engine
+            answered = True
         finally:
-            engine.give_back()
+            engine.give_back(answered=answered)
             self._last_call = time.monotonic()
 
     async def call(
@@ -177,25 +179,29 @@ class Pool:
         end = time.monotonic() + deadline_seconds
         while True:
             left = end - time.monotonic()
-            async with self.lease(min(wait_seconds, left)) as engine:
-                client = engine.client
-                try:
-                    if client is None:
-                        raise EngineLostError(f"{engine.name} was stopped")
-                    reply = await client.request(request, deadline_seconds=max(0.001, end - time.monotonic()))
-                except EngineLostError:
-                    if end - time.monotonic() <= 0:
-                        raise
-                else:
-                    if check is not None:
-                        try:
-                            check(reply)
-                        except EngineError:
-                            engine.suspect()
-                            raise
-                    return reply
+            try:
+                async with self.lease(min(wait_seconds, left)) as engine:
+                    return await self._ask(engine, request, end, check)
+            except EngineLostError:
+                if time.monotonic() >= end:
+                    raise
             # The engine's own task has yet to see the death: let it, instead of asking again at once.
             await asyncio.sleep(0.01)
+
+    async def _ask(
+        self, engine: Engine, request: EngineRequest, end: float, check: Callable[[EngineReply], None] | None
+    ) -> EngineReply:
+        client = engine.client
+        if client is None:
+            raise EngineLostError(f"{engine.name} was stopped")
+        reply = await client.request(request, deadline_seconds=max(0.001, end - time.monotonic()))
+        if check is not None:
+            try:
+                check(reply)
+            except EngineError:
+                engine.suspect()
+                raise
+        return reply
 
     async def _await_engine(self, wait_seconds: float) -> Engine:
         end = time.monotonic() + wait_seconds

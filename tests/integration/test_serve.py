@@ -151,7 +151,7 @@ def test_without_a_model_for_the_role_the_answer_says_what_to_start(
 def test_a_signal_ends_everything(model_home: Path, tiny_generator: Path, number: signal.Signals) -> None:
     with running_service(model_home, "all-minilm-l6-v2", str(tiny_generator)) as service:
         engines = engines_of(service)
-        assert len(engines) == 2
+        assert len(engines) >= 2
         assert service.stop(number) == 0
         assert not psutil.wait_procs(engines, timeout=0)[1]
 
@@ -176,12 +176,12 @@ def test_engines_die_with_a_killed_manager(model_home: Path) -> None:
 
 def test_a_killed_engine_is_replaced_and_no_embedding_call_fails(model_home: Path) -> None:
     with running_service(model_home, "all-minilm-l6-v2") as service:
-        [engine] = engines_of(service)
-        engine.kill()
+        for engine in engines_of(service):
+            engine.kill()
         reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": "hello world"}, timeout=30)
         assert golden_cosine("hello world", reply.json()["data"][0]["embedding"]) >= 0.999
         [state] = httpx.get(f"{service.url}/ready").json()["models"]
-        assert state["engines"][0]["restarts"] == 1
+        assert all(engine["restarts"] == 1 for engine in state["engines"])
 
 
 def test_a_packed_llamafile_is_recognised_by_its_name(minilm: Path, tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_a_packed_llamafile_is_recognised_by_its_name(minilm: Path, tmp_path: Pa
     with running_service(tmp_path / "home", "--embed", str(packed)) as service:
         [model] = httpx.get(f"{service.url}/v1/models").json()["data"]
         assert (model["id"], model["meta"]["dimensions"]) == ("all-minilm-l6-v2", 384)
-        [engine] = engines_of(service)
-        listening = {c.laddr.ip for c in engine.net_connections() if c.status == psutil.CONN_LISTEN}
+        connections = [c for engine in engines_of(service) for c in engine.net_connections()]
+        listening = {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}  # its embedded arguments asked for every address
         long = httpx.post(f"{service.url}/v1/embeddings", json={"input": "x " * 300}, timeout=30)
         assert long.json()["usage"]["prompt_tokens"] == 302

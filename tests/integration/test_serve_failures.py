@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.golden import golden_cosine
 from tests.support.llamafiles import pack_fake
+from tests.support.models import forget_added_eos
 from tests.support.service import run_program, running_service
 
 MODEL = "all-minilm-l6-v2"
@@ -48,7 +49,7 @@ def test_a_missing_model(tmp_path: Path) -> None:
 def test_no_model_at_all(tmp_path: Path) -> None:
     code, said = serve_error(tmp_path)
     assert code == 2
-    assert "no model to serve" in said
+    assert "no model was named" in said
 
 
 def test_a_broken_settings_file(tmp_path: Path) -> None:
@@ -114,7 +115,8 @@ def test_an_engine_that_is_not_right_never_serves(
 
 
 def test_a_first_vector_that_is_wrong_is_warmed_away(minilm: Path, tmp_path: Path) -> None:
-    packed = pack_fake(minilm, tmp_path / f"{MODEL}.llamafile", "--first-wrong", version="0.8.4")
+    weights = forget_added_eos(minilm, tmp_path / "weights.gguf")
+    packed = pack_fake(weights, tmp_path / f"{MODEL}.llamafile", "--first-wrong", version="0.8.4")
     with running_service(tmp_path, "--embed", str(packed)) as service:
         reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": ["a", "hello world"]})
         assert golden_cosine("hello world", reply.json()["data"][1]["embedding"]) >= 0.999
@@ -133,7 +135,8 @@ def test_calls_wait_while_the_model_loads(minilm: Path, tmp_path: Path) -> None:
 
 
 def test_an_engine_on_another_port_than_asked_is_found(minilm: Path, tmp_path: Path) -> None:
-    packed = pack_fake(minilm, tmp_path / f"{MODEL}.llamafile", "--other-port", version="0.8.4")
+    weights = forget_added_eos(minilm, tmp_path / "weights.gguf")
+    packed = pack_fake(weights, tmp_path / f"{MODEL}.llamafile", "--other-port", version="0.8.4")
     with running_service(tmp_path, "--embed", str(packed)) as service:
         assert httpx.post(f"{service.url}/embedding", json={"content": "a"}).status_code == 200
 

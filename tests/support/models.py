@@ -7,9 +7,18 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-__all__ = ["write_tiny_generator"]
+__all__ = ["forget_added_eos", "write_tiny_generator"]
 
 _TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+
+def forget_added_eos(model: Path, path: Path) -> Path:
+    """Copy a GGUF that asks for an end-of-sequence token, on which v1 engines abort, as one that does not."""
+    key = b"tokenizer.ggml.add_eos_token" + (7).to_bytes(4, "little")
+    data = model.read_bytes()
+    assert data.count(key + b"\x01") == 1
+    path.write_bytes(data.replace(key + b"\x01", key + b"\x00"))
+    return path
 
 
 def write_tiny_generator(path: Path, *, context: int = 512) -> Path:
