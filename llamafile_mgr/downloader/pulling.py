@@ -37,6 +37,7 @@ from llamafile_mgr.store import (
     LockBusyError,
     Part,
     PartInfo,
+    Range,
     Record,
     Store,
     StoredArtifact,
@@ -65,11 +66,15 @@ _RESERVE_BYTES = 16 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class PullOptions:
     """``update``: ask the hub even when the name is here. ``restart``: drop what an earlier attempt
-    left. ``revision``, where a lock file promises one: the hub must be at this commit."""
+    left. ``revision``, where a lock file promises one: the hub must be at this commit. ``damage``:
+    the file is here, put aside, and only these ranges of it are bad. ``trust``: what to record in
+    place of what the target's digest amounts to."""
 
     update: bool = False
     restart: bool = False
     revision: str | None = None
+    damage: tuple[Range, ...] | None = None
+    trust: Trust | None = None
 
 
 async def pull(
@@ -281,6 +286,8 @@ class _Pull:
         key: str,
     ) -> StoredArtifact:
         target = self._target
+        if self._options.damage is not None and resolution.sha256 is not None:
+            self._store.salvage(resolution.sha256, replace(info, validator=None), self._options.damage)
         part = Part(self._store.layout.part(key), info)
         try:
             self._prepare_part(part, info)
@@ -392,12 +399,13 @@ class _Pull:
 
     def _record(self, digest: str, size: int, kind: ArtifactKind, resolution: Resolution | None) -> Record:
         target = self._target
+        trust = resolution.trust if resolution else Trust.PINNED
         return Record(
             name=target.name,
             digest=digest,
             size=size,
             kind=kind,
-            trust=resolution.trust if resolution else Trust.PINNED,
+            trust=self._options.trust or trust,
             source=target.source,
             verified_at=datetime.now(timezone.utc).replace(microsecond=0),
             url=resolution.source_url if resolution else None,

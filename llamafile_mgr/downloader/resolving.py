@@ -94,6 +94,8 @@ class Resolver:
         url, digest = source.url, None
         if source.hub is Hub.PYPI:
             url, digest = await self._find_in_index(source)
+        elif source.hub is Hub.GITHUB and target.sha256 is None:
+            digest = await self._find_in_release(source)
         probe = await self._retried(url, lambda: self._probe(url))
         linked = probe.hub.get("x-linked-etag", "").strip().removeprefix("W/").strip('"').lower()
         if digest is None and is_digest(linked):
@@ -118,6 +120,23 @@ class Resolver:
                     ) from error
                 return url, digest if isinstance(digest, str) and is_digest(digest) else None
         raise NotFoundError(f"{source.url} has no file {file}", hint=f"look at the releases of {package}")
+
+    async def _find_in_release(self, source: Source) -> str | None:
+        """Return the digest of a release asset where GitHub's API gives one, else None."""
+        owner, repository, tag, asset = source.path
+        base = source.url.removesuffix(f"/{owner}/{repository}/releases/download/{tag}/{asset}")
+        api = "https://api.github.com" if origin(base)[1] == "github.com" else f"{base}/api/v3"
+        try:
+            body = await self._fetch_json(f"{api}/repos/{owner}/{repository}/releases/tags/{tag}")
+        except (httpx.HTTPError, DownloadError, NotFoundError):
+            # The API limits anonymous callers; without it the first download is trusted and recorded.
+            return None
+        assets = body.get("assets", []) if isinstance(body, dict) else []
+        for entry in assets if isinstance(assets, list) else []:
+            if isinstance(entry, dict) and entry.get("name") == asset:
+                digest = str(entry.get("digest", "")).removeprefix("sha256:")
+                return digest if is_digest(digest) else None
+        return None
 
     async def _fetch_json(self, url: str) -> object:
         here = url

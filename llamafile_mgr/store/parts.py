@@ -22,7 +22,7 @@ from llamafile_mgr.errors import StoreError
 from llamafile_mgr.store.files import disk_error, store_errors, sync_directory, write_atomically
 from llamafile_mgr.store.ranges import Range, RangeSet
 
-__all__ = ["Part", "PartInfo", "parse_map", "part_key", "peek", "remove_part"]
+__all__ = ["Part", "PartInfo", "make_part", "parse_map", "part_key", "peek", "remove_part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +256,18 @@ class Part:
     def remove(self) -> None:
         """Remove what is left of the directory, the data too if it was not published."""
         remove_part(self.directory)
+
+
+def make_part(directory: Path, info: PartInfo, data: Path, damage: Sequence[Range]) -> None:
+    """Make an unfinished download of the whole file ``data``, in which the ``damage`` is missing."""
+    directory.mkdir(mode=0o700)
+    size = data.stat().st_size
+    good = RangeSet(damage).missing(size)
+    lines = [json.dumps({**asdict(info), "boot": _boot_id()})]
+    lines += [f"w {start} {end}" for start, end in good]
+    # The data first: a part whose map is lost starts over, a map without its data must not exist.
+    os.replace(data, directory / "data")
+    write_atomically(directory / "map", "\n".join([*lines, f"d {len(good)}\n"]).encode())
 
 
 def remove_part(directory: Path) -> None:
