@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable, Coroutine, Sequence
@@ -114,7 +115,7 @@ def pull_all(
         display(Published(entry.name, entry.digest, entry.size, entry.trust.value, str(entry.path), 0))
         return entry
 
-    return _run([lambda job=job: pull_one(job) for job in work], display)
+    return _run([functools.partial(pull_one, job) for job in work], display)
 
 
 def repair_all(
@@ -128,12 +129,13 @@ def repair_all(
     async def repair_one(entry: StoredArtifact, damage: tuple[Range, ...] | None) -> StoredArtifact:
         return await repair(entry, damage, store, config, display)
 
-    return _run([lambda one=one: repair_one(*one) for one in work], display)
+    return _run([functools.partial(repair_one, *one) for one in work], display)
 
 
 def _run(steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], display: Display) -> list[_T]:
+    received: list[signal.Signals] = []
     try:
-        return asyncio.run(_in_turn(steps))
+        return asyncio.run(_in_turn(steps, received))
     except (KeyboardInterrupt, asyncio.CancelledError):
         display.close()
         click.echo(
@@ -141,14 +143,23 @@ def _run(steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], display: Displa
             "run the same command again and it goes on from there",
             err=True,
         )
+        if signal.SIGTERM in received:
+            raise click.exceptions.Exit(128 + signal.SIGTERM) from None
         raise click.exceptions.Abort from None
 
 
-async def _in_turn(steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]]) -> list[_T]:
+async def _in_turn(
+    steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], received: list[signal.Signals]
+) -> list[_T]:
     task = asyncio.current_task()
-    if task is not None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Windows has no such handlers; there asyncio turns Ctrl-C into a cancellation by itself.
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+    def stop(number: signal.Signals) -> None:
+        received.append(number)
+        if task is not None:
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Windows has no such handlers; there asyncio turns Ctrl-C into a cancellation by itself.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
     return [await step() for step in steps]

@@ -318,6 +318,8 @@ class _Pull:
             self._check(part, hashes, transfer.resolution)
         finally:
             part.close()
+            if not part.have and resolution.size != 0:
+                part.remove()
         entry = await asyncio.to_thread(self._publish, part, hashes, resolution)
         remove_part(part.directory)
         self._published(entry, transfer.transferred)

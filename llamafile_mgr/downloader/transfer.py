@@ -190,7 +190,7 @@ class Transfer:
                     check_peer(response, resolution.named, resolution.url)
                 verdict = self._judge(asked, response)
                 if verdict.outcome is Outcome.PART:
-                    return await self._receive(response, segment)
+                    return await self._receive(response, segment, verdict.length or 0)
                 if verdict.outcome is Outcome.WHOLE:
                     raise _RangesIgnoredError
                 return verdict
@@ -208,8 +208,9 @@ class Transfer:
             redirected=self._resolution.redirected,
         )
 
-    async def _receive(self, response: httpx.Response, segment: Segment) -> Verdict | None:
+    async def _receive(self, response: httpx.Response, segment: Segment, length: int) -> Verdict | None:
         """Write the body of a range answer, as it arrives, into the part."""
+        end = segment.position + length
         meter = StallMeter(self._least_speed(), self._config.stall_seconds)
         pending: list[bytes] = []
         held = 0
@@ -240,7 +241,11 @@ class Transfer:
             if pending:
                 # Also on the way out of a failure or a cancellation: these bytes have been paid for.
                 await asyncio.shield(self._write(segment, pending))
-        return Verdict(Outcome.RETRY, "the server sent less than it announced")
+        return (
+            None
+            if segment.position == end
+            else Verdict(Outcome.RETRY, "the server sent less than it announced")
+        )
 
     async def _write(self, segment: Segment, batch: list[bytes]) -> None:
         position = segment.position
