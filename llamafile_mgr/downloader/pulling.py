@@ -28,10 +28,11 @@ from llamafile_mgr.downloader.events import (
     Retrying,
 )
 from llamafile_mgr.downloader.huggingface import cached_file, hub_is_offline
+from llamafile_mgr.downloader.promises import check_promises, check_space, prepare_part
 from llamafile_mgr.downloader.resolving import Resolution, Resolver
 from llamafile_mgr.downloader.sources import Hub, Target, parse_source
 from llamafile_mgr.downloader.transfer import Transfer
-from llamafile_mgr.errors import DiskFullError, IntegrityError, NotFoundError, OfflineError
+from llamafile_mgr.errors import IntegrityError, NotFoundError, OfflineError
 from llamafile_mgr.store import (
     BlockHashes,
     LockBusyError,
@@ -48,7 +49,6 @@ from llamafile_mgr.store import (
 from llamafile_mgr.store.blocks import hash_file
 from llamafile_mgr.store.files import (
     clone_or_copy,
-    free_bytes,
     store_errors,
     temporary_name,
 )
@@ -59,8 +59,6 @@ from llamafile_mgr.store.parts import remove_part
 __all__ = ["PullOptions", "pull"]
 
 _FOLLOW_SECONDS = 0.2
-#: Room that stays free beside a file that is fetched: maps, records, the system's own needs.
-_RESERVE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +288,7 @@ class _Pull:
             self._store.salvage(resolution.sha256, replace(info, validator=None), self._options.damage)
         part = Part(self._store.layout.part(key), info)
         try:
-            self._prepare_part(part, info)
+            prepare_part(part, info, restart=self._options.restart)
             self._progress(
                 Resolved(
                     target.name,
@@ -301,7 +299,7 @@ class _Pull:
                     part.have,
                 )
             )
-            self._check_space(part, resolution)
+            check_space(part, resolution.size, self._store.root)
             transfer = Transfer(
                 client,
                 self._config,
@@ -315,7 +313,7 @@ class _Pull:
             )
             hashes = await transfer.run()
             self._progress(Checking(target.name, hashes.size))
-            self._check(part, hashes, transfer.resolution)
+            check_promises(part, hashes, transfer.resolution)
         finally:
             part.close()
             if not part.have and resolution.size != 0:
@@ -324,50 +322,6 @@ class _Pull:
         remove_part(part.directory)
         self._published(entry, transfer.transferred)
         return entry
-
-    def _prepare_part(self, part: Part, info: PartInfo) -> None:
-        """Decide what an earlier attempt's bytes are good for."""
-        if self._options.restart:
-            part.rebind(info, keep=False)
-            return
-        if part.info.bad is not None:
-            raise IntegrityError(
-                f"an earlier download of {info.name} failed its check: {part.info.bad}",
-                cause=f"its {part.have:,} bytes are kept in {part.directory}, not executable",
-                hint="add --restart to drop them and fetch the whole file again",
-            )
-        if part.info.validator != info.validator or part.info.size != info.size:
-            # The digest names the part, so its bytes stay good whichever server sends the rest.
-            part.rebind(info, keep=info.sha256 is not None and part.info.size in (None, info.size))
-
-    def _check_space(self, part: Part, resolution: Resolution) -> None:
-        if resolution.size is None:
-            return
-        needed = resolution.size - part.have + _RESERVE_BYTES
-        free = free_bytes(part.directory)
-        if needed > free:
-            raise DiskFullError(
-                f"{self._target.name} does not fit: {needed - free:,} bytes are missing",
-                cause=f"{needed:,} bytes are needed below {self._store.root}, {free:,} are free",
-                hint="make room (llamafile-mgr prune), or move the store with LLAMAFILE_MGR_HOME",
-            )
-
-    def _check(self, part: Part, hashes: BlockHashes, resolution: Resolution) -> None:
-        """Compare what arrived with what was promised; say which side is wrong."""
-        if resolution.size is not None and hashes.size != resolution.size:
-            raise IntegrityError(f"{self._target.name} has {hashes.size:,} bytes, not {resolution.size:,}")
-        if resolution.sha256 is None or hashes.sha256 == resolution.sha256:
-            return
-        if resolution.confirmed:
-            side = "the hub promises the right digest, so the bytes changed on their way or on this disk"
-        else:
-            side = "only the pin names a digest, so the server may have another file than the pinned one"
-        part.mark_bad(f"its digest is {hashes.sha256[:16]}..., not {resolution.sha256[:16]}...")
-        raise IntegrityError(
-            f"{self._target.name} arrived with the wrong digest {hashes.sha256}",
-            cause=f"{resolution.sha256} was promised; {side}",
-            hint="nothing of it can be run; add --restart to fetch the whole file again",
-        )
 
     # --- publishing ------------------------------------------------------------------------------
 

@@ -82,10 +82,14 @@ def format_lock(artifacts: Iterable[LockedArtifact]) -> str:
             if isinstance(value, ArtifactKind):
                 value = value.value
             if value is not None:
-                # A JSON string without escapes beyond \\uXXXX is a TOML string.
-                lines.append(f"{field.name} = {json.dumps(value)}")
+                lines.append(f"{field.name} = {_toml(value)}")
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
+
+
+def _toml(value: str | int) -> str:
+    """Return a TOML value: a JSON string is one, once DEL is escaped and nothing beyond it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def parse_lock(text: str, where: str = LOCK_FILE) -> dict[str, LockedArtifact]:
