@@ -31,6 +31,7 @@ from llamafile_mgr.downloader.huggingface import cached_file, hub_is_offline
 from llamafile_mgr.downloader.promises import check_promises, check_space, prepare_part
 from llamafile_mgr.downloader.resolving import Resolution, Resolver
 from llamafile_mgr.downloader.sources import Hub, Target, parse_source
+from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.downloader.transfer import Transfer
 from llamafile_mgr.errors import IntegrityError, NotFoundError, OfflineError
 from llamafile_mgr.store import (
@@ -131,14 +132,14 @@ class _Pull:
         self._best = 0
 
     async def run(self) -> StoredArtifact:
-        here = await asyncio.to_thread(self._find_here)
+        here = await run_to_end(self._find_here)
         if here is not None:
             self._progress(Present(self._target.name, here.digest, here.size))
             return here
         self._store.prepare()
         if self._store.locks.notice:
             self._notice(self._store.locks.notice)
-        cached = await asyncio.to_thread(self._take_cached, self._target.sha256)
+        cached = await run_to_end(self._take_cached, self._target.sha256)
         if cached is not None:
             return cached
         if self._config.offline or (self._source.hub is Hub.HUGGING_FACE and hub_is_offline(self._environ)):
@@ -234,7 +235,10 @@ class _Pull:
         target = self._target
         if resolution.sha256 is not None:
             here = self._adopt(resolution.sha256, resolution)
-            here = here or await asyncio.to_thread(self._take_cached, resolution.sha256, resolution)
+            if here is not None:
+                self._progress(Present(target.name, here.digest, here.size))
+                return here
+            here = await run_to_end(self._take_cached, resolution.sha256, resolution)
             if here is not None:
                 return here
         info = PartInfo(target.name, target.source, resolution.size, resolution.sha256, resolution.validator)
@@ -318,7 +322,7 @@ class _Pull:
             part.close()
             if not part.have and resolution.size != 0:
                 part.remove()
-        entry = await asyncio.to_thread(self._publish, part, hashes, resolution)
+        entry = await run_to_end(self._publish, part, hashes, resolution)
         remove_part(part.directory)
         self._published(entry, transfer.transferred)
         return entry

@@ -97,6 +97,10 @@ class Resolver:
         elif source.hub is Hub.GITHUB and target.sha256 is None:
             digest = await self._find_in_release(source)
         probe = await self._retried(url, lambda: self._probe(url))
+        if source.hub is Hub.HUGGING_FACE and "x-linked-etag" not in probe.hub:
+            # Documented for HEAD only; a hub or mirror may leave it out of its answer to GET.
+            told = await self._retried(url, lambda: self._ask_head(url))
+            probe = replace(probe, hub={**told, **probe.hub})
         linked = probe.hub.get("x-linked-etag", "").strip().removeprefix("W/").strip('"').lower()
         if digest is None and is_digest(linked):
             digest = linked
@@ -179,6 +183,13 @@ class Resolver:
                     _raise_for_status(url, response)
                 return _Probe(here, response.status_code, dict(response.headers), hub, named)
         raise DownloadError(f"{url} redirects in circles", hint="check the address")
+
+    async def _ask_head(self, url: str) -> dict[str, str]:
+        """Return what the hub itself says of a file, from headers of its own only."""
+        response = await self._client.head(url, headers=self._access.headers(url))
+        if response.status_code >= 400:
+            return {}
+        return {name: value for name, value in response.headers.items() if name.startswith("x-")}
 
     async def _next_hop(self, url: str, here: str, location: str) -> str:
         if not location:

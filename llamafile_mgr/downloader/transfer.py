@@ -28,6 +28,7 @@ from llamafile_mgr.downloader.resolving import (
 )
 from llamafile_mgr.downloader.responses import Outcome, Verdict, judge
 from llamafile_mgr.downloader.retrying import RetryPolicy, next_wait
+from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.errors import DownloadError, Error
 from llamafile_mgr.store import BlockHashes, Part, Range
 
@@ -106,11 +107,14 @@ class Transfer:
             size = self._part.info.size
             if size is None:
                 raise DownloadError("the transfer ended without a size")
-            hashing = asyncio.to_thread(self._hasher.finish, size)
-            hashes, _ = await asyncio.gather(hashing, asyncio.to_thread(self._part.checkpoint))
-            return hashes
+            syncing = asyncio.create_task(run_to_end(self._part.checkpoint))
+            try:
+                return await run_to_end(self._hasher.finish, size)
+            finally:
+                await asyncio.wait((syncing,))
+                syncing.result()
         finally:
-            await asyncio.to_thread(self._hasher.stop)
+            await run_to_end(self._hasher.stop)
 
     # --- ranges ----------------------------------------------------------------------------------
 
@@ -136,7 +140,7 @@ class Transfer:
                 if now - synced_at >= _CHECKPOINT_SECONDS and (checkpoint is None or checkpoint.done()):
                     if checkpoint is not None:
                         checkpoint.result()
-                    checkpoint = asyncio.create_task(asyncio.to_thread(self._part.checkpoint))
+                    checkpoint = asyncio.create_task(run_to_end(self._part.checkpoint))
                     synced_at = now
                 self._advanced(self._part.have, len(self._running))
         finally:
@@ -240,7 +244,7 @@ class Transfer:
         finally:
             if pending:
                 # Also on the way out of a failure or a cancellation: these bytes have been paid for.
-                await asyncio.shield(self._write(segment, pending))
+                await self._write(segment, pending)
         return (
             None
             if segment.position == end
@@ -251,7 +255,7 @@ class Transfer:
         position = segment.position
         segment.position += sum(map(len, batch))
         try:
-            await asyncio.to_thread(self._part.write, position, batch)
+            await run_to_end(self._part.write, position, batch)
         except BaseException:
             segment.position = position
             raise
@@ -274,7 +278,7 @@ class Transfer:
             if self._part.have and not (self._resolution.validator or self._resolution.sha256):
                 self._noticed("the server cannot resume: starting over")
                 self._part.rebind(self._part.info, keep=False)
-                await asyncio.to_thread(self._hasher.stop)
+                await run_to_end(self._hasher.stop)
                 self._hasher = TrailingHasher(self._part.data)
                 mark = 0
             verdict = await self._fetch_whole()
@@ -320,14 +324,14 @@ class Transfer:
             if size is not None and end > size:
                 return Verdict(Outcome.BROKEN, f"more than the {size:,} bytes that were announced")
             if not self._part.covers(position, end):
-                await asyncio.to_thread(self._part.write, position, [chunk])
+                await run_to_end(self._part.write, position, [chunk])
                 self._hasher.advance(self._part.prefix)
             position = end
             if now - ticked_at >= _TICK_SECONDS:
                 self._advanced(self._part.have, 1)
                 ticked_at = now
             if now - synced_at >= _CHECKPOINT_SECONDS:
-                await asyncio.to_thread(self._part.checkpoint)
+                await run_to_end(self._part.checkpoint)
                 synced_at = now
             if meter.feed(now - asked_at, len(chunk)):
                 return Verdict(Outcome.RETRY, "the connection became too slow")
