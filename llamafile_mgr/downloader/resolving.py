@@ -210,7 +210,7 @@ class Resolver:
                     error.response.headers.get("retry-after"), datetime.now(timezone.utc)
                 )
                 reason = f"the server answered {error.response.status_code}"
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, OSError) as error:
                 reason = describe_failure(error)
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     raise certificate_error(url, error) from error
@@ -323,7 +323,8 @@ def relocated(before: Resolution, after: Resolution) -> Resolution:
         DownloadError: the file is another one now.
     """
     same_digest = after.confirmed and after.sha256 == before.sha256
-    same_version = before.validator is not None and after.validator == before.validator
+    # Without a version a pinned digest still finds out at the end.
+    same_version = after.validator == before.validator and (before.validator or before.sha256)
     if after.size == before.size and (same_digest or same_version):
         return replace(after, trust=before.trust)
     raise DownloadError(

@@ -34,7 +34,7 @@ from llamafile_mgr.store import BlockHashes, Part, Range
 
 __all__ = ["Transfer"]
 
-_FLUSH_BYTES = 512 * 1024
+_FLUSH_BYTES = 1024 * 1024
 _FLUSH_SECONDS = 0.1
 _TICK_SECONDS = 0.1
 _OBSERVE_SECONDS = 0.4
@@ -198,7 +198,7 @@ class Transfer:
                 if verdict.outcome is Outcome.WHOLE:
                     raise _RangesIgnoredError
                 return verdict
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             return _failed(resolution.url, error)
 
     def _judge(self, asked: Range | None, response: httpx.Response) -> Verdict:
@@ -245,11 +245,9 @@ class Transfer:
             if pending:
                 # Also on the way out of a failure or a cancellation: these bytes have been paid for.
                 await self._write(segment, pending)
-        return (
-            None
-            if segment.position == end
-            else Verdict(Outcome.RETRY, "the server sent less than it announced")
-        )
+        if segment.position == end:
+            return None
+        return Verdict(Outcome.RETRY, "the server sent less than it announced")
 
     async def _write(self, segment: Segment, batch: list[bytes]) -> None:
         position = segment.position
@@ -310,7 +308,7 @@ class Transfer:
                         hint="fetch it from another server, or pin its sha256",
                     )
                 return await self._receive_whole(response)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             return _failed(resolution.url, error)
 
     async def _receive_whole(self, response: httpx.Response) -> Verdict | None:
@@ -389,7 +387,8 @@ class Transfer:
             self._moves += 1
 
 
-def _failed(url: str, error: httpx.HTTPError) -> Verdict:
+def _failed(url: str, error: Exception) -> Verdict:
+    """Return the verdict on a request that broke; TLS that breaks midway is an ``OSError``."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         raise certificate_error(url, error) from error
     return Verdict(Outcome.RETRY, describe_failure(error))

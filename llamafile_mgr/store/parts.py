@@ -8,7 +8,6 @@ has the bytes; after a crash of the computer (another boot) only those that a ``
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -190,7 +189,7 @@ class Part:
                 return self._done.add(offset, offset + length)
         except OSError as error:
             missing = None if self.info.size is None else self.info.size - self._done.total
-            raise disk_error(error, self.data, missing=missing) from error
+            raise disk_error(error, self.data, name=self.info.name, missing=missing) from error
 
     def _write_data(self, offset: int, chunks: Sequence[bytes]) -> None:
         if not hasattr(os, "pwritev"):
@@ -223,7 +222,7 @@ class Part:
             _sync_data(self._map_descriptor)
         except OSError as error:
             self._unsynced = True
-            raise disk_error(error, self.data) from error
+            raise disk_error(error, self.data, name=self.info.name) from error
 
     def set_size(self, size: int) -> None:
         """Note the size, once a stream that did not announce it has ended."""
@@ -246,12 +245,6 @@ class Part:
         finally:
             os.close(self._data_descriptor)
             os.close(self._map_descriptor)
-
-    def abandon(self) -> None:
-        """Close after a failed disk, without another attempt to write."""
-        for descriptor in (self._data_descriptor, self._map_descriptor):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
 
     def remove(self) -> None:
         """Remove what is left of the directory, the data too if it was not published."""

@@ -38,7 +38,7 @@ def test_after_another_boot_only_what_was_synced_counts(tmp_path: Path) -> None:
     part.checkpoint()
     part.write(20, [b"x" * 20])
     text = (part.directory / "map").read_text()
-    part.abandon()
+    part.close()
     assert parse_map(text, json.loads(text.split("\n")[0])["boot"])[1].total == 40
     assert parse_map(text, "another")[1].total == 20
     assert parse_map(text, None)[1].total == 20
