@@ -26,6 +26,7 @@ from llamafile_mgr.store.layout import is_digest
 __all__ = ["Resolution", "Resolver", "certificate_error", "describe_failure", "relocated"]
 
 _MOST_REDIRECTS = 10
+_FIRST_RETRIES = 4
 _MOST_INDEX_BYTES = 32 * 1024 * 1024
 _T = TypeVar("_T")
 _PEP_691 = "application/vnd.pypi.simple.v1+json"
@@ -79,7 +80,9 @@ class Resolver:
         retrying: Callable[[str, float], None],
     ) -> None:
         self._client = client
-        self._policy = RetryPolicy(config.retries, config.retry_seconds)
+        # At first the user waits and may have mistyped; once bytes flow, patience is what they want.
+        self._patient = RetryPolicy(config.retries, config.retry_seconds)
+        self._policy = RetryPolicy(min(config.retries, _FIRST_RETRIES), config.retry_seconds)
         self._access = access
         self._retrying = retrying
 
@@ -104,6 +107,7 @@ class Resolver:
         linked = probe.hub.get("x-linked-etag", "").strip().removeprefix("W/").strip('"').lower()
         if digest is None and is_digest(linked):
             digest = linked
+        self._policy = self._patient
         return _judge_probe(source, target, url, probe, digest)
 
     async def _find_in_index(self, source: Source) -> tuple[str, str | None]:
