@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import sys
 import types
 import typing
@@ -24,7 +25,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["CONFIG_VARIABLE", "Config", "DownloadConfig", "ModelConfig", "ServeConfig", "load_config"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "Config",
+    "DownloadConfig",
+    "ModelConfig",
+    "ServeConfig",
+    "load_config",
+    "parse_duration",
+    "parse_size",
+]
 
 CONFIG_VARIABLE = "LLAMAFILE_MGR_CONFIG"
 _PREFIX = "LLAMAFILE_MGR_"
@@ -38,8 +48,9 @@ class ServeConfig:
     """``[serve]``: the proxy and the engines behind it.
 
     ``embed``, ``generate``: names of the models to run. ``load_stall_seconds``: how long a loading
-    engine may stay silent. ``drain_seconds``: how long accepted calls may still take when stopping.
-    ``max_body_bytes``: the largest request body.
+    engine may stay silent. ``liveness_seconds``: how long a ready one may, while it owes answers, until it is
+    replaced. ``drain_seconds``: how long accepted calls may still take when stopping. ``max_body_bytes``:
+    the largest request body.
     """
 
     host: str = "127.0.0.1"
@@ -47,13 +58,14 @@ class ServeConfig:
     embed: str | None = None
     generate: str | None = None
     load_stall_seconds: float = 120.0
+    liveness_seconds: float = 10.0
     drain_seconds: float = 10.0
     max_body_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"serve.port is {self.port}, outside 0 to 65535")
-        for name in ("load_stall_seconds", "drain_seconds", "max_body_bytes"):
+        for name in ("load_stall_seconds", "liveness_seconds", "drain_seconds", "max_body_bytes"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"serve.{name} must be above zero")
 
@@ -95,18 +107,29 @@ class DownloadConfig:
 class ModelConfig:
     """``[models.NAME]``: what the planner must not choose for one model; unset keys stay its choice.
 
-    ``context``: tokens. ``threads``: compute threads of the engine.
+    ``context``: tokens. ``threads``: compute threads of one engine. ``replicas``: engines of this model.
+    ``idle_unload``: end the engines after so long without calls, such as ``"10m"``; a call starts them.
+    ``pinned``: never end them to make room for another model (embedding models are pinned by default).
+    ``memory_limit``: replace an engine that grows beyond it, such as ``"2GB"``.
     """
 
     context: int | None = None
     threads: int | None = None
     slots: int | None = None
+    replicas: int | None = None
+    idle_unload: str | None = None
+    pinned: bool | None = None
+    memory_limit: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("context", "threads", "slots"):
+        for name in ("context", "threads", "slots", "replicas"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"models.*.{name} must be at least 1")
+        for name, parse in (("idle_unload", parse_duration), ("memory_limit", parse_size)):
+            text = getattr(self, name)
+            if text is not None:
+                parse(text, f"models.*.{name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +140,26 @@ class Config:
     download: DownloadConfig = field(default_factory=DownloadConfig)
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     source: Path | None = None
+
+
+_DURATIONS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_duration(text: str, name: str) -> float:
+    """Return the seconds of a text such as ``90s``, ``10m``, ``1.5h`` or ``2d``. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip(), re.ASCII)
+    if found is None or float(found.group(1)) == 0:
+        raise ConfigError(f"{name} is {text!r}, no duration", hint='write it like "10m" (s, m, h or d)')
+    return float(found.group(1)) * _DURATIONS[found.group(2)]
+
+
+def parse_size(text: str, name: str) -> int:
+    """Return the bytes of a text such as ``500MB`` or ``2GiB``. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?b)?", text.strip(), re.ASCII | re.IGNORECASE)
+    if found is None or float(found.group(1)) == 0:
+        raise ConfigError(f"{name} is {text!r}, no size", hint='write it like "2GB" or "500MiB"')
+    return int(float(found.group(1)) * _SIZES[(found.group(2) or "").upper()])
 
 
 _SECTIONS: dict[str, type[ServeConfig] | type[DownloadConfig]] = {

@@ -15,10 +15,12 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   └── DiskFullError     there is no room
     ├── PlanError             no launch of this model can work on this machine
     ├── EngineError           an engine died, hung or answered nonsense
-    │   └── EngineStartError  an engine never became ready
+    │   ├── EngineStartError  an engine never became ready
+    │   └── EngineLostError   the connection to an engine broke: it died or was stopped
     ├── PortInUseError        our own listening address is taken
     ├── NotReadyError         the model is not ready yet, or no longer
     ├── RequestError          a request to the proxy cannot be answered as sent
+    │   ├── InputTooLongError
     │   ├── BodyTooLargeError
     │   ├── UnknownRouteError
     │   └── WrongMethodError
@@ -35,8 +37,10 @@ __all__ = [
     "DiskFullError",
     "DownloadError",
     "EngineError",
+    "EngineLostError",
     "EngineStartError",
     "Error",
+    "InputTooLongError",
     "IntegrityError",
     "InternalError",
     "InvalidFileError",
@@ -75,9 +79,8 @@ class Error(Exception):
         return _rebuild, (type(self), self.message, self.cause, self.hint)
 
     def describe(self) -> str:
-        """Return message, cause and hint as one paragraph for logs and HTTP bodies."""
-        parts = [self.message, self.cause, self.hint]
-        return " ".join(p if p.endswith((".", "!", "?", ":")) else f"{p}." for p in parts if p)
+        """Return message, cause and hint on one line, for logs and HTTP bodies."""
+        return "; ".join(part for part in (self.message, self.cause, self.hint) if part)
 
 
 def _rebuild(cls: type[Error], message: str, cause: str | None, hint: str | None) -> Error:
@@ -184,6 +187,12 @@ class EngineStartError(EngineError):
     code = "engine_start"
 
 
+class EngineLostError(EngineError):
+    """The connection to an engine broke before it had answered: it died or was stopped."""
+
+    code = "engine_lost"
+
+
 class PortInUseError(Error):
     """The address that we were told to listen on is taken or not ours to take."""
 
@@ -194,6 +203,8 @@ class PortInUseError(Error):
 class NotReadyError(Error):
     """The model that a call needs is not ready yet, or no longer."""
 
+    #: When to try again; set on the instance where it is known.
+    retry_after_seconds: float = 2.0
     exit_code = 14
     http_status = 503
     code = "not_ready"
@@ -205,6 +216,12 @@ class RequestError(Error):
     exit_code = 15
     http_status = 400
     code = "invalid_request"
+
+
+class InputTooLongError(RequestError):
+    """A text has more tokens than the model takes."""
+
+    code = "context_length_exceeded"
 
 
 class BodyTooLargeError(RequestError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,15 @@ def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
     import platformdirs
 
     dirs = platformdirs.PlatformDirs(_APP, appauthor=False)
+    state = Path(dirs.user_state_dir)
+    # Without a login session there is no runtime directory, and a shared /tmp is no place for keys.
+    has_session = sys.platform != "linux" or bool(env.get("XDG_RUNTIME_DIR"))
     return Paths(
         config_file=Path(dirs.user_config_dir) / "config.toml",
         store=Path(dirs.user_data_dir) / "store",
-        state=Path(dirs.user_state_dir),
+        state=state,
         cache=Path(dirs.user_cache_dir),
-        runtime=Path(dirs.user_runtime_dir),
+        runtime=Path(dirs.user_runtime_dir) if has_session else state / "run",
     )
 
 

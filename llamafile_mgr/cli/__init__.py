@@ -32,6 +32,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verification", "Find damaged files and mend them."),
     "import": ("importing", "Take a file of this computer into the store."),
     "kit": ("kits", "Carry models to a machine without internet."),
+    "serve": ("serve", "Run models behind the local proxy."),
+    "status": ("status", "Show what the running serve does."),
+    "ps": ("ps", "List the engines of the running serve."),
+    "logs": ("logs", "Print what a model's engines print."),
+    "load": ("load", "Start the engines of a model."),
+    "unload": ("unload", "End the engines of a model until the next call."),
+    "restart": ("restart", "Replace a model's engines without a failed call."),
+    "stop": ("stop", "Stop the running serve."),
+    "show": ("show", "Say what is in a llamafile, a GGUF or a catalog entry."),
+    "pack": ("pack", "Make a llamafile of a runtime and weights."),
+    "recommend": ("recommend", "Choose models for this machine and this use, and say why."),
+    "plan": ("plan", "Say how models would be started here or elsewhere, and why."),
+    "doctor": ("doctor", "Check this machine: what is wrong, why it matters, how to mend it."),
 }
 
 

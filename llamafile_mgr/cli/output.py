@@ -11,7 +11,7 @@ import click
 
 from llamafile_mgr.errors import Error
 
-__all__ = ["format_bytes", "format_table", "print_error", "print_json", "print_line"]
+__all__ = ["format_bytes", "format_table", "print_error", "print_json", "print_json_line", "print_line"]
 
 
 def print_line(text: str = "") -> None:
@@ -22,6 +22,12 @@ def print_line(text: str = "") -> None:
 def print_json(value: object) -> None:
     """Write ``value`` as indented JSON to standard output; keys keep their order."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_line(value: object) -> None:
+    """Write ``value`` as JSON on one line and flush, so that a reading program sees it at once."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+    sys.stdout.flush()
 
 
 def print_error(error: Error) -> None:

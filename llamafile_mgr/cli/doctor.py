@@ -1,0 +1,64 @@
+"""``doctor``: what this machine is, what is wrong with it, and how to mend it."""
+
+from __future__ import annotations
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_json, print_line
+
+__all__ = ["command"]
+
+_MARKS = {"pass": ("pass", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the machine snapshot and the checks as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only what warns or fails.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Check this port of serve; 0 checks none.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) -> None:
+    """Check this machine: pass, warn or fail, the consequence and the fix.
+
+    Exit code 0 when nothing fails (warnings are allowed), 10 when something does. The file that --json
+    writes can be read by plan --machine and recommend --machine on another computer.
+
+    \b
+    Examples:
+      llamafile-mgr doctor
+      llamafile-mgr doctor --quiet && llamafile-mgr serve
+      llamafile-mgr doctor --json > server.json
+      llamafile-mgr recommend --machine server.json
+    """
+    from llamafile_mgr.errors import PlanError
+    from llamafile_mgr.machine import detect_machine, diagnose, failures, launch_facts
+
+    context = ctx.ensure_object(Context)
+    machine = detect_machine()
+    wanted = context.load_config({"serve.port": port}).serve.port
+    checks = diagnose(machine, launch_facts(context.paths, port=wanted))
+    bad = failures(checks)
+    if as_json:
+        print_json(
+            {"ok": not bad, "machine": machine.to_dict(), "checks": [check.to_dict() for check in checks]}
+        )
+    else:
+        for check in checks:
+            if quiet and check.outcome.value == "pass":
+                continue
+            word, colour = _MARKS[check.outcome.value]
+            print_line(f"{click.style(word, fg=colour)}  {check.name}: {check.finding}")
+            if check.consequence:
+                print_line(f"      why it matters: {check.consequence}")
+            if check.fix:
+                print_line(f"      fix: {check.fix}")
+        if not quiet or bad:
+            print_line(_summary(len(checks), sum(c.outcome.value == "warn" for c in checks), len(bad)))
+    ctx.exit(PlanError.exit_code if bad else 0)
+
+
+def _summary(total: int, warnings: int, failures: int) -> str:
+    words = [f"{total} checks"]
+    words.append("nothing fails" if not failures else f"{failures} failed")
+    words.append(f"{warnings} to look at" if warnings else "no warnings")
+    return ", ".join(words)

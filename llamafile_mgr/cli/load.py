@@ -1,0 +1,26 @@
+"""``load``: start the engines of a model that is unloaded or has failed."""
+
+from __future__ import annotations
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_line
+from llamafile_mgr.cli.running import ask_running, port_option
+
+__all__ = ["command"]
+
+
+@click.command("load")
+@click.argument("model")
+@port_option
+@click.pass_obj
+def command(context: Context, model: str, port: int | None) -> None:
+    """Start the engines of MODEL in the running serve: it was unloaded, or it failed.
+
+    \b
+    Examples:
+      llamafile-mgr load all-minilm-l6-v2
+    """
+    list(ask_running(context, port, {"command": "load", "model": model}))
+    print_line(f"{model}: loaded")

@@ -1,0 +1,29 @@
+"""``logs``: what a model's engines print."""
+
+from __future__ import annotations
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_line
+from llamafile_mgr.cli.running import ask_running, port_option
+
+__all__ = ["command"]
+
+
+@click.command("logs")
+@click.argument("model")
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until Ctrl-C.")
+@port_option
+@click.pass_obj
+def command(context: Context, model: str, follow: bool, port: int | None) -> None:
+    """Print the last lines of MODEL's engines in the running serve.
+
+    \b
+    Examples:
+      llamafile-mgr logs all-minilm-l6-v2
+      llamafile-mgr logs -f all-minilm-l6-v2
+    """
+    wish = {"command": "logs", "model": model, "follow": follow}
+    for answer in ask_running(context, port, wish, seconds=None):
+        print_line(f"{answer['engine']}: {answer['line']}")

@@ -1,0 +1,99 @@
+"""``plan``: how models would be started on this machine or another one, and why."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llamafile_mgr.machine import Machine
+    from llamafile_mgr.planner.plans import Plan
+
+__all__ = ["command"]
+
+
+@click.command("plan")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--embed", metavar="MODEL", help="Plan this model for embedding calls.")
+@click.option("--generate", metavar="MODEL", help="Plan this model for generation calls.")
+@click.option(
+    "--machine",
+    "snapshot",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Plan for the machine of this snapshot, which doctor --json wrote.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(
+    context: Context,
+    models: tuple[str, ...],
+    embed: str | None,
+    generate: str | None,
+    snapshot: Path | None,
+    as_json: bool,
+) -> None:
+    """Say how MODELs would be started together: command, environment, memory, and the rule behind each.
+
+    Nothing is started. MODEL is a name from `llamafile-mgr list` or the path of a llamafile or GGUF. PORT
+    and KEY_FILE stand for what is chosen when an engine starts.
+
+    \b
+    Examples:
+      llamafile-mgr plan all-minilm-l6-v2
+      llamafile-mgr plan --embed mxbai-embed-large-v1 --generate ./Qwen3.5-2B-Q8_0.llamafile
+      llamafile-mgr doctor --json > server.json    (on the other computer)
+      llamafile-mgr plan all-minilm-l6-v2 --machine server.json --json
+    """
+    from llamafile_mgr.machine import detect_machine, read_snapshot
+    from llamafile_mgr.planner.rendering import joint_memory, plan_to_dict
+    from llamafile_mgr.proxy.assembly import make_plans, wanted_models
+
+    config = context.load_config()
+    named = bool(models or embed or generate)
+    wanted = wanted_models(
+        models, embed if named else config.serve.embed, generate if named else config.serve.generate
+    )
+    other = read_snapshot(snapshot) if snapshot is not None else None
+    plans = make_plans(wanted, config, context.paths, other)
+    machine = other or detect_machine()
+    if as_json:
+        print_json({"plans": [plan_to_dict(plan) for plan in plans], "memory": joint_memory(plans, machine)})
+        return
+    for plan in plans:
+        _print_plan(plan)
+    _print_memory(plans, machine)
+
+
+def _print_plan(plan: Plan) -> None:
+    from llamafile_mgr.planner.rendering import describe_command
+
+    print_line(f"{plan.name} ({plan.role.value}, {plan.family.value}, on {plan.device})")
+    rows = [(reason.setting, reason.value, reason.why) for reason in plan.reasons]
+    print_line(format_table(("SETTING", "VALUE", "WHY"), rows))
+    for warning in plan.warnings:
+        print_line(f"warning: {warning}")
+    times = f" ({plan.replicas} times)" if plan.replicas > 1 else ""
+    print_line(f"command{times}: {shlex.join(describe_command(plan))}")
+    settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(plan.environment.items()))
+    print_line(f"environment: {settings}")
+    print_line()
+
+
+def _print_memory(plans: Sequence[Plan], machine: Machine) -> None:
+    from llamafile_mgr.planner.rendering import joint_memory
+
+    memory = joint_memory(plans, machine)
+    on_gpus = f", {format_bytes(memory['needed_on_gpus'])} of GPU memory" if memory["needed_on_gpus"] else ""
+    print_line(
+        f"together: {format_bytes(memory['needed'])} of main memory{on_gpus};"
+        f" {format_bytes(memory['usable_now'])} are free of {format_bytes(memory['machine'])}"
+    )

@@ -1,0 +1,31 @@
+"""``restart``: new engines for a model, without a failed call."""
+
+from __future__ import annotations
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_line
+from llamafile_mgr.cli.running import ask_running, port_option
+
+__all__ = ["command"]
+
+
+@click.command("restart")
+@click.argument("model")
+@click.option("--new-vector-space", is_flag=True, help="Allow vectors that do not fit those made before.")
+@port_option
+@click.pass_obj
+def command(context: Context, model: str, new_vector_space: bool, port: int | None) -> None:
+    """Replace the engines of MODEL: each new one is ready and checked before its old one drains.
+
+    The model is planned again first, so that a new file or changed settings take effect. A change that
+    would make vectors unfit for an existing index is refused unless it is allowed.
+
+    \b
+    Examples:
+      llamafile-mgr restart mxbai-embed-large-v1
+    """
+    wish = {"command": "restart", "model": model, "new_vector_space": new_vector_space}
+    list(ask_running(context, port, wish, seconds=None))
+    print_line(f"{model}: restarted")

@@ -1,0 +1,43 @@
+"""Finding the ``serve`` that a command means, and asking it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.errors import NotReadyError, UsageError
+
+__all__ = ["ask_running", "port_option"]
+
+port_option = click.option(
+    "--port", type=click.IntRange(1, 65535), help="The port of the serve that is meant, when several run."
+)
+
+
+def ask_running(
+    context: Context, port: int | None, command: dict[str, Any], *, seconds: float | None = 600.0
+) -> Iterator[dict[str, Any]]:
+    """Send one command to the running ``serve`` and yield its answers.
+
+    Raises:
+        NotReadyError: none runs, or none on this port.
+        UsageError: several run and no port was given.
+        Error: what the service answered.
+    """
+    from llamafile_mgr.supervisor.control import find_sockets, send_command
+
+    found = find_sockets(context.paths.runtime)
+    if port is not None:
+        found = [each for each in found if each[0] == port]
+    if not found:
+        where = f" on port {port}" if port is not None else ""
+        raise NotReadyError(
+            f"no serve is running{where}", hint="start one: llamafile-mgr serve --embed MODEL"
+        )
+    if len(found) > 1:
+        ports = ", ".join(str(each[0]) for each in found)
+        raise UsageError(f"several serves are running, on ports {ports}", hint="say which with --port")
+    return send_command(found[0][1], command, seconds=seconds)

@@ -1,0 +1,95 @@
+"""``serve``: run models behind the local proxy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_json_line, print_line
+
+if TYPE_CHECKING:
+    from llamafile_mgr.planner.plans import Plan
+    from llamafile_mgr.proxy.serving import Announcements
+    from llamafile_mgr.supervisor.pool import PoolSnapshot
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--embed", metavar="MODEL", help="Serve this model for embedding calls.")
+@click.option("--generate", metavar="MODEL", help="Serve this model for generation calls.")
+@click.option("--host", metavar="ADDRESS", help="Listen here; loopback only.  [default: 127.0.0.1 and ::1]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Listen on this port, 0 for any.  [default: 8080]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.option("--verbose", is_flag=True, help="Log every step to standard error.")
+@click.pass_obj
+def command(
+    context: Context,
+    models: tuple[str, ...],
+    embed: str | None,
+    generate: str | None,
+    host: str | None,
+    port: int | None,
+    as_json: bool,
+    verbose: bool,
+) -> int:
+    """Start engines for MODELs and one proxy in front of them, and keep them running.
+
+    MODEL is a name from `llamafile-mgr list` or the path of a llamafile or GGUF. It may need no role: the
+    catalog or the file tells whether it embeds or generates. Calls that arrive while a model loads wait.
+
+    \b
+    Examples:
+      llamafile-mgr serve --embed mxbai-embed-large-v1
+      llamafile-mgr serve --embed all-minilm-l6-v2 --generate ./Qwen3.5-2B-Q8_0.llamafile
+      llamafile-mgr serve all-minilm-l6-v2 --port 0 --json
+    """
+    from llamafile_mgr.proxy.assembly import make_plans, wanted_models
+    from llamafile_mgr.proxy.serving import serve
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    flags = {"serve.host": host, "serve.port": port}
+    config = context.load_config(flags)
+    chosen_embed = embed or (None if models else config.serve.embed)
+    chosen_generate = generate or (None if models else config.serve.generate)
+    wanted = wanted_models(models, chosen_embed, chosen_generate)
+
+    def plan_all() -> Sequence[Plan]:
+        return make_plans(wanted, context.load_config(flags), context.paths)
+
+    return serve(plan_all, config, context.paths, _announcements(as_json))
+
+
+def _announcements(as_json: bool) -> Announcements:
+    from llamafile_mgr.proxy.serving import Announcements
+
+    if as_json:
+        return Announcements(
+            listening=lambda url: print_json_line({"event": "listening", "url": url}),
+            ready=lambda url, pools: print_json_line({"event": "ready", "url": url, "models": _names(pools)}),
+            stopping=lambda: print_json_line({"event": "stopping"}),
+        )
+    return Announcements(
+        listening=lambda url: print_line(f"listening on {url}, starting engines (Ctrl-C stops)"),
+        ready=_print_ready,
+        stopping=lambda: print_line("stopping"),
+    )
+
+
+def _names(pools: Sequence[PoolSnapshot]) -> dict[str, str]:
+    return {pool.role: pool.model for pool in pools}
+
+
+def _print_ready(url: str, pools: Sequence[PoolSnapshot]) -> None:
+    for pool in pools:
+        print_line(f"ready: {pool.model} ({pool.role})")
+    print_line(f"OpenAI clients: base URL {url}/v1 · llamafile clients: {url}")

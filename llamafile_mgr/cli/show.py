@@ -1,0 +1,238 @@
+"""``show``: what is in a file, or what the catalog knows about a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
+
+if TYPE_CHECKING:
+    from llamafile_mgr.catalog import Artifact, Model
+    from llamafile_mgr.llamafile import ArgumentEffect, FileFacts, GgufFacts, Weights
+
+__all__ = ["command"]
+
+Rows = list[tuple[str, str]]
+
+
+@click.command("show")
+@click.argument("what", metavar="FILE|MODEL")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(context: Context, what: str, as_json: bool) -> None:
+    """Say what is in a llamafile, a runtime or a GGUF, without running it; or what the catalog knows.
+
+    \b
+    Examples:
+      llamafile-mgr show ./mxbai-embed-large-v1-f16.llamafile
+      llamafile-mgr show model.gguf --json
+      llamafile-mgr show mxbai-embed-large-v1
+    """
+    path = Path(what)
+    if path.exists() or "/" in what or what.lower().endswith((".llamafile", ".gguf")):
+        _show_file(path, as_json)
+    else:
+        _show_entry(what, as_json)
+
+
+def _show_file(path: Path, as_json: bool) -> None:
+    from llamafile_mgr.llamafile import explain_arguments, inspect_file
+
+    facts = inspect_file(path)
+    effects: tuple[ArgumentEffect, ...] = ()
+    if facts.arguments is not None:
+        effects = explain_arguments(
+            facts.arguments,
+            family=facts.family,
+            version=facts.engine_version,
+            members=frozenset(w.member for w in facts.weights if w.member is not None),
+        )
+    if as_json:
+        print_json(_file_as_json(facts, effects))
+        return
+    _print_rows(_file_rows(facts))
+    for weights in facts.weights:
+        print_line()
+        _print_rows(_weights_rows(weights))
+    if facts.arguments is not None:
+        print_line()
+        print_line("Embedded arguments")
+        _print_effects(effects)
+
+
+def _show_entry(name: str, as_json: bool) -> None:
+    from llamafile_mgr.catalog import load_catalog
+    from llamafile_mgr.errors import NotFoundError
+
+    try:
+        model, artifact = load_catalog().find(name)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"there is no file {name}, and no model or runtime of this name", hint=error.hint
+        ) from error
+    if as_json:
+        print_json(_artifact_as_json(artifact) if model is None else _model_as_json(model))
+        return
+    if model is None:
+        _print_rows([("Runtime", artifact.name), *_artifact_rows(artifact)])
+        return
+    _print_rows(_model_rows(model))
+    print_line()
+    print_line("Files (the first is the recommended one)")
+    header = ("NAME", "KIND", "SIZE", "QUANTISATION", "ENGINE", "SOURCE")
+    print_line(format_table(header, [_artifact_cells(entry) for entry in model.artifacts]))
+
+
+def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    rows = list(rows)
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        print_line(f"{label.ljust(width)}  {_printable(value)}")
+
+
+def _print_effects(effects: Iterable[ArgumentEffect]) -> None:
+    for effect in effects:
+        words = " ".join(effect.arguments) or "$"
+        print_line(f"  {_printable(words)}: {_printable(effect.meaning)}")
+        if effect.warning:
+            print_line(f"      ! {_printable(effect.warning)}")
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` with escapes for what could drive a terminal: files are strangers' work."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _or_dash(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+def _file_rows(facts: FileFacts) -> Rows:
+    rows = [
+        ("File", str(facts.path)),
+        ("Kind", facts.kind.value),
+        ("Size", f"{format_bytes(facts.size)} ({facts.size} bytes)"),
+    ]
+    if facts.head_size:
+        rows += [
+            ("Engine", _or_dash(facts.engine_version)),
+            ("Family", _or_dash(facts.family.value if facts.family else None)),
+            ("GPU libraries", ", ".join(facts.gpu_modules) or "-"),
+            ("Other members", f"{facts.other_members} ({format_bytes(facts.other_bytes)})"),
+        ]
+    return rows
+
+
+def _weights_rows(weights: Weights) -> Rows:
+    gguf = weights.gguf
+    rows = [("Weights", weights.member)] if weights.member is not None else []
+    rows += [
+        ("Name", _or_dash(gguf.name)),
+        ("Architecture", _or_dash(gguf.architecture)),
+        ("Parameters", _count(gguf.parameters)),
+        ("Quantisation", _or_dash(gguf.quantisation)),
+        ("Tensors", f"{gguf.tensor_count} ({format_bytes(gguf.tensor_bytes)})"),
+        ("Context", _or_dash(gguf.context_length)),
+        ("Dimensions", _or_dash(gguf.embedding_length)),
+        ("Layers", _or_dash(gguf.block_count)),
+        ("Heads", f"{_or_dash(gguf.head_count)} (key/value: {_or_dash(gguf.head_count_kv)})"),
+        ("Vocabulary", f"{_or_dash(gguf.vocab_size)} ({_or_dash(gguf.tokenizer_model)})"),
+        ("Adds BOS / EOS", f"{_or_dash(gguf.add_bos)} / {_or_dash(gguf.add_eos)}"),
+        ("Pooling", _or_dash(gguf.pooling)),
+        ("Causal", _or_dash(gguf.causal)),
+        ("Chat template", _or_dash(gguf.has_chat_template)),
+    ]
+    return rows + _rare_rows(gguf)
+
+
+def _rare_rows(gguf: GgufFacts) -> Rows:
+    rows: Rows = []
+    if gguf.expert_count:
+        rows.append(("Experts", f"{gguf.expert_count} (used: {_or_dash(gguf.expert_used_count)})"))
+    if gguf.split is not None:
+        rows.append(("Part", f"{gguf.split[0] + 1} of {gguf.split[1]}"))
+    if gguf.is_projector:
+        rows.append(("Role", "projector of a multimodal model"))
+    return rows
+
+
+def _count(value: int) -> str:
+    for limit, unit in ((10**9, "B"), (10**6, "M")):
+        if value >= limit:
+            return f"{value / limit:.3g} {unit} ({value})"
+    return str(value)
+
+
+def _model_rows(model: Model) -> Rows:
+    return [
+        ("Model", model.id),
+        ("Title", model.title),
+        ("Summary", model.summary),
+        ("Role", model.role.value),
+        ("Licence", model.licence + ("" if model.commercial else " (not for commercial use)")),
+        ("Homepage", model.homepage),
+        ("Architecture", _or_dash(model.architecture)),
+        ("Dimensions", _or_dash(model.dimensions)),
+        ("Longest text", f"{_or_dash(model.max_tokens)} tokens"),
+        ("Pooling", _or_dash(model.pooling.value if model.pooling else None)),
+        ("Query prompt", _or_dash(model.query_prompt)),
+        ("Document prompt", _or_dash(model.document_prompt)),
+    ]
+
+
+def _artifact_rows(artifact: Artifact) -> Rows:
+    return [
+        ("Engine", _or_dash(artifact.engine_version)),
+        ("Size", format_bytes(artifact.size or artifact.approximate_size)),
+        ("SHA-256", _or_dash(artifact.sha256)),
+        ("Source", artifact.source),
+    ]
+
+
+def _artifact_cells(artifact: Artifact) -> tuple[str, ...]:
+    return (
+        artifact.name,
+        artifact.kind.value,
+        format_bytes(artifact.size or artifact.approximate_size),
+        _or_dash(artifact.quantisation),
+        _or_dash(artifact.engine_version),
+        artifact.source,
+    )
+
+
+def _file_as_json(facts: FileFacts, effects: Iterable[ArgumentEffect]) -> dict[str, object]:
+    from dataclasses import asdict
+
+    value = {**asdict(facts), "path": str(facts.path), "kind": facts.kind.value}
+    value["family"] = facts.family.value if facts.family else None
+    if facts.arguments is not None:
+        syntax = facts.arguments.syntax
+        value["arguments"] |= {
+            "syntax": syntax.value if syntax else None,
+            "effects": [asdict(effect) for effect in effects],
+        }
+    return value
+
+
+def _model_as_json(model: Model) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        **asdict(model),
+        "role": model.role.value,
+        "pooling": model.pooling.value if model.pooling else None,
+        "artifacts": [_artifact_as_json(artifact) for artifact in model.artifacts],
+    }
+
+
+def _artifact_as_json(artifact: Artifact) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {**asdict(artifact), "kind": artifact.kind.value}

@@ -1,0 +1,72 @@
+"""``status``: what a running ``serve`` does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import format_table, print_json, print_line
+from llamafile_mgr.cli.running import ask_running, port_option
+
+__all__ = ["command"]
+
+
+@click.command("status")
+@port_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(context: Context, port: int | None, as_json: bool) -> None:
+    """Show the models of the running serve, their engines, states and causes.
+
+    \b
+    Examples:
+      llamafile-mgr status
+      llamafile-mgr status --json
+    """
+    status = next(ask_running(context, port, {"command": "status"}, seconds=10.0))
+    if as_json:
+        print_json(status)
+        return
+    print_line(f"{status['url']}, up {_duration(status['uptime_seconds'])}, version {status['version']}")
+    for model in status["models"]:
+        print_line()
+        print_line(f"{model['model']} ({model['role']}, {model['family']}): {_summary(model)}")
+        if model["engines"]:
+            print_line(format_table(_HEADERS, (_row(engine) for engine in model["engines"])))
+        for engine in model["engines"]:
+            for text in (*engine["steps"], *([engine["cause"]] if engine["cause"] else [])):
+                print_line(f"  {engine['name']}: {text}")
+
+
+_HEADERS = ("ENGINE", "STATE", "FOR", "PID", "PORT", "RESTARTS", "IN FLIGHT", "SERVED")
+
+
+def _row(engine: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        engine["name"],
+        engine["state"],
+        _duration(engine["age_seconds"]),
+        str(engine["pid"] or "-"),
+        str(engine["port"] or "-"),
+        str(engine["restarts"]),
+        str(engine["in_flight"]),
+        str(engine["served"]),
+    )
+
+
+def _summary(model: dict[str, Any]) -> str:
+    if model["ready"]:
+        return "ready" + (f", {model['waiting']} waiting" if model["waiting"] else "")
+    if not model["loaded"]:
+        return "unloaded; the next call starts it"
+    return f"not ready, {model['waiting']} waiting"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,25 @@
+"""``stop``: end a running ``serve``."""
+
+from __future__ import annotations
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_line
+from llamafile_mgr.cli.running import ask_running, port_option
+
+__all__ = ["command"]
+
+
+@click.command("stop")
+@port_option
+@click.pass_obj
+def command(context: Context, port: int | None) -> None:
+    """Stop the running serve: accepted calls are answered, then its engines end.
+
+    \b
+    Examples:
+      llamafile-mgr stop
+    """
+    list(ask_running(context, port, {"command": "stop"}, seconds=10.0))
+    print_line("stopping")

@@ -1,0 +1,26 @@
+"""``unload``: end the engines of a model; the next call starts them again."""
+
+from __future__ import annotations
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_line
+from llamafile_mgr.cli.running import ask_running, port_option
+
+__all__ = ["command"]
+
+
+@click.command("unload")
+@click.argument("model")
+@port_option
+@click.pass_obj
+def command(context: Context, model: str, port: int | None) -> None:
+    """End the engines of MODEL once their calls are done; the next call starts them again.
+
+    \b
+    Examples:
+      llamafile-mgr unload all-minilm-l6-v2
+    """
+    list(ask_running(context, port, {"command": "unload", "model": model}))
+    print_line(f"{model}: unloaded")

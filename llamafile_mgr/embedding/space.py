@@ -1,0 +1,35 @@
+"""The vector space: a fingerprint of everything that shapes a vector.
+
+Vectors of different fingerprints must never share an index. What shapes a vector: the weights, how token
+vectors are pooled, the normalisation, the prompts and the engine family.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.planner.plans import Plan
+
+__all__ = ["fingerprint_space"]
+
+#: The embedded engine is the upstream server of v10 in another package: one space.
+_SAME_SPACE = {Family.EMBEDDED: Family.V10}
+
+
+def fingerprint_space(plan: Plan) -> str:
+    """Return 16 hex digits that change when vectors of this plan would."""
+    model = plan.model
+    pooling = plan.settings.pooling
+    facts = {
+        "weights": plan.weights_digest,
+        "pooling": pooling.value if pooling else None,
+        "normalise": "l2",
+        "query_prompt": model.query_prompt if model else None,
+        "document_prompt": model.document_prompt if model else None,
+        "append_eos": model.append_eos if model else False,
+        "family": _SAME_SPACE.get(plan.family, plan.family).value,
+    }
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]

@@ -1,0 +1,36 @@
+"""Checking and normalising vectors; nothing that an engine computed is passed on unchecked."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamafile_mgr.errors import EngineError
+
+__all__ = ["cosines", "normalise"]
+
+#: Below this length a vector has no direction worth the name; engines write zeros where they failed.
+_SHORTEST = 1e-12
+
+
+def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ``vectors`` of shape (n, d), each scaled to unit length (float32).
+
+    Raises:
+        EngineError: NaN, infinity or a zero vector; the message names the first culprit's index.
+    """
+    wide = vectors.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    bad = ~np.isfinite(lengths) | (lengths < _SHORTEST)
+    if bad.any():
+        index = int(np.argmax(bad))
+        what = "a zero vector" if np.isfinite(lengths[index]) else "numbers that are not finite"
+        raise EngineError(f"the engine gave {what} for text {index}")
+    unit: NDArray[np.float32] = (wide / lengths[:, np.newaxis]).astype(np.float32)
+    return unit
+
+
+def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of each row of ``left`` with the same row of ``right``, both of unit length."""
+    products: NDArray[np.float64] = np.einsum("ij,ij->i", left.astype(np.float64), right.astype(np.float64))
+    return products

@@ -1,0 +1,304 @@
+"""The embedded engine: llama.cpp's own HTTP server from the ``xllamacpp`` wheel, as a program.
+
+``python -m llamafile_mgr.engines.embedded -m MODEL --port 0 ...`` takes the flags of llama.cpp's server
+that we use (``FLAGS``); any other flag is an error, as it is there. It logs to standard error, prints
+``listening on http://HOST:PORT`` when it serves, and ends on SIGINT and SIGTERM. MODEL is a GGUF or a
+llamafile with one GGUF inside. ``--llamafile FILE`` (what a packed file's launcher passes) adds the file's
+own ``.args`` in front and takes its GGUF when no ``-m`` is given.
+
+Exit codes: 0 after a signal, 1 for a bad flag or a model that does not load, 2 when the extra
+``embedded`` is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.llamafile import inspect_file
+from llamafile_mgr.paths import ensure_private_dir
+
+__all__ = ["FLAGS", "EmbeddedOptions", "main", "parse_options", "resolve_weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedOptions:
+    """What the command line asked for. ``settings`` maps attributes of ``CommonParams`` to values."""
+
+    model: str | None = None
+    container: str | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """One flag: the ``CommonParams`` attribute it sets and how its text is read; no reader, no value."""
+
+    attribute: str
+    read: Callable[[str], object] | None = None
+    constant: object = True
+
+
+def _read_pooling(text: str) -> object:
+    return _one_of(text, {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4})
+
+
+def _read_flash_attention(text: str) -> object:
+    return _one_of(text, {"auto": -1, "off": 0, "on": 1})
+
+
+def _read_layers(text: str) -> object:
+    return -1 if text in ("auto", "all") else int(text)
+
+
+def _read_cache_type(text: str) -> object:
+    return _one_of(text, {"f32": "f32", "f16": "f16", "q8_0": "q8_0"})
+
+
+def _read_key_file(text: str) -> object:
+    try:
+        return [line.strip() for line in Path(text).read_text(encoding="ascii").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {text}: {error}") from error
+
+
+def _read_gpu(text: str) -> object:
+    return _one_of(text, {"auto": -1, "disable": 0, "disabled": 0})
+
+
+def _one_of(text: str, words: Mapping[str, object]) -> object:
+    if text not in words:
+        raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+    return words[text]
+
+
+_THREADS, _BATCH_THREADS = "cpuparams.n_threads", "cpuparams_batch.n_threads"
+_IGNORED = "ignored"
+
+#: Every spelling that is understood. The names are those of llama.cpp's server.
+FLAGS: dict[str, _Flag] = {
+    "--server": _Flag(_IGNORED),
+    "--nologo": _Flag(_IGNORED),
+    "--host": _Flag("hostnames", lambda text: [text]),
+    "--port": _Flag("port", int),
+    "--embedding": _Flag("embedding"),
+    "--embeddings": _Flag("embedding"),
+    "--pooling": _Flag("pooling_type", _read_pooling),
+    "--embd-normalize": _Flag("embd_normalize", int),
+    "-c": _Flag("n_ctx", int),
+    "--ctx-size": _Flag("n_ctx", int),
+    "-b": _Flag("n_batch", int),
+    "--batch-size": _Flag("n_batch", int),
+    "-ub": _Flag("n_ubatch", int),
+    "--ubatch-size": _Flag("n_ubatch", int),
+    "-np": _Flag("n_parallel", int),
+    "--parallel": _Flag("n_parallel", int),
+    "-t": _Flag(_THREADS, int),
+    "--threads": _Flag(_THREADS, int),
+    "-tb": _Flag(_BATCH_THREADS, int),
+    "--threads-batch": _Flag(_BATCH_THREADS, int),
+    "--threads-http": _Flag("n_threads_http", int),
+    "-ngl": _Flag("n_gpu_layers", _read_layers),
+    "--n-gpu-layers": _Flag("n_gpu_layers", _read_layers),
+    "--gpu": _Flag("n_gpu_layers", _read_gpu),
+    "-fa": _Flag("flash_attn_type", _read_flash_attention),
+    "--flash-attn": _Flag("flash_attn_type", _read_flash_attention),
+    "-ctk": _Flag("cache_type_k", _read_cache_type),
+    "-ctv": _Flag("cache_type_v", _read_cache_type),
+    "-kvu": _Flag("kv_unified"),
+    "--kv-unified": _Flag("kv_unified"),
+    "--cache-ram": _Flag("cache_ram_mib", int),
+    "-a": _Flag("model_alias", lambda text: {text}),
+    "--alias": _Flag("model_alias", lambda text: {text}),
+    "--api-key": _Flag("api_keys", lambda text: [text]),
+    "--api-key-file": _Flag("api_keys", _read_key_file),
+    "--no-webui": _Flag("ui", None, False),
+    "--no-ui": _Flag("ui", None, False),
+    "--no-warmup": _Flag("warmup", None, False),
+    "--metrics": _Flag("endpoint_metrics"),
+    "--slots": _Flag("endpoint_slots"),
+    "--no-slots": _Flag("endpoint_slots", None, False),
+    "-lv": _Flag("verbosity", int),
+    "--log-verbosity": _Flag("verbosity", int),
+}
+
+
+def parse_options(arguments: Sequence[str]) -> EmbeddedOptions:
+    """Read a command line; a later flag overrides an earlier one.
+
+    Raises:
+        UsageError: an unknown flag (``invalid argument: X``, llama.cpp's wording), a missing or a bad value.
+    """
+    options = EmbeddedOptions()
+    settings: dict[str, object] = {}
+    rest = list(arguments)
+    while rest:
+        name = rest.pop(0)
+        if name in ("-m", "--model", "--llamafile"):
+            value = _take(name, rest)
+            options = (
+                replace(options, container=value) if name == "--llamafile" else replace(options, model=value)
+            )
+            continue
+        flag = FLAGS.get(name)
+        if flag is None:
+            raise UsageError(f"invalid argument: {name}")
+        value_or_constant = flag.constant if flag.read is None else _read(flag.read, name, _take(name, rest))
+        if flag.attribute != _IGNORED:
+            settings[flag.attribute] = value_or_constant
+    return replace(options, settings=settings)
+
+
+def _take(name: str, rest: list[str]) -> str:
+    if not rest:
+        raise UsageError(f"expected value for argument: {name}")
+    return rest.pop(0)
+
+
+def _read(read: Callable[[str], object], name: str, text: str) -> object:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise UsageError(f"invalid value for argument {name}: {error}") from error
+
+
+def resolve_weights(model: str, cache: Path) -> Path:
+    """Return the path of a GGUF that llama.cpp can open: ``model`` itself, or its one GGUF, unpacked.
+
+    The unpacked copy lies in ``cache`` under a name made of the file's identity, so that a second start
+    finds it. Raises NotFoundError and InvalidFileError.
+    """
+    path = Path(model)
+    try:
+        with path.open("rb") as stream:
+            if stream.read(4) == b"GGUF":
+                return path
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
+            if len(members) != 1:
+                raise InvalidFileError(f"{path} holds {len(members)} GGUF files where one is needed")
+            return _unpack(archive, members[0], path, ensure_private_dir(cache))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {path}") from error
+    except zipfile.BadZipFile as error:
+        raise InvalidFileError(f"{path} is neither a GGUF nor a llamafile: {error}") from error
+    except OSError as error:
+        raise InvalidFileError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, cache: Path) -> Path:
+    status = path.stat()
+    identity = f"{status.st_dev:x}-{status.st_ino:x}-{status.st_mtime_ns:x}-{member.CRC:08x}"
+    target = cache / f"{identity}.gguf"
+    if target.is_file() and target.stat().st_size == member.file_size:
+        return target
+    with tempfile.NamedTemporaryFile(dir=cache, prefix=".unpack-", delete=False) as copy:
+        try:
+            with archive.open(member) as source:
+                shutil.copyfileobj(source, copy, 1 << 20)
+        except BaseException:
+            os.unlink(copy.name)
+            raise
+    os.replace(copy.name, target)
+    return target
+
+
+def _load_options(arguments: Sequence[str]) -> EmbeddedOptions:
+    options = parse_options(arguments)
+    if options.container is None:
+        return options
+    embedded = inspect_file(Path(options.container)).arguments
+    if embedded is not None:
+        arguments = [*embedded.arguments, *arguments, *embedded.after]
+    merged = parse_options(arguments)
+    # A member's bare name in -m means "inside this file", as it does for llamafile's /zip/ paths.
+    if merged.model is None or not Path(merged.model).exists():
+        merged = replace(merged, model=options.container)
+    return merged
+
+
+def _build_params(options: EmbeddedOptions, model: Path) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.cors_origins = ""
+    enums = {
+        "pooling_type": xllamacpp.llama_pooling_type,
+        "flash_attn_type": xllamacpp.llama_flash_attn_type,
+    }
+    for attribute, value in options.settings.items():
+        if attribute in enums:
+            value = enums[attribute](value)
+        elif attribute.startswith("cache_type_"):
+            value = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{str(value).upper()}")
+        target, _, name = attribute.rpartition(".")
+        setattr(getattr(params, target) if target else params, name, value)
+    return params
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _serve(params: Any) -> int:
+    """Load, serve until SIGINT or SIGTERM, and return the exit code.
+
+    While the model loads both signals kill at once, as they do in llama.cpp's own program.
+    """
+    import xllamacpp
+
+    stops = (signal.SIGINT, signal.SIGTERM)
+    for number in stops:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        _log(f"error: {error}")
+        return 1
+    for number in stops:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        _log(f"llama server listening at {server.listening_address}")
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        _log("stopping")
+    del server
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the engine and return its exit code."""
+    try:
+        options = _load_options(sys.argv[1:] if arguments is None else arguments)
+        if options.model is None:
+            _log("error: missing required -m MODEL.gguf")
+            return 1
+        cache = Path(tempfile.gettempdir()) / f"llamafile-mgr-{os.getuid() if hasattr(os, 'getuid') else 0}"
+        model = resolve_weights(options.model, cache)
+        params = _build_params(options, model)
+    except ImportError as error:
+        _log(f"error: the embedded engine needs {error.name}: pip install 'llamafile-mgr[embedded]'")
+        return 2
+    except Error as error:
+        _log(f"error: {error.message}")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return _serve(params)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""What is said to an engine and what it answers, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["EngineReply", "EngineRequest", "EngineVectors", "json_request"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One HTTP request; ``body`` is JSON text or None."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReply:
+    """One whole HTTP reply."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVectors:
+    """Vectors as an engine gave them: float32 of shape (texts, dimensions), unchecked.
+
+    ``prompt_tokens``: the engine's own count over all texts, None where it tells none.
+    """
+
+    vectors: NDArray[np.float32]
+    prompt_tokens: int | None
+
+
+def json_request(path: str, body: object) -> EngineRequest:
+    """Return a POST of ``body`` as JSON."""
+    return EngineRequest("POST", path, orjson.dumps(body))

@@ -1,0 +1,39 @@
+"""What a plan wants of an engine, in words that no family owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafile_mgr.catalog import Pooling, Role
+
+__all__ = ["LaunchSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSettings:
+    """The settings of one engine; None leaves a thing to the engine.
+
+    ``context``: tokens per slot. ``batch``: tokens per physical batch. ``slots``: texts at once.
+    ``threads``: compute threads. ``gpu``: the word for ``--gpu``, ``"disable"`` for the CPU alone.
+    ``gpu_layers``: for engines without an automatic fit. ``flash_attention``: on or off, where the family
+    can be told. ``prompt_cache_mib``: the most memory for conversations that are remembered, where the
+    family has such a cache. ``model``: weights to load instead of those inside the file that is run.
+    ``port``: 0 lets the engine pick one, where the family can.
+    """
+
+    role: Role
+    port: int
+    context: int
+    threads: int
+    slots: int = 1
+    batch: int | None = None
+    pooling: Pooling | None = None
+    gpu: str | None = None
+    gpu_layers: int | None = None
+    flash_attention: bool | None = None
+    prompt_cache_mib: int | None = None
+    model: Path | None = None
+    alias: str | None = None
+    api_key_file: Path | None = None
+    host: str = "127.0.0.1"

@@ -1,0 +1,159 @@
+"""What a GGUF says about its model. A field that is ``None`` is unknown, never a guess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamafile_mgr.errors import InvalidFileError
+from llamafile_mgr.llamafile.byte_source import ByteSource, WorkBudget
+from llamafile_mgr.llamafile.ggml_types import FILE_TYPES, TENSOR_TYPES
+from llamafile_mgr.llamafile.gguf_header import GgufHeader, read_header
+
+__all__ = ["GgufFacts", "read_gguf"]
+
+#: ``ARCH.pooling_type`` -> llama.cpp's ``--pooling`` word.
+_POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+_U32_MAX = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFacts:
+    """The model's own figures.
+
+    Lengths count elements; a value that differs per layer (``head_count_kv`` of hybrid models) stands
+    as its maximum. ``context_length``: tokens it was trained for. ``causal``: False for BERT-like
+    models. ``file_type``: the number in the file; ``quantisation``: its name, or that of the tensor
+    type with most bytes. ``parameters``: elements of all tensors of this file. ``tensor_bytes``: their
+    bytes. ``split``: (index from 0, count) of one part of a split model. ``kind``: ``general.type``,
+    such as ``model``, ``mmproj`` or ``adapter``.
+    """
+
+    version: int
+    architecture: str | None
+    name: str | None
+    kind: str | None
+    context_length: int | None
+    embedding_length: int | None
+    block_count: int | None
+    head_count: int | None
+    head_count_kv: int | None
+    key_length: int | None
+    value_length: int | None
+    feed_forward_length: int | None
+    sliding_window: int | None
+    vocab_size: int | None
+    expert_count: int | None
+    expert_used_count: int | None
+    pooling: str | None
+    causal: bool | None
+    tokenizer_model: str | None
+    add_bos: bool | None
+    add_eos: bool | None
+    bos_id: int | None
+    eos_id: int | None
+    has_chat_template: bool
+    file_type: int | None
+    quantisation: str | None
+    parameters: int
+    tensor_bytes: int
+    tensor_count: int
+    split: tuple[int, int] | None
+
+    @property
+    def is_projector(self) -> bool:
+        """Whether this is the image or audio half of a multimodal model, no language model."""
+        return self.kind == "mmproj" or self.architecture == "clip"
+
+
+def read_gguf(source: ByteSource, start: int, size: int, budget: WorkBudget) -> GgufFacts:
+    """Read the GGUF that lies in ``[start, start + size)`` of ``source``.
+
+    Raises:
+        InvalidFileError: it is none, of an unknown version, cut short, or makes no sense.
+    """
+    return _interpret(read_header(source, start, size, budget))
+
+
+def _interpret(header: GgufHeader) -> GgufFacts:
+    lookup = _Lookup(header)
+    pooling = lookup.model_number("pooling_type")
+    file_type = lookup.number("general.file_type")
+    return GgufFacts(
+        version=header.version,
+        architecture=lookup.architecture,
+        name=lookup.text("general.name"),
+        kind=lookup.text("general.type"),
+        context_length=lookup.model_number("context_length"),
+        embedding_length=lookup.model_number("embedding_length"),
+        block_count=lookup.model_number("block_count"),
+        head_count=lookup.model_number("attention.head_count"),
+        head_count_kv=lookup.model_number("attention.head_count_kv"),
+        key_length=lookup.model_number("attention.key_length"),
+        value_length=lookup.model_number("attention.value_length"),
+        feed_forward_length=lookup.model_number("feed_forward_length"),
+        sliding_window=lookup.model_number("attention.sliding_window"),
+        vocab_size=_vocab_size(header, lookup),
+        expert_count=lookup.model_number("expert_count"),
+        expert_used_count=lookup.model_number("expert_used_count"),
+        pooling=None if pooling is None else _POOLING.get(pooling),
+        causal=lookup.flag(f"{lookup.architecture}.attention.causal"),
+        tokenizer_model=lookup.text("tokenizer.ggml.model"),
+        add_bos=lookup.flag("tokenizer.ggml.add_bos_token"),
+        add_eos=lookup.flag("tokenizer.ggml.add_eos_token"),
+        bos_id=lookup.number("tokenizer.ggml.bos_token_id"),
+        eos_id=lookup.number("tokenizer.ggml.eos_token_id"),
+        has_chat_template=header.has_chat_template,
+        file_type=file_type,
+        quantisation=_quantisation(header, file_type),
+        parameters=header.parameters,
+        tensor_bytes=header.tensor_bytes,
+        tensor_count=header.tensor_count,
+        split=_split(lookup),
+    )
+
+
+class _Lookup:
+    """Typed access to the metadata; a value of another type counts as absent."""
+
+    def __init__(self, header: GgufHeader) -> None:
+        self._values = header.values
+        self.architecture = self.text("general.architecture")
+
+    def text(self, key: str) -> str | None:
+        value = self._values.get(key)
+        return value if isinstance(value, str) else None
+
+    def flag(self, key: str) -> bool | None:
+        value = self._values.get(key)
+        return value if isinstance(value, bool) else None
+
+    def number(self, key: str) -> int | None:
+        value = self._values.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            return None
+        if value > _U32_MAX:
+            raise InvalidFileError(f"its {key} is {value}")
+        return value
+
+    def model_number(self, key: str) -> int | None:
+        return self.number(f"{self.architecture}.{key}")
+
+
+def _vocab_size(header: GgufHeader, lookup: _Lookup) -> int | None:
+    listed = header.lengths.get("tokenizer.ggml.tokens")
+    return listed if listed is not None else lookup.model_number("vocab_size")
+
+
+def _quantisation(header: GgufHeader, file_type: int | None) -> str | None:
+    if file_type in FILE_TYPES:
+        return FILE_TYPES[file_type]
+    if not header.bytes_by_type:
+        return None
+    dominant = max(header.bytes_by_type, key=lambda kind: header.bytes_by_type[kind])
+    known = TENSOR_TYPES.get(dominant)
+    return known.name if known else None
+
+
+def _split(lookup: _Lookup) -> tuple[int, int] | None:
+    index, count = lookup.number("split.no"), lookup.number("split.count")
+    return (index, count) if index is not None and count is not None and count > 1 else None

@@ -1,0 +1,57 @@
+"""The form of a check's result, and the three ways to make one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Check", "Outcome", "failed", "gib", "passed", "warned"]
+
+
+class Outcome(str, Enum):
+    """How a check ended."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. ``consequence`` and ``fix`` are set unless it passed."""
+
+    name: str
+    outcome: Outcome
+    finding: str
+    consequence: str | None = None
+    fix: str | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return the check as plain values for JSON."""
+        return {
+            "name": self.name,
+            "outcome": self.outcome.value,
+            "finding": self.finding,
+            "consequence": self.consequence,
+            "fix": self.fix,
+        }
+
+
+def passed(name: str, finding: str) -> Check:
+    """Return a check that found nothing wrong."""
+    return Check(name, Outcome.PASS, finding)
+
+
+def warned(name: str, finding: str, consequence: str, fix: str) -> Check:
+    """Return a check that found something slower, unsafe or surprising."""
+    return Check(name, Outcome.WARN, finding, consequence, fix)
+
+
+def failed(name: str, finding: str, consequence: str, fix: str) -> Check:
+    """Return a check that found what stops engines of ours."""
+    return Check(name, Outcome.FAIL, finding, consequence, fix)
+
+
+def gib(count: int | None) -> str:
+    """Return a size in GiB for a sentence."""
+    return "unknown" if count is None else f"{count / 1024**3:.1f} GiB"

@@ -1,0 +1,138 @@
+"""NVIDIA GPUs: through NVML when ``nvidia-ml-py`` is installed, else through ``nvidia-smi``.
+
+``parse_smi`` is pure. The NVML edge was never run on a computer with such a GPU by its author.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from llamafile_mgr.machine.entries import Gpu, GpuVendor
+from llamafile_mgr.machine.reading import run_tool, whole_number
+
+__all__ = ["find_nvidia", "parse_smi"]
+
+_FIELDS = ("index", "name", "memory.total", "memory.free", "driver_version")
+#: Where the tool lies when PATH does not say: WSL mounts it there, Windows drivers install it there.
+_PLACES = ("/usr/lib/wsl/lib/nvidia-smi", "C:\\Windows\\System32\\nvidia-smi.exe")
+#: Words in the names of GPUs that have no memory of their own (DGX Spark, Jetson).
+_INTEGRATED = ("gb10", "orin", "xavier", "tegra", "thor", "n1x")
+_MIB = 1024 * 1024
+
+
+def find_nvidia() -> tuple[Gpu, ...]:
+    """Return the NVIDIA GPUs of this computer, none when neither way tells of any."""
+    found = _ask_nvml()
+    return found if found is not None else _ask_smi()
+
+
+def parse_smi(text: str) -> tuple[Gpu, ...]:
+    """Read ``nvidia-smi --query-gpu=index,name,memory.total,memory.free,driver_version[,compute_cap]``
+    in the form ``--format=csv,noheader,nounits``, sizes in MiB; a line of another form is left out."""
+    found = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) not in (len(_FIELDS), len(_FIELDS) + 1) or whole_number(cells[0]) is None:
+            continue
+        capability = _known(cells[5]) if len(cells) > len(_FIELDS) else None
+        found.append(
+            _gpu(
+                index=whole_number(cells[0]),
+                name=cells[1],
+                total=_mebibytes(cells[2]),
+                free=_mebibytes(cells[3]),
+                driver=_known(cells[4]),
+                capability=capability,
+            )
+        )
+    return tuple(found)
+
+
+def _gpu(
+    index: int | None,
+    name: str,
+    total: int | None,
+    free: int | None,
+    driver: str | None,
+    capability: str | None,
+) -> Gpu:
+    lowered = name.lower()
+    return Gpu(
+        vendor=GpuVendor.NVIDIA,
+        name=name,
+        index=index,
+        memory_total=total,
+        memory_free=free,
+        unified=any(word in lowered for word in _INTEGRATED),
+        compute_capability=capability,
+        driver=driver,
+        backend="nvidia",
+    )
+
+
+def _known(cell: str) -> str | None:
+    """Return a cell's text, ``None`` for ``[N/A]``, ``[Not Supported]`` and their like."""
+    return None if not cell or cell.startswith("[") or cell == "N/A" else cell
+
+
+def _mebibytes(cell: str) -> int | None:
+    known = whole_number(cell)
+    return None if known is None else known * _MIB
+
+
+def _ask_smi() -> tuple[Gpu, ...]:
+    tool = shutil.which("nvidia-smi") or next((place for place in _PLACES if Path(place).is_file()), None)
+    if tool is None:
+        return ()
+    # Drivers before 510 do not know compute_cap, and then refuse the whole query.
+    for fields in ((*_FIELDS, "compute_cap"), _FIELDS):
+        argv = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+        text = run_tool(argv, timeout_seconds=5.0)
+        if text is not None:
+            return parse_smi(text)
+    return ()
+
+
+def _ask_nvml() -> tuple[Gpu, ...] | None:
+    """Return the GPUs that NVML counts, ``None`` when the package or the driver's library is missing."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        return tuple(_ask_device(index, driver) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _ask_device(index: int, driver: str | None) -> Gpu:
+    import pynvml
+
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    name = _text(pynvml.nvmlDeviceGetName(handle)) or "NVIDIA GPU"
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        total, free = int(memory.total) or None, int(memory.free)
+    except pynvml.NVMLError:  # not supported on GPUs without memory of their own
+        total, free = None, None
+    try:
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        capability: str | None = f"{major}.{minor}"
+    except pynvml.NVMLError:
+        capability = None
+    return _gpu(index, name, total, free if total else None, driver, capability)
+
+
+def _text(value: object) -> str | None:
+    """Return a text of NVML, which older packages give as bytes."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return value if isinstance(value, str) else None

@@ -1,0 +1,63 @@
+"""The decision for one model on this machine, as a value: what runs, with which flags, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llamafile_mgr.catalog import Model, Role
+from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.planner.memory import MemoryEstimate
+
+__all__ = ["Plan", "Reason"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why one thing was chosen: the setting's name, its value as shown, and the rule behind it."""
+
+    setting: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one model will be launched.
+
+    ``name``: what callers call it. ``weights_digest``: sha256 of the file that holds the weights, None for
+    one that was named by its path and not pulled. ``program``: the argv in front of the flags.
+    ``max_tokens``: the longest text an embedding engine takes, special tokens included. ``dimensions``: of
+    its vectors. ``replicas``: engines that are started alike. ``memory``: what they will take. ``device``:
+    the GPUs' names or ``cpu``. ``append_eos``: the model wants the end-of-sequence text behind every text
+    and this engine does not put it there. ``tuned``: settings come from a measurement on this machine.
+    ``warnings``: what works, but not well.
+    """
+
+    name: str
+    role: Role
+    family: Family
+    program: tuple[str, ...]
+    settings: LaunchSettings
+    environment: Mapping[str, str]
+    reasons: tuple[Reason, ...]
+    path: Path
+    weights_digest: str | None = None
+    quantisation: str | None = None
+    model: Model | None = None
+    dimensions: int | None = None
+    max_tokens: int | None = None
+    replicas: int = 1
+    memory: MemoryEstimate | None = None
+    device: str = "cpu"
+    append_eos: bool = False
+    tuned: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def command(self, port: int, api_key_file: Path | None) -> tuple[str, ...]:
+        """Return the whole argv for this port and key file."""
+        settings = replace(self.settings, port=port, api_key_file=api_key_file)
+        return (*self.program, *family_rules(self.family).arguments(settings))

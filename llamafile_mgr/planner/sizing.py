@@ -1,0 +1,303 @@
+"""How large an engine is made: context, slots, batch, threads, replicas, and what gives way first. Pure.
+
+A ``Sizing`` is one complete choice with the rule behind each value. ``shrink_steps`` lists ever smaller
+ones, in the order in which a user would miss them least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from llamafile_mgr.catalog import Model, Role
+from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.llamafile import Family, GgufFacts
+from llamafile_mgr.machine import Cpu
+from llamafile_mgr.planner.memory import Load, cache_bytes_per_token, format_size
+from llamafile_mgr.planner.tuning import TunedSettings
+
+__all__ = ["CoreShare", "Sizing", "choose_sizing", "shrink_steps"]
+
+MIB = 1 << 20
+#: Used where neither the file nor the catalog tells.
+_DEFAULT_CONTEXT = 4096
+#: Causal embedding models are advised to 4,096 tokens; generation starts there: the KV cache grows with it.
+_LARGEST_CONTEXT = 4096
+_SMALLEST_CONTEXT = 512
+_ENCODER_SLOTS, _CAUSAL_SLOTS = 4, 2
+_BATCH = 512
+_SMALL_BATCH = 128
+#: v1 cannot be told a batch and aborts on a BERT text above this.
+_V1_BATCH = 512
+#: Below it one thread per engine and several engines beat several threads (measured with MiniLM, 23
+#: million parameters, on two cores: +10 to 30 %).
+_SMALL_ENCODER = 150_000_000
+_MOST_REPLICAS = 4
+#: More threads in one engine cost more in waiting for each other than they add: llamafile's own limit for
+#: generation, and ours for small encoders (not measured above two cores).
+_MOST_THREADS, _MOST_SMALL_THREADS = 20, 8
+_LARGEST_PROMPT_CACHE = 1024 * MIB
+#: Families that keep finished conversations in memory, up to 8 GiB unless told otherwise.
+_HAS_PROMPT_CACHE = (Family.V10, Family.EMBEDDED)
+
+
+@dataclass(frozen=True, slots=True)
+class CoreShare:
+    """What one model gets of the processor: ``cores`` of it, beside ``others`` models."""
+
+    cpu: Cpu
+    cores: int
+    others: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """One choice. ``prompt_cache``: bytes, None where the engine has none. ``why``: the rule per setting.
+
+    ``pinned``: settings that the user or a measurement chose, which never give way.
+    """
+
+    family: Family
+    role: Role
+    context: int
+    slots: int
+    batch: int | None
+    threads: int
+    replicas: int
+    prompt_cache: int | None = None
+    flash_attention: bool | None = None
+    why: Mapping[str, str] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+
+    def load(self, *, on_gpu: bool = False) -> Load:
+        """Return what the memory prediction asks for."""
+        # llamafile's engines compute attention in full on the processor.
+        full = self.flash_attention is False or (self.family is not Family.EMBEDDED and not on_gpu)
+        return Load(
+            self.role, self.family, self.context, self.slots, self.batch, self.prompt_cache or 0, not full
+        )
+
+
+def choose_sizing(
+    family: Family,
+    role: Role,
+    gguf: GgufFacts,
+    model: Model | None,
+    share: CoreShare,
+    wish: ModelConfig,
+    tuned: TunedSettings | None,
+) -> Sizing:
+    """Return the best choice, before memory has its say."""
+    why: dict[str, str] = {}
+    pinned: set[str] = set()
+    context = _choose_context(family, role, gguf, model, wish, why, pinned)
+    slots = _choose_slots(family, role, gguf, context, wish, why, pinned)
+    sizing = Sizing(
+        family=family,
+        role=role,
+        context=context,
+        slots=slots,
+        batch=_choose_batch(family, role, gguf, context, why),
+        threads=share.cores,
+        replicas=1,
+        prompt_cache=_choose_prompt_cache(family, role, gguf, context, why),
+    )
+    sizing = _choose_compute(replace(sizing, why=why, pinned=frozenset(pinned)), gguf, share, wish)
+    return sizing if tuned is None else _apply_tuned(sizing, tuned, share, wish)
+
+
+def text_limit(gguf: GgufFacts, model: Model | None) -> int:
+    """Return the longest text that the model itself takes, in tokens."""
+    limit = gguf.context_length or _DEFAULT_CONTEXT
+    if model is not None and model.max_tokens is not None:
+        limit = min(limit, model.max_tokens)
+    return limit
+
+
+def one_engine(sizing: Sizing, cores: int, why: str) -> Sizing:
+    """Return the same choice with one engine and all its cores."""
+    if sizing.replicas == 1 or "replicas" in sizing.pinned:
+        return sizing
+    threads = sizing.threads if "threads" in sizing.pinned else min(cores, _MOST_THREADS)
+    return replace(sizing, replicas=1, threads=threads, why={**sizing.why, "replicas": why})
+
+
+def shrink_steps(sizing: Sizing) -> Iterator[Sizing]:
+    """Yield ``sizing`` and then smaller ones: each step gives up one thing and keeps the earlier losses."""
+    yield sizing
+    while sizing.replicas > 1 and "replicas" not in sizing.pinned:
+        sizing = _less(sizing, "replicas", sizing.replicas - 1)
+        yield sizing
+    if sizing.prompt_cache:
+        sizing = _less(sizing, "prompt_cache", 0)
+        yield sizing
+    while sizing.slots > 1 and "slots" not in sizing.pinned and _slots_cost(sizing):
+        sizing = _less(sizing, "slots", sizing.slots // 2)
+        yield sizing
+    while sizing.context > _SMALLEST_CONTEXT and "context" not in sizing.pinned:
+        smaller = max(_SMALLEST_CONTEXT, sizing.context // 2)
+        encoder = sizing.batch is not None and sizing.batch == sizing.context
+        sizing = _less(sizing, "context", smaller)
+        if encoder:
+            sizing = _less(sizing, "batch", smaller)
+        yield sizing
+        if smaller == 2048 and _can_shrink_batch(sizing):
+            sizing = _less(sizing, "batch", _SMALL_BATCH)
+            yield sizing
+    if _can_shrink_batch(sizing):
+        yield _less(sizing, "batch", _SMALL_BATCH)
+
+
+def _less(sizing: Sizing, setting: str, value: int) -> Sizing:
+    before = getattr(sizing, setting)
+    shown = "the engine's own" if before is None else _show(setting, before)
+    why = {**sizing.why, setting: f"less than {shown}, for memory's sake"}
+    return replace(sizing, **{setting: value, "why": why})  # type: ignore[arg-type]
+
+
+def _show(setting: str, value: int) -> str:
+    return format_size(value) if setting == "prompt_cache" else str(value)
+
+
+def _slots_cost(sizing: Sizing) -> bool:
+    """Tell whether fewer slots save memory: an encoder keeps nothing per slot."""
+    return sizing.batch is None or sizing.batch != sizing.context
+
+
+def _can_shrink_batch(sizing: Sizing) -> bool:
+    told = sizing.family in (Family.V10, Family.EMBEDDED) and "batch" not in sizing.pinned
+    return told and sizing.batch != sizing.context and (sizing.batch or _BATCH) > _SMALL_BATCH
+
+
+def _choose_context(
+    family: Family,
+    role: Role,
+    gguf: GgufFacts,
+    model: Model | None,
+    wish: ModelConfig,
+    why: dict[str, str],
+    pinned: set[str],
+) -> int:
+    limit = text_limit(gguf, model)
+    if family is Family.V1 and role is Role.EMBED and gguf.causal is False:
+        why["context"] = "the engine aborts on a BERT batch above its fixed 512"
+        pinned.add("context")
+        return min(wish.context or limit, _V1_BATCH)
+    if wish.context is not None:
+        why["context"] = "set in the configuration"
+        pinned.add("context")
+        return wish.context
+    context = min(limit, _LARGEST_CONTEXT)
+    what = "what the model takes" if context == limit else "more would cost memory that few texts need"
+    why["context"] = what
+    return context
+
+
+def _choose_slots(
+    family: Family,
+    role: Role,
+    gguf: GgufFacts,
+    context: int,
+    wish: ModelConfig,
+    why: dict[str, str],
+    pinned: set[str],
+) -> int:
+    if family is Family.V1:
+        pinned.add("slots")
+        if role is Role.EMBED:
+            why["slots"] = "more than one slot nulls embeddings in this engine"
+            return 1
+        why["slots"] = "set in the configuration" if wish.slots else "slots divide the context in this engine"
+        return wish.slots or 1
+    if wish.slots is not None:
+        pinned.add("slots")
+        why["slots"] = "set in the configuration"
+        return wish.slots
+    if role is not Role.EMBED:
+        why["slots"] = "two conversations at once"
+        return _CAUSAL_SLOTS
+    if gguf.causal is False:
+        why["slots"] = "texts of one request are computed together"
+        return _ENCODER_SLOTS
+    cost = format_size(cache_bytes_per_token(gguf) * context)
+    why["slots"] = f"two texts are computed together; each slot costs {cost} of key/value cache"
+    return _CAUSAL_SLOTS
+
+
+def _choose_batch(
+    family: Family, role: Role, gguf: GgufFacts, context: int, why: dict[str, str]
+) -> int | None:
+    if family is Family.V1:
+        why["batch"] = "passing a batch could only shrink it in this engine"
+        return None
+    if role is not Role.EMBED or family is Family.V2:
+        why["batch"] = "the engine's own is right"
+        return None
+    if gguf.causal is False:
+        why["batch"] = "a whole text must fit one physical batch"
+        return context
+    why["batch"] = "a causal model's text may be split over batches"
+    return min(context, _BATCH)
+
+
+def _choose_prompt_cache(
+    family: Family, role: Role, gguf: GgufFacts, context: int, why: dict[str, str]
+) -> int | None:
+    if role is Role.EMBED or family not in _HAS_PROMPT_CACHE:
+        return None
+    why["prompt_cache"] = "two conversations beside those under way; the engine's own limit is 8 GiB"
+    wanted = 2 * cache_bytes_per_token(gguf) * context
+    return min(_LARGEST_PROMPT_CACHE, max(MIB, -(-wanted // MIB) * MIB))
+
+
+def _choose_compute(sizing: Sizing, gguf: GgufFacts, share: CoreShare, wish: ModelConfig) -> Sizing:
+    why = dict(sizing.why)
+    of = f"of {share.cpu.usable_cores} usable cores"
+    if share.others:
+        of += f", shared with {share.others} other model{'s' if share.others > 1 else ''}"
+    small = sizing.role is Role.EMBED and gguf.causal is False and gguf.parameters < _SMALL_ENCODER
+    if wish.threads is not None:
+        why["threads"] = "set in the configuration"
+        why["replicas"] = "the number of threads is set in the configuration"
+        pinned = sizing.pinned | {"threads", "replicas"}
+        return replace(sizing, threads=wish.threads, replicas=1, why=why, pinned=pinned)
+    if not small:
+        why["replicas"] = (
+            "a model of this size keeps all cores busy with one engine"
+            if sizing.role is Role.EMBED
+            else "a second engine would need a second key/value cache and no fewer cores"
+        )
+        threads, why["threads"] = _cap(share.cores, _MOST_THREADS, of)
+        return replace(sizing, threads=threads, why=why)
+    replicas = min(share.cores, _MOST_REPLICAS)
+    size = f"an encoder of {gguf.parameters / 1e6:.0f} million parameters scales badly with threads"
+    why["replicas"] = f"{size}: one engine per core, {_MOST_REPLICAS} at most"
+    threads, why["threads"] = _cap(share.cores // replicas, _MOST_SMALL_THREADS, of)
+    if replicas > 1:
+        why["threads"] += f"; {replicas} engines share them"
+    return replace(sizing, threads=threads, replicas=replicas, why=why)
+
+
+def _cap(cores: int, most: int, of: str) -> tuple[int, str]:
+    if cores <= most:
+        return cores, of
+    return most, f"{of}; more than {most} threads in one engine rarely pay"
+
+
+def _apply_tuned(sizing: Sizing, tuned: TunedSettings, share: CoreShare, wish: ModelConfig) -> Sizing:
+    """Return the measured settings where they still apply: what the user set wins, and so do the cores."""
+    why, pinned = dict(sizing.why), set(sizing.pinned)
+    note = tuned.describe()
+    values: dict[str, int | bool | None] = {}
+    if wish.threads is None and tuned.threads * tuned.replicas <= share.cores:
+        values |= {"threads": tuned.threads, "replicas": tuned.replicas}
+    if "slots" not in pinned:
+        values["slots"] = tuned.slots
+    if sizing.batch is not None and tuned.batch is not None:
+        whole_text = sizing.batch == sizing.context
+        values["batch"] = max(tuned.batch, sizing.context) if whole_text else tuned.batch
+    if sizing.family in _HAS_PROMPT_CACHE and tuned.flash_attention is not None:
+        values["flash_attention"] = tuned.flash_attention
+    for setting in values:
+        why[setting] = note
+    return replace(sizing, **values, why=why, pinned=frozenset(pinned))  # type: ignore[arg-type]

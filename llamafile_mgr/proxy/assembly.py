@@ -1,0 +1,165 @@
+"""Putting a service together: from names to subjects, toolbox and plans. Blocks on disks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import llamafile_mgr
+from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Role, load_catalog
+from llamafile_mgr.config import Config
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.llamafile import FileFacts, inspect_file
+from llamafile_mgr.llamafile.identity import identify_weights
+from llamafile_mgr.machine import Machine, detect_machine
+from llamafile_mgr.machine.launch import SHELL_TOOLS
+from llamafile_mgr.paths import Paths, ensure_private_dir
+from llamafile_mgr.planner.planning import plan_models
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.store import Store, StoredArtifact
+
+__all__ = ["Wanted", "find_subjects", "make_plans", "make_toolbox", "wanted_models"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model that was asked for by name or path; ``role`` None leaves it to the catalog."""
+
+    name: str
+    role: Role | None
+
+
+def make_plans(
+    wanted: Sequence[Wanted], config: Config, paths: Paths, machine: Machine | None = None
+) -> tuple[Plan, ...]:
+    """Find every wanted model and plan all of them for this machine, or for the one that is given.
+
+    Raises:
+        UsageError: nothing was asked for, or a role cannot be told.
+        NotFoundError: a model is neither in the store nor a file.
+        InvalidFileError: a file is no llamafile or GGUF, or a broken one.
+        PlanError: a model cannot run there.
+    """
+    subjects = find_subjects(wanted, paths)
+    toolbox = make_toolbox(paths)
+    if machine is not None:
+        # Variables of this computer say nothing of another one.
+        return plan_models(subjects, machine, toolbox, {}, config.models)
+    return plan_models(subjects, detect_machine(), toolbox, os.environ, config.models)
+
+
+def find_subjects(wanted: Sequence[Wanted], paths: Paths) -> tuple[Subject, ...]:
+    """Return what the planner must know of every wanted model.
+
+    Raises:
+        UsageError: nothing was asked for, or a role cannot be told.
+        NotFoundError: a model is neither in the store nor a file.
+        InvalidFileError: a file is no llamafile or GGUF, or a broken one.
+    """
+    if not wanted:
+        raise UsageError(
+            "no model was named",
+            hint="name one: --embed all-minilm-l6-v2, or set serve.embed in the settings",
+        )
+    store, catalog = Store(paths.store), load_catalog()
+    return tuple(_find_subject(each, store, catalog) for each in wanted)
+
+
+def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
+    try:
+        stored = store.find(wanted.name)
+    except NotFoundError:
+        if not _looks_like_path(wanted.name):
+            raise
+        path = Path(wanted.name)
+        facts = inspect_file(path)
+        model = _recognise(path, facts, catalog)
+        name = model.id if model is not None else path.stem
+    else:
+        path, facts, name = stored.path, inspect_file(stored.path), wanted.name
+        model = catalog.models.get(stored.model_id) if stored.model_id else None
+    weights = facts.model
+    return Subject(
+        name=name,
+        role=_decide_role(wanted, model, facts),
+        path=path.absolute(),
+        facts=facts,
+        model=model,
+        digest=identify_weights(path, weights) if weights is not None else None,
+    )
+
+
+def _looks_like_path(name: str) -> bool:
+    return os.sep in name or name.endswith((".llamafile", ".gguf", ".exe")) or Path(name).is_file()
+
+
+def _recognise(path: Path, facts: FileFacts, catalog: Catalog) -> Model | None:
+    """Return the catalog's entry for a file that was not pulled: by its name and the width of its vectors."""
+    weights = facts.model
+    if weights is None:
+        return None
+    for name in (weights.gguf.name, path.stem):
+        model = catalog.models.get((name or "").lower())
+        if model is not None and model.dimensions in (None, weights.gguf.embedding_length):
+            return model
+    return None
+
+
+def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
+    if wanted.role is not None:
+        if model is not None and model.role is not wanted.role:
+            raise UsageError(
+                f"{model.id} is a model to {model.role.value}, not to {wanted.role.value}",
+                hint=f"llamafile-mgr serve --{model.role.value} {wanted.name}",
+            )
+        return wanted.role
+    if model is not None:
+        return model.role
+    weights = facts.model
+    if weights is not None and (weights.gguf.causal is False or weights.gguf.pooling is not None):
+        return Role.EMBED
+    return Role.GENERATE
+
+
+def make_toolbox(paths: Paths) -> Toolbox:
+    """Return what this installation can run engines with; makes the engines' HOME and TMPDIR."""
+    home = ensure_private_dir(paths.engine_home)
+    embedded = importlib.util.find_spec("xllamacpp") is not None
+    ape = shutil.which("ape")
+    return Toolbox(
+        runtimes=tuple(
+            _describe_runtime(entry)
+            for entry in Store(paths.store).entries()
+            if entry.kind is ArtifactKind.RUNTIME
+        ),
+        python=Path(sys.executable) if embedded else None,
+        package_root=Path(llamafile_mgr.__file__).parent.parent,
+        home=home,
+        temporary=ensure_private_dir(home / "tmp"),
+        shell=all(shutil.which(name) is not None for name in SHELL_TOOLS),
+        ape=Path(ape) if ape is not None else None,
+    )
+
+
+def _describe_runtime(entry: StoredArtifact) -> InstalledRuntime:
+    try:
+        facts = inspect_file(entry.path)
+    except (InvalidFileError, NotFoundError):
+        return InstalledRuntime(entry.name, entry.path, entry.engine_version)
+    version = entry.engine_version or facts.engine_version
+    return InstalledRuntime(entry.name, entry.path, version, facts.gpu_modules, facts.size)
+
+
+def wanted_models(names: Sequence[str], embed: str | None, generate: str | None) -> list[Wanted]:
+    """Return what ``serve NAMES --embed E --generate G`` asks for, each model once."""
+    wanted = [Wanted(name, None) for name in names]
+    for name, role in ((embed, Role.EMBED), (generate, Role.GENERATE)):
+        if name is not None and all(each.name != name for each in wanted):
+            wanted.append(Wanted(name, role))
+    return wanted

@@ -1,0 +1,119 @@
+"""What the control channel can ask of a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from llamafile_mgr import __version__
+from llamafile_mgr.embedding.space import fingerprint_space
+from llamafile_mgr.errors import PlanError, RequestError
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.supervisor import Supervisor
+
+__all__ = ["Controller", "replace_model"]
+
+_FOLLOW_SECONDS = 0.2
+
+
+class Controller:
+    """Answers commands. ``plan_again`` plans all served models anew; it blocks and runs in a thread."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        url: str,
+        stop: Callable[[], None],
+        plan_again: Callable[[], Sequence[Plan]],
+    ) -> None:
+        self._supervisor = supervisor
+        self._url = url
+        self._stop = stop
+        self._plan_again = plan_again
+        self._started = time.time()
+
+    async def handle(self, command: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Yield the answers to one command.
+
+        Raises:
+            RequestError: an unknown command or a missing model.
+            NotFoundError: the model is not served.
+            EngineStartError: a new engine did not become ready.
+            PlanError: the model cannot be planned, or its vector space would change.
+        """
+        name = command.get("command")
+        if name == "status":
+            yield self._status()
+        elif name == "stop":
+            self._stop()
+        elif name == "logs":
+            async for answer in self._logs(self._pool(command), bool(command.get("follow"))):
+                yield answer
+        elif name == "load":
+            await self._pool(command).load()
+        elif name == "unload":
+            await self._pool(command).unload()
+        elif name == "restart":
+            await self._restart(self._pool(command), bool(command.get("new_vector_space")))
+        else:
+            raise RequestError(f"no such command: {name!r}")
+
+    def _pool(self, command: dict[str, Any]) -> Pool:
+        model = command.get("model")
+        if not isinstance(model, str):
+            raise RequestError("the command needs a model")
+        return self._supervisor.find(model)
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "url": self._url,
+            "uptime_seconds": round(time.time() - self._started, 1),
+            "models": [_plain(pool) for pool in self._supervisor.pools],
+        }
+
+    async def _restart(self, pool: Pool, new_space: bool) -> None:
+        plans = await asyncio.to_thread(self._plan_again)
+        plan = next((each for each in plans if each.name == pool.plan.name), pool.plan)
+        await replace_model(pool, plan, new_space=new_space)
+
+    async def _logs(self, pool: Pool, follow: bool) -> AsyncIterator[dict[str, Any]]:
+        shown: dict[str, int] = {}
+        while True:
+            for engine in pool.engines:
+                lines, total = engine.log.lines, engine.log.total_lines
+                new = total - shown.get(engine.name, 0)
+                shown[engine.name] = total
+                for line in lines[max(0, len(lines) - new) :]:
+                    yield {"engine": engine.name, "line": line}
+            if not follow:
+                return
+            await asyncio.sleep(_FOLLOW_SECONDS)
+
+
+async def replace_model(pool: Pool, plan: Plan, *, new_space: bool) -> None:
+    """Put new engines in the place of a pool's, unless their vectors would not fit those of the old.
+
+    Raises:
+        PlanError: the vector space would change and ``new_space`` is not set.
+        EngineStartError: a new engine did not become ready.
+    """
+    before, after = fingerprint_space(pool.plan), fingerprint_space(plan)
+    if before != after and not new_space:
+        raise PlanError(
+            f"the vectors of {plan.name} would no longer fit those made before ({before} -> {after})",
+            cause="its weights, pooling, prompts or engine generation changed",
+            hint="index again, and restart with --new-vector-space",
+        )
+    await pool.replace(plan)
+
+
+def _plain(pool: Pool) -> dict[str, Any]:
+    value = dataclasses.asdict(pool.snapshot())
+    value["reasons"] = [dataclasses.asdict(reason) for reason in pool.plan.reasons]
+    value["argv"] = list(pool.plan.command(0, None))
+    return value

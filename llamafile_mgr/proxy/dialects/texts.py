@@ -1,0 +1,44 @@
+"""Reading the texts of a request: one or many, never anything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamafile_mgr.errors import RequestError
+
+__all__ = ["read_texts"]
+
+
+def read_texts(body: dict[str, Any], key: str) -> tuple[tuple[str, ...], bool]:
+    """Return the texts under ``key`` and whether they came as a list.
+
+    Raises:
+        RequestError: missing, empty, token ids, or anything that is no text.
+    """
+    if key not in body:
+        raise RequestError(f"the body has no {key!r}", hint=f'send {{"{key}": "text"}} or a list of texts')
+    value = body[key]
+    if isinstance(value, str):
+        return (value,), False
+    if not isinstance(value, list):
+        raise RequestError(f"{key!r} must be a text or a list of texts, not {_name(value)}")
+    if not value:
+        raise RequestError(f"{key!r} is an empty list", hint="send at least one text")
+    for index, item in enumerate(value):
+        if not isinstance(item, str):
+            raise _bad_item(key, index, item)
+    return tuple(value), True
+
+
+def _bad_item(key: str, index: int, item: object) -> RequestError:
+    if isinstance(item, int) or (isinstance(item, list) and all(isinstance(part, int) for part in item)):
+        return RequestError(
+            f"{key!r} holds token ids, which belong to the vocabulary of another model",
+            hint="send texts; for langchain-openai set check_embedding_ctx_length=False",
+        )
+    return RequestError(f"item {index} of {key!r} must be a text, not {_name(item)}")
+
+
+def _name(value: object) -> str:
+    names = {dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)

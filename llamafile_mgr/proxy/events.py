@@ -1,0 +1,97 @@
+"""Server-sent events on their way from an engine to a client that may parse them by hand. Pure.
+
+Recorded: LangChain yields every line that does not start with ``data:`` as text; LlamaIndex fails on
+comments, on ``[DONE]``, on empty ``choices`` and on ``"role": null``; OpenAI's clients take all of these,
+but read a line ``error: {...}`` (which engines up to 0.9.3 send) as the end of the stream.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import orjson
+
+__all__ = ["EventFilter", "EventStyle", "render_event"]
+
+_DONE = b"data: [DONE]"
+
+
+class EventStyle(str, Enum):
+    """What the client's parser can take.
+
+    ``STANDARD``: all of SSE, and ``[DONE]`` is expected. ``COMPLETION``: only ``data:`` lines, no
+    ``[DONE]``. ``STRICT_CHAT``: as COMPLETION, and chunks must have choices and no null role.
+    """
+
+    STANDARD = "standard"
+    COMPLETION = "completion"
+    STRICT_CHAT = "strict-chat"
+
+
+def render_event(value: object) -> bytes:
+    """Return one event with ``value`` as JSON."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+class EventFilter:
+    """Takes an engine's bytes and gives whole events that the client's style allows."""
+
+    def __init__(self, style: EventStyle) -> None:
+        self._style = style
+        self._buffer = b""
+        self._done = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the events that ``data`` completed."""
+        self._buffer += data.replace(b"\r\n", b"\n")
+        *events, self._buffer = self._buffer.split(b"\n\n")
+        return b"".join(self._filter(event) for event in events)
+
+    def finish(self) -> bytes:
+        """Return what is still owed at the proper end: a last event, and ``[DONE]`` where it is expected."""
+        rest = self._filter(self._buffer) if self._buffer.strip() else b""
+        self._buffer = b""
+        if self._style is EventStyle.STANDARD and not self._done:
+            rest += _DONE + b"\n\n"
+        return rest
+
+    def _filter(self, event: bytes) -> bytes:
+        lines = [kept for line in event.split(b"\n") if (kept := self._filter_line(line)) is not None]
+        return b"\n".join(lines) + b"\n\n" if lines else b""
+
+    def _filter_line(self, line: bytes) -> bytes | None:
+        if line.startswith(b"error:"):
+            return b'data: {"error":' + _json_or_text(line[6:].strip()) + b"}"
+        if line.strip() == _DONE:
+            self._done = True
+            return line if self._style is EventStyle.STANDARD else None
+        if self._style is EventStyle.STANDARD:
+            return line or None
+        if not line.startswith(b"data:"):
+            return None
+        return _tame_chunk(line) if self._style is EventStyle.STRICT_CHAT else line
+
+
+def _json_or_text(text: bytes) -> bytes:
+    try:
+        value: Any = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = {"message": text.decode("utf-8", "replace")}
+    return orjson.dumps(value)
+
+
+def _tame_chunk(line: bytes) -> bytes | None:
+    """Return a chat chunk without what hand-written parsers trip over, None when nothing is left."""
+    try:
+        chunk: Any = orjson.loads(line[5:])
+    except orjson.JSONDecodeError:
+        return line
+    if not isinstance(chunk, dict) or "choices" not in chunk:
+        return line
+    if not chunk["choices"]:
+        return None
+    delta = chunk["choices"][0].get("delta")
+    if isinstance(delta, dict):
+        chunk["choices"][0]["delta"] = {key: value for key, value in delta.items() if value is not None}
+    return b"data: " + orjson.dumps(chunk)

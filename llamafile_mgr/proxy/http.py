@@ -1,0 +1,171 @@
+"""ASGI in the shape that handlers want: a request with a bounded body, a reply, a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from llamafile_mgr.errors import BodyTooLargeError, RequestError
+
+__all__ = [
+    "ClientGoneError",
+    "Receive",
+    "Reply",
+    "Request",
+    "Scope",
+    "Send",
+    "StreamReply",
+    "json_reply",
+    "read_body",
+    "run_until_disconnect",
+    "send_reply",
+    "send_stream",
+]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; nobody is left to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request; header names are lower-case. ``body``: the whole body, at most the configured size."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json_object(self) -> dict[str, Any]:
+        """Return the body as a JSON object without its nulls, whatever Content-Type says.
+
+        Clients send nulls for what they leave open (langchain-ollama thirteen of them), and curl's default
+        type is that of a form.
+
+        Raises:
+            RequestError: no JSON, or no object.
+        """
+        try:
+            value = orjson.loads(self.body)
+        except orjson.JSONDecodeError as error:
+            raise RequestError(
+                f"the body is not JSON: {error}", hint='send an object such as {"input": "text"}'
+            ) from error
+        if not isinstance(value, dict):
+            raise RequestError(f"the body must be a JSON object, not {type(value).__name__}")
+        return {key: item for key, item in value.items() if item is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole reply."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReply:
+    """A reply whose body is still coming. An exception in ``chunks`` cuts the connection."""
+
+    status: int
+    content_type: str
+    chunks: AsyncIterator[bytes]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def json_reply(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    """Return ``value`` as JSON; numpy arrays become lists of numbers."""
+    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Reply(status, body, headers=headers or {})
+
+
+async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
+    """Return the whole request body.
+
+    Raises:
+        BodyTooLargeError: more than ``limit`` bytes were announced or came.
+        ClientGoneError: the client left before the end.
+    """
+    announced = headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    pieces: list[bytes] = []
+    total = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        piece: bytes = message.get("body", b"")
+        total += len(piece)
+        if total > limit:
+            raise _too_large(limit)
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the body is larger than {limit} bytes",
+        hint="send fewer texts in a request, or raise serve.max_body_bytes",
+    )
+
+
+async def send_reply(send: Send, reply: Reply) -> None:
+    """Send a whole reply."""
+    headers = {"content-type": reply.content_type, "content-length": str(len(reply.body)), **reply.headers}
+    await send(_start(reply.status, headers))
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def send_stream(send: Send, reply: StreamReply) -> None:
+    """Send each piece as it comes; ends the chunked body properly only when the pieces ended properly."""
+    headers = {"content-type": reply.content_type, "cache-control": "no-store", **reply.headers}
+    await send(_start(reply.status, headers))
+    async for piece in reply.chunks:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _start(status: int, headers: Mapping[str, str]) -> Message:
+    return {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+    }
+
+
+async def run_until_disconnect(work: Awaitable[None], receive: Receive) -> None:
+    """Await ``work``; cancel it when the client goes away first.
+
+    Raises:
+        ClientGoneError: the client went away.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_await_disconnect(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        task.result()
+    finally:
+        for each in (task, watch):
+            each.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _await_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

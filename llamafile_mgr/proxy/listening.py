@@ -1,0 +1,98 @@
+"""The proxy's own sockets: loopback in both address families, taken before any engine starts."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+from llamafile_mgr.errors import ConfigError, PortInUseError
+
+__all__ = ["bind_sockets", "close_sockets", "endpoint"]
+
+_BACKLOG = 2048
+#: ``localhost`` means either address, and clients differ in which they try.
+_LOOPBACK = ("127.0.0.1", "::1")
+
+
+def bind_sockets(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets for ``host`` and ``port``; port 0 picks one, the same for both families.
+
+    Raises:
+        ConfigError: the host is no loopback address: without API keys nobody else may get in.
+        PortInUseError: the address is taken or not allowed.
+    """
+    addresses = _LOOPBACK if host in ("127.0.0.1", "localhost") else (host.strip("[]"),)
+    for address in addresses:
+        if not _is_loopback(address):
+            raise ConfigError(
+                f"will not listen on {host}: the proxy has no API keys, so it serves this machine alone",
+                hint="use 127.0.0.1, and an authenticating reverse proxy in front for other machines",
+            )
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            bound = _bind(address, port, optional=bool(sockets))
+            if bound is not None:
+                sockets.append(bound)
+                port = bound.getsockname()[1]
+    except BaseException:
+        close_sockets(sockets)
+        raise
+    return sockets
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _bind(address: str, port: int, *, optional: bool) -> socket.socket | None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        bound = socket.socket(family, socket.SOCK_STREAM)
+    except OSError:
+        if optional:
+            return None
+        raise
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((address, port))
+        bound.listen(_BACKLOG)
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        # A machine without IPv6 is served over IPv4 alone; a port that is taken is taken in either.
+        if optional and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return None
+        raise _explain(address, port, error) from error
+    return bound
+
+
+def _explain(address: str, port: int, error: OSError) -> PortInUseError:
+    if error.errno == errno.EADDRINUSE:
+        return PortInUseError(
+            f"port {port} of {address} is in use",
+            cause="another program, perhaps another `llamafile-mgr serve` or a llamafile, listens there",
+            hint="stop it, or choose another port with --port",
+        )
+    if error.errno == errno.EACCES:
+        return PortInUseError(f"port {port} may not be used by this user", hint="use a port above 1023")
+    return PortInUseError(f"cannot listen on {address}:{port}: {error.strerror or error}")
+
+
+def close_sockets(sockets: Sequence[socket.socket]) -> None:
+    """Close all of them."""
+    for each in sockets:
+        each.close()
+
+
+def endpoint(sockets: Sequence[socket.socket]) -> str:
+    """Return the base URL of the first socket."""
+    address, port = sockets[0].getsockname()[:2]
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"

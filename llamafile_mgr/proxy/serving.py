@@ -1,0 +1,254 @@
+"""Running it all: sockets, engines, HTTP server, signals, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
+from llamafile_mgr.embedding.baselines import Baselines
+from llamafile_mgr.embedding.readiness import make_checks
+from llamafile_mgr.errors import EngineStartError, Error
+from llamafile_mgr.paths import Paths
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.proxy.app import Proxy, ProxyOptions
+from llamafile_mgr.proxy.control import Controller, replace_model
+from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
+from llamafile_mgr.supervisor.control import ControlServer, control_socket
+from llamafile_mgr.supervisor.liveness import LivenessPolicy
+from llamafile_mgr.supervisor.pool import Pool, PoolOptions, PoolSnapshot
+from llamafile_mgr.supervisor.states import EngineState
+from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+
+__all__ = ["Announcements", "serve"]
+
+_LOG = logging.getLogger("llamafile_mgr.serve")
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Announcements:
+    """What the command line prints as it happens: each is called once."""
+
+    listening: Callable[[str], None]
+    ready: Callable[[str, Sequence[PoolSnapshot]], None]
+    stopping: Callable[[], None]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: ours stops engines too."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(
+    plan_all: Callable[[], Sequence[Plan]], config: Config, paths: Paths, announce: Announcements
+) -> int:
+    """Serve until SIGINT or SIGTERM and return the exit code: 0, also after a signal.
+
+    ``plan_all`` finds and plans the models; it is called again for a restart or SIGHUP, in a thread.
+
+    Raises:
+        PortInUseError: our address is taken.
+        ConfigError: our address is not loopback.
+    """
+    plans = plan_all()
+    sockets = bind_sockets(config.serve.host, config.serve.port)
+    try:
+        return _run_loop(_Service(plans, plan_all, config, paths, announce, sockets).run())
+    finally:
+        close_sockets(sockets)
+
+
+def _run_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run ``main`` on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return int(uvloop.run(main))
+
+
+class _Service:
+    """One run of ``serve``: supervisor, HTTP server and control channel, with one end for all."""
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        plan_all: Callable[[], Sequence[Plan]],
+        config: Config,
+        paths: Paths,
+        announce: Announcements,
+        sockets: list[socket.socket],
+    ) -> None:
+        self._plan_all = plan_all
+        self._announce = announce
+        self._sockets = sockets
+        self._url = endpoint(sockets)
+        baselines = Baselines(paths.state / "baselines")
+        self._supervisor = Supervisor(
+            plans, lambda plan: make_checks(plan, baselines), paths, _supervisor_options(plans, config)
+        )
+        app = Proxy(self._supervisor, ProxyOptions(max_body_bytes=config.serve.max_body_bytes))
+        self._server = _Server(_uvicorn_config(app, config.serve))
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+        controller = Controller(self._supervisor, self._url, self._stop.set, plan_all)
+        port = sockets[0].getsockname()[1]
+        self._control = ControlServer(control_socket(paths.runtime, port), controller.handle)
+
+    async def run(self) -> int:
+        """Run until a signal, the control channel or a failed start ends it."""
+        with _signals(self._stop, self._reload, self._server):
+            serving = asyncio.create_task(self._server.serve(sockets=self._sockets), name="http server")
+            starting = asyncio.create_task(self._start(), name="start")
+            reloading = asyncio.create_task(self._reload_on_request(), name="reload")
+            stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
+            tasks = (serving, starting, reloading, stopping)
+            try:
+                self._announce.listening(self._url)
+                await self._until_end(serving, starting, stopping)
+                self._announce.stopping()
+                self._server.should_exit = True
+                await serving
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._control.close()
+                await self._supervisor.stop()
+            if not starting.cancelled() and (error := starting.exception()) is not None:
+                raise error
+        return 0
+
+    async def _start(self) -> None:
+        await self._control.start()
+        await self._supervisor.start()
+        await _watch_start(self._supervisor.pools, self._url, self._announce)
+
+    async def _until_end(
+        self, serving: asyncio.Task[None], starting: asyncio.Task[None], stopping: asyncio.Task[bool]
+    ) -> None:
+        await asyncio.wait({serving, starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done() and starting.exception() is None:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _reload_on_request(self) -> None:
+        """On SIGHUP plan again and replace the engines of the models whose plan changed."""
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            try:
+                for plan in await asyncio.to_thread(self._plan_all):
+                    pool = self._supervisor.find(plan.name)
+                    if plan != pool.plan:
+                        await replace_model(pool, plan, new_space=False)
+            except Error as error:
+                _LOG.error("reload: %s", error.describe())
+
+
+def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOptions:
+    patience = config.serve.liveness_seconds
+    return SupervisorOptions(
+        stall_seconds=config.serve.load_stall_seconds,
+        liveness=LivenessPolicy(
+            tick_seconds=patience * 0.1,
+            silent_seconds=patience * 0.3,
+            health_deadline_seconds=patience * 0.5,
+            idle_seconds=patience * 3,
+            work_deadline_seconds=patience * 3,
+        ),
+        pools={
+            plan.name: _pool_options(plan, config.models.get(plan.name, ModelConfig()), config.serve)
+            for plan in plans
+        },
+    )
+
+
+def _pool_options(plan: Plan, model: ModelConfig, settings: ServeConfig) -> PoolOptions:
+    idle, limit = model.idle_unload, model.memory_limit
+    return PoolOptions(
+        idle_unload_seconds=parse_duration(idle, "idle_unload") if idle else None,
+        pinned=plan.role is Role.EMBED if model.pinned is None else model.pinned,
+        memory_limit_bytes=parse_size(limit, "memory_limit") if limit else None,
+        drain_seconds=settings.drain_seconds,
+    )
+
+
+async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements) -> None:
+    """Announce that every model is ready.
+
+    Raises:
+        EngineStartError: a model failed for good before it was ever ready.
+    """
+    while True:
+        snapshots = [pool.snapshot() for pool in pools]
+        for snapshot in snapshots:
+            if snapshot.engines and all(e.state is EngineState.FAILED for e in snapshot.engines):
+                engine = snapshot.engines[0]
+                raise EngineStartError(
+                    f"{snapshot.model} cannot be started", cause=engine.cause, hint=f"its log: {engine.log}"
+                )
+        if all(snapshot.ready for snapshot in snapshots):
+            announce.ready(url, snapshots)
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _uvicorn_config(app: Proxy, settings: ServeConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
+        backlog=2048,
+    )
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event, reload: asyncio.Event, server: uvicorn.Server) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into ``stop``, a second one into an end without draining.
+
+    SIGHUP sets ``reload``, where the system has it.
+    """
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            server.force_exit = True
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    if sys.platform == "win32":
+        before = [signal.signal(n, lambda *_: loop.call_soon_threadsafe(on_signal)) for n in numbers]
+    else:
+        for number in numbers:
+            loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+    try:
+        yield
+    finally:
+        if sys.platform == "win32":
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+        else:
+            for number in (*numbers, signal.SIGHUP):
+                loop.remove_signal_handler(number)

@@ -1,0 +1,149 @@
+"""Why an engine died, in words: from its exit status and its last lines. Pure.
+
+Sources of the phrases: llamafile 0.8-0.10 and llama.cpp messages as the reference of engine generations
+quotes them; the shell's exit codes 126 and 127 are POSIX's.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Diagnosis", "Kind", "diagnose"]
+
+
+class Kind(str, Enum):
+    """Causes that something can be done about, and the rest."""
+
+    UNKNOWN_FLAG = "unknown flag"
+    OUT_OF_MEMORY = "out of memory"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """``cause`` and ``hint`` as in ``errors.Error``; ``permanent``: another start would end the same way.
+
+    ``subject``: the flag that is unknown.
+    """
+
+    cause: str
+    hint: str | None = None
+    permanent: bool = False
+    kind: Kind = Kind.OTHER
+    subject: str | None = None
+
+
+#: (pattern over the last lines, cause with the match's groups, hint, permanent)
+_LINES: tuple[tuple[str, str, str | None, bool], ...] = (
+    (
+        r"(?:invalid argument|unknown argument): ?(\S+)",
+        "this engine does not know the flag {0}",
+        "its release differs from what was detected; `llamafile-mgr show` tells what was read from the file",
+        True,
+    ),
+    (
+        r"invalid value for argument (\S+)",
+        "this engine does not take that value for {0}",
+        None,
+        True,
+    ),
+    (
+        r"cpu feature (\w+) was required",
+        "this engine was built for processors with {0}, which this one lacks",
+        None,
+        True,
+    ),
+    (
+        r"(?:out of memory|cudaMalloc failed|failed to allocate (?:CUDA|buffer|Metal|Vulkan))",
+        "there was not enough GPU or main memory for the model",
+        "use a smaller model or quantisation, or a shorter context",
+        False,
+    ),
+    (
+        r"(?:couldn't bind|address already in use|failed to listen)",
+        "its port was taken by another program",
+        None,
+        False,
+    ),
+    (
+        r"pip install 'llamafile-mgr\[embedded\]'",
+        "the embedded engine is not installed",
+        "pip install 'llamafile-mgr[embedded]'",
+        True,
+    ),
+    (
+        r"(?:failed to load model|error loading model|invalid magic|tensor .* data is not within)",
+        "the engine could not load the model: the file is damaged or of a kind that this engine cannot read",
+        "`llamafile-mgr verify` finds damage; `llamafile-mgr show` tells what the file is",
+        True,
+    ),
+    (r"GGML_ASSERT\((.*)\)", "an assertion inside the engine failed: {0}", None, False),
+    (
+        r"multiple \.gguf files found",
+        "the file holds more than one GGUF, and the engine cannot choose",
+        None,
+        True,
+    ),
+)
+
+
+_UNKNOWN_FLAG, _OUT_OF_MEMORY = _LINES[0][0], _LINES[3][0]
+
+
+def diagnose(
+    exit_code: int | None, lines: Sequence[str], uptime_seconds: float, *, oom_killed: bool = False
+) -> Diagnosis:
+    """Return why an engine ended.
+
+    ``exit_code``: as asyncio tells it, negative for a signal, None when it was still running. ``lines``:
+    its last log lines, oldest first. ``oom_killed``: the kernel's out-of-memory killer struck meanwhile.
+    """
+    if oom_killed and exit_code == -9:
+        return Diagnosis(
+            "the kernel killed it because memory ran out",
+            "use a smaller model or quantisation, or give it more memory",
+            kind=Kind.OUT_OF_MEMORY,
+        )
+    text = "\n".join(lines)
+    for pattern, cause, hint, permanent in _LINES:
+        found = re.search(pattern, text, re.IGNORECASE)
+        if found:
+            kind = {_UNKNOWN_FLAG: Kind.UNKNOWN_FLAG, _OUT_OF_MEMORY: Kind.OUT_OF_MEMORY}.get(
+                pattern, Kind.OTHER
+            )
+            subject = found.group(1) if kind is Kind.UNKNOWN_FLAG else None
+            return Diagnosis(cause.format(*found.groups()), hint, permanent, kind, subject)
+    if exit_code is None:
+        return Diagnosis("it ran but gave no sign of life")
+    if exit_code < 0:
+        return _diagnose_signal(-exit_code, uptime_seconds)
+    if exit_code in (126, 127):
+        return Diagnosis(
+            f"the shell could not run it (exit code {exit_code})",
+            "a program is missing, a mount is noexec or a handler captures MZ files: `llamafile-mgr doctor`",
+            permanent=True,
+        )
+    return Diagnosis(f"it ended with exit code {exit_code}")
+
+
+def _diagnose_signal(number: int, uptime_seconds: float) -> Diagnosis:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    if name == "SIGILL":
+        return Diagnosis("the processor lacks an instruction that this engine uses (SIGILL)", permanent=True)
+    if name == "SIGKILL" and uptime_seconds < 1.0:
+        return Diagnosis(
+            "it was killed in its first second (SIGKILL)",
+            "antivirus software does that; so does a memory limit far too low",
+        )
+    if name == "SIGKILL":
+        return Diagnosis(
+            "it was killed from outside (SIGKILL)", "the kernel does that when memory runs out: see `dmesg`"
+        )
+    return Diagnosis(f"it crashed or was ended by {name}")

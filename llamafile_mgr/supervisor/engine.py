@@ -1,0 +1,381 @@
+"""The life of one engine: start, become ready, be watched, start again, drain, stop.
+
+One task runs ``Engine.run`` and is the only writer of the engine's state; others read it and leave requests
+(``request_stop``, ``suspect``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.transport import EngineClient
+from llamafile_mgr.errors import EngineError, Error, StoreError
+from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
+from llamafile_mgr.supervisor.ladder import drop_flags, step_down
+from llamafile_mgr.supervisor.liveness import LivenessPolicy, Probe, decide_probe
+from llamafile_mgr.supervisor.logs import EngineLog
+from llamafile_mgr.supervisor.memory import count_oom_kills
+from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
+from llamafile_mgr.supervisor.process import EngineProcess, spawn_engine
+from llamafile_mgr.supervisor.registry import Registry
+from llamafile_mgr.supervisor.restart import RestartPolicy, decide_restart
+from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
+from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
+
+__all__ = ["Engine", "EngineSnapshot", "EngineSurroundings", "Transition"]
+
+_LOG = logging.getLogger("llamafile_mgr.supervisor")
+#: For the process of a start that failed: nothing of value is in it.
+_FAILED_GRACE_SECONDS = 2.0
+#: Ready for so long without dying, earlier deaths no longer count.
+_STABLE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSurroundings:
+    """What engines share. ``changed`` is called after every transition."""
+
+    logs: Path
+    home: Path
+    registry: Registry
+    stall_seconds: float
+    grace_seconds: float
+    restart: RestartPolicy
+    liveness: LivenessPolicy
+    changed: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One move: wall-clock ``at`` (seconds since 1970), the new state, and the seconds spent in the old."""
+
+    at: float
+    state: EngineState
+    after_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """What can be told of an engine now.
+
+    ``cause``: why it last died. ``age_seconds``: of its state. ``steps``: what was changed to make it start.
+    ``retry_seconds``: until its next start, when it backs off.
+    """
+
+    name: str
+    state: EngineState
+    age_seconds: float
+    pid: int | None
+    port: int | None
+    restarts: int
+    in_flight: int
+    served: int
+    cause: str | None
+    steps: tuple[str, ...]
+    retry_seconds: float | None
+    transitions: tuple[Transition, ...]
+    log: str
+
+
+class Engine:
+    """One engine. Only the task that runs ``run`` changes its state; everybody may read it."""
+
+    def __init__(self, name: str, plan: Plan, checks: EngineChecks, surroundings: EngineSurroundings) -> None:
+        self.name = name
+        self.plan = plan
+        self.rules = family_rules(plan.family)
+        self.state = EngineState.PLANNED
+        self.client: EngineClient | None = None
+        self.cause: Diagnosis | None = None
+        self.in_flight = 0
+        self.served = 0
+        self.log = EngineLog(surroundings.logs / f"{name}.log")
+        self._checks = checks
+        self._surroundings = surroundings
+        self._settings = plan.settings
+        self._dropped: list[str] = []
+        self._steps: list[str] = []
+        self._since = time.monotonic()
+        self._retry_at: float | None = None
+        self._process: EngineProcess | None = None
+        self._port: int | None = None
+        self._starts = 0
+        self._was_ready = False
+        self._half_open = False
+        self._deaths: deque[float] = deque(maxlen=64)
+        self._transitions: deque[Transition] = deque(maxlen=32)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stop = asyncio.Event()
+        self._drain_seconds = 0.0
+        self._suspected = asyncio.Event()
+
+    # What others may ask and do.
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether calls may be sent to ``client``."""
+        return self.state is EngineState.READY
+
+    @property
+    def over(self) -> bool:
+        """Tell whether it will never serve again by itself."""
+        return self.state in (EngineState.FAILED, EngineState.STOPPED)
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process id while there is a process."""
+        return self._process.pid if self._process else None
+
+    @property
+    def retry_seconds(self) -> float | None:
+        """Return the seconds until the next start of an engine that backs off."""
+        return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
+
+    def take(self) -> None:
+        """Count a call that is sent to this engine."""
+        self.in_flight += 1
+        self._idle.clear()
+
+    def give_back(self) -> None:
+        """Count a call's end."""
+        self.in_flight -= 1
+        self.served += 1
+        if self.in_flight == 0:
+            self._idle.set()
+
+    def request_stop(self, drain_seconds: float) -> None:
+        """Ask it to finish its calls within ``drain_seconds``, take no more, and end."""
+        self._drain_seconds = drain_seconds
+        self._stop.set()
+
+    def suspect(self) -> None:
+        """Say that an answer was not right; the engine is checked now, and replaced if it is to blame."""
+        self._suspected.set()
+
+    def snapshot(self) -> EngineSnapshot:
+        """Return what ``status`` shows."""
+        return EngineSnapshot(
+            name=self.name,
+            state=self.state,
+            age_seconds=time.monotonic() - self._since,
+            pid=self.pid,
+            port=self._port,
+            restarts=max(0, self._starts - 1),
+            in_flight=self.in_flight,
+            served=self.served,
+            cause=self.cause.cause if self.cause else None,
+            steps=tuple(self._steps),
+            retry_seconds=self.retry_seconds,
+            transitions=tuple(self._transitions),
+            log=str(self.log.path),
+        )
+
+    # Its life; everything below runs in one task.
+
+    async def run(self) -> None:
+        """Keep the engine alive until a stop is requested, or this task is cancelled."""
+        event = EngineEvent.SPAWN
+        try:
+            while True:
+                self._move(event)
+                death = await self._live_once()
+                if death is None:
+                    return
+                self.cause = death
+                _LOG.warning("%s died: %s", self.name, death.cause)
+                delay = self._decide_restart(death)
+                if delay is None:
+                    self._move(EngineEvent.GIVE_UP)
+                    await self._stop.wait()
+                    return
+                self._retry_at = time.monotonic() + delay
+                self._move(EngineEvent.DIED)
+                if await _set_within(self._stop, delay):
+                    return
+                event = EngineEvent.RETRY
+        finally:
+            self._retry_at = None
+            self._move(EngineEvent.STOP)
+            await asyncio.shield(self._end_process(self._surroundings.grace_seconds))
+            if self.state is EngineState.STOPPING:
+                self._move(EngineEvent.GONE)
+
+    def _decide_restart(self, death: Diagnosis) -> float | None:
+        now = time.monotonic()
+        if self._was_ready and now - self._since > _STABLE_SECONDS:
+            self._deaths.clear()
+            self._half_open = False
+        self._deaths.append(now)
+        step = step_down(self._settings, death, self._dropped)
+        if step is not None:
+            self._settings = step.settings
+            self._steps.append(step.text)
+            if step.dropped is not None:
+                self._dropped.append(step.dropped)
+            return self._surroundings.restart.first_delay_seconds
+        if death.permanent:
+            return None
+        restart = decide_restart(
+            self._surroundings.restart,
+            self._deaths,
+            now,
+            random.random(),  # noqa: S311
+            was_ready=self._was_ready,
+            half_open=self._half_open,
+        )
+        self._half_open = restart is not None and restart.half_open
+        return restart.delay_seconds if restart is not None else None
+
+    def _move(self, event: EngineEvent) -> None:
+        before, self.state = self.state, next_state(self.state, event)
+        now = time.monotonic()
+        spent, self._since = now - self._since, now
+        self._transitions.append(Transition(time.time(), self.state, spent))
+        _LOG.info("%s: %s -> %s after %.2f s", self.name, before.value, self.state.value, spent)
+        self._surroundings.changed()
+
+    async def _live_once(self) -> Diagnosis | None:
+        """Start the engine once; return why it died, None when it shall stop."""
+        self._starts += 1
+        started = time.monotonic()
+        kills = await asyncio.to_thread(count_oom_kills)
+        try:
+            listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            key, process = await self._spawn(listening)
+            failure = await self._live(process, listening, key)
+        except Error as error:
+            return Diagnosis(error.describe(), error.hint, permanent=isinstance(error, StoreError))
+        except Exception as error:  # the boundary of one start: a defect must show as a failed engine
+            _LOG.exception("%s: defect", self.name)
+            return Diagnosis(f"a defect of ours: {type(error).__name__}: {error}", permanent=True)
+        if self._stop.is_set():
+            return None
+        code = process.exit_code
+        await self._end_process(_FAILED_GRACE_SECONDS)
+        if failure is not None and code is None:
+            return Diagnosis(failure.describe(), failure.hint)
+        killed = await asyncio.to_thread(count_oom_kills) > kills
+        return diagnose(code, self.log.lines[-40:], time.monotonic() - started, oom_killed=killed)
+
+    async def _live(
+        self, process: EngineProcess, listening: asyncio.Future[int], key: str
+    ) -> EngineError | None:
+        """Bring it to readiness and watch it until it ends, fails a check, or shall stop.
+
+        Returns what it did wrong, None when it ended by itself or shall stop.
+        """
+        ended = asyncio.create_task(process.wait(), name=f"wait {self.name}")
+        stop = asyncio.create_task(self._stop.wait(), name=f"stop {self.name}")
+        work = asyncio.create_task(self._work(process, listening, key), name=f"work {self.name}")
+        try:
+            await asyncio.wait({ended, stop, work}, return_when=asyncio.FIRST_COMPLETED)
+            if self.state is EngineState.READY and stop.done() and not ended.done():
+                self._move(EngineEvent.DRAIN)
+                idle = asyncio.create_task(self._idle.wait())
+                await asyncio.wait(
+                    {ended, idle}, timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                idle.cancel()
+            if work.done() and not work.cancelled():
+                error = work.exception()
+                if error is not None and not isinstance(error, EngineError):
+                    raise error
+                return error
+            return None
+        finally:
+            for task in (ended, stop, work):
+                task.cancel()
+            await asyncio.gather(ended, stop, work, return_exceptions=True)
+
+    async def _work(self, process: EngineProcess, listening: asyncio.Future[int], key: str) -> None:
+        """Become ready, then watch for ever; raises EngineError for what the engine does wrong."""
+        timer = StallTimer(process, self._surroundings.stall_seconds, lambda: "; ".join(self.log.lines[-3:]))
+        self._port = await timer.run(find_port(process.pid, self._port or 0, listening))
+        client = self.client = EngineClient(self.plan.settings.host, self._port, api_key=key)
+        await timer.run(await_health(client, self.rules))
+        self._move(EngineEvent.ANSWERS)
+        await timer.run(self._checks.check_ready(client, self.rules))
+        self._was_ready = True
+        self._suspected.clear()
+        self._move(EngineEvent.CHECKED)
+        await self._watch(client)
+
+    async def _watch(self, client: EngineClient) -> None:
+        """Look after a ready engine; raises EngineError when it hangs or answers wrongly."""
+        policy = self._surroundings.liveness
+        probed_at = 0.0
+        while True:
+            if await _set_within(self._suspected, policy.tick_seconds):
+                self._suspected.clear()
+                await self._probe_work(client, policy)
+            now = time.monotonic()
+            probe = decide_probe(
+                policy,
+                silent_for=now - client.last_received,
+                probed_ago=now - probed_at,
+                in_flight=self.in_flight,
+            )
+            if probe is Probe.HUNG:
+                raise EngineError(f"it hangs: no answer for {now - client.last_received:.0f} seconds")
+            if probe is not Probe.NOTHING:
+                probed_at = now
+            if probe is Probe.HEALTH:
+                await client.request(self.rules.health(), deadline_seconds=policy.health_deadline_seconds)
+            elif probe is Probe.WORK:
+                await self._probe_work(client, policy)
+
+    async def _probe_work(self, client: EngineClient, policy: LivenessPolicy) -> None:
+        try:
+            await asyncio.wait_for(self._checks.check_alive(client, self.rules), policy.work_deadline_seconds)
+        except asyncio.TimeoutError:
+            raise EngineError(
+                f"it hangs: no answer to a small request for {policy.work_deadline_seconds:g} seconds"
+            ) from None
+
+    async def _spawn(self, listening: asyncio.Future[int]) -> tuple[str, EngineProcess]:
+        surroundings = self._surroundings
+        home = await asyncio.to_thread(ensure_private_dir, surroundings.home)
+        key, key_file = await asyncio.to_thread(surroundings.registry.write_key, self.name)
+        port = 0 if self.rules.picks_port else choose_port(self._settings.host)
+        self._port = port
+
+        def note_line(line: str) -> None:
+            found = read_listening_port(line)
+            if found is not None and not listening.done():
+                listening.set_result(found)
+
+        plan = replace(self.plan, settings=self._settings)
+        command = drop_flags(plan.command(port, key_file), self._dropped)
+        _LOG.info("%s: %s", self.name, " ".join(command))
+        process = self._process = await spawn_engine(command, plan.environment, home, self.log, note_line)
+        await asyncio.to_thread(surroundings.registry.note_engine, self.name, process.pid)
+        return key, process
+
+    async def _end_process(self, grace_seconds: float) -> None:
+        client, self.client = self.client, None
+        if client is not None:
+            await client.close()
+        process, self._process = self._process, None
+        if process is not None:
+            await process.stop(grace_seconds)
+            await asyncio.to_thread(self._surroundings.registry.forget_engine, self.name)
+        self._port = None
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for ``event``; return whether it was set in time."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()

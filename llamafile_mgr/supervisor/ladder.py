@@ -1,0 +1,80 @@
+"""The way down: what to try instead when an engine dies of something that other settings avoid. Pure.
+
+GPU out of memory: fewer layers, then a shorter context, then the processor. An unknown flag: without it.
+Every step taken is said in ``status``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.supervisor.diagnosis import Diagnosis, Kind
+
+__all__ = ["Step", "drop_flags", "step_down"]
+
+_SHORTEST_CONTEXT = 1024
+#: Without these an engine would serve the wrong thing, or everybody.
+_ESSENTIAL = frozenset(
+    {"--server", "--host", "--port", "-l", "-m", "--embedding", "--pooling", "--api-key-file"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Settings to try next; ``dropped``: a flag to leave out; ``text``: what ``status`` says of it."""
+
+    settings: LaunchSettings
+    text: str
+    dropped: str | None = None
+
+
+def step_down(settings: LaunchSettings, diagnosis: Diagnosis, dropped: Sequence[str]) -> Step | None:
+    """Return the next step for this cause of death, None when there is none."""
+    if diagnosis.kind is Kind.UNKNOWN_FLAG:
+        flag = diagnosis.subject
+        if flag is None or flag in _ESSENTIAL or flag in dropped:
+            return None
+        return Step(settings, f"started without {flag}, which this engine does not know", flag)
+    if diagnosis.kind is Kind.OUT_OF_MEMORY:
+        return _need_less(settings)
+    return None
+
+
+def _need_less(settings: LaunchSettings) -> Step | None:
+    on_gpu = settings.gpu not in (None, "disable")
+    layers = settings.gpu_layers
+    if on_gpu and layers is not None and layers > 1:
+        fewer = 16 if layers > 64 else layers // 2
+        return Step(
+            replace(settings, gpu_layers=fewer), f"{fewer} layers on the GPU: its memory was not enough"
+        )
+    if settings.role is Role.GENERATE and settings.context > _SHORTEST_CONTEXT:
+        half = max(_SHORTEST_CONTEXT, settings.context // 2)
+        return Step(replace(settings, context=half), f"context cut to {half} tokens: memory was not enough")
+    if on_gpu:
+        return Step(
+            replace(settings, gpu="disable", gpu_layers=None),
+            "on the processor: the GPU's memory was not enough",
+        )
+    if settings.slots > 1:
+        return Step(replace(settings, slots=1), "one slot: memory was not enough")
+    return None
+
+
+def drop_flags(arguments: Sequence[str], dropped: Sequence[str]) -> tuple[str, ...]:
+    """Return ``arguments`` without these flags and their values."""
+    kept: list[str] = []
+    skipping = False
+    for word in arguments:
+        if word in dropped:
+            skipping = True
+            continue
+        if skipping and not word.startswith("-"):
+            skipping = False
+            continue
+        skipping = False
+        kept.append(word)
+    return tuple(kept)

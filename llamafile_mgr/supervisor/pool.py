@@ -1,0 +1,375 @@
+"""The engines that serve one model, and where calls wait until one of them can be asked.
+
+One task runs ``Pool.run`` and is the only one that adds and removes engines; others send it commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from llamafile_mgr.engines.messages import EngineReply, EngineRequest
+from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, NotReadyError
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.engine import Engine, EngineSnapshot
+from llamafile_mgr.supervisor.memory import resident_bytes
+from llamafile_mgr.supervisor.states import EngineState
+
+__all__ = ["Pool", "PoolOptions", "PoolSnapshot"]
+
+_LOG = logging.getLogger("llamafile_mgr.supervisor")
+_TICK_SECONDS = 1.0
+#: Calls are not held for an engine that will not even be started within this time.
+_LONGEST_HELD_BACKOFF_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """``idle_unload_seconds``: without calls for so long the engines are ended, None never.
+
+    ``pinned``: never unloaded to make room for others. ``memory_limit_bytes``: an engine that grows beyond
+    it is replaced. ``drain_seconds``: for calls in progress when an engine is stopped.
+    """
+
+    idle_unload_seconds: float | None = None
+    pinned: bool = True
+    memory_limit_bytes: int | None = None
+    drain_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """What can be told of a pool now. ``loaded``: it has engines, or is starting them."""
+
+    model: str
+    role: str
+    family: str
+    ready: bool
+    loaded: bool
+    pinned: bool
+    waiting: int
+    idle_seconds: float
+    engines: tuple[EngineSnapshot, ...]
+
+
+Command = Callable[[], Awaitable[None]]
+
+
+class Pool:
+    """Routes calls to the ready engine with the fewest in flight; calls wait while none is ready.
+
+    ``make_engine`` makes the engine of a plan, given a number that none of this pool's had before.
+    ``make_room`` is awaited before engines are started.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        options: PoolOptions,
+        make_engine: Callable[[Plan, int], Engine],
+        make_room: Callable[[Pool], Awaitable[None]],
+    ) -> None:
+        self.plan = plan
+        self.options = options
+        self.engines: tuple[Engine, ...] = ()
+        self._make_engine = make_engine
+        self._make_room = make_room
+        self._tasks: dict[Engine, asyncio.Task[None]] = {}
+        self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self._loading = False
+        self._made = 0
+        self._waiting = 0
+        self._last_call = time.monotonic()
+
+    # What others may ask and do.
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether a call could be sent now."""
+        return any(engine.ready for engine in self.engines)
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether calls are in progress or waiting."""
+        return self._waiting > 0 or any(engine.in_flight for engine in self.engines)
+
+    @property
+    def idle_seconds(self) -> float:
+        """Return the time since the last call began or ended; 0 while there are calls."""
+        return 0.0 if self.busy else time.monotonic() - self._last_call
+
+    def note_change(self) -> None:
+        """Wake the waiting calls; called after every transition of one of our engines."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return what ``status`` and ``/ready`` show."""
+        return PoolSnapshot(
+            model=self.plan.name,
+            role=self.plan.role.value,
+            family=self.plan.family.value,
+            ready=self.ready,
+            loaded=bool(self.engines) or self._loading,
+            pinned=self.options.pinned,
+            waiting=self._waiting,
+            idle_seconds=self.idle_seconds,
+            engines=tuple(engine.snapshot() for engine in self.engines),
+        )
+
+    async def load(self) -> None:
+        """Start the engines unless there are some that live; returns when they are started, not ready."""
+        self._loading = True
+        await self._command(self._load)
+
+    async def unload(self) -> None:
+        """End all engines; the next call starts them again."""
+        await self._command(self._unload)
+
+    async def replace(self, plan: Plan | None = None) -> None:
+        """Put a new engine in the place of each, checked and ready before the old one drains.
+
+        ``plan``: what the new ones shall be, the present plan by default.
+
+        Raises:
+            EngineStartError: a new engine did not become ready; the old ones serve on.
+        """
+        await self._command(lambda: self._replace(plan or self.plan))
+
+    @contextlib.asynccontextmanager
+    async def lease(self, wait_seconds: float) -> AsyncIterator[Engine]:
+        """Hold the least busy ready engine for one call; its ``client`` is set.
+
+        Raises:
+            NotReadyError: no engine became ready within ``wait_seconds``, or all have failed.
+        """
+        engine = await self._await_engine(wait_seconds)
+        engine.take()
+        try:
+            yield engine
+        finally:
+            engine.give_back()
+            self._last_call = time.monotonic()
+
+    async def call(
+        self,
+        request: EngineRequest,
+        *,
+        wait_seconds: float,
+        deadline_seconds: float,
+        check: Callable[[EngineReply], None] | None = None,
+    ) -> EngineReply:
+        """Send an idempotent request; when its engine dies it is sent again to the next one.
+
+        ``deadline_seconds`` is for the whole, waiting included. ``check`` raises EngineError for a reply that
+        is not right, which makes the engine prove itself.
+
+        Raises:
+            NotReadyError: no engine became ready in time.
+            EngineError: the engine did not answer in time, or not rightly.
+            EngineLostError: engines died under it until the deadline.
+        """
+        end = time.monotonic() + deadline_seconds
+        while True:
+            left = end - time.monotonic()
+            async with self.lease(min(wait_seconds, left)) as engine:
+                client = engine.client
+                try:
+                    if client is None:
+                        raise EngineLostError(f"{engine.name} was stopped")
+                    reply = await client.request(request, deadline_seconds=max(0.001, end - time.monotonic()))
+                except EngineLostError:
+                    if end - time.monotonic() <= 0:
+                        raise
+                else:
+                    if check is not None:
+                        try:
+                            check(reply)
+                        except EngineError:
+                            engine.suspect()
+                            raise
+                    return reply
+            # The engine's own task has yet to see the death: let it, instead of asking again at once.
+            await asyncio.sleep(0.01)
+
+    async def _await_engine(self, wait_seconds: float) -> Engine:
+        end = time.monotonic() + wait_seconds
+        self._waiting += 1
+        try:
+            while True:
+                ready = [engine for engine in self.engines if engine.ready]
+                if ready:
+                    return min(ready, key=lambda engine: engine.in_flight)
+                if not self.engines and not self._loading:
+                    await self.load()
+                    continue
+                if self.engines and all(_gone_for_long(engine) for engine in self.engines):
+                    raise self._not_ready("cannot be started")
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise self._not_ready("is not ready yet")
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), min(left, _TICK_SECONDS))
+        finally:
+            self._waiting -= 1
+
+    def _not_ready(self, what: str) -> NotReadyError:
+        causes = [engine.cause for engine in self.engines if engine.cause is not None]
+        error = NotReadyError(
+            f"the model {self.plan.name} {what}",
+            cause=causes[0].cause if causes else None,
+            hint=causes[0].hint if causes else None,
+        )
+        waits = [engine.retry_seconds for engine in self.engines if engine.retry_seconds is not None]
+        error.retry_after_seconds = max(1.0, min(waits, default=error.retry_after_seconds))
+        return error
+
+    # Membership; everything below runs in the pool's task.
+
+    async def run(self) -> None:
+        """Carry out commands and look after idleness and memory until cancelled; then end all engines."""
+        try:
+            while True:
+                try:
+                    command, done = await asyncio.wait_for(self._commands.get(), _TICK_SECONDS)
+                except asyncio.TimeoutError:
+                    await self._tick()
+                    continue
+                try:
+                    await command()
+                except BaseException as error:
+                    if not done.done():
+                        done.set_exception(error) if isinstance(error, Exception) else done.cancel()
+                    if not isinstance(error, Exception):
+                        raise
+                else:
+                    if not done.done():
+                        done.set_result(None)
+        finally:
+            while not self._commands.empty():
+                self._commands.get_nowait()[1].cancel()
+            await asyncio.shield(self._end_all())
+
+    async def _command(self, command: Command) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._commands.put_nowait((command, done))
+        await done
+
+    async def _load(self) -> None:
+        try:
+            if self.engines and not all(engine.over for engine in self.engines):
+                return
+            await self._end_all()
+            await self._make_room(self)
+            for _ in range(self.plan.replicas):
+                self._start()
+        finally:
+            self._loading = False
+            self._last_call = time.monotonic()
+            self.note_change()
+
+    async def _unload(self) -> None:
+        await self._end_all()
+
+    async def _replace(self, plan: Plan) -> None:
+        self._loading = False
+        old = self.engines
+        new: list[Engine] = []
+        try:
+            for _ in range(plan.replicas):
+                engine = self._start(plan, joins=False)
+                new.append(engine)
+                await self._until_settled(engine)
+        except BaseException:
+            await self._end(new, 0.0)
+            raise
+        self.plan = plan
+        self.engines = tuple(new)
+        self.note_change()
+        await self._end(old, self.options.drain_seconds)
+
+    async def _until_settled(self, engine: Engine) -> None:
+        while not engine.ready:
+            if engine.over or self._tasks[engine].done():
+                cause = engine.cause
+                raise EngineStartError(
+                    f"the new engine of {self.plan.name} did not become ready; the old one serves on",
+                    cause=cause.cause if cause else None,
+                    hint=f"its log: {engine.log.path}",
+                )
+            changed = self._changed
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(changed.wait(), _TICK_SECONDS)
+
+    async def _tick(self) -> None:
+        options = self.options
+        if not self.engines:
+            return
+        limit = options.idle_unload_seconds
+        if limit is not None and self.idle_seconds >= limit:
+            _LOG.info("%s: unloaded after %.0f s without calls", self.plan.name, self.idle_seconds)
+            await self._end_all()
+        elif options.memory_limit_bytes is not None:
+            await self._check_memory(options.memory_limit_bytes)
+
+    async def _check_memory(self, limit: int) -> None:
+        for engine in self.engines:
+            pid = engine.pid
+            if not engine.ready or pid is None:
+                continue
+            taken = await asyncio.to_thread(resident_bytes, pid)
+            if taken > limit:
+                _LOG.warning("%s takes %d MiB, above its limit: replaced", engine.name, taken >> 20)
+                try:
+                    await self._exchange(engine)
+                except EngineStartError as error:
+                    _LOG.warning("%s", error.describe())
+
+    async def _exchange(self, old: Engine) -> None:
+        """Put a new engine in the place of one, ready before the old one drains."""
+        new = self._start(joins=False)
+        try:
+            await self._until_settled(new)
+        except BaseException:
+            await self._end([new], 0.0)
+            raise
+        self.engines = tuple(new if engine is old else engine for engine in self.engines)
+        self.note_change()
+        await self._end([old], self.options.drain_seconds)
+
+    def _start(self, plan: Plan | None = None, *, joins: bool = True) -> Engine:
+        engine = self._make_engine(plan or self.plan, self._made)
+        self._made += 1
+        self._tasks[engine] = asyncio.create_task(engine.run(), name=f"engine {engine.name}")
+        if joins:
+            self.engines = (*self.engines, engine)
+        return engine
+
+    async def _end_all(self) -> None:
+        engines, self.engines = list(self._tasks), ()
+        await self._end(engines, self.options.drain_seconds)
+
+    async def _end(self, engines: list[Engine] | tuple[Engine, ...], drain_seconds: float) -> None:
+        """Stop engines, each draining, and wait until they are gone."""
+        tasks = [self._tasks[engine] for engine in engines]
+        for engine in engines:
+            engine.request_stop(drain_seconds)
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for engine, task in zip(engines, tasks, strict=True):
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                self._tasks.pop(engine, None)
+
+
+def _gone_for_long(engine: Engine) -> bool:
+    """Tell whether waiting for this engine makes no sense."""
+    if engine.state is EngineState.BACKING_OFF:
+        return (engine.retry_seconds or 0.0) > _LONGEST_HELD_BACKOFF_SECONDS
+    return engine.over

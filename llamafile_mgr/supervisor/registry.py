@@ -1,0 +1,127 @@
+"""What one ``serve`` leaves on the disk while it runs: its engines' keys, and who they are.
+
+``RUNTIME/serve-PID/`` holds a key file per engine and ``engines.json``. A later ``serve`` finds the
+directories of dead ones, ends the engines that survived them (Linux kills them itself, other systems do not)
+and removes the directory. A process counts as the one noted only when its start time agrees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+from llamafile_mgr.errors import StoreError
+from llamafile_mgr.paths import ensure_private_dir
+
+__all__ = ["Registry", "reap_survivors"]
+
+_PREFIX = "serve-"
+_ENGINES = "engines.json"
+#: Two readings of one process's start time differ by less than this.
+_SAME_START_SECONDS = 1.0
+
+
+class Registry:
+    """The directory of this process. Methods block on the disk and belong in threads."""
+
+    def __init__(self, runtime: Path) -> None:
+        self.directory = runtime / f"{_PREFIX}{os.getpid()}"
+        self._engines: dict[str, tuple[int, float]] = {}
+        self._lock = threading.Lock()
+
+    def write_key(self, name: str) -> tuple[str, Path]:
+        """Return a new API key and the file that holds it, readable by its owner alone.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        key = secrets.token_urlsafe(32)
+        path = ensure_private_dir(self.directory) / f"{name}.key"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+                stream.write(key + "\n")
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        return key, path
+
+    def note_engine(self, name: str, pid: int) -> None:
+        """Remember a running engine by its process id and start time."""
+        started = _start_time(pid)
+        if started is not None:
+            with self._lock:
+                self._engines[name] = (pid, started)
+                self._write()
+
+    def forget_engine(self, name: str) -> None:
+        """Forget an engine that has ended."""
+        with self._lock:
+            self._engines.pop(name, None)
+            self._write()
+
+    def remove(self) -> None:
+        """Remove the directory."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _write(self) -> None:
+        path = ensure_private_dir(self.directory) / _ENGINES
+        text = json.dumps({"started": _start_time(os.getpid()), "engines": self._engines})
+        try:
+            temporary = path.with_suffix(".new")
+            temporary.write_text(text, encoding="ascii")
+            temporary.replace(path)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
+
+def reap_survivors(runtime: Path) -> list[int]:
+    """End the engines whose ``serve`` is gone, remove what it left, and return their process ids."""
+    ended: list[int] = []
+    for directory in sorted(runtime.glob(f"{_PREFIX}*")):
+        pid = directory.name.removeprefix(_PREFIX)
+        if not pid.isascii() or not pid.isdigit() or int(pid) == os.getpid():
+            continue
+        try:
+            noted = json.loads((directory / _ENGINES).read_text(encoding="ascii"))
+            manager, engines = noted["started"], dict(noted["engines"])
+        except (OSError, ValueError, KeyError, TypeError):
+            manager, engines = None, {}
+        if _is_process(int(pid), manager):
+            continue
+        for entry in engines.values():
+            if _is_process(int(entry[0]), float(entry[1])):
+                _kill(int(entry[0]))
+                ended.append(int(entry[0]))
+        shutil.rmtree(directory, ignore_errors=True)
+    return ended
+
+
+def _is_process(pid: int, started: float | None) -> bool:
+    """Tell whether ``pid`` lives and is the process that started then; an unknown time counts as agreeing."""
+    now = _start_time(pid)
+    return now is not None and (started is None or abs(now - started) < _SAME_START_SECONDS)
+
+
+def _start_time(pid: int) -> float | None:
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
+
+
+def _kill(pid: int) -> None:
+    import psutil
+
+    with contextlib.suppress(OSError, psutil.Error):
+        if os.name == "posix":
+            os.killpg(pid, signal.SIGKILL)  # engines lead a process group of their own
+        else:
+            psutil.Process(pid).kill()

@@ -1,0 +1,79 @@
+"""The states of one engine and the moves between them; nothing here does anything.
+
+``TRANSITIONS`` is the whole truth: an event that a state does not list is a defect of the caller.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["TRANSITIONS", "EngineEvent", "EngineState", "next_state"]
+
+
+class EngineState(str, Enum):
+    """Where one engine is in its life."""
+
+    PLANNED = "planned"
+    STARTING = "starting"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    BACKING_OFF = "backing-off"
+    FAILED = "failed"
+
+
+class EngineEvent(str, Enum):
+    """What can happen to one engine."""
+
+    SPAWN = "spawn"
+    ANSWERS = "answers"
+    CHECKED = "checked"
+    DIED = "died"
+    GIVE_UP = "give up"
+    RETRY = "retry"
+    DRAIN = "drain"
+    STOP = "stop"
+    GONE = "gone"
+
+
+#: (state, event) -> state. ANSWERS: the health route is green. CHECKED: the readiness check passed.
+#: DIED: the process ended, hung, never became ready or failed a check, and may be tried again; GIVE_UP: it
+#: may not. DRAIN: it finishes what it has and takes no more. STOP ends a draining engine too, dead or alive.
+TRANSITIONS: dict[tuple[EngineState, EngineEvent], EngineState] = {
+    (EngineState.PLANNED, EngineEvent.SPAWN): EngineState.STARTING,
+    (EngineState.STARTING, EngineEvent.ANSWERS): EngineState.WARMING,
+    (EngineState.WARMING, EngineEvent.CHECKED): EngineState.READY,
+    (EngineState.BACKING_OFF, EngineEvent.RETRY): EngineState.STARTING,
+    (EngineState.READY, EngineEvent.DRAIN): EngineState.DRAINING,
+    (EngineState.STOPPING, EngineEvent.GONE): EngineState.STOPPED,
+    **{
+        (state, EngineEvent.DIED): EngineState.BACKING_OFF
+        for state in (EngineState.STARTING, EngineState.WARMING, EngineState.READY)
+    },
+    **{
+        (state, EngineEvent.GIVE_UP): EngineState.FAILED
+        for state in (EngineState.STARTING, EngineState.WARMING, EngineState.READY)
+    },
+    **{
+        (state, EngineEvent.STOP): EngineState.STOPPING
+        for state in (EngineState.STARTING, EngineState.WARMING, EngineState.READY, EngineState.DRAINING)
+    },
+    **{
+        (state, EngineEvent.STOP): EngineState.STOPPED
+        for state in (EngineState.PLANNED, EngineState.BACKING_OFF, EngineState.FAILED)
+    },
+}
+
+
+def next_state(state: EngineState, event: EngineEvent) -> EngineState:
+    """Return the state after ``event``.
+
+    Raises:
+        ValueError: this state knows no such event.
+    """
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise ValueError(f"an engine that is {state.value} cannot {event.value}") from None

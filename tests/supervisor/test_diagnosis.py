@@ -1,0 +1,50 @@
+"""Causes in words, from exit codes, signals and the last lines."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from llamafile_mgr.supervisor.diagnosis import diagnose
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "uptime", "cause", "permanent"),
+    [
+        (1, ["error: invalid argument: --frob"], 1, "does not know the flag --frob", True),
+        (1, ["unknown argument: -ub"], 1, "does not know the flag -ub", True),
+        (1, ["error: the cpu feature AVX was required on x86-64"], 0.1, "processors with AVX", True),
+        (
+            1,
+            ["ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory"],
+            3,
+            "memory",
+            False,
+        ),
+        (1, ["srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1"], 1, "port was taken", False),
+        (1, ["srv load_model: failed to load model, 'x.gguf'"], 1, "could not load the model", True),
+        (-6, ["GGML_ASSERT(llama_add_eos_token(model) != 1) failed"], 1, "llama_add_eos_token", False),
+        (1, ["multiple .gguf files found"], 1, "more than one GGUF", True),
+        (
+            2,
+            ["error: the embedded engine needs xllamacpp: pip install 'llamafile-mgr[embedded]'"],
+            1,
+            "not installed",
+            True,
+        ),
+        (127, [], 0.1, "the shell could not run it", True),
+        (126, [], 0.1, "exit code 126", True),
+        (-signal.SIGILL, [], 0.1, "lacks an instruction", True),
+        (-signal.SIGKILL, [], 0.1, "first second", False),
+        (-signal.SIGKILL, [], 100, "killed from outside", False),
+        (-signal.SIGSEGV, [], 100, "SIGSEGV", False),
+        (-200, [], 100, "signal 200", False),
+        (3, [], 100, "exit code 3", False),
+        (None, [], 100, "no sign of life", False),
+    ],
+)
+def test_cause(code: int | None, lines: list[str], uptime: float, cause: str, permanent: bool) -> None:
+    found = diagnose(code, lines, uptime)
+    assert cause in found.cause
+    assert found.permanent is permanent

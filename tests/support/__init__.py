@@ -1,0 +1,1 @@
+"""What tests share: models made on the spot, and the program run as its users run it."""

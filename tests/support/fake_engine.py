@@ -1,0 +1,230 @@
+"""An engine for faults that a real one cannot be made to show; run as a program by a packed llamafile.
+
+It speaks v10's HTTP (shapes recorded from the embedded engine) or v1's (shapes of llamafile 0.8.4's
+sources). Known texts get their golden vectors, all others a vector made of their hash. Switches stand before
+the engine's own flags: ``fake_engine.py [SWITCH...] -- FLAG...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import math
+import os
+import random
+import signal
+import struct
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+DIMENSIONS = 384
+GOLDEN = Path(__file__).parent.parent.parent / "llamafile_mgr/catalog/golden/all-minilm-l6-v2.json"
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """Return the switches and the engine's own flags."""
+    own, flags = sys.argv[1:], []
+    if "--" in own:
+        at = own.index("--")
+        own, flags = own[:at], own[at + 1 :]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--family", default="v10", choices=["v1", "v10"])
+    parser.add_argument("--slow-load", type=float, default=0.0, help="seconds before it serves")
+    parser.add_argument("--chatty-load", action="store_true", help="print lines while loading")
+    parser.add_argument("--exit", type=int, help="end at once with this code")
+    parser.add_argument("--say", default="", help="print this line first")
+    parser.add_argument("--die-by", default="", help="end by this signal after loading")
+    parser.add_argument("--crash-after", type=int, help="end after this many embedding requests")
+    parser.add_argument("--ignore-signals", action="store_true", help="ignore SIGINT and SIGTERM")
+    parser.add_argument("--never-ready", action="store_true", help="answer 503 for ever")
+    parser.add_argument("--hang-after", type=int, help="stop answering embeddings after this many")
+    parser.add_argument(
+        "--vectors", default="right", choices=["right", "wrong", "zero", "nan", "null", "short"]
+    )
+    parser.add_argument("--bad-after", type=int, default=0, help="the first this many vectors are right")
+    parser.add_argument(
+        "--first-wrong", action="store_true", help="the first vector is wrong, as in May 2024"
+    )
+    parser.add_argument("--flood", type=int, default=0, help="MiB of log to print after the start")
+    parser.add_argument("--fork", action="store_true", help="leave a child that holds the log pipe open")
+    parser.add_argument("--other-port", action="store_true", help="listen one port further")
+    parser.add_argument("--count-file", help="append a line at each start")
+    return parser.parse_args(own), flags
+
+
+class Engine:
+    """The state that handlers share."""
+
+    def __init__(self, switches: argparse.Namespace, flags: list[str]) -> None:
+        self.switches = switches
+        self.flags = flags
+        self.served = 0
+        self.lock = threading.Lock()
+        self.ready = threading.Event()
+        self.golden = {entry["text"]: entry["vector"] for entry in json.loads(GOLDEN.read_text("utf-8"))}
+        self.key = self._read_key()
+
+    def _read_key(self) -> str | None:
+        file = self.flag("--api-key-file")
+        return Path(file).read_text("ascii").strip() if file else None
+
+    def flag(self, name: str) -> str | None:
+        return self.flags[self.flags.index(name) + 1] if name in self.flags else None
+
+    def count(self) -> int:
+        """Count one vector; crash or hang when told to."""
+        with self.lock:
+            self.served += 1
+            number = self.served
+        if self.switches.crash_after is not None and number > self.switches.crash_after:
+            os._exit(9)
+        if self.switches.hang_after is not None and number > self.switches.hang_after:
+            time.sleep(3600)
+        return number
+
+    def vector(self, text: str) -> list[float] | None:
+        number = self.count()
+        kind = self.switches.vectors if number > self.switches.bad_after else "right"
+        if kind == "null":
+            return None
+        if kind == "zero":
+            return [0.0] * DIMENSIONS
+        if kind == "nan":
+            return [math.nan] * DIMENSIONS
+        right = self.golden.get(text) or made_up(text)
+        if kind == "wrong" or (self.switches.first_wrong and number == 1):
+            return made_up(text + "?")
+        return right[:100] if kind == "short" else right
+
+
+def made_up(text: str) -> list[float]:
+    """Return a unit vector that depends on the text alone."""
+    source = random.Random(hashlib.sha256(text.encode()).digest())
+    values = [source.gauss(0, 1) for _ in range(DIMENSIONS)]
+    length = math.sqrt(sum(v * v for v in values))
+    return [v / length for v in values]
+
+
+def render(vector: list[float] | None, encoding: str) -> object:
+    if vector is not None and encoding == "base64":
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    return vector
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    protocol_version = "HTTP/1.1"
+    engine: Engine
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def answer(self, body: object, status: int = 200) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def refuse_unless_ready(self) -> bool:
+        if self.engine.ready.is_set():
+            return False
+        error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
+        self.answer({"error": error}, 503)
+        return True
+
+    def do_GET(self) -> None:
+        if not self.refuse_unless_ready():
+            self.answer({"status": "ok"})
+
+    def do_POST(self) -> None:
+        body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.refuse_unless_ready():
+            return
+        key = self.engine.key
+        if key and self.headers.get("Authorization") != f"Bearer {key}":
+            self.answer(
+                {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}, 401
+            )
+            return
+        if self.path == "/tokenize":
+            self.answer({"tokens": [101, *range(len(body["content"].split())), 102]})
+        elif self.path == "/embedding":
+            self.answer({"embedding": self.engine.vector(body["content"])})
+        elif self.path == "/v1/embeddings":
+            encoding = body.get("encoding_format", "float")
+            data = [
+                {
+                    "index": index,
+                    "embedding": render(self.engine.vector(text), encoding),
+                    "object": "embedding",
+                }
+                for index, text in enumerate(body["input"])
+            ]
+            self.answer({"object": "list", "data": data, "usage": {"prompt_tokens": len(data)}})
+        else:
+            self.answer({"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}, 404)
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def load(engine: Engine, address: str) -> None:
+    """Take the time that loading takes, then be ready."""
+    end = time.monotonic() + engine.switches.slow_load
+    while time.monotonic() < end:
+        if engine.switches.chatty_load:
+            say("loading tensors ...")
+        time.sleep(0.05)
+    if not engine.switches.never_ready:
+        engine.ready.set()
+        say(f"llama server listening at {address}")
+    if engine.switches.flood:
+        line = "x" * 1023
+        for _ in range(engine.switches.flood * 1024):
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    if engine.switches.die_by:
+        os.kill(os.getpid(), getattr(signal, engine.switches.die_by))
+
+
+def main() -> None:
+    switches, flags = parse()
+    if switches.count_file:
+        with Path(switches.count_file).open("a", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+    if switches.say:
+        say(switches.say)
+    if switches.exit is not None:
+        sys.exit(switches.exit)
+    if switches.fork and os.fork() == 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    if switches.ignore_signals:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    Handler.engine = Engine(switches, flags)
+    port = int(Handler.engine.flag("--port") or 0) + (1 if switches.other_port else 0)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.daemon_threads = True
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=load, args=(Handler.engine, address), daemon=True).start()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
