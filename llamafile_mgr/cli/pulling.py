@@ -1,12 +1,16 @@
-"""Running pulls from a command: signals, and what to say when one ends the work early."""
+"""Running pulls from a command: arguments, signals, and what to say when one ends the work early."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -14,16 +18,22 @@ from llamafile_mgr.catalog import load_catalog
 from llamafile_mgr.cli.output import format_bytes
 from llamafile_mgr.cli.progress import Display
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import PullOptions, Target, pull, target_of
-from llamafile_mgr.errors import UsageError
-from llamafile_mgr.store import Store, StoredArtifact
+from llamafile_mgr.downloader import PullOptions, Target, pull, repair, target_of
+from llamafile_mgr.downloader.events import Published
+from llamafile_mgr.errors import NotFoundError, UsageError
+from llamafile_mgr.store import Range, Store, StoredArtifact
+from llamafile_mgr.store.importing import import_file
 from llamafile_mgr.store.layout import check_digest, check_name
+from llamafile_mgr.store.lockfile import LockedArtifact, locked, read_lock, write_lock
 
-__all__ = ["pull_all", "targets_of"]
+__all__ = ["locked_jobs", "pull_all", "repair_all", "targets_of", "update_lock"]
+
+_T = TypeVar("_T")
+Job = tuple[Target | Path, PullOptions]
 
 
-def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) -> list[Target]:
-    """Return what the arguments of ``pull`` mean.
+def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) -> list[Target | Path]:
+    """Return what the arguments of ``pull`` mean; a path is a file of this computer.
 
     Raises:
         UsageError: no name, or ``--name`` and ``--sha256`` with several.
@@ -33,18 +43,99 @@ def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) ->
         raise UsageError("pull what?", hint="name a model: llamafile-mgr pull all-minilm-l6-v2")
     if len(names) > 1 and (as_name or sha256):
         raise UsageError("--name and --sha256 are for one file", hint="pull one file at a time with them")
-    targets = [target_of(name, load_catalog(), name=as_name and check_name(as_name)) for name in names]
-    if sha256:
-        return [replace(targets[0], sha256=check_digest(sha256.lower()))]
+    targets: list[Target | Path] = []
+    for name in names:
+        if _is_path(name):
+            if as_name or sha256:
+                raise UsageError("--name and --sha256 of a file: use llamafile-mgr import")
+            targets.append(Path(name))
+            continue
+        target = target_of(name, load_catalog(), name=as_name and check_name(as_name))
+        targets.append(replace(target, sha256=check_digest(sha256.lower())) if sha256 else target)
     return targets
 
 
+def _is_path(name: str) -> bool:
+    separators = [separator for separator in (os.sep, os.altsep) if separator]
+    return "://" not in name and (
+        name.startswith(("./", "../", "/", "~"))
+        or (any(s in name for s in separators) and Path(name).is_file())
+    )
+
+
+def locked_jobs(path: Path, names: Sequence[str], restart: bool) -> list[Job]:
+    """Return the work that a lock file asks for: everything in it, or the ``names``.
+
+    Raises:
+        NotFoundError: there is no such file, or it does not have one of the names.
+        InvalidFileError: it makes no sense.
+    """
+    pins = read_lock(path)
+    chosen: list[LockedArtifact] = []
+    for name in names or tuple(pins):
+        found = [pin for pin in pins.values() if name == pin.name or pin.name.startswith(f"{name}:")]
+        if not found:
+            raise NotFoundError(f"{path} does not pin {name}", hint=f"llamafile-mgr pull --lock {name}")
+        chosen += found
+    return [(_locked_target(pin), PullOptions(restart=restart, revision=_commit(pin))) for pin in chosen]
+
+
+def _locked_target(pin: LockedArtifact) -> Target:
+    target = Target(name=pin.name, source=pin.source, kind=pin.kind)
+    with contextlib.suppress(NotFoundError):
+        target = target_of(pin.name, load_catalog())
+    return replace(
+        target, source=pin.source, kind=pin.kind, size=pin.size, sha256=pin.sha256, conversion=pin.conversion
+    )
+
+
+def _commit(pin: LockedArtifact) -> str | None:
+    return pin.revision if pin.source.startswith("hf:") else None
+
+
+def update_lock(path: Path, entries: Sequence[StoredArtifact]) -> None:
+    """Pin ``entries`` in the lock file at ``path``; what else it pins stays."""
+    pins: dict[str, LockedArtifact] = {}
+    with contextlib.suppress(NotFoundError):
+        pins = read_lock(path)
+    pins.update({entry.name: locked(entry) for entry in entries})
+    write_lock(path, pins.values())
+
+
 def pull_all(
-    jobs: Sequence[tuple[Target, PullOptions]], store: Store, config: DownloadConfig, display: Display
+    work: Sequence[Job], store: Store, config: DownloadConfig, display: Display
 ) -> list[StoredArtifact]:
     """Pull one after the other; Ctrl-C and SIGTERM leave what has arrived, and say so."""
+
+    async def pull_one(job: Job) -> StoredArtifact:
+        target, options = job
+        if isinstance(target, Target):
+            return await pull(target, store, config, display, options=options)
+        entry, _ = await asyncio.to_thread(import_file, target.expanduser(), store, load_catalog())
+        display(Published(entry.name, entry.digest, entry.size, entry.trust.value, str(entry.path), 0))
+        return entry
+
+    return _run([functools.partial(pull_one, job) for job in work], display)
+
+
+def repair_all(
+    work: Sequence[tuple[StoredArtifact, tuple[Range, ...] | None]],
+    store: Store,
+    config: DownloadConfig,
+    display: Display,
+) -> list[StoredArtifact]:
+    """Mend one file after the other."""
+
+    async def repair_one(entry: StoredArtifact, damage: tuple[Range, ...] | None) -> StoredArtifact:
+        return await repair(entry, damage, store, config, display)
+
+    return _run([functools.partial(repair_one, *one) for one in work], display)
+
+
+def _run(steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], display: Display) -> list[_T]:
+    received: list[signal.Signals] = []
     try:
-        return asyncio.run(_pull_all(jobs, store, config, display))
+        return asyncio.run(_in_turn(steps, received))
     except (KeyboardInterrupt, asyncio.CancelledError):
         display.close()
         click.echo(
@@ -52,16 +143,23 @@ def pull_all(
             "run the same command again and it goes on from there",
             err=True,
         )
+        if signal.SIGTERM in received:
+            raise click.exceptions.Exit(128 + signal.SIGTERM) from None
         raise click.exceptions.Abort from None
 
 
-async def _pull_all(
-    jobs: Sequence[tuple[Target, PullOptions]], store: Store, config: DownloadConfig, display: Display
-) -> list[StoredArtifact]:
+async def _in_turn(
+    steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], received: list[signal.Signals]
+) -> list[_T]:
     task = asyncio.current_task()
-    if task is not None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Windows has no such handlers; there asyncio turns Ctrl-C into a cancellation by itself.
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return [await pull(target, store, config, display, options=options) for target, options in jobs]
+
+    def stop(number: signal.Signals) -> None:
+        received.append(number)
+        if task is not None:
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Windows has no such handlers; there asyncio turns Ctrl-C into a cancellation by itself.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    return [await step() for step in steps]

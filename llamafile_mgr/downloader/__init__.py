@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llamafile_mgr.downloader.events import Event, Progress, event_json
 from llamafile_mgr.downloader.pulling import PullOptions, pull
+from llamafile_mgr.downloader.repairing import repair
 from llamafile_mgr.downloader.sources import Source, Target, parse_source, target_of
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "event_json",
     "parse_source",
     "pull",
+    "repair",
     "target_of",
 ]

@@ -16,6 +16,7 @@ from llamafile_mgr import __version__
 from llamafile_mgr.config import DownloadConfig
 from llamafile_mgr.downloader.addresses import Reach, check_redirect, origin, reach_of
 from llamafile_mgr.downloader.pacing import MOST_JOBS
+from llamafile_mgr.downloader.transport import WideTransport
 
 __all__ = [
     "Access",
@@ -52,12 +53,15 @@ def access_from(config: DownloadConfig, environ: Mapping[str, str]) -> Access:
 
 def make_client(config: DownloadConfig) -> httpx.AsyncClient:
     """Return a client that follows no redirect by itself and asks for bytes as they are."""
+    context, connections = _ssl_context(), MOST_JOBS + 4
+    proxied = bool(urllib.request.getproxies())
     return httpx.AsyncClient(
         follow_redirects=False,
-        verify=_ssl_context(),
+        verify=context,
+        transport=None if proxied else WideTransport(context, connections),
         headers={"User-Agent": f"llamafile-mgr/{__version__}", "Accept-Encoding": "identity"},
         timeout=httpx.Timeout(config.stall_seconds, connect=_CONNECT_SECONDS, pool=None),
-        limits=httpx.Limits(max_connections=MOST_JOBS + 4, max_keepalive_connections=MOST_JOBS + 4),
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
     )
 
 

@@ -28,15 +28,18 @@ from llamafile_mgr.downloader.events import (
     Retrying,
 )
 from llamafile_mgr.downloader.huggingface import cached_file, hub_is_offline
+from llamafile_mgr.downloader.promises import check_promises, check_space, prepare_part
 from llamafile_mgr.downloader.resolving import Resolution, Resolver
 from llamafile_mgr.downloader.sources import Hub, Target, parse_source
+from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.downloader.transfer import Transfer
-from llamafile_mgr.errors import DiskFullError, IntegrityError, NotFoundError, OfflineError
+from llamafile_mgr.errors import IntegrityError, NotFoundError, OfflineError
 from llamafile_mgr.store import (
     BlockHashes,
     LockBusyError,
     Part,
     PartInfo,
+    Range,
     Record,
     Store,
     StoredArtifact,
@@ -47,7 +50,6 @@ from llamafile_mgr.store import (
 from llamafile_mgr.store.blocks import hash_file
 from llamafile_mgr.store.files import (
     clone_or_copy,
-    free_bytes,
     store_errors,
     temporary_name,
 )
@@ -58,18 +60,20 @@ from llamafile_mgr.store.parts import remove_part
 __all__ = ["PullOptions", "pull"]
 
 _FOLLOW_SECONDS = 0.2
-#: Room that stays free beside a file that is fetched: maps, records, the system's own needs.
-_RESERVE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
     """``update``: ask the hub even when the name is here. ``restart``: drop what an earlier attempt
-    left. ``revision``, where a lock file promises one: the hub must be at this commit."""
+    left. ``revision``, where a lock file promises one: the hub must be at this commit. ``damage``:
+    the file is here, put aside, and only these ranges of it are bad. ``trust``: what to record in
+    place of what the target's digest amounts to."""
 
     update: bool = False
     restart: bool = False
     revision: str | None = None
+    damage: tuple[Range, ...] | None = None
+    trust: Trust | None = None
 
 
 async def pull(
@@ -128,14 +132,14 @@ class _Pull:
         self._best = 0
 
     async def run(self) -> StoredArtifact:
-        here = await asyncio.to_thread(self._find_here)
+        here = await run_to_end(self._find_here)
         if here is not None:
             self._progress(Present(self._target.name, here.digest, here.size))
             return here
         self._store.prepare()
         if self._store.locks.notice:
             self._notice(self._store.locks.notice)
-        cached = await asyncio.to_thread(self._take_cached, self._target.sha256)
+        cached = await run_to_end(self._take_cached, self._target.sha256)
         if cached is not None:
             return cached
         if self._config.offline or (self._source.hub is Hub.HUGGING_FACE and hub_is_offline(self._environ)):
@@ -231,7 +235,10 @@ class _Pull:
         target = self._target
         if resolution.sha256 is not None:
             here = self._adopt(resolution.sha256, resolution)
-            here = here or await asyncio.to_thread(self._take_cached, resolution.sha256, resolution)
+            if here is not None:
+                self._progress(Present(target.name, here.digest, here.size))
+                return here
+            here = await run_to_end(self._take_cached, resolution.sha256, resolution)
             if here is not None:
                 return here
         info = PartInfo(target.name, target.source, resolution.size, resolution.sha256, resolution.validator)
@@ -281,9 +288,11 @@ class _Pull:
         key: str,
     ) -> StoredArtifact:
         target = self._target
+        if self._options.damage is not None and resolution.sha256 is not None:
+            self._store.salvage(resolution.sha256, replace(info, validator=None), self._options.damage)
         part = Part(self._store.layout.part(key), info)
         try:
-            self._prepare_part(part, info)
+            prepare_part(part, info, restart=self._options.restart)
             self._progress(
                 Resolved(
                     target.name,
@@ -294,7 +303,7 @@ class _Pull:
                     part.have,
                 )
             )
-            self._check_space(part, resolution)
+            check_space(part, resolution.size, self._store.root)
             transfer = Transfer(
                 client,
                 self._config,
@@ -308,57 +317,15 @@ class _Pull:
             )
             hashes = await transfer.run()
             self._progress(Checking(target.name, hashes.size))
-            self._check(part, hashes, transfer.resolution)
+            check_promises(part, hashes, transfer.resolution)
         finally:
             part.close()
-        entry = await asyncio.to_thread(self._publish, part, hashes, resolution)
+            if not part.have and resolution.size != 0:
+                part.remove()
+        entry = await run_to_end(self._publish, part, hashes, resolution)
         remove_part(part.directory)
         self._published(entry, transfer.transferred)
         return entry
-
-    def _prepare_part(self, part: Part, info: PartInfo) -> None:
-        """Decide what an earlier attempt's bytes are good for."""
-        if self._options.restart:
-            part.rebind(info, keep=False)
-            return
-        if part.info.bad is not None:
-            raise IntegrityError(
-                f"an earlier download of {info.name} failed its check: {part.info.bad}",
-                cause=f"its {part.have:,} bytes are kept in {part.directory}, not executable",
-                hint="add --restart to drop them and fetch the whole file again",
-            )
-        if part.info.validator != info.validator or part.info.size != info.size:
-            # The digest names the part, so its bytes stay good whichever server sends the rest.
-            part.rebind(info, keep=info.sha256 is not None and part.info.size in (None, info.size))
-
-    def _check_space(self, part: Part, resolution: Resolution) -> None:
-        if resolution.size is None:
-            return
-        needed = resolution.size - part.have + _RESERVE_BYTES
-        free = free_bytes(part.directory)
-        if needed > free:
-            raise DiskFullError(
-                f"{self._target.name} does not fit: {needed - free:,} bytes are missing",
-                cause=f"{needed:,} bytes are needed below {self._store.root}, {free:,} are free",
-                hint="make room (llamafile-mgr prune), or move the store with LLAMAFILE_MGR_HOME",
-            )
-
-    def _check(self, part: Part, hashes: BlockHashes, resolution: Resolution) -> None:
-        """Compare what arrived with what was promised; say which side is wrong."""
-        if resolution.size is not None and hashes.size != resolution.size:
-            raise IntegrityError(f"{self._target.name} has {hashes.size:,} bytes, not {resolution.size:,}")
-        if resolution.sha256 is None or hashes.sha256 == resolution.sha256:
-            return
-        if resolution.confirmed:
-            side = "the hub promises the right digest, so the bytes changed on their way or on this disk"
-        else:
-            side = "only the pin names a digest, so the server may have another file than the pinned one"
-        part.mark_bad(f"its digest is {hashes.sha256[:16]}..., not {resolution.sha256[:16]}...")
-        raise IntegrityError(
-            f"{self._target.name} arrived with the wrong digest {hashes.sha256}",
-            cause=f"{resolution.sha256} was promised; {side}",
-            hint="nothing of it can be run; add --restart to fetch the whole file again",
-        )
 
     # --- publishing ------------------------------------------------------------------------------
 
@@ -392,12 +359,13 @@ class _Pull:
 
     def _record(self, digest: str, size: int, kind: ArtifactKind, resolution: Resolution | None) -> Record:
         target = self._target
+        trust = resolution.trust if resolution else Trust.PINNED
         return Record(
             name=target.name,
             digest=digest,
             size=size,
             kind=kind,
-            trust=resolution.trust if resolution else Trust.PINNED,
+            trust=self._options.trust or trust,
             source=target.source,
             verified_at=datetime.now(timezone.utc).replace(microsecond=0),
             url=resolution.source_url if resolution else None,

@@ -26,6 +26,7 @@ from llamafile_mgr.store.layout import is_digest
 __all__ = ["Resolution", "Resolver", "certificate_error", "describe_failure", "relocated"]
 
 _MOST_REDIRECTS = 10
+_FIRST_RETRIES = 4
 _MOST_INDEX_BYTES = 32 * 1024 * 1024
 _T = TypeVar("_T")
 _PEP_691 = "application/vnd.pypi.simple.v1+json"
@@ -79,7 +80,9 @@ class Resolver:
         retrying: Callable[[str, float], None],
     ) -> None:
         self._client = client
-        self._policy = RetryPolicy(config.retries, config.retry_seconds)
+        # At first the user waits and may have mistyped; once bytes flow, patience is what they want.
+        self._patient = RetryPolicy(config.retries, config.retry_seconds)
+        self._policy = RetryPolicy(min(config.retries, _FIRST_RETRIES), config.retry_seconds)
         self._access = access
         self._retrying = retrying
 
@@ -94,10 +97,17 @@ class Resolver:
         url, digest = source.url, None
         if source.hub is Hub.PYPI:
             url, digest = await self._find_in_index(source)
+        elif source.hub is Hub.GITHUB and target.sha256 is None:
+            digest = await self._find_in_release(source)
         probe = await self._retried(url, lambda: self._probe(url))
+        if source.hub is Hub.HUGGING_FACE and "x-linked-etag" not in probe.hub:
+            # Documented for HEAD only; a hub or mirror may leave it out of its answer to GET.
+            told = await self._retried(url, lambda: self._ask_head(url))
+            probe = replace(probe, hub={**told, **probe.hub})
         linked = probe.hub.get("x-linked-etag", "").strip().removeprefix("W/").strip('"').lower()
         if digest is None and is_digest(linked):
             digest = linked
+        self._policy = self._patient
         return _judge_probe(source, target, url, probe, digest)
 
     async def _find_in_index(self, source: Source) -> tuple[str, str | None]:
@@ -118,6 +128,23 @@ class Resolver:
                     ) from error
                 return url, digest if isinstance(digest, str) and is_digest(digest) else None
         raise NotFoundError(f"{source.url} has no file {file}", hint=f"look at the releases of {package}")
+
+    async def _find_in_release(self, source: Source) -> str | None:
+        """Return the digest of a release asset where GitHub's API gives one, else None."""
+        owner, repository, tag, asset = source.path
+        base = source.url.removesuffix(f"/{owner}/{repository}/releases/download/{tag}/{asset}")
+        api = "https://api.github.com" if origin(base)[1] == "github.com" else f"{base}/api/v3"
+        try:
+            body = await self._fetch_json(f"{api}/repos/{owner}/{repository}/releases/tags/{tag}")
+        except (httpx.HTTPError, DownloadError, NotFoundError):
+            # The API limits anonymous callers; without it the first download is trusted and recorded.
+            return None
+        assets = body.get("assets", []) if isinstance(body, dict) else []
+        for entry in assets if isinstance(assets, list) else []:
+            if isinstance(entry, dict) and entry.get("name") == asset:
+                digest = str(entry.get("digest", "")).removeprefix("sha256:")
+                return digest if is_digest(digest) else None
+        return None
 
     async def _fetch_json(self, url: str) -> object:
         here = url
@@ -161,6 +188,13 @@ class Resolver:
                 return _Probe(here, response.status_code, dict(response.headers), hub, named)
         raise DownloadError(f"{url} redirects in circles", hint="check the address")
 
+    async def _ask_head(self, url: str) -> dict[str, str]:
+        """Return what the hub itself says of a file, from headers of its own only."""
+        response = await self._client.head(url, headers=self._access.headers(url))
+        if response.status_code >= 400:
+            return {}
+        return {name: value for name, value in response.headers.items() if name.startswith("x-")}
+
     async def _next_hop(self, url: str, here: str, location: str) -> str:
         if not location:
             raise DownloadError(f"{here} redirects to nowhere")
@@ -180,7 +214,7 @@ class Resolver:
                     error.response.headers.get("retry-after"), datetime.now(timezone.utc)
                 )
                 reason = f"the server answered {error.response.status_code}"
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, OSError) as error:
                 reason = describe_failure(error)
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     raise certificate_error(url, error) from error
@@ -293,7 +327,8 @@ def relocated(before: Resolution, after: Resolution) -> Resolution:
         DownloadError: the file is another one now.
     """
     same_digest = after.confirmed and after.sha256 == before.sha256
-    same_version = before.validator is not None and after.validator == before.validator
+    # Without a version a pinned digest still finds out at the end.
+    same_version = after.validator == before.validator and (before.validator or before.sha256)
     if after.size == before.size and (same_digest or same_version):
         return replace(after, trust=before.trust)
     raise DownloadError(

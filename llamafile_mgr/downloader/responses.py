@@ -37,11 +37,13 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``detail`` says why, for people; ``retry_after`` is what the server asked for, in seconds."""
+    """``detail`` says why, for people; ``retry_after`` is what the server asked for, in seconds;
+    ``length`` is how many bytes of the range the server sends."""
 
     outcome: Outcome
     detail: str = ""
     retry_after: float | None = None
+    length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,12 @@ def _judge_body(
         return Verdict(Outcome.WHOLE, "the server ignores ranges")
     found = parse_content_range(headers.get("content-range"))
     if asked is None:
-        asked = (0, size if size is not None else -1)
+        return Verdict(Outcome.BROKEN, "a part although the whole was asked for")
     if found is None:
         return Verdict(Outcome.BROKEN, f"a part with the range {headers.get('content-range')!r}")
     if size is not None and found.size is not None and found.size != size:
         return Verdict(Outcome.CHANGED, f"it has {found.size:,} bytes, not {size:,}")
-    if (found.start, found.end) != asked:
+    if found.start != asked[0] or found.end > asked[1]:
         return Verdict(
             Outcome.BROKEN, f"bytes {found.start}-{found.end - 1} instead of {asked[0]}-{asked[1] - 1}"
         )
@@ -132,7 +134,8 @@ def _judge_body(
         return Verdict(
             Outcome.BROKEN, f"{length:,} bytes announced for a range of {found.end - found.start:,}"
         )
-    return Verdict(Outcome.PART)
+    # A server may send less than the range asked for; the rest is asked for again.
+    return Verdict(Outcome.PART, length=found.end - found.start)
 
 
 def _number(text: str | None) -> int | None:

@@ -28,12 +28,13 @@ from llamafile_mgr.downloader.resolving import (
 )
 from llamafile_mgr.downloader.responses import Outcome, Verdict, judge
 from llamafile_mgr.downloader.retrying import RetryPolicy, next_wait
+from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.errors import DownloadError, Error
 from llamafile_mgr.store import BlockHashes, Part, Range
 
 __all__ = ["Transfer"]
 
-_FLUSH_BYTES = 512 * 1024
+_FLUSH_BYTES = 1024 * 1024
 _FLUSH_SECONDS = 0.1
 _TICK_SECONDS = 0.1
 _OBSERVE_SECONDS = 0.4
@@ -106,11 +107,14 @@ class Transfer:
             size = self._part.info.size
             if size is None:
                 raise DownloadError("the transfer ended without a size")
-            hashing = asyncio.to_thread(self._hasher.finish, size)
-            hashes, _ = await asyncio.gather(hashing, asyncio.to_thread(self._part.checkpoint))
-            return hashes
+            syncing = asyncio.create_task(run_to_end(self._part.checkpoint))
+            try:
+                return await run_to_end(self._hasher.finish, size)
+            finally:
+                await asyncio.wait((syncing,))
+                syncing.result()
         finally:
-            await asyncio.to_thread(self._hasher.stop)
+            await run_to_end(self._hasher.stop)
 
     # --- ranges ----------------------------------------------------------------------------------
 
@@ -136,7 +140,7 @@ class Transfer:
                 if now - synced_at >= _CHECKPOINT_SECONDS and (checkpoint is None or checkpoint.done()):
                     if checkpoint is not None:
                         checkpoint.result()
-                    checkpoint = asyncio.create_task(asyncio.to_thread(self._part.checkpoint))
+                    checkpoint = asyncio.create_task(run_to_end(self._part.checkpoint))
                     synced_at = now
                 self._advanced(self._part.have, len(self._running))
         finally:
@@ -190,11 +194,11 @@ class Transfer:
                     check_peer(response, resolution.named, resolution.url)
                 verdict = self._judge(asked, response)
                 if verdict.outcome is Outcome.PART:
-                    return await self._receive(response, segment)
+                    return await self._receive(response, segment, verdict.length or 0)
                 if verdict.outcome is Outcome.WHOLE:
                     raise _RangesIgnoredError
                 return verdict
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             return _failed(resolution.url, error)
 
     def _judge(self, asked: Range | None, response: httpx.Response) -> Verdict:
@@ -208,8 +212,9 @@ class Transfer:
             redirected=self._resolution.redirected,
         )
 
-    async def _receive(self, response: httpx.Response, segment: Segment) -> Verdict | None:
+    async def _receive(self, response: httpx.Response, segment: Segment, length: int) -> Verdict | None:
         """Write the body of a range answer, as it arrives, into the part."""
+        end = segment.position + length
         meter = StallMeter(self._least_speed(), self._config.stall_seconds)
         pending: list[bytes] = []
         held = 0
@@ -239,14 +244,16 @@ class Transfer:
         finally:
             if pending:
                 # Also on the way out of a failure or a cancellation: these bytes have been paid for.
-                await asyncio.shield(self._write(segment, pending))
+                await self._write(segment, pending)
+        if segment.position == end:
+            return None
         return Verdict(Outcome.RETRY, "the server sent less than it announced")
 
     async def _write(self, segment: Segment, batch: list[bytes]) -> None:
         position = segment.position
         segment.position += sum(map(len, batch))
         try:
-            await asyncio.to_thread(self._part.write, position, batch)
+            await run_to_end(self._part.write, position, batch)
         except BaseException:
             segment.position = position
             raise
@@ -269,7 +276,7 @@ class Transfer:
             if self._part.have and not (self._resolution.validator or self._resolution.sha256):
                 self._noticed("the server cannot resume: starting over")
                 self._part.rebind(self._part.info, keep=False)
-                await asyncio.to_thread(self._hasher.stop)
+                await run_to_end(self._hasher.stop)
                 self._hasher = TrailingHasher(self._part.data)
                 mark = 0
             verdict = await self._fetch_whole()
@@ -301,7 +308,7 @@ class Transfer:
                         hint="fetch it from another server, or pin its sha256",
                     )
                 return await self._receive_whole(response)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             return _failed(resolution.url, error)
 
     async def _receive_whole(self, response: httpx.Response) -> Verdict | None:
@@ -315,14 +322,14 @@ class Transfer:
             if size is not None and end > size:
                 return Verdict(Outcome.BROKEN, f"more than the {size:,} bytes that were announced")
             if not self._part.covers(position, end):
-                await asyncio.to_thread(self._part.write, position, [chunk])
+                await run_to_end(self._part.write, position, [chunk])
                 self._hasher.advance(self._part.prefix)
             position = end
             if now - ticked_at >= _TICK_SECONDS:
                 self._advanced(self._part.have, 1)
                 ticked_at = now
             if now - synced_at >= _CHECKPOINT_SECONDS:
-                await asyncio.to_thread(self._part.checkpoint)
+                await run_to_end(self._part.checkpoint)
                 synced_at = now
             if meter.feed(now - asked_at, len(chunk)):
                 return Verdict(Outcome.RETRY, "the connection became too slow")
@@ -380,7 +387,8 @@ class Transfer:
             self._moves += 1
 
 
-def _failed(url: str, error: httpx.HTTPError) -> Verdict:
+def _failed(url: str, error: Exception) -> Verdict:
+    """Return the verdict on a request that broke; TLS that breaks midway is an ``OSError``."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         raise certificate_error(url, error) from error
     return Verdict(Outcome.RETRY, describe_failure(error))

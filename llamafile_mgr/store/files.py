@@ -38,12 +38,17 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def disk_error(error: OSError, path: Path, *, missing: int | None = None) -> StoreError:
-    """Return our error for an ``OSError`` on ``path``; ``missing`` is how many bytes still had to come."""
+def disk_error(
+    error: OSError, path: Path, *, name: str | None = None, missing: int | None = None
+) -> StoreError:
+    """Return our error for an ``OSError`` on ``path``.
+
+    ``name``: what the user calls it. ``missing``: how many bytes still had to come.
+    """
     if is_disk_full(error):
         amount = "" if missing is None else f"; {missing:,} bytes more are needed"
         return DiskFullError(
-            f"there is no room left for {path.name}{amount}",
+            f"there is no room left for {name or path.name}{amount}",
             cause=f"{error.strerror} below {path.parent}",
             hint="make room and run the same command again: what has arrived is kept",
         )

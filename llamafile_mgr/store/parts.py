@@ -8,7 +8,6 @@ has the bytes; after a crash of the computer (another boot) only those that a ``
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from llamafile_mgr.errors import StoreError
 from llamafile_mgr.store.files import disk_error, store_errors, sync_directory, write_atomically
 from llamafile_mgr.store.ranges import Range, RangeSet
 
-__all__ = ["Part", "PartInfo", "parse_map", "part_key", "peek", "remove_part"]
+__all__ = ["Part", "PartInfo", "make_part", "parse_map", "part_key", "peek", "remove_part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,7 @@ class Part:
                 return self._done.add(offset, offset + length)
         except OSError as error:
             missing = None if self.info.size is None else self.info.size - self._done.total
-            raise disk_error(error, self.data, missing=missing) from error
+            raise disk_error(error, self.data, name=self.info.name, missing=missing) from error
 
     def _write_data(self, offset: int, chunks: Sequence[bytes]) -> None:
         if not hasattr(os, "pwritev"):
@@ -223,7 +222,7 @@ class Part:
             _sync_data(self._map_descriptor)
         except OSError as error:
             self._unsynced = True
-            raise disk_error(error, self.data) from error
+            raise disk_error(error, self.data, name=self.info.name) from error
 
     def set_size(self, size: int) -> None:
         """Note the size, once a stream that did not announce it has ended."""
@@ -247,15 +246,21 @@ class Part:
             os.close(self._data_descriptor)
             os.close(self._map_descriptor)
 
-    def abandon(self) -> None:
-        """Close after a failed disk, without another attempt to write."""
-        for descriptor in (self._data_descriptor, self._map_descriptor):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-
     def remove(self) -> None:
         """Remove what is left of the directory, the data too if it was not published."""
         remove_part(self.directory)
+
+
+def make_part(directory: Path, info: PartInfo, data: Path, damage: Sequence[Range]) -> None:
+    """Make an unfinished download of the whole file ``data``, in which the ``damage`` is missing."""
+    directory.mkdir(mode=0o700)
+    size = data.stat().st_size
+    good = RangeSet(damage).missing(size)
+    lines = [json.dumps({**asdict(info), "boot": _boot_id()})]
+    lines += [f"w {start} {end}" for start, end in good]
+    # The data first: a part whose map is lost starts over, a map without its data must not exist.
+    os.replace(data, directory / "data")
+    write_atomically(directory / "map", "\n".join([*lines, f"d {len(good)}\n"]).encode())
 
 
 def remove_part(directory: Path) -> None:

@@ -13,7 +13,7 @@ from llamafile_mgr.catalog import ArtifactKind, Role
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.store.layout import check_digest, check_name
 
-__all__ = ["Record", "StoredArtifact", "Trust", "parse_record", "record_json", "stored"]
+__all__ = ["Record", "StoredArtifact", "Trust", "artifact_json", "parse_record", "record_json", "stored"]
 
 
 class Trust(str, Enum):
@@ -112,6 +112,17 @@ def stored(record: Record, path: Path, last_used_at: datetime | None, damaged: b
         damaged=damaged,
         record=record,
     )
+
+
+def artifact_json(entry: StoredArtifact) -> dict[str, object]:
+    """Return what the store knows of an entry as plain JSON values."""
+    used = entry.last_used_at
+    return {
+        **record_json(entry.record),
+        "path": str(entry.path),
+        "last_used_at": used.isoformat(timespec="seconds") if used else None,
+        "damaged": entry.damaged,
+    }
 
 
 def record_json(record: Record) -> dict[str, object]:

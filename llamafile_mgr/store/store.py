@@ -7,7 +7,7 @@ import difflib
 import functools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,10 +18,12 @@ from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.store.blocks import BlockHashes, write_blocks
 from llamafile_mgr.store.files import store_errors, sync_directory, sync_file, write_atomically
 from llamafile_mgr.store.holds import add_hold, drop_hold, living_holders
-from llamafile_mgr.store.layout import Layout, is_digest
+from llamafile_mgr.store.layout import Layout
 from llamafile_mgr.store.locks import Locks
+from llamafile_mgr.store.parts import PartInfo, make_part, remove_part
 from llamafile_mgr.store.processes import Holder
 from llamafile_mgr.store.quarantine import lift_quarantine
+from llamafile_mgr.store.ranges import Range
 from llamafile_mgr.store.records import Record, StoredArtifact, Trust, parse_record, record_json, stored
 
 __all__ = ["Removal", "Store"]
@@ -253,6 +255,24 @@ class Store:
                 sync_directory(blob.parent)
         return aside
 
+    def salvage(self, digest: str, info: PartInfo, damage: Sequence[Range]) -> None:
+        """Turn a blob that was put aside into an unfinished download that lacks the ``damage``."""
+        aside, directory = self.layout.damaged(digest), self.layout.part(digest)
+        with self.locked(), store_errors(directory):
+            if not _is_file(aside):
+                return
+            remove_part(directory)
+            make_part(directory, info, aside, damage)
+
+    def readmit(self, entry: StoredArtifact) -> None:
+        """Take a blob back that was put aside and whose digest has matched again."""
+        blob, aside = self.layout.blob(entry.digest), self.layout.damaged(entry.digest)
+        with self.locked(), store_errors(blob):
+            sync_file(aside)
+            aside.chmod(0o500 if self._is_program(entry.digest) else 0o400)
+            os.replace(aside, blob)
+            sync_directory(blob.parent)
+
     def remove(self, name: str) -> Removal:
         """Remove a name, and its file when no other name points at it.
 
@@ -320,11 +340,3 @@ def _how_to_get(name: str, records: list[Record]) -> str:
         command = f"llamafile-mgr pull {near[0] if near and near[0] not in known else name}"
         return f"did you mean {near[0]}? ({command} fetches it)" if near else command
     return f"llamafile-mgr pull {name}"
-
-
-def digests_in(directory: Path) -> Iterator[str]:
-    """Yield the digests that the entries of a directory are named after."""
-    with contextlib.suppress(FileNotFoundError):
-        for path in directory.iterdir():
-            if is_digest(path.name.partition(".")[0]):
-                yield path.name.partition(".")[0]

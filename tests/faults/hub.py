@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -68,7 +69,8 @@ def no_fault(request: Request, reply: Reply) -> Reply:
 class Hub:
     """Both servers, the files they have, and what has been asked and sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.files: dict[str, bytes] = {}
         self.fault: Fault = no_fault
         self.requests: list[Request] = []
@@ -89,7 +91,7 @@ class Hub:
     @property
     def url(self) -> str:
         """Return the hub's address."""
-        return f"http://127.0.0.1:{self._ports['hub']}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._ports['hub']}"
 
     @property
     def cdn(self) -> str:
@@ -115,7 +117,8 @@ class Hub:
             ) -> None:
                 await self._connection(role, reader, writer)
 
-            self._servers.append(await asyncio.start_server(serve, sock=listener))
+            tls = self._tls if role == "hub" else None
+            self._servers.append(await asyncio.start_server(serve, sock=listener, ssl=tls))
 
     async def stop(self) -> None:
         """Stop listening."""
@@ -148,6 +151,8 @@ class Hub:
             return None
         lines = head.decode("latin-1").split("\r\n")
         method, path, _ = lines[0].split(" ")
+        if path.startswith("http://"):  # as a proxy is asked
+            path = "/" + path.split("/", 3)[3]
         headers = {
             name.lower(): value.strip()
             for name, _, value in (line.partition(":") for line in lines[1:] if line)
@@ -225,9 +230,9 @@ async def _paced(reply: Reply) -> AsyncIterator[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def running_hub() -> AsyncIterator[Hub]:
+async def running_hub(tls: ssl.SSLContext | None = None) -> AsyncIterator[Hub]:
     """Run a hub while inside."""
-    hub = Hub()
+    hub = Hub(tls)
     await hub.start()
     try:
         yield hub

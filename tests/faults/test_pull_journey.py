@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import random
 import stat
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +19,7 @@ from llamafile_mgr.config import DownloadConfig
 from llamafile_mgr.downloader import Event, Target, pull
 from llamafile_mgr.downloader.events import Advanced, Present, Published
 from llamafile_mgr.store import Store, Trust
-from tests.faults.hub import Hub, content, running_hub
+from tests.faults.hub import Hub, Reply, Request, content, running_hub
 
 SIZE = 12 * 1024 * 1024 + 4321
 
@@ -68,6 +72,61 @@ async def test_two_names_of_one_file_cost_it_once(hub: Hub, tmp_path: Path) -> N
     assert store.find("b").path.exists()
     assert store.remove("b").freed_bytes == SIZE
     assert not two.path.exists()
+
+
+async def test_a_hub_that_tells_the_digest_to_head_only(hub: Hub, tmp_path: Path) -> None:
+    digest = hub.add("model.gguf", content(SIZE))
+
+    def fault(request: Request, reply: Reply) -> Reply:
+        if request.role == "hub" and request.method == "GET":
+            kept = {key: value for key, value in reply.headers.items() if not key.startswith("X-Linked")}
+            return replace(reply, headers=kept)
+        return reply
+
+    hub.fault = fault
+    target = Target(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
+    entry = await pull(target, Store(tmp_path), settings(hub), lambda event: None, environ={})
+    assert (entry.digest, entry.trust) == (digest, Trust.HUB)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+async def test_no_more_connections_than_wanted(hub: Hub, tmp_path: Path, jobs: int) -> None:
+    hub.add("model.gguf", content(SIZE))
+    target = Target(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
+    config = replace(settings(hub), jobs=jobs)
+    await pull(target, Store(tmp_path), config, lambda event: None, environ={})
+    asked = [request for request in hub.requests if request.role == "cdn" and not request.probe]
+    assert len(asked) == 4
+    # One more carried the first questions to the hub, and one was closed after the first byte.
+    assert hub.most_connections <= jobs + 2
+
+
+async def test_a_limit_on_the_rate_is_kept_over_all_connections(hub: Hub, tmp_path: Path) -> None:
+    hub.add("model.gguf", content(SIZE))
+    target = Target(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
+    config = replace(settings(hub), limit_rate=SIZE)
+    began = time.monotonic()
+    await pull(target, Store(tmp_path), config, lambda event: None, environ={})
+    assert time.monotonic() - began >= 0.8
+
+
+async def test_cancelled_at_any_moment_a_pull_goes_on_and_leaves_nothing_open(
+    hub: Hub, tmp_path: Path
+) -> None:
+    data = content(SIZE)
+    hub.add("model.gguf", data)
+    target = Target(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
+    store, chance = Store(tmp_path), random.Random(7)
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(40):
+        task = asyncio.create_task(pull(target, store, settings(hub), lambda event: None, environ={}))
+        await asyncio.wait((task,), timeout=chance.uniform(0.0, 0.15))
+        task.cancel()
+        await asyncio.wait((task,))
+    entry = await pull(target, store, settings(hub), lambda event: None, environ={})
+    assert entry.path.read_bytes() == data
+    await asyncio.sleep(0.1)
+    assert len(os.listdir("/dev/fd")) <= before + hub.connections + 1
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 65536, 8 * 1024 * 1024, 8 * 1024 * 1024 + 1])

@@ -1,0 +1,151 @@
+"""``llamafile.lock``: address, revision, size and digest of every artifact of a project.
+
+``pull --locked`` takes exactly these bytes or fails. The file is TOML, sorted by name, so that a
+change of one artifact is a change of a few lines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from llamafile_mgr.catalog import ArtifactKind
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.store.files import store_errors, write_atomically
+from llamafile_mgr.store.layout import check_digest, check_name
+from llamafile_mgr.store.records import StoredArtifact
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["LOCK_FILE", "LockedArtifact", "format_lock", "locked", "parse_lock", "read_lock", "write_lock"]
+
+LOCK_FILE = "llamafile.lock"
+_HEAD = "# Written by `llamafile-mgr pull --lock`; `llamafile-mgr pull --locked` takes exactly these files.\n"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class LockedArtifact:
+    """One pinned artifact. ``size`` and ``sha256`` are of the file as it arrives."""
+
+    name: str
+    kind: ArtifactKind
+    source: str
+    size: int
+    sha256: str
+    url: str | None = None
+    revision: str | None = None
+    conversion: str | None = None
+
+
+def locked(entry: StoredArtifact) -> LockedArtifact:
+    """Return the pin of what is in the store; a hub's commit becomes part of the source.
+
+    Raises:
+        UsageError: the file came from this computer, so that nobody else could fetch it.
+    """
+    record = entry.record
+    if record.source.startswith("file:"):
+        raise UsageError(
+            f"{record.name} was imported from a file, which a lock file cannot pin",
+            hint="pass it on in a kit: llamafile-mgr kit export",
+        )
+    source, revision = record.source, record.revision
+    if source.startswith("hf:") and revision and _COMMIT.fullmatch(revision):
+        source = f"{source.partition('@')[0]}@{revision}"
+    return LockedArtifact(
+        name=record.name,
+        kind=record.kind,
+        source=source,
+        size=record.source_size if record.source_size is not None else record.size,
+        sha256=record.source_digest or record.digest,
+        url=record.url,
+        revision=revision,
+        conversion=record.conversion,
+    )
+
+
+def format_lock(artifacts: Iterable[LockedArtifact]) -> str:
+    """Return the text of a lock file."""
+    blocks = [_HEAD, "version = 1\n"]
+    for artifact in sorted(artifacts, key=lambda one: one.name):
+        lines = ["[[artifact]]"]
+        for field in fields(artifact):
+            value = getattr(artifact, field.name)
+            if isinstance(value, ArtifactKind):
+                value = value.value
+            if value is not None:
+                lines.append(f"{field.name} = {_toml(value)}")
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks)
+
+
+def _toml(value: str | int) -> str:
+    """Return a TOML value: a JSON string is one, once DEL is escaped and nothing beyond it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def parse_lock(text: str, where: str = LOCK_FILE) -> dict[str, LockedArtifact]:
+    """Read a lock file, by name.
+
+    Raises:
+        InvalidFileError: broken TOML, an unknown key, a wrong type, two entries of one name.
+    """
+    try:
+        document = tomllib.loads(text)
+        if document.get("version") != 1:
+            raise ValueError(f"version {document.get('version')!r} is not known")
+        artifacts = [_read(entry) for entry in document.get("artifact", [])]
+    except (ValueError, TypeError, UsageError) as error:
+        raise InvalidFileError(f"{where} is no valid lock file: {error}") from error
+    found = {artifact.name: artifact for artifact in artifacts}
+    if len(found) != len(artifacts):
+        raise InvalidFileError(f"{where} has two entries of one name")
+    return found
+
+
+def _read(entry: object) -> LockedArtifact:
+    if not isinstance(entry, dict):
+        raise ValueError("an artifact is a table")
+    unknown = set(entry) - {field.name for field in fields(LockedArtifact)}
+    if unknown:
+        raise ValueError(f"unknown keys {sorted(unknown)}")
+    for key, value in entry.items():
+        if type(value) is not (int if key == "size" else str):
+            raise ValueError(f"{key} has the wrong type")
+    artifact = LockedArtifact(**{**entry, "kind": ArtifactKind(entry.get("kind"))})
+    check_name(artifact.name)
+    check_digest(artifact.sha256)
+    if artifact.size < 0:
+        raise ValueError("a size is negative")
+    return artifact
+
+
+def read_lock(path: Path) -> dict[str, LockedArtifact]:
+    """Read the lock file at ``path``.
+
+    Raises:
+        NotFoundError: there is none.
+        InvalidFileError: it makes no sense.
+    """
+    try:
+        return parse_lock(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"there is no lock file {path}", hint="write one: llamafile-mgr pull --lock NAME..."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidFileError(f"cannot read {path}: {error}") from error
+
+
+def write_lock(path: Path, artifacts: Iterable[LockedArtifact]) -> None:
+    """Replace the lock file at ``path``, atomically."""
+    with store_errors(path):
+        write_atomically(path, format_lock(artifacts).encode(), mode=0o644)

@@ -1,0 +1,30 @@
+"""Files in a store, without a download."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timezone
+
+from llamafile_mgr.catalog import ArtifactKind
+from llamafile_mgr.store import Record, Store, StoredArtifact, Trust, hash_file
+from llamafile_mgr.store.files import temporary_name
+
+NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
+
+
+def put(store: Store, name: str, data: bytes = b"GGUFdata", **fields: object) -> StoredArtifact:
+    """Publish bytes under a name."""
+    store.prepare()
+    path = temporary_name(store.layout.temporary)
+    path.write_bytes(data)
+    values: dict[str, object] = {
+        "name": name,
+        "digest": hashlib.sha256(data).hexdigest(),
+        "size": len(data),
+        "kind": ArtifactKind.WEIGHTS,
+        "trust": Trust.FIRST_USE,
+        "source": "https://example.com/x",
+        "verified_at": NOW,
+        **fields,
+    }
+    return store.publish(path, hash_file(path), Record(**values))  # type: ignore[arg-type]
