@@ -194,9 +194,11 @@ def _too_large(subject: Subject, fit: _Fit, situation: _Situation) -> PlanError:
 
 
 def _device_bytes(fit: _Fit) -> int:
-    """Return what the model takes of its GPUs; of a unified one nothing, since main memory counts it."""
+    """Return what the model takes of its GPUs; of a unified one its whole, out of the GPU's share."""
     offload = fit.placement.offload
-    return fit.memory.joint_device if offload is not None and not offload.unified else 0
+    if offload is None:
+        return 0
+    return fit.memory.joint if offload.unified else fit.memory.joint_device
 
 
 def _settings(subject: Subject, selection: Selection, fit: _Fit, pooling: Pooling | None) -> LaunchSettings:
