@@ -108,7 +108,7 @@ def _plan_model(
         raise _no_pooling(subject)
     sizing = choose_sizing(selection.family, subject.role, gguf, subject.model, situation.share, wish, tuned)
     fit = _fit(subject, selection, sizing, situation)
-    reasons = [selection.reason, *_sizing_reasons(fit.sizing), fit.placement.reason]
+    reasons = [selection.reason, *_sizing_reasons(fit.sizing), _gpu_reason(fit.placement, tuned)]
     reasons += [pooling_reason] if pooling_reason is not None else []
     append_eos, eos_reason = _choose_eos(subject, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
@@ -219,6 +219,12 @@ def _settings(subject: Subject, selection: Selection, fit: _Fit, pooling: Poolin
         model=selection.weights,
         alias=subject.name,
     )
+
+
+def _gpu_reason(placement: Placement, tuned: TunedSettings | None) -> Reason:
+    if tuned is None or not tuned.variant.cpu_only:
+        return placement.reason
+    return replace(placement.reason, why=tuned.describe())
 
 
 def _sizing_reasons(sizing: Sizing) -> list[Reason]:
