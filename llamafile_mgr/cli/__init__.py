@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "Say what is in a llamafile, a GGUF or a catalog entry."),
     "pack": ("pack", "Make a llamafile of a runtime and weights."),
     "plan": ("plan", "Say how models would be started here or elsewhere, and why."),
+    "tune": ("tune", "Measure how a model runs fastest on this machine."),
     "doctor": ("doctor", "Check this machine: what is wrong, why it matters, how to mend it."),
 }
 
