@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -42,7 +44,7 @@ __all__ = ["Contest", "TuneReport", "compare_plans", "limits_for", "tune_plan"]
 #: Part of the budget that is kept to measure the winner against the default once more.
 _FINAL_PART = 0.35
 _TURN_SECONDS = 1.0
-_START_SECONDS = 60.0
+_START_SECONDS, _LEAST_START_SECONDS = 60.0, 5.0
 _CALL_SECONDS = 300.0
 #: Texts of one request: about 512 tokens, which fill one batch.
 _GROUP = 6
@@ -149,8 +151,12 @@ def make_text(number: int, token_limit: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def running_variant(plan: Plan, variant: Variant, paths: Paths, label: str) -> AsyncIterator[_Runner]:
+async def running_variant(
+    plan: Plan, variant: Variant, paths: Paths, label: str, wait_seconds: float = _START_SECONDS
+) -> AsyncIterator[_Runner]:
     """Run the engines of a variant, each checked for right answers, and end them afterwards.
+
+    ``wait_seconds``: how long each may take to become ready.
 
     Raises:
         NotReadyError: one of them did not become ready.
@@ -161,7 +167,7 @@ async def running_variant(plan: Plan, variant: Variant, paths: Paths, label: str
     supervisor.start()
     try:
         for pool in supervisor.pools:
-            async with pool.lease(_START_SECONDS):
+            async with pool.lease(wait_seconds):
                 pass
         yield _Runner(varied, supervisor.pools)
     finally:
@@ -216,7 +222,7 @@ async def tune_plan(
     started = time.monotonic()
     end = started + budget_seconds
     search_end = end - budget_seconds * _FINAL_PART
-    own_paths = replace(paths, state=paths.state / "tuning", runtime=paths.runtime / "tuning")
+    own_paths = _tuning_paths(paths)
     default = variant_of(plan)
     tried = frozenset({default})
     contests: list[Contest] = []
@@ -241,8 +247,14 @@ async def tune_plan(
     best, gain = default, 1.0
     if final is not None and final.duel.verdict is Verdict.BETTER:
         best, gain = incumbent, final.duel.gain
+    await asyncio.to_thread(shutil.rmtree, own_paths.runtime, ignore_errors=True)
     seconds = time.monotonic() - started
     return TuneReport(default, TunedSettings(plan.family, best, gain), tuple(contests), final, seconds)
+
+
+def _tuning_paths(paths: Paths) -> Paths:
+    """Return directories apart from those of a running service; keys lie apart for every run."""
+    return replace(paths, state=paths.state / "tuning", runtime=paths.runtime / f"tuning-{os.getpid()}")
 
 
 async def compare_plans(
@@ -308,7 +320,7 @@ class _Ring:
         async with contextlib.AsyncExitStack() as own:
             try:
                 rival = await own.enter_async_context(
-                    running_variant(self.plan, challenger, self.paths, self.label)
+                    running_variant(self.plan, challenger, self.paths, self.label, self._patience())
                 )
                 ours, theirs = await self._rounds(seat.runner, rival)
             except (NotReadyError, EngineError) as error:
@@ -318,6 +330,10 @@ class _Ring:
             if duel.verdict is Verdict.BETTER:
                 await seat.hand_over(challenger, rival, own)
             return Contest(challenger, incumbent, statistics.median(ours), statistics.median(theirs), duel)
+
+    def _patience(self) -> float:
+        """Return how long a challenger may take to start: what is left, within reason."""
+        return min(_START_SECONDS, max(_LEAST_START_SECONDS, self.end - time.monotonic()))
 
     async def _rounds(self, runner: _Runner, rival: _Runner) -> tuple[list[float], list[float]]:
         """Measure in turn; who begins alternates, so that warming up favours neither."""
