@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("pack", "Make a llamafile of a runtime and weights."),
     "recommend": ("recommend", "Choose models for this machine and this use, and say why."),
     "plan": ("plan", "Say how models would be started here or elsewhere, and why."),
+    "tune": ("tune", "Measure how a model runs fastest on this machine."),
     "doctor": ("doctor", "Check this machine: what is wrong, why it matters, how to mend it."),
 }
 

@@ -6,7 +6,7 @@ shrinks into what is left. Where even the smallest settings do not fit, the erro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llamafile_mgr.catalog import Pooling, Role
@@ -69,11 +69,12 @@ def plan_models(
     toolbox: Toolbox,
     environ: Mapping[str, str],
     wishes: Mapping[str, ModelConfig],
-    tuned: Mapping[str, TunedSettings] | None = None,
+    tuned: Mapping[str, Sequence[TunedSettings]] | None = None,
 ) -> tuple[Plan, ...]:
     """Return one plan per subject, in their order, for all of them running at once.
 
-    ``wishes`` and ``tuned`` are keyed by the subjects' names; a wish wins over a measurement.
+    ``wishes`` and ``tuned`` are keyed by the subjects' names; a wish wins over a measurement. Of the
+    measurements, one per engine family, the one of the engine that is taken counts.
 
     Raises:
         PlanError: one of them cannot run here, or not beside the others.
@@ -88,7 +89,7 @@ def plan_models(
         more = any(subjects[later].role is not Role.EMBED for later in order[position + 1 :])
         situation = _Situation(machine, toolbox, environ, share, host, gpus, more)
         wish = wishes.get(subject.name, ModelConfig())
-        plan, fit = _plan_model(subject, situation, wish, (tuned or {}).get(subject.name))
+        plan, fit = _plan_model(subject, situation, wish, (tuned or {}).get(subject.name, ()))
         plans[at] = plan
         host = host.take(subject.name, fit.memory.joint)
         gpus = take_room(gpus, fit.placement, _device_bytes(fit))
@@ -96,7 +97,7 @@ def plan_models(
 
 
 def _plan_model(
-    subject: Subject, situation: _Situation, wish: ModelConfig, tuned: TunedSettings | None
+    subject: Subject, situation: _Situation, wish: ModelConfig, measured: Sequence[TunedSettings]
 ) -> tuple[Plan, _Fit]:
     pooling, pooling_reason = _choose_pooling(subject)
     selection = select_engine(subject, situation.machine, situation.toolbox, pooling)
@@ -106,9 +107,12 @@ def _plan_model(
     gguf = weights.gguf
     if pooling_reason is None and subject.role is Role.EMBED:
         raise _no_pooling(subject)
+    tuned = next((each for each in measured if each.family is selection.family), None)
+    if tuned is not None and tuned.variant.cpu_only:
+        situation = replace(situation, gpus=())
     sizing = choose_sizing(selection.family, subject.role, gguf, subject.model, situation.share, wish, tuned)
     fit = _fit(subject, selection, sizing, situation)
-    reasons = [selection.reason, *_sizing_reasons(fit.sizing), fit.placement.reason]
+    reasons = [selection.reason, *_sizing_reasons(fit.sizing), _gpu_reason(fit.placement, tuned)]
     reasons += [pooling_reason] if pooling_reason is not None else []
     append_eos, eos_reason = _choose_eos(subject, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
@@ -136,7 +140,7 @@ def _plan_model(
         memory=fit.memory,
         device=fit.placement.device,
         append_eos=append_eos,
-        tuned=tuned is not None,
+        tuned=tuned is not None and any(reason.why == tuned.describe() for reason in reasons),
         warnings=tuple(warnings),
     )
     return plan, fit
@@ -194,9 +198,11 @@ def _too_large(subject: Subject, fit: _Fit, situation: _Situation) -> PlanError:
 
 
 def _device_bytes(fit: _Fit) -> int:
-    """Return what the model takes of its GPUs; of a unified one nothing, since main memory counts it."""
+    """Return what the model takes of its GPUs; of a unified one its whole, out of the GPU's share."""
     offload = fit.placement.offload
-    return fit.memory.joint_device if offload is not None and not offload.unified else 0
+    if offload is None:
+        return 0
+    return fit.memory.joint if offload.unified else fit.memory.joint_device
 
 
 def _settings(subject: Subject, selection: Selection, fit: _Fit, pooling: Pooling | None) -> LaunchSettings:
@@ -217,6 +223,12 @@ def _settings(subject: Subject, selection: Selection, fit: _Fit, pooling: Poolin
         model=selection.weights,
         alias=subject.name,
     )
+
+
+def _gpu_reason(placement: Placement, tuned: TunedSettings | None) -> Reason:
+    if tuned is None or not tuned.variant.cpu_only:
+        return placement.reason
+    return replace(placement.reason, why=tuned.describe())
 
 
 def _sizing_reasons(sizing: Sizing) -> list[Reason]:

@@ -70,9 +70,9 @@ def select_engine(subject: Subject, machine: Machine, toolbox: Toolbox, pooling:
     ]
     options = [*own[:1], *others, *own[1:]]
     because = _why_not_own(subject, own)
-    for option in options:
+    for at, option in enumerate(options):
         if option.unfit is None:
-            return _finish(option, because)
+            return _finish(option, _why_passed(because, options[:at]))
     for option in options:
         if option.slow:
             return _finish(option, because, warning=option.unfit)
@@ -191,6 +191,15 @@ def _why_not_own(subject: Subject, own: list[_Option]) -> str | None:
     return own[0].unfit if own else _UNKNOWN_RELEASE
 
 
+def _why_passed(because: str | None, passed: list[_Option]) -> str | None:
+    """Return why nothing that stands earlier was taken, each reason once."""
+    said = [because] if because is not None else []
+    for option in passed:
+        if option.unfit is not None and option.unfit not in said:
+            said.append(f"{option.whose}: {option.unfit}")
+    return "; ".join(said) or None
+
+
 def _finish(option: _Option, because: str | None, warning: str | None = None) -> Selection:
     selection = option.selection
     reason = selection.reason
@@ -210,16 +219,12 @@ def _finish(option: _Option, because: str | None, warning: str | None = None) ->
 
 
 def _nothing_runs(subject: Subject, options: list[_Option], because: str | None) -> PlanError:
-    said = [because] if because else []
-    for option in options:
-        if option.unfit is not None and option.unfit not in said:
-            said.append(option.unfit if option.whose == "own" else f"{option.whose}: {option.unfit}")
     if subject.facts.family is Family.EMBEDDED:
         hint = "pip install 'llamafile-mgr[embedded]'"
     else:
         hint = "llamafile-mgr pull llamafile-0.10.5, or pip install 'llamafile-mgr[embedded]'"
     return PlanError(
-        f"nothing that is installed can run {subject.name}", cause="; ".join(said) or None, hint=hint
+        f"nothing that is installed can run {subject.name}", cause=_why_passed(because, options), hint=hint
     )
 
 

@@ -54,7 +54,7 @@ class CoreShare:
 class Sizing:
     """One choice. ``prompt_cache``: bytes, None where the engine has none. ``why``: the rule per setting.
 
-    ``pinned``: settings that the user or a measurement chose, which never give way.
+    ``pinned``: settings that never give way. ``whole_text``: a batch must hold the longest text.
     """
 
     family: Family
@@ -68,6 +68,7 @@ class Sizing:
     flash_attention: bool | None = None
     why: Mapping[str, str] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
+    whole_text: bool = False
 
     def load(self, *, on_gpu: bool = False) -> Load:
         """Return what the memory prediction asks for."""
@@ -101,6 +102,7 @@ def choose_sizing(
         threads=share.cores,
         replicas=1,
         prompt_cache=_choose_prompt_cache(family, role, gguf, context, why),
+        whole_text=role is Role.EMBED and gguf.causal is False,
     )
     sizing = _choose_compute(replace(sizing, why=why, pinned=frozenset(pinned)), gguf, share, wish)
     return sizing if tuned is None else _apply_tuned(sizing, tuned, share, wish)
@@ -131,14 +133,17 @@ def shrink_steps(sizing: Sizing) -> Iterator[Sizing]:
     if sizing.prompt_cache:
         sizing = _less(sizing, "prompt_cache", 0)
         yield sizing
-    while sizing.slots > 1 and "slots" not in sizing.pinned and _slots_cost(sizing):
+    if sizing.whole_text and sizing.batch is not None and sizing.batch > sizing.context:
+        sizing = _less(sizing, "batch", sizing.context)
+        yield sizing
+    # An encoder keeps nothing per slot.
+    while sizing.slots > 1 and "slots" not in sizing.pinned and not sizing.whole_text:
         sizing = _less(sizing, "slots", sizing.slots // 2)
         yield sizing
     while sizing.context > _SMALLEST_CONTEXT and "context" not in sizing.pinned:
         smaller = max(_SMALLEST_CONTEXT, sizing.context // 2)
-        encoder = sizing.batch is not None and sizing.batch == sizing.context
         sizing = _less(sizing, "context", smaller)
-        if encoder:
+        if sizing.whole_text and sizing.batch is not None:
             sizing = _less(sizing, "batch", smaller)
         yield sizing
         if smaller == 2048 and _can_shrink_batch(sizing):
@@ -159,14 +164,9 @@ def _show(setting: str, value: int) -> str:
     return format_size(value) if setting == "prompt_cache" else str(value)
 
 
-def _slots_cost(sizing: Sizing) -> bool:
-    """Tell whether fewer slots save memory: an encoder keeps nothing per slot."""
-    return sizing.batch is None or sizing.batch != sizing.context
-
-
 def _can_shrink_batch(sizing: Sizing) -> bool:
     told = sizing.family in (Family.V10, Family.EMBEDDED) and "batch" not in sizing.pinned
-    return told and sizing.batch != sizing.context and (sizing.batch or _BATCH) > _SMALL_BATCH
+    return told and not sizing.whole_text and (sizing.batch or _BATCH) > _SMALL_BATCH
 
 
 def _choose_context(
@@ -285,19 +285,21 @@ def _cap(cores: int, most: int, of: str) -> tuple[int, str]:
 
 
 def _apply_tuned(sizing: Sizing, tuned: TunedSettings, share: CoreShare, wish: ModelConfig) -> Sizing:
-    """Return the measured settings where they still apply: what the user set wins, and so do the cores."""
-    why, pinned = dict(sizing.why), set(sizing.pinned)
+    """Return the measured settings where they apply; what the user set wins.
+
+    They were measured with the machine to themselves: beside other models the cores are shared as ever.
+    """
+    why, best = dict(sizing.why), tuned.variant
     note = tuned.describe()
     values: dict[str, int | bool | None] = {}
-    if wish.threads is None and tuned.threads * tuned.replicas <= share.cores:
-        values |= {"threads": tuned.threads, "replicas": tuned.replicas}
-    if "slots" not in pinned:
-        values["slots"] = tuned.slots
-    if sizing.batch is not None and tuned.batch is not None:
-        whole_text = sizing.batch == sizing.context
-        values["batch"] = max(tuned.batch, sizing.context) if whole_text else tuned.batch
-    if sizing.family in _HAS_PROMPT_CACHE and tuned.flash_attention is not None:
-        values["flash_attention"] = tuned.flash_attention
+    if wish.threads is None and best.threads * best.replicas <= share.cores:
+        values |= {"threads": best.threads, "replicas": best.replicas}
+    if "slots" not in sizing.pinned:
+        values["slots"] = best.slots
+    if sizing.batch is not None and best.batch is not None:
+        values["batch"] = max(best.batch, sizing.context) if sizing.whole_text else best.batch
+    if best.flash_attention is not None:
+        values["flash_attention"] = best.flash_attention
     for setting in values:
         why[setting] = note
-    return replace(sizing, **values, why=why, pinned=frozenset(pinned))  # type: ignore[arg-type]
+    return replace(sizing, **values, why=why)  # type: ignore[arg-type]

@@ -1,23 +1,206 @@
-"""Tuning, the pure part: what to try, and which measurement is worth a change."""
+"""Tuning, the pure part: what to try next, which measurement is worth a change, and what it changes.
+
+Variants meet in duels: both engines are alive, and each round measures one after the other, so that a busy
+moment of the machine hits both. What counts is the median of the rounds' ratios, and how far they scatter.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 
-__all__ = ["TunedSettings"]
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.llamafile import Family
+from llamafile_mgr.planner.plans import Plan
+
+__all__ = [
+    "Duel",
+    "TuneLimits",
+    "TunedSettings",
+    "Variant",
+    "Verdict",
+    "is_allowed",
+    "judge_duel",
+    "next_challenger",
+    "variant_of",
+    "vary_plan",
+]
+
+_CPU = "disable"
+#: A gain below this is not worth a setting that differs from the documented default.
+_LEAST_GAIN = 1.03
+_FEWEST_ROUNDS, _MOST_ROUNDS = 4, 9
+#: Scatter of a median: 1.4826 x MAD estimates the standard deviation; two standard errors must be beaten.
+_MAD_TO_SIGMA = 1.4826
+_SIGMAS = 2.0
+_MOST_REPLICAS, _MOST_SLOTS, _MOST_BATCH = 8, 16, 2048
+_TOLD = (Family.V10, Family.EMBEDDED)
 
 
 @dataclass(frozen=True, slots=True)
-class TunedSettings:
-    """Settings that were the fastest on this machine. ``gain``: times the default plan's speed."""
+class Variant:
+    """One way to run a model. ``batch``, ``flash_attention``: None leaves it to the engine."""
 
     threads: int
     replicas: int
     slots: int
-    batch: int | None
-    flash_attention: bool | None
+    batch: int | None = None
+    flash_attention: bool | None = None
+    cpu_only: bool = False
+
+    def describe(self) -> str:
+        """Return it in words, as progress shows it."""
+        words = [f"{self.replicas} x {self.threads} threads", f"{self.slots} slots"]
+        if self.batch is not None:
+            words.append(f"batch {self.batch}")
+        if self.flash_attention is not None:
+            words.append(f"flash attention {'on' if self.flash_attention else 'off'}")
+        return ", ".join([*words, *(["cpu"] if self.cpu_only else [])])
+
+
+@dataclass(frozen=True, slots=True)
+class TunedSettings:
+    """The variant that was the fastest for one engine family on one machine, and its ``gain``: times the
+    default plan's speed, 1.0 where nothing was faster."""
+
+    family: Family
+    variant: Variant
     gain: float
 
     def describe(self) -> str:
         """Return the reason that plans print."""
+        if self.gain <= 1.0:
+            return "measured on this machine by tune: nothing that was tried is faster"
         return f"measured on this machine by tune: {self.gain:.2f} times the speed of the default plan"
+
+
+@dataclass(frozen=True, slots=True)
+class TuneLimits:
+    """What a variant must keep to.
+
+    ``least_batch``: tokens that one batch must hold, None where no batch is passed. ``has_gpu``: the default
+    plan computes on a GPU. ``fits``: whether the memory is enough for a variant beside the incumbent.
+    """
+
+    family: Family
+    role: Role
+    cores: int
+    least_batch: int | None
+    has_gpu: bool
+    fits: Callable[[Variant], bool]
+
+
+class Verdict(str, Enum):
+    """How a duel stands: the challenger is faster, it is not, or more rounds are needed."""
+
+    BETTER = "better"
+    NOT_BETTER = "not better"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """A judgement. ``gain``: the median ratio of the speeds. ``noise``: what it must exceed 1 by."""
+
+    verdict: Verdict
+    gain: float
+    noise: float
+    rounds: int
+
+
+def variant_of(plan: Plan) -> Variant:
+    """Return the variant that a plan is."""
+    settings = plan.settings
+    return Variant(settings.threads, plan.replicas, settings.slots, settings.batch, settings.flash_attention)
+
+
+def vary_plan(plan: Plan, variant: Variant) -> Plan:
+    """Return ``plan`` with the settings of ``variant``; its reasons and memory are those of ``plan``."""
+    settings = replace(
+        plan.settings,
+        threads=variant.threads,
+        slots=variant.slots,
+        batch=variant.batch,
+        flash_attention=variant.flash_attention,
+        gpu=_CPU if variant.cpu_only else plan.settings.gpu,
+        gpu_layers=None if variant.cpu_only else plan.settings.gpu_layers,
+    )
+    return replace(plan, settings=settings, replicas=variant.replicas)
+
+
+def next_challenger(incumbent: Variant, tried: frozenset[Variant], limits: TuneLimits) -> Variant | None:
+    """Return the next variant to try against ``incumbent``, None when its neighbourhood is exhausted.
+
+    What moved throughput most where it was measured comes first: engines against threads, then flash
+    attention, batch and slots.
+    """
+    for variant in _neighbours(incumbent, limits):
+        if variant != incumbent and variant not in tried and is_allowed(variant, limits):
+            return variant
+    return None
+
+
+def is_allowed(variant: Variant, limits: TuneLimits) -> bool:
+    """Tell whether a variant keeps to the limits."""
+    if variant.threads < 1 or variant.replicas < 1 or variant.slots < 1:
+        return False
+    if variant.threads * variant.replicas > limits.cores:
+        return False
+    if variant.batch is not None and variant.batch < (limits.least_batch or 1):
+        return False
+    return limits.fits(variant)
+
+
+def _neighbours(variant: Variant, limits: TuneLimits) -> Iterator[Variant]:
+    if limits.has_gpu and not variant.cpu_only:
+        yield replace(variant, cpu_only=True)
+    if limits.role is Role.EMBED:
+        for replicas in _steps(variant.replicas, min(limits.cores, _MOST_REPLICAS)):
+            yield replace(variant, replicas=replicas, threads=max(1, limits.cores // replicas))
+    if variant.threads > 1:
+        yield replace(variant, threads=variant.threads // 2)
+    yield replace(variant, threads=min(limits.cores // variant.replicas, variant.threads * 2))
+    if limits.family in _TOLD:
+        yield replace(variant, flash_attention=variant.flash_attention is False)
+        if variant.batch is not None:
+            yield replace(variant, batch=min(_MOST_BATCH, variant.batch * 2))
+            yield replace(variant, batch=max(limits.least_batch or 1, variant.batch // 2))
+    if limits.role is Role.EMBED and limits.family is not Family.V1:
+        yield replace(variant, slots=min(_MOST_SLOTS, variant.slots * 2))
+        yield replace(variant, slots=max(1, variant.slots // 2))
+
+
+def _steps(value: int, most: int) -> Iterator[int]:
+    """Yield all, one, twice and half of ``value``, nothing twice and nothing above ``most``."""
+    seen = {value}
+    for step in (most, 1, value * 2, value // 2):
+        if 1 <= step <= most and step not in seen:
+            seen.add(step)
+            yield step
+
+
+def judge_duel(incumbent: Sequence[float], challenger: Sequence[float]) -> Duel:
+    """Judge the speeds of rounds that were measured in turn; higher is faster, equal lengths, all above 0.
+
+    The challenger wins when the median of the ratios beats both the least gain and the scatter, and when it
+    was faster in all rounds but one.
+    """
+    ratios = [theirs / ours for ours, theirs in zip(incumbent, challenger, strict=True)]
+    rounds = len(ratios)
+    if not rounds:
+        return Duel(Verdict.OPEN, 1.0, math.inf, 0)
+    gain = statistics.median(ratios)
+    scatter = _MAD_TO_SIGMA * statistics.median(abs(ratio - gain) for ratio in ratios)
+    noise = max(_LEAST_GAIN - 1.0, _SIGMAS * scatter / math.sqrt(rounds))
+    faster = sum(ratio > 1.0 for ratio in ratios)
+    if rounds < _FEWEST_ROUNDS:
+        hopeless = rounds >= 2 and max(ratios) < 0.9
+        return Duel(Verdict.NOT_BETTER if hopeless else Verdict.OPEN, gain, noise, rounds)
+    if gain - 1.0 > noise and faster >= rounds - 1:
+        return Duel(Verdict.BETTER, gain, noise, rounds)
+    if rounds >= _MOST_ROUNDS or gain <= 1.0 or faster < rounds - 2:
+        return Duel(Verdict.NOT_BETTER, gain, noise, rounds)
+    return Duel(Verdict.OPEN, gain, noise, rounds)

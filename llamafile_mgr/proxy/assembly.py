@@ -8,12 +8,15 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import llamafile_mgr
 from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Role, load_catalog
 from llamafile_mgr.config import Config
-from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.embedding.tuning import limits_for
+from llamafile_mgr.embedding.tuning_records import load_tuned, save_tuned
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
 from llamafile_mgr.llamafile import FileFacts, inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
 from llamafile_mgr.machine import Machine, detect_machine
@@ -22,9 +25,19 @@ from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.planner.tuning import TunedSettings, TuneLimits
 from llamafile_mgr.store import Store, StoredArtifact
 
-__all__ = ["Wanted", "find_subjects", "make_plans", "make_toolbox", "wanted_models"]
+__all__ = [
+    "Tunable",
+    "Wanted",
+    "find_subjects",
+    "find_tunable",
+    "keep_tuned",
+    "make_plans",
+    "make_toolbox",
+    "wanted_models",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +46,16 @@ class Wanted:
 
     name: str
     role: Role | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tunable:
+    """What ``tune`` works on: the default plan of one model alone, and what variants must keep to."""
+
+    plan: Plan
+    limits: TuneLimits
+    machine: Machine
+    digest: str
 
 
 def make_plans(
@@ -47,11 +70,15 @@ def make_plans(
         PlanError: a model cannot run there.
     """
     subjects = find_subjects(wanted, paths)
-    toolbox = make_toolbox(paths)
-    if machine is not None:
-        # Variables of this computer say nothing of another one.
-        return plan_models(subjects, machine, toolbox, {}, config.models)
-    return plan_models(subjects, detect_machine(), toolbox, os.environ, config.models)
+    # Variables of this computer say nothing of another one.
+    environ = os.environ if machine is None else {}
+    machine = machine or detect_machine()
+    tuned = {
+        subject.name: load_tuned(paths, machine, subject.digest)
+        for subject in subjects
+        if subject.digest is not None
+    }
+    return plan_models(subjects, machine, make_toolbox(paths), environ, config.models, tuned)
 
 
 def find_subjects(wanted: Sequence[Wanted], paths: Paths) -> tuple[Subject, ...]:
@@ -69,6 +96,28 @@ def find_subjects(wanted: Sequence[Wanted], paths: Paths) -> tuple[Subject, ...]
         )
     store, catalog = Store(paths.store), load_catalog()
     return tuple(_find_subject(each, store, catalog) for each in wanted)
+
+
+def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
+    """Return the default plan of one model that has this machine to itself, earlier results left aside.
+
+    Raises:
+        NotFoundError: it is neither in the store nor a file.
+        InvalidFileError: the file is no llamafile or GGUF, or a broken one.
+        PlanError: it cannot run here.
+    """
+    (subject,) = find_subjects([Wanted(name, None)], paths)
+    machine = detect_machine()
+    (plan,) = plan_models((subject,), machine, make_toolbox(paths), os.environ, config.models)
+    if subject.digest is None:
+        raise PlanError(f"{subject.name} holds no model")
+    return Tunable(plan, limits_for(plan, subject.facts, machine), machine, subject.digest)
+
+
+def keep_tuned(tunable: Tunable, best: TunedSettings, paths: Paths) -> Path:
+    """Keep a result for later plans and return its file. Raises StoreError."""
+    now = datetime.now(timezone.utc)
+    return save_tuned(paths, tunable.machine, tunable.digest, tunable.plan.name, best, now)
 
 
 def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:

@@ -4,52 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llamafile_mgr.catalog import Pooling, Role, load_catalog
+from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.llamafile import Family, FileFacts, FileKind, GgufFacts, Weights
+from llamafile_mgr.llamafile import Family, FileFacts, FileKind
 from llamafile_mgr.machine import Cpu, Gpu, GpuVendor, Machine, Memory, System
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from tests.planner.samples import EMBEDDED_ONLY, GB, MISTRAL, RUNTIME, subject
 
-GB = 10**9
 MACHINE = Machine(System.LINUX, cpu=Cpu(physical_cores=8, logical_cpus=16), memory=Memory(total=32 * GB))
-TOOLBOX = Toolbox((), Path("/py"), Path("/pkg"), Path("/home"), Path("/home/tmp"))
-RUNTIME = InstalledRuntime("llamafile-0.10.5", Path("/rt/0.10.5"), "0.10.5")
-
-
-def gguf(**changes: Any) -> GgufFacts:
-    values: dict[str, Any] = dict.fromkeys(GgufFacts.__dataclass_fields__)
-    values |= {"version": 3, "architecture": "bert", "context_length": 512, "embedding_length": 1024}
-    values |= {"pooling": "cls", "causal": False, "has_chat_template": False, "quantisation": "F16"}
-    values |= {"parameters": 335_000_000, "tensor_bytes": 670_000_000, "tensor_count": 391}
-    values |= {"block_count": 24, "head_count": 16, "feed_forward_length": 4096, "vocab_size": 30522}
-    return GgufFacts(**(values | changes))
-
-
-def subject(
-    name: str = "mxbai-embed-large-v1",
-    role: Role = Role.EMBED,
-    kind: FileKind = FileKind.LLAMAFILE,
-    family: Family | None = Family.V1,
-    version: str | None = "0.8.4",
-    header: GgufFacts | None = None,
-) -> Subject:
-    weights = () if kind is FileKind.RUNTIME else (Weights("m.gguf", 0, GB, header or gguf()),)
-    facts = FileFacts(Path("/f"), GB, kind, version, family, weights)
-    return Subject(name, role, Path("/f"), facts, load_catalog().models.get(name))
+TOOLBOX = EMBEDDED_ONLY
 
 
 def plan(*subjects: Subject, machine: Machine = MACHINE, toolbox: Toolbox = TOOLBOX, **environ: str) -> Plan:
     return plan_models(subjects, machine, toolbox, environ, {})[0]
 
 
-CAUSAL = gguf(architecture="llama", causal=None, pooling=None, context_length=32768, embedding_length=4096)
+CAUSAL = MISTRAL
 
 
 def test_the_posts_small_model_on_its_own_engine() -> None:
@@ -167,5 +143,7 @@ def test_what_cannot_be_planned_says_why() -> None:
 
 def test_every_choice_has_a_reason() -> None:
     reasons = {reason.setting: reason for reason in plan(subject(kind=FileKind.WEIGHTS)).reasons}
-    assert set(reasons) == {"engine", "context", "slots", "threads", "gpu", "batch", "pooling"}
+    assert set(reasons) == {
+        *("engine", "context", "slots", "batch", "threads", "replicas", "gpu", "pooling", "memory")
+    }
     assert all(reason.why for reason in reasons.values())

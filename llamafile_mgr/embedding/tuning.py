@@ -1,0 +1,351 @@
+"""Tuning, the measuring part: real engines, real requests, and a clock.
+
+Two variants are alive at a time; what to try and what wins is decided in ``planner/tuning.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.embedding.readiness import readiness_check
+from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.messages import EngineRequest, json_request
+from llamafile_mgr.engines.replies import read_json
+from llamafile_mgr.errors import EngineError, NotReadyError
+from llamafile_mgr.llamafile import FileFacts
+from llamafile_mgr.machine import Machine
+from llamafile_mgr.paths import Paths
+from llamafile_mgr.planner.memory import Load, Offload, predict_memory
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.tuning import (
+    Duel,
+    TunedSettings,
+    TuneLimits,
+    Variant,
+    Verdict,
+    judge_duel,
+    next_challenger,
+    variant_of,
+    vary_plan,
+)
+from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+
+__all__ = ["Contest", "TuneReport", "compare_plans", "limits_for", "tune_plan"]
+
+#: Part of the budget that is kept to measure the winner against the default once more.
+_FINAL_PART = 0.35
+_TURN_SECONDS = 1.0
+_START_SECONDS, _LEAST_START_SECONDS = 60.0, 5.0
+_CALL_SECONDS = 300.0
+#: Texts of one request: about 512 tokens, which fill one batch.
+_GROUP = 6
+_GENERATED_TOKENS = 24
+_PROSE = (
+    "the engine reads a text and returns one vector that tells what it means so near texts have near vectors"
+    " while others lie apart and a search for the nearest of them finds what a question asks for"
+)
+#: Words of the texts: most are short, a few fill a page, as paragraphs of documentation do.
+_LENGTHS = (12, 18, 25, 33, 42, 55, 70, 90, 120, 160)
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One duel as it ended. ``incumbent_speed``, ``challenger_speed``: medians, texts or tokens a second.
+
+    ``challenger`` failed to start or to answer where ``failure`` says why.
+    """
+
+    challenger: Variant
+    incumbent: Variant
+    incumbent_speed: float
+    challenger_speed: float
+    duel: Duel
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TuneReport:
+    """What ``tune`` found. ``final``: the winner against the default, None when the default won.
+
+    ``seconds``: how long it took.
+    """
+
+    default: Variant
+    best: TunedSettings
+    contests: tuple[Contest, ...]
+    final: Contest | None
+    seconds: float
+
+
+class _Runner:
+    """The engines of one variant, started alike and asked as the proxy asks them."""
+
+    def __init__(self, plan: Plan, pools: Sequence[Pool]) -> None:
+        self._plan = plan
+        self._pools = pools
+        self._rules = family_rules(plan.family)
+
+    async def measure(self, units: int) -> float:
+        """Return the speed of one turn of ``units`` requests: texts, or generated tokens, a second."""
+        lanes = [pool for pool in self._pools for _ in range(self._lanes())]
+        waiting = iter(range(units))
+        done = 0
+        started = time.monotonic()
+
+        async def work(pool: Pool) -> None:
+            nonlocal done
+            for number in waiting:
+                done += await self._ask(pool, number)
+
+        tasks = [asyncio.ensure_future(work(pool)) for pool in lanes]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return done / max(1e-6, time.monotonic() - started)
+
+    def _lanes(self) -> int:
+        """Return the requests that one engine is given at once: enough that it never waits for us."""
+        return 2 if self._plan.role is Role.EMBED else self._plan.settings.slots
+
+    async def _ask(self, pool: Pool, number: int) -> int:
+        request, size = self._request(number)
+        reply = await pool.call(request, wait_seconds=_START_SECONDS, deadline_seconds=_CALL_SECONDS)
+        if self._plan.role is Role.EMBED:
+            return len(self._rules.read_vectors(reply, size).vectors)
+        body = read_json(reply)
+        predicted = body.get("tokens_predicted") if isinstance(body, dict) else None
+        if not isinstance(predicted, int) or predicted < 1:
+            raise EngineError("the engine's completion has no tokens")
+        return predicted
+
+    def _request(self, number: int) -> tuple[EngineRequest, int]:
+        if self._plan.role is Role.EMBED:
+            size = min(_GROUP, self._rules.max_texts)
+            limit = self._plan.max_tokens or self._plan.settings.context
+            texts = [make_text(number * size + at, limit) for at in range(size)]
+            return self._rules.embed(sorted(texts, key=len)), size
+        prompt = make_text(number, self._plan.settings.context // 4)
+        body = {"prompt": prompt, "n_predict": _GENERATED_TOKENS, "ignore_eos": True, "cache_prompt": False}
+        return json_request("/completion", body), 1
+
+
+def make_text(number: int, token_limit: int) -> str:
+    """Return the ``number``-th text: plain English words, of a length that no limit cuts."""
+    # A word of this list has at most two tokens, whatever the tokenizer; a few are special.
+    most = max(1, (token_limit - 4) // 2)
+    words = _PROSE.split()
+    length = min(_LENGTHS[number * 7 % len(_LENGTHS)], most)
+    return " ".join(words[(number * 11 + at) % len(words)] for at in range(length))
+
+
+@contextlib.asynccontextmanager
+async def running_variant(
+    plan: Plan, variant: Variant, paths: Paths, label: str, wait_seconds: float = _START_SECONDS
+) -> AsyncIterator[_Runner]:
+    """Run the engines of a variant, each checked for right answers, and end them afterwards.
+
+    ``wait_seconds``: how long each may take to become ready.
+
+    Raises:
+        NotReadyError: one of them did not become ready.
+    """
+    varied = replace(vary_plan(plan, variant), replicas=1)
+    plans = [replace(varied, name=f"{plan.name}-{label}{n}") for n in range(variant.replicas)]
+    supervisor = Supervisor(plans, readiness_check, paths, SupervisorOptions(stall_seconds=_START_SECONDS))
+    supervisor.start()
+    try:
+        for pool in supervisor.pools:
+            async with pool.lease(wait_seconds):
+                pass
+        yield _Runner(varied, supervisor.pools)
+    finally:
+        await supervisor.stop()
+
+
+def limits_for(plan: Plan, facts: FileFacts, machine: Machine) -> TuneLimits:
+    """Return what variants of this plan must keep to on this machine."""
+    model = facts.model
+    whole_text = plan.role is Role.EMBED and model is not None and model.gguf.causal is False
+    room = machine.memory.usable
+
+    def fits(variant: Variant) -> bool:
+        if room is None:
+            return True
+        # The incumbent is alive beside it: never more than twice the challenger's own and the weights.
+        return 2 * _estimate(plan, facts, variant) <= room
+
+    return TuneLimits(
+        family=plan.family,
+        role=plan.role,
+        cores=machine.cpu.usable_cores,
+        least_batch=plan.settings.context if whole_text else None,
+        has_gpu=plan.settings.gpu not in (None, "disable"),
+        fits=fits,
+    )
+
+
+def _estimate(plan: Plan, facts: FileFacts, variant: Variant) -> int:
+    cache = (plan.settings.prompt_cache_mib or 0) << 20
+    flash = variant.flash_attention is not False
+    load = Load(plan.role, plan.family, plan.settings.context, variant.slots, variant.batch, cache, flash)
+    offload = None if variant.cpu_only or plan.device == "cpu" else Offload(1, 1)
+    return predict_memory(facts, load, replicas=variant.replicas, offload=offload).joint
+
+
+async def tune_plan(
+    plan: Plan,
+    limits: TuneLimits,
+    paths: Paths,
+    budget_seconds: float,
+    progress: Callable[[Contest], None],
+) -> TuneReport:
+    """Measure variants of ``plan`` until the budget is used up or nothing is left to try.
+
+    A variant replaces the default only when it beats it in a last duel of its own.
+
+    Raises:
+        NotReadyError: not even the default plan's engines start.
+        EngineError: they do not answer.
+    """
+    started = time.monotonic()
+    end = started + budget_seconds
+    search_end = end - budget_seconds * _FINAL_PART
+    own_paths = _tuning_paths(paths)
+    default = variant_of(plan)
+    tried = frozenset({default})
+    contests: list[Contest] = []
+    async with contextlib.AsyncExitStack() as outer:
+        seat = _Seat(outer)
+        runner = await seat.take(default, running_variant(plan, default, own_paths, "tune0-"))
+        units = await _calibrate(runner, budget_seconds)
+        while time.monotonic() < search_end:
+            challenger = next_challenger(seat.variant, tried, limits)
+            if challenger is None:
+                break
+            tried |= {challenger}
+            ring = _Ring(plan, own_paths, units, search_end, f"tune{len(tried) - 1}-")
+            contest = await ring.fight(seat, challenger)
+            contests.append(contest)
+            progress(contest)
+        incumbent = seat.variant
+    final = None
+    if incumbent != default:
+        final = await compare_plans(plan, default, incumbent, own_paths, units, end)
+        progress(final)
+    best, gain = default, 1.0
+    if final is not None and final.duel.verdict is Verdict.BETTER:
+        best, gain = incumbent, final.duel.gain
+    await asyncio.to_thread(shutil.rmtree, own_paths.runtime, ignore_errors=True)
+    seconds = time.monotonic() - started
+    return TuneReport(default, TunedSettings(plan.family, best, gain), tuple(contests), final, seconds)
+
+
+def _tuning_paths(paths: Paths) -> Paths:
+    """Return directories apart from those of a running service; keys lie apart for every run."""
+    return replace(paths, state=paths.state / "tuning", runtime=paths.runtime / f"tuning-{os.getpid()}")
+
+
+async def compare_plans(
+    plan: Plan, default: Variant, other: Variant, paths: Paths, units: int, end: float
+) -> Contest:
+    """Measure two variants against each other until the judgement stands or ``end``, a monotonic time."""
+    async with contextlib.AsyncExitStack() as outer:
+        seat = _Seat(outer)
+        await seat.take(default, running_variant(plan, default, paths, "default-"))
+        return await _Ring(plan, paths, units, end, "best-").fight(seat, other)
+
+
+async def _calibrate(runner: _Runner, budget_seconds: float) -> int:
+    """Return how many requests make a turn of about a second, less where the budget is small."""
+    started = time.monotonic()
+    await runner.measure(2)
+    seconds = max(1e-3, (time.monotonic() - started) / 2)
+    return max(2, min(400, round(min(_TURN_SECONDS, budget_seconds / 45) / seconds)))
+
+
+class _Seat:
+    """Where the incumbent sits: its engines run until another variant takes the seat."""
+
+    def __init__(self, outer: contextlib.AsyncExitStack) -> None:
+        self._outer = outer
+        self._stack = contextlib.AsyncExitStack()
+        self.variant: Variant
+        self.runner: _Runner
+
+    async def take(
+        self, variant: Variant, engines: contextlib.AbstractAsyncContextManager[_Runner]
+    ) -> _Runner:
+        """Start the first incumbent's engines; they end with the outer stack at the latest."""
+        await self._outer.enter_async_context(self)
+        self.variant, self.runner = variant, await self._stack.enter_async_context(engines)
+        return self.runner
+
+    async def hand_over(self, variant: Variant, runner: _Runner, stack: contextlib.AsyncExitStack) -> None:
+        """End the incumbent's engines and keep the winner's, which ``stack`` holds."""
+        await self._stack.aclose()
+        self.variant, self.runner, self._stack = variant, runner, stack.pop_all()
+
+    async def __aenter__(self) -> _Seat:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """Where duels are fought: turns of ``units`` requests, until ``end``."""
+
+    plan: Plan
+    paths: Paths
+    units: int
+    end: float
+    label: str
+
+    async def fight(self, seat: _Seat, challenger: Variant) -> Contest:
+        """Measure the challenger against the incumbent, which it replaces when it wins."""
+        incumbent = seat.variant
+        async with contextlib.AsyncExitStack() as own:
+            try:
+                rival = await own.enter_async_context(
+                    running_variant(self.plan, challenger, self.paths, self.label, self._patience())
+                )
+                ours, theirs = await self._rounds(seat.runner, rival)
+            except (NotReadyError, EngineError) as error:
+                lost = Duel(Verdict.NOT_BETTER, 0.0, 0.0, 0)
+                return Contest(challenger, incumbent, 0.0, 0.0, lost, error.describe())
+            duel = judge_duel(ours, theirs)
+            if duel.verdict is Verdict.BETTER:
+                await seat.hand_over(challenger, rival, own)
+            return Contest(challenger, incumbent, statistics.median(ours), statistics.median(theirs), duel)
+
+    def _patience(self) -> float:
+        """Return how long a challenger may take to start: what is left, within reason."""
+        return min(_START_SECONDS, max(_LEAST_START_SECONDS, self.end - time.monotonic()))
+
+    async def _rounds(self, runner: _Runner, rival: _Runner) -> tuple[list[float], list[float]]:
+        """Measure in turn; who begins alternates, so that warming up favours neither."""
+        ours: list[float] = []
+        theirs: list[float] = []
+        await rival.measure(max(1, self.units // 4))
+        turns = [(runner, ours), (rival, theirs)]
+        while True:
+            began = time.monotonic()
+            for who, speeds in turns:
+                speeds.append(await who.measure(self.units))
+            turns.reverse()
+            now = time.monotonic()
+            if judge_duel(ours, theirs).verdict is not Verdict.OPEN or now + (now - began) > self.end:
+                return ours, theirs

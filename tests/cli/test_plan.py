@@ -1,0 +1,90 @@
+"""``plan``: what it prints, for this machine and for another one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafile_mgr.cli import run
+from llamafile_mgr.errors import NotFoundError, PlanError, UsageError
+from tests.planner import samples
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(tmp_path / "home"))
+
+
+def snapshot(path: Path, machine: object) -> str:
+    """Write a snapshot as ``doctor --json`` does."""
+    path.write_text(json.dumps({"machine": machine.to_dict()}), encoding="utf-8")  # type: ignore[attr-defined]
+    return str(path)
+
+
+def plan_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run(["plan", "--json", *arguments]) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def test_the_table_names_every_choice(tiny_generator: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", str(tiny_generator)]) == 0
+    text = capsys.readouterr().out
+    for word in ("SETTING", "context", "threads", "two conversations at once", "--port PORT", "KEY_FILE"):
+        assert word in text
+    assert "environment: HOME=" in text
+    assert "together: " in text
+
+
+def test_json_holds_command_memory_and_reasons(
+    tiny_generator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = plan_json(capsys, str(tiny_generator))
+    (plan,) = document["plans"]
+    assert plan["role"] == "generate"
+    assert plan["command"][plan["command"].index("--port") + 1] == "PORT"
+    assert plan["memory"]["joint"] == document["memory"]["needed"]
+    assert plan["memory"]["weights"] == tiny_generator.stat().st_size
+    assert {"setting", "value", "why"} == set(plan["reasons"][0])
+    assert "HF_TOKEN" not in plan["environment"]
+
+
+def test_another_machine_is_planned_for(
+    tiny_generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    file = snapshot(tmp_path / "server.json", samples.SERVER_192)
+    document = plan_json(capsys, str(tiny_generator), "--machine", file)
+    assert document["plans"][0]["settings"]["threads"] == 20
+    assert "CUDA_VISIBLE_DEVICES" not in document["plans"][0]["environment"]
+    assert document["memory"]["machine"] == samples.SERVER_192.memory.total
+
+
+def test_bad_input_ends_in_an_error(
+    tiny_generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan"]) == UsageError.exit_code
+    assert "no model was named" in capsys.readouterr().err
+    assert run(["plan", "no-such-model"]) == NotFoundError.exit_code
+    assert run(["plan", str(tiny_generator), "--machine", str(tmp_path / "no.json")]) == 4
+    capsys.readouterr()
+    tiny = Path(snapshot(tmp_path / "pi.json", samples.RASPBERRY_1GB)).read_text(encoding="utf-8")
+    (tmp_path / "pi.json").write_text(tiny.replace("1000000000", "270000000"), encoding="utf-8")
+    assert run(["plan", str(tiny_generator), "--machine", str(tmp_path / "pi.json")]) == PlanError.exit_code
+    assert "does not fit into this machine's memory" in capsys.readouterr().err
+
+
+def test_both_roles_are_planned_together(
+    model_home: Path,
+    tiny_generator: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(model_home))
+    document = plan_json(capsys, "--embed", "all-minilm-l6-v2", "--generate", str(tiny_generator))
+    assert [plan["role"] for plan in document["plans"]] == ["embed", "generate"]
+    parts = [plan["memory"]["joint"] for plan in document["plans"]]
+    assert document["memory"]["needed"] == sum(parts)

@@ -1,0 +1,123 @@
+"""The predicted memory against what the real embedded engine takes, with the flags of the plan.
+
+The whole process is compared: resident pages, and those that are its own. The prediction must never be
+below the former, nor above one and a half times the latter plus 64 MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.llamafile import inspect_file
+from llamafile_mgr.machine import detect_machine
+from llamafile_mgr.paths import resolve_paths
+from llamafile_mgr.planner.planning import plan_models
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.subjects import Subject
+from llamafile_mgr.proxy.assembly import make_toolbox
+from llamafile_mgr.supervisor.ports import read_listening_port
+
+MIB = 1 << 20
+SLACK = 64 * MIB
+
+
+def plan_for(path: Path, role: Role, home: Path, wish: ModelConfig) -> Plan:
+    """Plan one model for the embedded engine alone."""
+    toolbox = replace(make_toolbox(resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})), runtimes=())
+    subject = Subject("model", role, path, inspect_file(path))
+    (plan,) = plan_models((subject,), detect_machine(), toolbox, os.environ, {"model": wish})
+    return plan
+
+
+@contextmanager
+def running_engine(plan: Plan) -> Iterator[tuple[psutil.Process, str]]:
+    """Start one engine of the plan and yield its process and its address."""
+    child = subprocess.Popen(
+        plan.command(0, None),
+        env=dict(plan.environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    ports: queue.Queue[int] = queue.Queue()
+    assert child.stdout is not None
+    output = child.stdout
+
+    def drain() -> None:
+        for line in output:
+            port = read_listening_port(line)
+            if port:
+                ports.put(port)
+
+    reader = threading.Thread(target=drain, daemon=True)
+    reader.start()
+    try:
+        yield psutil.Process(child.pid), f"http://127.0.0.1:{ports.get(timeout=30)}"
+    finally:
+        child.kill()
+        child.wait()
+        reader.join(5)
+        output.close()
+
+
+def ask(url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=50) as reply:
+        return json.load(reply)
+
+
+def check(plan: Plan, process: psutil.Process) -> None:
+    """Hold the prediction for one engine against the process."""
+    assert plan.memory is not None
+    predicted, taken = plan.memory.host, process.memory_full_info()
+    figures = (
+        f"predicted {predicted / MIB:.1f}, resident {taken.rss / MIB:.1f}, own {taken.uss / MIB:.1f} MiB"
+    )
+    assert taken.rss <= predicted, figures
+    assert predicted <= 1.5 * taken.uss + SLACK, figures
+
+
+@pytest.mark.parametrize("wish", [ModelConfig(), ModelConfig(context=256, threads=1, slots=2)])
+def test_minilm_takes_what_was_predicted(minilm: Path, tmp_path: Path, wish: ModelConfig) -> None:
+    plan = plan_for(minilm, Role.EMBED, tmp_path, wish)
+    assert plan.max_tokens is not None
+    # "word" is one token; two are special.
+    longest, short = "word " * (plan.max_tokens - 2), "word " * 60
+    with running_engine(plan) as (process, url):
+        for texts in ([longest], [short] * 16, [longest, short, short, longest]):
+            reply = ask(f"{url}/v1/embeddings", {"input": texts})
+            assert len(reply["data"]) == len(texts)
+        check(plan, process)
+
+
+@pytest.mark.parametrize("wish", [ModelConfig(), ModelConfig(context=256, slots=4)])
+def test_the_tiny_generator_takes_what_was_predicted(
+    tiny_generator: Path, tmp_path: Path, wish: ModelConfig
+) -> None:
+    plan = plan_for(tiny_generator, Role.GENERATE, tmp_path, wish)
+    with running_engine(plan) as (process, url):
+        bodies = [
+            {"prompt": f"{chr(97 + n)} " * 40, "n_predict": 100, "ignore_eos": True, "cache_prompt": True}
+            for n in range(12)
+        ]
+        with ThreadPoolExecutor(4) as callers:
+            replies = list(callers.map(lambda body: ask(f"{url}/completion", body), bodies))
+        assert all("content" in reply for reply in replies)
+        check(plan, process)

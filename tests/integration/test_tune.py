@@ -1,0 +1,79 @@
+"""``tune`` on the real embedded engine: it ends in time, leaves nothing running, and plans use its result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llamafile_mgr.config import Config
+from llamafile_mgr.embedding.tuning import Contest, compare_plans, make_text, tune_plan
+from llamafile_mgr.errors import UsageError
+from llamafile_mgr.paths import resolve_paths
+from llamafile_mgr.planner.tuning import Variant, variant_of
+from llamafile_mgr.proxy.assembly import Wanted, find_tunable, keep_tuned, make_plans
+from tests.support.service import run_program
+
+
+def engines() -> list[int]:
+    """Return the ids of the engines that we started and that still run."""
+    children = psutil.Process().children(recursive=True)
+    return [child.pid for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+async def test_a_generator_is_tuned_and_the_plan_says_so(tiny_generator: Path, tmp_path: Path) -> None:
+    paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
+    tunable = find_tunable(str(tiny_generator), Config(), paths)
+    seen: list[Contest] = []
+    report = await tune_plan(tunable.plan, tunable.limits, paths, 8, seen.append)
+    assert not engines()
+    assert report.default == variant_of(tunable.plan)
+    assert report.contests
+    assert seen[: len(report.contests)] == list(report.contests)
+    assert all(contest.failure is None for contest in seen)
+    assert all(contest.incumbent_speed > 0 and contest.challenger_speed > 0 for contest in seen)
+    assert (report.best.gain > 1.0) == (report.best.variant != report.default)
+    assert not list(paths.runtime.glob("tuning-*"))
+
+    keep_tuned(tunable, report.best, paths)
+    (plan,) = make_plans([Wanted(str(tiny_generator), None)], Config(), paths)
+    assert plan.tuned
+    assert variant_of(plan) == report.best.variant
+    assert any("measured on this machine by tune" in reason.why for reason in plan.reasons)
+
+
+async def test_engines_that_do_not_start_lose(minilm: Path, tmp_path: Path) -> None:
+    paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
+    plan = find_tunable(str(minilm), Config(), paths).plan
+    # No text fits its batch, so that its readiness check never passes.
+    broken = Variant(1, 1, 4, 4)
+    contest = await compare_plans(plan, Variant(1, 1, 4, 512), broken, paths, 2, 0.0)
+    assert contest.failure is not None
+    assert not engines()
+
+
+def test_minilm_is_tuned_in_time(minilm: Path, tmp_path: Path) -> None:
+    result = run_program(tmp_path, "tune", str(minilm), "--budget", "20", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["seconds"] < 90
+    assert report["contests"]
+    assert "tuning for about 20 seconds" in result.stderr
+    assert Path(report["file"]).is_file()
+    planned = run_program(tmp_path, "plan", str(minilm), "--json")
+    assert json.loads(planned.stdout)["plans"][0]["tuned"] is True
+
+
+@pytest.mark.parametrize("budget", ["19", "91", "soon"])
+def test_a_budget_outside_the_bounds_is_refused(tmp_path: Path, budget: str) -> None:
+    result = run_program(tmp_path, "tune", "x", "--budget", budget)
+    assert result.returncode == UsageError.exit_code
+
+
+def test_the_texts_differ_and_keep_to_the_limit() -> None:
+    texts = [make_text(number, 512) for number in range(40)]
+    assert len(set(texts)) > 30
+    assert max(len(text.split()) for text in texts) > 100
+    assert all(len(make_text(number, 64).split()) <= 30 for number in range(40))
