@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.embedding.readiness import readiness_check
+from llamafile_mgr.embedding.baselines import Baselines
+from llamafile_mgr.embedding.readiness import make_checks
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
@@ -163,9 +164,11 @@ async def running_variant(
     """
     varied = replace(vary_plan(plan, variant), replicas=1)
     plans = [replace(varied, name=f"{plan.name}-{label}{n}") for n in range(variant.replicas)]
-    supervisor = Supervisor(plans, readiness_check, paths, SupervisorOptions(stall_seconds=_START_SECONDS))
-    supervisor.start()
+    baselines = Baselines(paths.state / "baselines")
+    options = SupervisorOptions(stall_seconds=_START_SECONDS)
+    supervisor = Supervisor(plans, lambda each: make_checks(each, baselines), paths, options)
     try:
+        await supervisor.start()
         for pool in supervisor.pools:
             async with pool.lease(wait_seconds):
                 pass

@@ -256,6 +256,12 @@ def _choose_compute(sizing: Sizing, gguf: GgufFacts, share: CoreShare, wish: Mod
     if share.others:
         of += f", shared with {share.others} other model{'s' if share.others > 1 else ''}"
     small = sizing.role is Role.EMBED and gguf.causal is False and gguf.parameters < _SMALL_ENCODER
+    if wish.replicas is not None:
+        threads = wish.threads or max(1, share.cores // wish.replicas)
+        why["replicas"] = "set in the configuration"
+        why["threads"] = why["replicas"] if wish.threads else f"{of}; {wish.replicas} engines share them"
+        pinned = sizing.pinned | {"threads", "replicas"}
+        return replace(sizing, threads=threads, replicas=wish.replicas, why=why, pinned=pinned)
     if wish.threads is not None:
         why["threads"] = "set in the configuration"
         why["replicas"] = "the number of threads is set in the configuration"
@@ -292,7 +298,7 @@ def _apply_tuned(sizing: Sizing, tuned: TunedSettings, share: CoreShare, wish: M
     why, best = dict(sizing.why), tuned.variant
     note = tuned.describe()
     values: dict[str, int | bool | None] = {}
-    if wish.threads is None and best.threads * best.replicas <= share.cores:
+    if "threads" not in sizing.pinned and best.threads * best.replicas <= share.cores:
         values |= {"threads": best.threads, "replicas": best.replicas}
     if "slots" not in sizing.pinned:
         values["slots"] = best.slots
