@@ -37,6 +37,14 @@ def ready_pids(home: Path, service: Service) -> list[int]:
     return [engine["pid"] for engine in model["engines"] if engine["state"] == "ready"]
 
 
+def await_all_ready(home: Path, service: Service) -> list[psutil.Process]:
+    """Wait until every engine is ready, not just the first, and return them."""
+    deadline = time.monotonic() + 30
+    while len(ready_pids(home, service)) < len(engines_of(service)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return engines_of(service)
+
+
 @dataclass
 class Load:
     """Steady calls from several threads; every vector is compared with the golden one of its own text."""
@@ -103,10 +111,9 @@ def test_a_hundred_kills_and_no_failed_call(model_home: Path) -> None:
         assert not load.failures
         assert killed == 100
         assert load.answered > answered > 0
-        deadline = time.monotonic() + 30
-        while len(ready_pids(model_home, service)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert sorted(e.pid for e in engines_of(service)) == sorted(ready_pids(model_home, service))
+        engines = await_all_ready(model_home, service)
+        assert len(engines) == 2
+        assert sorted(e.pid for e in engines) == sorted(ready_pids(model_home, service))
         # Idle connections to engines that live may stay; a hundred leaked ones may not.
         assert manager.num_fds() <= descriptors + 40
         assert service.stop() == 0
@@ -134,7 +141,7 @@ def test_an_outage_is_a_load_and_little_more(model_home: Path, tmp_path: Path) -
 def test_a_stopped_engine_is_replaced_and_its_calls_complete(model_home: Path) -> None:
     extra = {"LLAMAFILE_MGR_SERVE_LIVENESS_SECONDS": "2"}
     with running_service(model_home, MODEL, extra=extra) as service:
-        stopped = engines_of(service)
+        stopped = await_all_ready(model_home, service)
         for engine in stopped:
             engine.suspend()
         began = time.monotonic()
@@ -147,7 +154,7 @@ def test_a_stopped_engine_is_replaced_and_its_calls_complete(model_home: Path) -
 def test_an_idle_stopped_engine_is_noticed(model_home: Path) -> None:
     extra = {"LLAMAFILE_MGR_SERVE_LIVENESS_SECONDS": "1"}
     with running_service(model_home, MODEL, extra=extra) as service:
-        stopped = engines_of(service)
+        stopped = await_all_ready(model_home, service)
         stopped[0].suspend()
         assert not psutil.wait_procs(stopped[:1], timeout=40)[1]
 
