@@ -40,15 +40,24 @@ from llamafile_mgr.planner.tuning import (
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
-__all__ = ["Contest", "TuneReport", "compare_plans", "limits_for", "tune_plan"]
+__all__ = [
+    "Contest",
+    "TuneReport",
+    "VariantRunner",
+    "compare_plans",
+    "limits_for",
+    "make_text",
+    "running_variant",
+    "tune_plan",
+]
 
 #: Part of the budget that is kept to measure the winner against the default once more.
 _FINAL_PART = 0.35
 _TURN_SECONDS = 1.0
 _START_SECONDS, _LEAST_START_SECONDS = 60.0, 5.0
 _CALL_SECONDS = 300.0
-#: Texts of one request: about 512 tokens, which fill one batch.
-_GROUP = 6
+#: Texts of one request; the two that an engine has at once fill about one batch of 512 tokens.
+_GROUP = 3
 _GENERATED_TOKENS = 24
 _PROSE = (
     "the engine reads a text and returns one vector that tells what it means so near texts have near vectors"
@@ -87,7 +96,7 @@ class TuneReport:
     seconds: float
 
 
-class _Runner:
+class VariantRunner:
     """The engines of one variant, started alike and asked as the proxy asks them."""
 
     def __init__(self, plan: Plan, pools: Sequence[Pool]) -> None:
@@ -97,7 +106,8 @@ class _Runner:
 
     async def measure(self, units: int) -> float:
         """Return the speed of one turn of ``units`` requests: texts, or generated tokens, a second."""
-        lanes = [pool for pool in self._pools for _ in range(self._lanes())]
+        # Lane by lane over all engines, so that few requests are spread evenly too.
+        lanes = [pool for _ in range(self._lanes()) for pool in self._pools]
         waiting = iter(range(units))
         done = 0
         started = time.monotonic()
@@ -115,6 +125,11 @@ class _Runner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return done / max(1e-6, time.monotonic() - started)
+
+    @property
+    def lanes(self) -> int:
+        """Return how many requests are under way at once."""
+        return self._lanes() * len(self._pools)
 
     def _lanes(self) -> int:
         """Return the requests that one engine is given at once: enough that it never waits for us."""
@@ -154,7 +169,7 @@ def make_text(number: int, token_limit: int) -> str:
 @contextlib.asynccontextmanager
 async def running_variant(
     plan: Plan, variant: Variant, paths: Paths, label: str, wait_seconds: float = _START_SECONDS
-) -> AsyncIterator[_Runner]:
+) -> AsyncIterator[VariantRunner]:
     """Run the engines of a variant, each checked for right answers, and end them afterwards.
 
     ``wait_seconds``: how long each may take to become ready.
@@ -172,7 +187,7 @@ async def running_variant(
         for pool in supervisor.pools:
             async with pool.lease(wait_seconds):
                 pass
-        yield _Runner(varied, supervisor.pools)
+        yield VariantRunner(varied, supervisor.pools)
     finally:
         await supervisor.stop()
 
@@ -270,12 +285,12 @@ async def compare_plans(
         return await _Ring(plan, paths, units, end, "best-").fight(seat, other)
 
 
-async def _calibrate(runner: _Runner, budget_seconds: float) -> int:
+async def _calibrate(runner: VariantRunner, budget_seconds: float) -> int:
     """Return how many requests make a turn of about a second, less where the budget is small."""
     started = time.monotonic()
-    await runner.measure(2)
-    seconds = max(1e-3, (time.monotonic() - started) / 2)
-    return max(2, min(400, round(min(_TURN_SECONDS, budget_seconds / 45) / seconds)))
+    await runner.measure(runner.lanes)
+    seconds = max(1e-3, (time.monotonic() - started) / runner.lanes)
+    return max(runner.lanes, min(400, round(min(_TURN_SECONDS, budget_seconds / 45) / seconds)))
 
 
 class _Seat:
@@ -285,17 +300,19 @@ class _Seat:
         self._outer = outer
         self._stack = contextlib.AsyncExitStack()
         self.variant: Variant
-        self.runner: _Runner
+        self.runner: VariantRunner
 
     async def take(
-        self, variant: Variant, engines: contextlib.AbstractAsyncContextManager[_Runner]
-    ) -> _Runner:
+        self, variant: Variant, engines: contextlib.AbstractAsyncContextManager[VariantRunner]
+    ) -> VariantRunner:
         """Start the first incumbent's engines; they end with the outer stack at the latest."""
         await self._outer.enter_async_context(self)
         self.variant, self.runner = variant, await self._stack.enter_async_context(engines)
         return self.runner
 
-    async def hand_over(self, variant: Variant, runner: _Runner, stack: contextlib.AsyncExitStack) -> None:
+    async def hand_over(
+        self, variant: Variant, runner: VariantRunner, stack: contextlib.AsyncExitStack
+    ) -> None:
         """End the incumbent's engines and keep the winner's, which ``stack`` holds."""
         await self._stack.aclose()
         self.variant, self.runner, self._stack = variant, runner, stack.pop_all()
@@ -338,7 +355,7 @@ class _Ring:
         """Return how long a challenger may take to start: what is left, within reason."""
         return min(_START_SECONDS, max(_LEAST_START_SECONDS, self.end - time.monotonic()))
 
-    async def _rounds(self, runner: _Runner, rival: _Runner) -> tuple[list[float], list[float]]:
+    async def _rounds(self, runner: VariantRunner, rival: VariantRunner) -> tuple[list[float], list[float]]:
         """Measure in turn; who begins alternates, so that warming up favours neither."""
         ours: list[float] = []
         theirs: list[float] = []
