@@ -212,9 +212,13 @@ def test_survivors_of_a_killed_manager_are_reaped(model_home: Path, tmp_path: Pa
         registry = Registry(home)
         registry.directory = home / f"serve-{2**22 - 7}"  # a manager that does not exist
         registry.note_engine("stand-in", engine.pid)
-        other = Registry(home)
-        other.directory = home / f"serve-{service.process.pid}"
-        other.note_engine("alive", os.getpid())
+        manager = psutil.Process(service.process.pid)
+        alive = home / f"serve-{manager.pid}"
+        alive.mkdir()
+        noted = {"started": manager.create_time(), "engines": {"x": [manager.pid, manager.create_time()]}}
+        (alive / "engines.json").write_text(json.dumps(noted))
         assert reap_survivors(home) == [engine.pid]
         assert not psutil.wait_procs([engine], timeout=5)[1]
+        assert manager.is_running()
+        assert alive.exists()
         assert not registry.directory.exists()
