@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "Say what is in a llamafile, a GGUF or a catalog entry."),
     "pack": ("pack", "Make a llamafile of a runtime and weights."),
     "recommend": ("recommend", "Choose models for this machine and this use, and say why."),
+    "cache": ("cache", "Show or clear the vectors that are kept of known texts."),
     "doctor": ("doctor", "Check this machine: what is wrong, why it matters, how to mend it."),
 }
 

@@ -18,12 +18,12 @@ __all__ = ["Computed", "assemble", "weighted_mean"]
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """One final text's unit vector or error. ``tokens``: counted, else None; ``weight``: the tokens as
-    well as they are known."""
+    """One final text's unit vector or error. ``tokens``: counted, else None; ``share``: its part
+    of what the engine counted for its group."""
 
     vector: NDArray[np.float32] | None = None
     tokens: int | None = None
-    weight: float = 0.0
+    share: float = 0.0
     cached: bool = False
     error: Error | None = None
 
@@ -43,7 +43,7 @@ def assemble(
         row, outcome = _finish(text, parts)
         rows.append(row)
         outcomes.append(outcome)
-        total += sum(part.weight for part in parts)
+        total += sum(part.share for part in parts)
     there = [row for row in rows if row is not None]
     size = len(there[0]) if there else width or 1
     vectors = np.full((len(rows), size), np.nan, dtype=np.float32)
@@ -63,10 +63,13 @@ def _finish(text: FittedText, parts: Sequence[Computed]) -> tuple[NDArray[np.flo
     if outcome.tokens is None and len(parts) == 1:
         outcome = replace(outcome, tokens=parts[0].tokens)
     outcome = replace(outcome, cached=all(part.cached for part in parts))
+    weighted = [
+        (part.vector, tokens or part.share)
+        for part, (_, tokens) in zip(parts, text.pieces, strict=True)
+        if part.vector is not None
+    ]
     try:
-        return weighted_mean(
-            [(part.vector, part.weight) for part in parts if part.vector is not None]
-        ), outcome
+        return weighted_mean(weighted), outcome
     except EngineError as cancelled:
         return None, replace(outcome, error=cancelled)
 

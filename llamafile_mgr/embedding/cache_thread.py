@@ -7,9 +7,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from llamafile_mgr.embedding.cache import CachedVector, VectorCache
+from llamafile_mgr.embedding.cache import CachedVector, VectorCache, cache_file
+from llamafile_mgr.paths import Paths
 
-__all__ = ["CacheThread"]
+__all__ = ["CacheThread", "open_cache"]
 
 _LOG = logging.getLogger("llamafile_mgr.embedding")
 #: Writes that may wait for the disk; further vectors are not kept, since callers must not wait for them.
@@ -44,3 +45,8 @@ class CacheThread:
         """Finish all writes and close the file. Blocks."""
         self._thread.submit(self._cache.close)
         self._thread.shutdown()
+
+
+def open_cache(paths: Paths, limit_bytes: int) -> CacheThread | None:
+    """Return the cache of this installation, None where it may hold nothing."""
+    return CacheThread(VectorCache(cache_file(paths), limit_bytes)) if limit_bytes else None

@@ -24,7 +24,7 @@ from llamafile_mgr.planner.plans import Plan
 __all__ = ["Encoding", "cut_dimensions", "encode", "integer_range"]
 
 #: The range of the integer encodings, in units of what one number of a unit vector is on average.
-_DEVIATIONS = 6.0
+_DEVIATIONS = 8.0
 _STEPS = 255
 
 

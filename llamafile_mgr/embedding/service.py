@@ -207,8 +207,8 @@ class Embedder:
             if result is None or result.vector is None:
                 continue
             exact = tokens if tokens is not None else result.tokens
-            share = result.share or estimate_tokens(text)
-            work.computed[text] = Computed(result.vector, exact, exact if exact is not None else share)
+            share = result.share or exact or estimate_tokens(text)
+            work.computed[text] = Computed(result.vector, exact, share)
             fresh[text_key(text)] = CachedVector(result.vector, exact)
         if self._cache is not None and work.request.use_cache:
             self._cache.put(self.vector_space, fresh)

@@ -14,7 +14,10 @@ from typing import Any
 import uvicorn
 
 from llamafile_mgr.config import ServeConfig
+from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.readiness import readiness_check
+from llamafile_mgr.embedding.requests import InputType
+from llamafile_mgr.embedding.service import EmbedOptions
 from llamafile_mgr.errors import EngineStartError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
@@ -79,7 +82,15 @@ async def _serve(
     supervisor = Supervisor(
         plans, readiness_check, paths, SupervisorOptions(stall_seconds=settings.load_stall_seconds)
     )
-    app = Proxy(supervisor, ProxyOptions(max_body_bytes=settings.max_body_bytes))
+    cache = open_cache(paths, settings.cache_bytes)
+    app = Proxy(
+        supervisor,
+        ProxyOptions(
+            max_body_bytes=settings.max_body_bytes,
+            embedding=EmbedOptions(input_type=InputType(settings.input_type)),
+        ),
+        cache,
+    )
     server = _Server(_uvicorn_config(app, settings))
     stop = asyncio.Event()
     with _signals(stop, server):
@@ -104,6 +115,8 @@ async def _serve(
                 task.cancel()
             await asyncio.gather(watching, stopping, serving, return_exceptions=True)
             await supervisor.stop()
+            if cache is not None:
+                await asyncio.to_thread(cache.close)
     return 0
 
 

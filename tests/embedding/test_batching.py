@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafile_mgr.embedding.batching import BatchPolicy, Group, Item, Lane, Queue
@@ -30,6 +30,7 @@ CALLS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(CALLS, st.sets(st.integers(0, 7)))
 def test_every_text_goes_out_once_in_groups_within_bounds(
     calls: list[tuple[Lane, list[int]]], cancelled: set[int]
@@ -57,6 +58,7 @@ def test_every_text_goes_out_once_in_groups_within_bounds(
     assert queue.idle
 
 
+@settings(deadline=None)
 @given(CALLS)
 def test_queries_overtake_and_bulk_still_moves(calls: list[tuple[Lane, list[int]]]) -> None:
     queue = Queue(POLICY)

@@ -44,6 +44,7 @@ def run(search: Search[T]) -> tuple[T, int]:
         return stop.value, counts
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(3, 30))
 @example("a" * 300, 10)
 def test_a_cut_fits_and_is_a_part(text: str, limit: int) -> None:
@@ -118,6 +119,7 @@ def test_what_needs_no_counting(text: str, limit: int | None, sure: bool) -> Non
     assert surely_fits(text, limit) is sure
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_estimates_are_sane(text: str) -> None:
     assert 2 <= estimate_tokens(text) <= 2 + len(text.encode("utf-8", "replace"))

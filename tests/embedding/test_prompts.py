@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafile_mgr.catalog import load_catalog
@@ -64,6 +64,7 @@ def test_a_task_that_is_none(task: str) -> None:
         make_prompt(CATALOG.model("e5-mistral-7b-instruct"), InputType.QUERY, task)
 
 
+@settings(deadline=None)
 @given(
     st.text(),
     st.sampled_from([*MISTRALS, "mxbai-embed-large-v1", NOMIC, WRAPPED]),
