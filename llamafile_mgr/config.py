@@ -40,6 +40,7 @@ CONFIG_VARIABLE = "LLAMAFILE_MGR_CONFIG"
 _PREFIX = "LLAMAFILE_MGR_"
 #: Variables of other rooms that share the prefix and are no settings.
 _RESERVED = frozenset({CONFIG_VARIABLE, "LLAMAFILE_MGR_HOME", "LLAMAFILE_MGR_PYTHON", "LLAMAFILE_MGR_DEBUG"})
+_INPUT_TYPES = ("query", "document", "none")
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 
@@ -50,7 +51,8 @@ class ServeConfig:
     ``embed``, ``generate``: names of the models to run. ``load_stall_seconds``: how long a loading
     engine may stay silent. ``liveness_seconds``: how long a ready one may, while it owes answers, until it is
     replaced. ``drain_seconds``: how long accepted calls may still take when stopping. ``max_body_bytes``:
-    the largest request body.
+    the largest request body. ``input_type``: what texts are whose caller does not say, ``query``,
+    ``document`` or ``none``. ``cache_bytes``: disk for vectors of known texts, 0 keeps none.
     """
 
     host: str = "127.0.0.1"
@@ -61,6 +63,8 @@ class ServeConfig:
     liveness_seconds: float = 10.0
     drain_seconds: float = 10.0
     max_body_bytes: int = 64 * 1024 * 1024
+    input_type: str = "none"
+    cache_bytes: int = 1024 * 1024 * 1024
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -68,6 +72,12 @@ class ServeConfig:
         for name in ("load_stall_seconds", "liveness_seconds", "drain_seconds", "max_body_bytes"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"serve.{name} must be above zero")
+        if self.input_type not in _INPUT_TYPES:
+            raise ConfigError(
+                f"serve.input_type is {self.input_type!r}", hint=f"it may be {', '.join(_INPUT_TYPES)}"
+            )
+        if self.cache_bytes < 0:
+            raise ConfigError("serve.cache_bytes must not be negative", hint="0 keeps no vectors")
 
 
 @dataclass(frozen=True, slots=True)

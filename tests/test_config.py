@@ -86,3 +86,14 @@ def test_a_named_file_must_exist(file: Path) -> None:
         load_config(file, file=file, environ={})
     with pytest.raises(ConfigError, match="there is no configuration file"):
         load_config(file, environ={"LLAMAFILE_MGR_CONFIG": str(file)})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("input_type = 'question'", "input_type is 'question'"), ("cache_bytes = -1", "must not be negative")],
+)
+def test_settings_of_embedding_calls(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"[serve]\n{line}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, environ={})

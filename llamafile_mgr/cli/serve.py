@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Listen on this port, 0 for any.  [default: 8080]"
 )
+@click.option("--no-cache", is_flag=True, help="Neither keep vectors of texts nor use those kept before.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.option("--verbose", is_flag=True, help="Log every step to standard error.")
 @click.pass_obj
@@ -35,6 +36,7 @@ def command(
     generate: str | None,
     host: str | None,
     port: int | None,
+    no_cache: bool,
     as_json: bool,
     verbose: bool,
 ) -> int:
@@ -47,7 +49,7 @@ def command(
     Examples:
       llamafile-mgr serve --embed mxbai-embed-large-v1
       llamafile-mgr serve --embed all-minilm-l6-v2 --generate ./Qwen3.5-2B-Q8_0.llamafile
-      llamafile-mgr serve all-minilm-l6-v2 --port 0 --json
+      llamafile-mgr serve all-minilm-l6-v2 --port 0 --no-cache --json
     """
     from llamafile_mgr.proxy.assembly import make_plans, wanted_models
     from llamafile_mgr.proxy.serving import serve
@@ -57,7 +59,7 @@ def command(
         format="%(asctime)s %(levelname)s %(message)s",
     )
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    flags = {"serve.host": host, "serve.port": port}
+    flags = {"serve.host": host, "serve.port": port, "serve.cache_bytes": 0 if no_cache else None}
     config = context.load_config(flags)
     chosen_embed = embed or (None if models else config.serve.embed)
     chosen_generate = generate or (None if models else config.serve.generate)

@@ -42,7 +42,8 @@ class EmbedRequest:
 
     ``input_type`` None: the configured default. ``task``: for prompts that name one; None takes the model's.
     ``dimensions``: cut vectors to these (models trained for it). ``keep_going``: report the texts that fail
-    one by one instead of failing the call. ``use_cache``: vectors may come from the cache.
+    one by one instead of failing the call. ``use_cache``: vectors may come from the cache and be kept in it.
+    ``deadline_seconds``: for the whole call; None takes the configured one.
     """
 
     texts: tuple[str, ...]
@@ -52,6 +53,7 @@ class EmbedRequest:
     dimensions: int | None = None
     keep_going: bool = False
     use_cache: bool = True
+    deadline_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

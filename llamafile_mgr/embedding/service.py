@@ -1,96 +1,266 @@
-"""What an embedding call means: groups of texts to the pool, checked vectors back, in order."""
+"""What an embedding call means, from texts to checked vectors in the callers' order.
+
+Prompt, cache, length policy, queue, engine, mean of chunks, cut to fewer dimensions; nothing goes back up.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import re
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-import numpy as np
-
-from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
+from llamafile_mgr.embedding.assembling import Computed, assemble
+from llamafile_mgr.embedding.batching import BatchPolicy, Lane
+from llamafile_mgr.embedding.cache import CachedVector, text_key
+from llamafile_mgr.embedding.cache_thread import CacheThread
+from llamafile_mgr.embedding.engine_pool import EnginePool
+from llamafile_mgr.embedding.groups import Budget, GroupRunner, ItemResult
+from llamafile_mgr.embedding.lengths import TokenCounter, estimate_tokens, surely_fits, text_limit
+from llamafile_mgr.embedding.metrics import Counters, EmbedderStats
+from llamafile_mgr.embedding.outputs import check_dimensions, cut_dimensions
+from llamafile_mgr.embedding.policy import FittedText, fit_text
+from llamafile_mgr.embedding.prompts import PromptedText, end_text, make_prompt
+from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, InputType, ItemOutcome
+from llamafile_mgr.embedding.scheduler import Scheduler
 from llamafile_mgr.embedding.space import fingerprint_space
-from llamafile_mgr.embedding.vectors import normalise
 from llamafile_mgr.engines.families import family_rules
-from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors
-from llamafile_mgr.engines.replies import error_text
-from llamafile_mgr.errors import InputTooLongError
-from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.errors import EngineError, Error, NotReadyError, RequestError
+from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Embedder"]
+__all__ = ["EmbedOptions", "Embedder", "make_policy"]
 
-#: Texts per engine request: enough to fill its slots, few enough that one bad text is found quickly.
-_GROUP = 32
-#: Requests of one call that are under way at once; the engine's slots share them.
-_PARALLEL = 2
-_TOO_LONG = re.compile(
-    r"too large to process|exceeds? the (?:available )?context|larger than the max context", re.I
-)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """What the configuration says. ``input_type``: of texts whose caller names none. ``policy``: None
+    takes the one that suits the plan."""
+
+    input_type: InputType = InputType.NONE
+    policy: BatchPolicy | None = None
+
+
+def make_policy(plan: Plan) -> BatchPolicy:
+    """Return how texts are grouped for engines of this plan.
+
+    Engines that take one text a request get as many requests at once as they have slots.
+    """
+    most = family_rules(plan.family).max_texts
+    if most == 1:
+        return BatchPolicy(group_texts=1, bulk_groups=max(1, plan.settings.slots))
+    default = BatchPolicy()
+    return replace(default, group_texts=min(default.group_texts, most))
 
 
 class Embedder:
-    """Embeds for one pool."""
+    """Embeds for one pool. ``cache`` None keeps nothing; weights without a digest are never cached, since
+    nothing would tell others of the same name from them."""
 
-    def __init__(self, pool: Pool, *, wait_seconds: float, deadline_seconds: float = 600.0) -> None:
+    def __init__(
+        self,
+        pool: EnginePool,
+        *,
+        wait_seconds: float,
+        deadline_seconds: float = 600.0,
+        options: EmbedOptions | None = None,
+        cache: CacheThread | None = None,
+    ) -> None:
+        options = options or EmbedOptions()
         self.pool = pool
         self.vector_space = fingerprint_space(pool.plan)
-        self._rules = family_rules(pool.plan.family)
         self._wait_seconds = wait_seconds
         self._deadline_seconds = deadline_seconds
+        self._input_type = options.input_type
+        self._end = end_text(pool.plan)
+        self._limit = text_limit(pool.plan)
+        self._cache = cache if pool.plan.weights_digest is not None else None
+        self._counters = Counters()
+        self._counter = TokenCounter(pool, self._counters.tokenize.add)
+        self._runner = GroupRunner(pool, self._counters.engine.add)
+        self._scheduler = Scheduler(
+            self._runner, options.policy or make_policy(pool.plan), self._ready_replicas
+        )
+
+    def _ready_replicas(self) -> int:
+        return sum(1 for engine in self.pool.engines if engine.ready)
+
+    def stats(self) -> EmbedderStats:
+        """Return what was done so far and what waits now."""
+        depth = {lane.value: self._scheduler.depth(lane) for lane in Lane}
+        return self._counters.snapshot(self._runner.requests, depth)
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Return the vectors of all texts.
+        """Return the vectors of all texts, each checked and of unit length.
 
         Raises:
-            InputTooLongError: a text is longer than the model takes; the message names its index.
+            RequestError: the model has no such dimensions, or the task is none.
+            InputTooLongError: a text is longer than the model takes and must not be cut.
             NotReadyError: no engine became ready in time.
-            EngineError: the engine answered nonsense or not in time.
+            EngineError: an engine failed on a text, or did not answer in time.
+            With ``keep_going`` what concerns one text stands in its outcome instead; messages name its index.
         """
-        size = min(_GROUP, self._rules.max_texts)
-        groups = [range(at, min(at + size, len(request.texts))) for at in range(0, len(request.texts), size)]
-        gate = asyncio.Semaphore(_PARALLEL)
+        began = time.monotonic()
+        seconds = request.deadline_seconds or self._deadline_seconds
+        budget = Budget(began + min(self._wait_seconds, seconds), began + seconds)
+        counters = self._counters
+        counters.calls += 1
+        counters.texts += len(request.texts)
+        try:
+            return await _within(self._embed(request, budget), seconds)
+        finally:
+            counters.total.add(time.monotonic() - began)
 
-        async def embed_group(group: range) -> EngineVectors:
-            async with gate:
-                return await self._embed_group(request, group)
+    async def _embed(self, request: EmbedRequest, budget: Budget) -> EmbedResult:
+        plan = self.pool.plan
+        check_dimensions(request.dimensions, plan, plan.dimensions)
+        kind = request.input_type or self._input_type
+        prompt = make_prompt(plan.model, kind, request.task, self._end)
+        work = _Work(request, budget, [prompt.apply(text) for text in request.texts])
+        await self._look_up(work, {text.text for text in work.prompted})
+        await self._fit(work)
+        await self._look_up(work, {text for fitted in work.fitted for text, _ in fitted.pieces})
+        lane = Lane.QUERY if len(request.texts) == 1 or kind is InputType.QUERY else Lane.BULK
+        await self._compute(work, lane)
+        result = assemble(work.fitted, work.computed, self.vector_space, plan.dimensions)
+        self._count(result)
+        return replace(result, vectors=cut_dimensions(result.vectors, request.dimensions, plan))
 
-        parts = await _gather([asyncio.ensure_future(embed_group(group)) for group in groups])
-        tokens = [part.prompt_tokens for part in parts]
-        return EmbedResult(
-            vectors=normalise(np.concatenate([part.vectors for part in parts])),
-            prompt_tokens=sum(count for count in tokens if count is not None),
-            vector_space=self.vector_space,
-        )
+    async def _look_up(self, work: _Work, texts: set[str]) -> None:
+        """Take from the cache what it knows of ``texts``."""
+        texts = texts - work.looked_up
+        work.looked_up |= texts
+        if self._cache is None or not work.request.use_cache or not texts:
+            return
+        keys = {text_key(text): text for text in texts}
+        known = await self._cache.get(self.vector_space, list(keys))
+        for key, entry in known.items():
+            work.computed[keys[key]] = Computed(
+                entry.vector, entry.tokens, entry.tokens or estimate_tokens(keys[key]), cached=True
+            )
 
-    async def _embed_group(self, request: EmbedRequest, group: range) -> EngineVectors:
-        texts = request.texts[group.start : group.stop]
-        reply = await self._call(self._rules.embed(texts))
-        if reply.status != 200 and _TOO_LONG.search(error_text(reply)):
-            raise await self._find_too_long(request, group, error_text(reply))
-        return self._rules.read_vectors(reply, len(texts))
+    async def _fit(self, work: _Work) -> None:
+        """Apply the length policy to every text that is not known whole."""
+        request = work.request
 
-    async def _find_too_long(self, request: EmbedRequest, group: range, said: str) -> InputTooLongError:
-        """Return the error that names the first over-long text of a group that the engine refused."""
-        name, limit = self.pool.plan.name, self.pool.plan.max_tokens
-        for index in group:
-            reply = await self._call(self._rules.tokenize(request.texts[index]))
-            count = len(self._rules.read_tokens(reply))
-            if limit is not None and count > limit:
-                return InputTooLongError(
-                    f"input {index} has {count} tokens, more than the {limit} that {name} takes",
-                    hint="split the text into shorter pieces",
+        async def fit(index: int) -> FittedText:
+            text = work.prompted[index]
+            try:
+                return await fit_text(
+                    text,
+                    request.truncation,
+                    self._limit,
+                    lambda piece: self._count_tokens(piece, work.budget),
+                    name=self.pool.plan.name,
+                    index=index,
                 )
-        return InputTooLongError(f"the engine refused a text as too long: {said}")
+            except RequestError as error:
+                if not request.keep_going:
+                    raise
+                return FittedText((), ItemOutcome(error=error))
 
-    async def _call(self, request: EngineRequest) -> EngineReply:
-        return await self.pool.call(
-            request, wait_seconds=self._wait_seconds, deadline_seconds=self._deadline_seconds
+        work.fitted = [FittedText(((text.text, None),), ItemOutcome()) for text in work.prompted]
+        unsure = [
+            index
+            for index, text in enumerate(work.prompted)
+            if text.text not in work.computed and not surely_fits(text.text, self._limit)
+        ]
+        for index, fitted in zip(unsure, await _gather([fit(index) for index in unsure]), strict=True):
+            work.fitted[index] = fitted
+
+    async def _count_tokens(self, text: str, budget: Budget) -> int:
+        now = time.monotonic()
+        return await self._counter.count(
+            text,
+            wait_seconds=max(0.001, budget.ready_by - now),
+            deadline_seconds=max(0.001, budget.end - now),
         )
 
+    async def _compute(self, work: _Work, lane: Lane) -> None:
+        """Embed what is not known, each different text once, and keep it."""
+        pieces = [piece for fitted in work.fitted for piece in fitted.pieces]
+        counts = {text: tokens for text, tokens in pieces if text not in work.computed}
+        known = sum(1 for text, _ in pieces if text in work.computed)
+        self._counters.cache_hits += known
+        self._counters.cache_misses += len(counts)
+        self._counters.deduplicated += len(pieces) - known - len(counts)
+        results = await self._scheduler.embed(
+            list(counts),
+            [tokens or estimate_tokens(text) for text, tokens in counts.items()],
+            lane,
+            work.budget,
+            stop_early=not work.request.keep_going,
+        )
+        self._keep(work, counts, results)
+        for text, result in zip(counts, results, strict=True):
+            if result is not None and result.error is not None:
+                self._note_failure(work, text, result.error)
 
-async def _gather(tasks: list[asyncio.Future[EngineVectors]]) -> list[EngineVectors]:
-    """Await all; when one fails, or we are cancelled, cancel the others and wait for their end."""
+    def _keep(
+        self, work: _Work, counts: Mapping[str, int | None], results: Sequence[ItemResult | None]
+    ) -> None:
+        """Take the vectors of ``results`` into the call, and into the cache."""
+        fresh: dict[bytes, CachedVector] = {}
+        for (text, tokens), result in zip(counts.items(), results, strict=True):
+            if result is None or result.vector is None:
+                continue
+            exact = tokens if tokens is not None else result.tokens
+            share = result.share or exact or estimate_tokens(text)
+            work.computed[text] = Computed(result.vector, exact, share)
+            fresh[text_key(text)] = CachedVector(result.vector, exact)
+        if self._cache is not None and work.request.use_cache:
+            self._cache.put(self.vector_space, fresh)
+
+    def _note_failure(self, work: _Work, text: str, error: Error) -> None:
+        """Keep a text's error for its outcome, or raise it when the call must not go on."""
+        if isinstance(error, NotReadyError):
+            raise error
+        if not work.request.keep_going:
+            index = next(i for i, fitted in enumerate(work.fitted) if text in dict(fitted.pieces))
+            raise _at(error, index)
+        work.computed[text] = Computed(error=error)
+
+    def _count(self, result: EmbedResult) -> None:
+        counters = self._counters
+        counters.tokens += result.prompt_tokens
+        for outcome in result.outcomes:
+            counters.failed += outcome.error is not None
+            if outcome.truncated is not None:
+                how = outcome.truncated.value
+                counters.truncated[how] = counters.truncated.get(how, 0) + 1
+
+
+@dataclass(slots=True)
+class _Work:
+    """One call under way. ``computed``: by final text. ``fitted``: one per text."""
+
+    request: EmbedRequest
+    budget: Budget
+    prompted: Sequence[PromptedText]
+    fitted: list[FittedText] = field(default_factory=list)
+    computed: dict[str, Computed] = field(default_factory=dict)
+    looked_up: set[str] = field(default_factory=set)
+
+
+def _at(error: Error, index: int) -> Error:
+    """Return the same error with the index of its text in front."""
+    return type(error)(f"text {index}: {error.message}", cause=error.cause, hint=error.hint)
+
+
+async def _within(work: Awaitable[T], seconds: float) -> T:
     try:
-        return await asyncio.gather(*tasks)
+        return await asyncio.wait_for(work, seconds)
+    except asyncio.TimeoutError:
+        raise EngineError(f"the texts were not embedded within {seconds:g} seconds") from None
+
+
+async def _gather(work: Sequence[Awaitable[T]]) -> list[T]:
+    """Await all; when one fails, or we are cancelled, cancel the others and wait for their end."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return list(await asyncio.gather(*tasks))
     finally:
         for task in tasks:
             task.cancel()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.errors import EngineError
 
-__all__ = ["cosines", "normalise"]
+__all__ = ["cosines", "find_bad", "normalise"]
 
 #: Below this length a vector has no direction worth the name; engines write zeros where they failed.
 _SHORTEST = 1e-12
@@ -19,15 +19,23 @@ def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         EngineError: NaN, infinity or a zero vector; the message names the first culprit's index.
     """
+    bad = find_bad(vectors)
+    if bad.any():
+        index = int(np.argmax(bad != 0))
+        what = "a zero vector" if bad[index] == 1 else "numbers that are not finite"
+        raise EngineError(f"the engine gave {what} for text {index}")
     wide = vectors.astype(np.float64)
     lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    bad = ~np.isfinite(lengths) | (lengths < _SHORTEST)
-    if bad.any():
-        index = int(np.argmax(bad))
-        what = "a zero vector" if np.isfinite(lengths[index]) else "numbers that are not finite"
-        raise EngineError(f"the engine gave {what} for text {index}")
     unit: NDArray[np.float32] = (wide / lengths[:, np.newaxis]).astype(np.float32)
     return unit
+
+
+def find_bad(vectors: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Return for each row 0 when it is a vector, 1 when it is zero, 2 when it has NaN or infinity."""
+    wide = vectors.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    finite = np.isfinite(lengths)
+    return np.where(finite, lengths < _SHORTEST, 2).astype(np.int8)
 
 
 def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:

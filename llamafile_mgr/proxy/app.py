@@ -8,12 +8,13 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llamafile_mgr import __version__
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.embedding.cache_thread import CacheThread
+from llamafile_mgr.embedding.service import Embedder, EmbedOptions
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.errors import (
     Error,
@@ -54,21 +55,26 @@ Handler = Callable[[Request], Awaitable[Reply | StreamReply]]
 @dataclass(frozen=True, slots=True)
 class ProxyOptions:
     """``wait_seconds``: how long a call is held while its model loads. ``hosts``: names that a Host header
-    may carry besides loopback's own."""
+    may carry besides loopback's own. ``embedding``: the configured defaults of embedding calls."""
 
     max_body_bytes: int
     wait_seconds: float = 600.0
     hosts: frozenset[str] = frozenset()
+    embedding: EmbedOptions = field(default_factory=EmbedOptions)
 
 
 class Proxy:
     """The application. It reads pools and never changes them."""
 
-    def __init__(self, supervisor: Supervisor, options: ProxyOptions) -> None:
+    def __init__(
+        self, supervisor: Supervisor, options: ProxyOptions, cache: CacheThread | None = None
+    ) -> None:
         self._pools = supervisor.pools
         self._options = options
         self._embedders = {
-            pool.plan.name: Embedder(pool, wait_seconds=options.wait_seconds)
+            pool.plan.name: Embedder(
+                pool, wait_seconds=options.wait_seconds, options=options.embedding, cache=cache
+            )
             for pool in supervisor.pools
             if pool.plan.role is Role.EMBED
         }

@@ -17,7 +17,10 @@ import uvicorn
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
 from llamafile_mgr.embedding.baselines import Baselines
+from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.readiness import make_checks
+from llamafile_mgr.embedding.requests import InputType
+from llamafile_mgr.embedding.service import EmbedOptions
 from llamafile_mgr.errors import EngineStartError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
@@ -101,7 +104,12 @@ class _Service:
         self._supervisor = Supervisor(
             plans, lambda plan: make_checks(plan, baselines), paths, _supervisor_options(plans, config)
         )
-        app = Proxy(self._supervisor, ProxyOptions(max_body_bytes=config.serve.max_body_bytes))
+        self._cache = open_cache(paths, config.serve.cache_bytes)
+        options = ProxyOptions(
+            max_body_bytes=config.serve.max_body_bytes,
+            embedding=EmbedOptions(input_type=InputType(config.serve.input_type)),
+        )
+        app = Proxy(self._supervisor, options, self._cache)
         self._server = _Server(_uvicorn_config(app, config.serve))
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
@@ -129,6 +137,8 @@ class _Service:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self._control.close()
                 await self._supervisor.stop()
+                if self._cache is not None:
+                    await asyncio.to_thread(self._cache.close)
             if not starting.cancelled() and (error := starting.exception()) is not None:
                 raise error
         return 0

@@ -52,7 +52,7 @@ def test_wrong_input_is_a_bad_request(client: openai.OpenAI, bad: object) -> Non
 
 
 def test_a_text_that_is_too_long_is_named(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match=r"input 1 has 602 tokens, more than the 512"):
+    with pytest.raises(openai.BadRequestError, match=r"text 1 has 602 tokens, more than the 512"):
         client.embeddings.create(model="x", input=["short", "x " * 600])
 
 

@@ -27,7 +27,7 @@ async def test_a_generator_is_tuned_and_the_plan_says_so(tiny_generator: Path, t
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
     tunable = find_tunable(str(tiny_generator), Config(), paths)
     seen: list[Contest] = []
-    report = await tune_plan(tunable.plan, tunable.limits, paths, 8, seen.append)
+    report = await tune_plan(tunable.plan, tunable.limits, paths, 25, seen.append)
     assert not engines()
     assert report.default == variant_of(tunable.plan)
     assert report.contests

@@ -1,0 +1,89 @@
+"""From computed pieces to the answer: one row per text, means of chunks, and what became of each. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamafile_mgr.embedding.policy import FittedText
+from llamafile_mgr.embedding.requests import EmbedResult, ItemOutcome
+from llamafile_mgr.embedding.vectors import normalise
+from llamafile_mgr.errors import EngineError, Error
+
+__all__ = ["Computed", "assemble", "weighted_mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """One final text's unit vector or error. ``tokens``: counted, else None; ``share``: its part
+    of what the engine counted for its group."""
+
+    vector: NDArray[np.float32] | None = None
+    tokens: int | None = None
+    share: float = 0.0
+    cached: bool = False
+    error: Error | None = None
+
+
+def assemble(
+    fitted: Sequence[FittedText], computed: Mapping[str, Computed], space: str, width: int | None
+) -> EmbedResult:
+    """Return the result for texts that were fitted so and pieces that were computed so.
+
+    ``width``: of the vectors, for an answer in which every text failed.
+    """
+    rows: list[NDArray[np.float32] | None] = []
+    outcomes: list[ItemOutcome] = []
+    total = 0.0
+    for text in fitted:
+        parts = [computed[piece] for piece, _ in text.pieces]
+        row, outcome = _finish(text, parts)
+        rows.append(row)
+        outcomes.append(outcome)
+        total += sum(part.share for part in parts)
+    there = [row for row in rows if row is not None]
+    size = len(there[0]) if there else width or 1
+    vectors = np.full((len(rows), size), np.nan, dtype=np.float32)
+    for index, row in enumerate(rows):
+        if row is not None:
+            vectors[index] = row
+    return EmbedResult(vectors, round(total), space, tuple(outcomes))
+
+
+def _finish(text: FittedText, parts: Sequence[Computed]) -> tuple[NDArray[np.float32] | None, ItemOutcome]:
+    outcome = text.outcome
+    if outcome.error is not None:
+        return None, outcome
+    error = next((part.error for part in parts if part.error is not None), None)
+    if error is not None:
+        return None, replace(outcome, error=error)
+    if outcome.tokens is None and len(parts) == 1:
+        outcome = replace(outcome, tokens=parts[0].tokens)
+    outcome = replace(outcome, cached=all(part.cached for part in parts))
+    weighted = [
+        (part.vector, tokens or part.share)
+        for part, (_, tokens) in zip(parts, text.pieces, strict=True)
+        if part.vector is not None
+    ]
+    try:
+        return weighted_mean(weighted), outcome
+    except EngineError as cancelled:
+        return None, replace(outcome, error=cancelled)
+
+
+def weighted_mean(parts: Sequence[tuple[NDArray[np.float32], float]]) -> NDArray[np.float32]:
+    """Return the mean of unit vectors by weight, at unit length; one alone is returned as it is.
+
+    Raises:
+        EngineError: opposite vectors that leave nothing.
+    """
+    if len(parts) == 1:
+        return parts[0][0]
+    weights = np.array([weight for _, weight in parts])
+    rows = np.stack([vector for vector, _ in parts]).astype(np.float64)
+    mean = (rows * weights[:, np.newaxis]).sum(axis=0) / weights.sum()
+    unit: NDArray[np.float32] = normalise(mean[np.newaxis].astype(np.float32))[0]
+    return unit

@@ -1,0 +1,135 @@
+"""Which texts go to the engine together, and when. Pure: no clock, no task, no socket.
+
+Two lanes: ``QUERY`` for somebody who waits for one vector, ``BULK`` for everything else. A query overtakes
+bulk, but after ``queries_in_a_row`` groups of queries a group of bulk gets its turn, so that neither
+starves. Within a lane calls take turns, and texts of several calls share a group.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["BatchPolicy", "Group", "Item", "Lane", "Queue"]
+
+
+class Lane(str, Enum):
+    """How urgent a text is."""
+
+    QUERY = "query"
+    BULK = "bulk"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """``group_tokens``, ``group_texts``: the most that one request to an engine carries.
+
+    ``bulk_groups``: groups of bulk under way per replica. ``extra_groups``: what queries may have under way
+    on top of them. ``queries_in_a_row``: groups of queries after which bulk gets a turn.
+    """
+
+    group_tokens: int = 512
+    group_texts: int = 32
+    bulk_groups: int = 1
+    extra_groups: int = 1
+    queries_in_a_row: int = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One text of one call. ``position``: its place in the call. ``tokens``: counted or estimated."""
+
+    call: int
+    position: int
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Texts for one request to an engine, the longest first."""
+
+    lane: Lane
+    items: tuple[Item, ...]
+
+
+class Queue:
+    """The texts that wait, and how many groups are under way. One task writes it."""
+
+    def __init__(self, policy: BatchPolicy) -> None:
+        self.policy = policy
+        self._waiting: dict[Lane, OrderedDict[int, deque[Item]]] = {lane: OrderedDict() for lane in Lane}
+        self._in_flight = dict.fromkeys(Lane, 0)
+        self._queries_in_a_row = 0
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether nothing waits and nothing is under way."""
+        return not any(self._waiting.values()) and not any(self._in_flight.values())
+
+    def depth(self, lane: Lane) -> int:
+        """Return how many texts wait in ``lane``."""
+        return sum(len(items) for items in self._waiting[lane].values())
+
+    def add(self, lane: Lane, call: int, items: Iterable[Item]) -> None:
+        """Put a call's texts at the end of a lane; within the call the longest go first."""
+        ordered = deque(sorted(items, key=lambda item: -item.tokens))
+        if ordered:
+            self._waiting[lane][call] = ordered
+
+    def cancel(self, call: int) -> None:
+        """Forget a call's waiting texts; those under way are not stopped here."""
+        for calls in self._waiting.values():
+            calls.pop(call, None)
+
+    def finish(self, group: Group) -> None:
+        """Note that a group is no longer under way."""
+        self._in_flight[group.lane] -= 1
+
+    def next_group(self, replicas: int) -> Group | None:
+        """Return the next group to send, which then counts as under way; None while nothing may be sent.
+
+        ``replicas``: the engines that can be asked now, at least 1.
+        """
+        lane = self._choose_lane(max(1, replicas))
+        if lane is None:
+            return None
+        self._queries_in_a_row = self._queries_in_a_row + 1 if lane is Lane.QUERY else 0
+        self._in_flight[lane] += 1
+        return Group(lane, self._pack(lane))
+
+    def _choose_lane(self, replicas: int) -> Lane | None:
+        policy = self.policy
+        bulk, query = self._in_flight[Lane.BULK], self._in_flight[Lane.QUERY]
+        total = (policy.bulk_groups + policy.extra_groups) * replicas
+        may_bulk = bool(self._waiting[Lane.BULK]) and bulk < policy.bulk_groups * replicas
+        may_bulk = may_bulk and bulk + query < total
+        may_query = bool(self._waiting[Lane.QUERY]) and bulk + query < total
+        if may_query and not (may_bulk and self._queries_in_a_row >= policy.queries_in_a_row):
+            return Lane.QUERY
+        return Lane.BULK if may_bulk else None
+
+    def _pack(self, lane: Lane) -> tuple[Item, ...]:
+        """Take items from the lane's calls in turn until the group is full; the first always fits.
+
+        The call whose turn it is fills the group as far as it can; a remainder is filled by the next ones.
+        """
+        calls = self._waiting[lane]
+        taken: list[Item] = []
+        room = self.policy.group_tokens
+        for call in list(calls):
+            items = calls[call]
+            while items and len(taken) < self.policy.group_texts and (not taken or items[0].tokens <= room):
+                item = items.popleft()
+                taken.append(item)
+                room -= item.tokens
+            if not items:
+                del calls[call]
+            elif len(taken) >= self.policy.group_texts or items[-1].tokens > room:
+                calls.move_to_end(call)
+                break
+            else:
+                calls.move_to_end(call)
+        return tuple(sorted(taken, key=lambda item: -item.tokens))

@@ -1,0 +1,190 @@
+"""One group of texts through an engine: every text gets a vector or the reason why it has none.
+
+When an engine refuses a group, answers nonsense or writes no real vector, the group is halved until the
+culprit stands alone. When an engine dies, its texts are sent again one by one: each further death costs a
+start, and only a text that engines die of when they are given nothing else is to blame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamafile_mgr.embedding.engine_pool import EngineConnection, EnginePool
+from llamafile_mgr.embedding.vectors import find_bad, normalise
+from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors
+from llamafile_mgr.engines.replies import error_text
+from llamafile_mgr.errors import EngineError, EngineLostError, Error, InputTooLongError
+
+__all__ = ["Budget", "GroupRunner", "ItemResult"]
+
+_TOO_LONG = re.compile(
+    r"too large to process|exceeds? the (?:available )?context|larger than the max context", re.I
+)
+_LOADING = re.compile(r"loading model", re.I)
+#: So often an engine may die of one text that stands alone before the text is blamed.
+_DEATHS_ALONE = 2
+#: Before an engine that is dead or loads, and is still taken for ready, is asked again.
+_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """What became of one text: a unit vector, or an error.
+
+    ``tokens``: its own as the engine counted them, None where it only told a sum; ``share``: its part of
+    that sum by length.
+    """
+
+    vector: NDArray[np.float32] | None = None
+    error: Error | None = None
+    tokens: int | None = None
+    share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Until when, on the monotonic clock, an engine may become ready and the whole may take."""
+
+    ready_by: float
+    end: float
+
+
+class GroupRunner:
+    """Runs groups on a pool. ``tokens`` of a group are the caller's estimates, for sharing out sums.
+
+    ``observe`` is told the seconds of every request; ``requests`` counts them.
+    """
+
+    def __init__(self, pool: EnginePool, observe: Callable[[float], None] = lambda _: None) -> None:
+        self._observe = observe
+        self._pool = pool
+        self._rules = family_rules(pool.plan.family)
+        self._suspects = asyncio.Lock()
+        self._dead: weakref.WeakSet[EngineConnection] = weakref.WeakSet()
+        self.requests = 0
+
+    async def run(self, texts: Sequence[str], tokens: Sequence[int], budget: Budget) -> list[ItemResult]:
+        """Return one result per text; errors are results here and never raised."""
+        try:
+            reply = await self._ask(texts, budget)
+        except EngineLostError:
+            return await self._run_suspects(texts, tokens, budget)
+        except Error as error:
+            return [ItemResult(error=error)] * len(texts)
+        try:
+            answer = self._read(reply, len(texts))
+        except Error as error:
+            if len(texts) == 1:
+                return [ItemResult(error=error)]
+            half = len(texts) // 2
+            first = await self.run(texts[:half], tokens[:half], budget)
+            return first + await self.run(texts[half:], tokens[half:], budget)
+        return await self._check(texts, tokens, answer, budget)
+
+    async def _check(
+        self, texts: Sequence[str], tokens: Sequence[int], answer: EngineVectors, budget: Budget
+    ) -> list[ItemResult]:
+        """Turn rows into results; a row that is no vector is asked for once more, alone."""
+        bad = find_bad(answer.vectors)
+        results = _share_out(answer, tokens, bad)
+        for index in np.flatnonzero(bad).tolist():
+            if len(texts) == 1:
+                what = "numbers that are not finite" if bad[index] == 2 else "a zero vector"
+                results[index] = ItemResult(error=EngineError(f"the engine gave {what}"))
+            else:
+                results[index] = (await self.run([texts[index]], [tokens[index]], budget))[0]
+        return results
+
+    async def _run_suspects(
+        self, texts: Sequence[str], tokens: Sequence[int], budget: Budget
+    ) -> list[ItemResult]:
+        """Send each text alone, and no two suspects at once, after an engine died of a group with them."""
+        results: list[ItemResult] = []
+        for text, count in zip(texts, tokens, strict=True):
+            async with self._suspects:
+                results.append(await self._run_suspect(text, count, budget))
+        return results
+
+    async def _run_suspect(self, text: str, tokens: int, budget: Budget) -> ItemResult:
+        for _ in range(_DEATHS_ALONE):
+            try:
+                reply = await self._ask([text], budget)
+                return (await self._check([text], [tokens], self._read(reply, 1), budget))[0]
+            except EngineLostError as error:  # noqa: PERF203  # an engine's death outweighs a try
+                lost = error
+            except Error as error:
+                return ItemResult(error=error)
+        return ItemResult(
+            error=EngineError(
+                "engines died while they computed this text", cause=lost.message, hint="leave the text out"
+            )
+        )
+
+    async def _ask(self, texts: Sequence[str], budget: Budget) -> EngineReply:
+        """Send one request.
+
+        Raises:
+            EngineLostError: the engine died while it had the request. One that was dead before is not
+                counted: its own task has yet to see it, and the request is sent again.
+            NotReadyError: no engine became ready in time.
+            EngineError: the budget is spent.
+        """
+        request = self._rules.embed(texts)
+        while True:
+            now = time.monotonic()
+            if now >= budget.end:
+                raise EngineError("the text was not computed within the call's deadline")
+            async with self._pool.lease(max(0.001, min(budget.ready_by, budget.end) - now)) as engine:
+                reply = await self._ask_engine(engine.client, request, budget)
+            if reply is not None and (reply.status != 503 or not _LOADING.search(error_text(reply))):
+                return reply
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _ask_engine(
+        self, client: EngineConnection | None, request: EngineRequest, budget: Budget
+    ) -> EngineReply | None:
+        """Return the reply, None when the engine was dead already. Raises EngineLostError."""
+        if client is None:
+            return None
+        was_dead = client in self._dead
+        self.requests += 1
+        began = time.monotonic()
+        try:
+            return await client.request(request, deadline_seconds=max(0.001, budget.end - began))
+        except EngineLostError:
+            self._dead.add(client)
+            if was_dead:
+                return None
+            raise
+        finally:
+            self._observe(time.monotonic() - began)
+
+    def _read(self, reply: EngineReply, count: int) -> EngineVectors:
+        if reply.status != 200 and _TOO_LONG.search(error_text(reply)):
+            raise InputTooLongError(f"the engine refused the text as too long: {error_text(reply)}")
+        answer = self._rules.read_vectors(reply, count)
+        width, known = answer.vectors.shape[1], self._pool.plan.dimensions
+        if known is not None and width != known:
+            raise EngineError(f"the engine gave a vector of {width} dimensions where {known} were expected")
+        return answer
+
+
+def _share_out(answer: EngineVectors, tokens: Sequence[int], bad: NDArray[np.int8]) -> list[ItemResult]:
+    """Return the results of the good rows, and empty ones in the place of the others."""
+    total, estimated = answer.prompt_tokens, max(1, sum(tokens))
+    alone = total if len(tokens) == 1 else None
+    units = normalise(answer.vectors[bad == 0]) if (bad == 0).any() else answer.vectors[:0]
+    rows = iter(units)
+    return [
+        ItemResult(next(rows), None, alone, (total or 0) * count / estimated) if not wrong else ItemResult()
+        for count, wrong in zip(tokens, bad, strict=True)
+    ]

@@ -1,0 +1,101 @@
+"""How long a text is for a model, counted by the engine's own tokenizer and only when it must be."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from llamafile_mgr.embedding.engine_pool import EnginePool
+from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.planner.plans import Plan
+
+__all__ = ["TokenCounter", "estimate_tokens", "special_tokens", "surely_fits", "text_limit"]
+
+#: Special tokens that any tokenizer puts around a text, and the space that some put in front.
+_MOST_SPECIALS = 3
+_BERT_SPECIALS, _OTHER_SPECIALS = 2, 1
+#: Requests of one counter that are under way at once.
+_PARALLEL = 8
+
+
+def text_limit(plan: Plan) -> int | None:
+    """Return the most tokens that a text may have, special tokens included; None where nothing tells.
+
+    v1 cuts a text that fills its context, so there it must stay one below.
+    """
+    limit = plan.max_tokens
+    if plan.family is Family.V1:
+        return min(limit or plan.settings.context, plan.settings.context - 1)
+    return limit
+
+
+def special_tokens(plan: Plan) -> int:
+    """Return how many special tokens the engine adds and its ``/tokenize`` does not count.
+
+    Only v1 counts without them: two around a BERT text, one in front of any other.
+    """
+    if plan.family is not Family.V1:
+        return 0
+    bert = plan.model is None or plan.model.architecture == "bert"
+    return _BERT_SPECIALS if bert else _OTHER_SPECIALS
+
+
+def surely_fits(text: str, limit: int | None) -> bool:
+    """Tell whether ``text`` fits without being counted: a token is at least one byte of UTF-8."""
+    if limit is None:
+        return True
+    room = limit - _MOST_SPECIALS
+    return len(text) <= room and (4 * len(text) <= room or len(text.encode("utf-8", "replace")) <= room)
+
+
+def estimate_tokens(text: str) -> int:
+    """Return about how many tokens ``text`` has, for packing: four ASCII letters or one other a token."""
+    size = len(text.encode("utf-8", "replace"))
+    foreign = (size - len(text) + 1) // 2
+    return 2 + (len(text) - min(foreign, len(text))) // 4 + foreign
+
+
+class TokenCounter:
+    """Counts tokens over HTTP and remembers the counts, by digest, for the latest ``remember`` texts.
+
+    ``observe`` is told the seconds that each request took.
+    """
+
+    def __init__(
+        self, pool: EnginePool, observe: Callable[[float], None] = lambda _: None, remember: int = 65536
+    ) -> None:
+        self._pool = pool
+        self._rules = family_rules(pool.plan.family)
+        self._extra = special_tokens(pool.plan)
+        self._observe = observe
+        self._remember = remember
+        self._known: OrderedDict[bytes, int] = OrderedDict()
+        self._gate = asyncio.Semaphore(_PARALLEL)
+
+    async def count(self, text: str, *, wait_seconds: float, deadline_seconds: float) -> int:
+        """Return the tokens of ``text``, special tokens included.
+
+        Raises:
+            NotReadyError: no engine became ready in time.
+            EngineError: the engine did not answer in time, or no token list.
+        """
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        known = self._known.get(digest)
+        if known is not None:
+            self._known.move_to_end(digest)
+            return known
+        async with self._gate:
+            began = time.monotonic()
+            reply = await self._pool.call(
+                self._rules.tokenize(text), wait_seconds=wait_seconds, deadline_seconds=deadline_seconds
+            )
+            self._observe(time.monotonic() - began)
+        tokens = len(self._rules.read_tokens(reply)) + self._extra
+        self._known[digest] = tokens
+        if len(self._known) > self._remember:
+            self._known.popitem(last=False)
+        return tokens

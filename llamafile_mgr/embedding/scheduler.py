@@ -1,0 +1,180 @@
+"""Where calls wait for the engine: one task owns the queue and sends groups while engines have room.
+
+Callers only leave messages for it. It lives while there is work, and nothing waits for a clock: a text that
+finds an engine free is sent at once; texts share a group only when they had to wait anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from llamafile_mgr.embedding.batching import BatchPolicy, Group, Item, Lane, Queue
+from llamafile_mgr.embedding.groups import Budget, ItemResult
+from llamafile_mgr.errors import InternalError
+
+__all__ = ["Runner", "Scheduler"]
+
+_LOG = logging.getLogger("llamafile_mgr.embedding")
+
+
+class Runner(Protocol):
+    """Computes one group; ``groups.GroupRunner`` is one."""
+
+    async def run(self, texts: Sequence[str], tokens: Sequence[int], budget: Budget) -> list[ItemResult]:
+        """Return one result per text, in order; errors are results."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """A caller that waits for its texts. ``stop_early``: the first error ends it."""
+
+    items: tuple[Item, ...]
+    lane: Lane
+    budget: Budget
+    stop_early: bool
+    done: asyncio.Future[None]
+    results: list[ItemResult | None] = field(default_factory=list)
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A message: this group has these results."""
+
+    group: Group
+    results: Sequence[ItemResult]
+
+
+class Scheduler:
+    """Queues texts for one pool. ``replicas`` tells how many engines can be asked now."""
+
+    def __init__(self, runner: Runner, policy: BatchPolicy, replicas: Callable[[], int]) -> None:
+        self._runner = runner
+        self._replicas = replicas
+        self._queue = Queue(policy)
+        self._numbers = itertools.count()
+        self._calls: dict[int, _Call] = {}
+        self._inbox: deque[tuple[int, _Call] | int | _Finished] = deque()
+        self._wake = asyncio.Event()
+        self._groups: dict[asyncio.Task[None], Group] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def depth(self, lane: Lane) -> int:
+        """Return how many texts wait in ``lane``."""
+        return self._queue.depth(lane)
+
+    async def embed(
+        self, texts: Sequence[str], tokens: Sequence[int], lane: Lane, budget: Budget, *, stop_early: bool
+    ) -> list[ItemResult | None]:
+        """Return the results in the texts' order; with ``stop_early`` None stands for what was not
+        computed because another text had failed. Cancelling takes the texts that wait out of the queue."""
+        if not texts:
+            return []
+        number = next(self._numbers)
+        items = tuple(
+            Item(number, position, text, count)
+            for position, (text, count) in enumerate(zip(texts, tokens, strict=True))
+        )
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        call = _Call(items, lane, budget, stop_early, done, [None] * len(items), len(items))
+        self._tell((number, call))
+        try:
+            await done
+        finally:
+            if call.missing:
+                self._tell(number)
+        return call.results
+
+    def _tell(self, message: tuple[int, _Call] | int | _Finished) -> None:
+        self._inbox.append(message)
+        self._wake.set()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work(), name="embedding queue")
+
+    async def _work(self) -> None:
+        """Own the queue until it is idle."""
+        try:
+            while True:
+                self._wake.clear()
+                while self._inbox:
+                    self._read(self._inbox.popleft())
+                while (group := self._queue.next_group(self._replicas())) is not None:
+                    self._send(group)
+                if self._queue.idle:
+                    return
+                await self._wake.wait()
+        except Exception as error:  # the boundary of the queue: a defect must not leave callers waiting
+            _LOG.exception("the embedding queue: defect")
+            for number, call in [*self._calls.items()]:
+                if not call.done.done():
+                    call.done.set_exception(InternalError(f"the embedding queue failed: {error}"))
+                self._forget(number)
+        finally:
+            self._task = None
+
+    def _read(self, message: tuple[int, _Call] | int | _Finished) -> None:
+        if isinstance(message, _Finished):
+            self._queue.finish(message.group)
+            for item, result in zip(message.group.items, message.results, strict=True):
+                self._deliver(item, result)
+        elif isinstance(message, int):
+            self._forget(message)
+        else:
+            number, call = message
+            if not call.done.cancelled():
+                self._calls[number] = call
+                self._queue.add(call.lane, number, call.items)
+
+    def _deliver(self, item: Item, result: ItemResult) -> None:
+        call = self._calls.get(item.call)
+        if call is None:
+            return
+        call.results[item.position] = result
+        call.missing -= 1
+        if call.missing == 0:
+            del self._calls[item.call]
+        elif call.stop_early and result.error is not None:
+            self._forget(item.call)
+        else:
+            return
+        if not call.done.done():
+            call.done.set_result(None)
+
+    def _forget(self, number: int) -> None:
+        """Drop a call's texts, and end the groups in which nobody is interested any more."""
+        if self._calls.pop(number, None) is None:
+            return
+        self._queue.cancel(number)
+        for task, group in self._groups.items():
+            if not any(item.call in self._calls for item in group.items):
+                task.cancel()
+
+    def _send(self, group: Group) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(group), name="embedding group")
+        self._groups[task] = group
+        task.add_done_callback(self._note_end)
+
+    async def _run(self, group: Group) -> None:
+        calls = [self._calls[item.call].budget for item in group.items]
+        budget = Budget(max(each.ready_by for each in calls), max(each.end for each in calls))
+        results: Sequence[ItemResult] = [ItemResult(error=InternalError("cancelled"))] * len(group.items)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                results = await self._runner.run(
+                    [item.text for item in group.items], [item.tokens for item in group.items], budget
+                )
+        except Exception as error:  # a defect while computing must reach the callers as an error
+            _LOG.exception("embedding group: defect")
+            failed = InternalError(f"the embedding of a text failed: {type(error).__name__}: {error}")
+            results = [ItemResult(error=failed)] * len(group.items)
+        self._tell(_Finished(group, results))
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        del self._groups[task]

@@ -1,0 +1,178 @@
+"""A pool behind ``EnginePool`` whose engines answer in v10's shapes, one group at a time, as a test says.
+
+Vectors depend on the text alone. Texts that hold a fault's word make the engine fail in that way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from llamafile_mgr.catalog import Model, Role, load_catalog
+from llamafile_mgr.engines.messages import EngineReply, EngineRequest
+from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.errors import EngineLostError, NotReadyError
+from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.planner.plans import Plan
+
+WIDTH = 16
+NAN, ZERO, REFUSED, TOO_LONG, DEADLY = "<nan>", "<zero>", "<refused>", "<too long>", "<deadly>"
+
+
+def make_plan(
+    model: str | Model | None = None,
+    *,
+    family: Family = Family.V10,
+    max_tokens: int | None = 64,
+    slots: int = 4,
+    digest: str | None = "0" * 64,
+) -> Plan:
+    """Return a plan that nobody launches."""
+    entry = load_catalog().model(model) if isinstance(model, str) else model
+    return Plan(
+        name="stub",
+        role=Role.EMBED,
+        family=family,
+        program=("stub",),
+        settings=LaunchSettings(Role.EMBED, 0, context=64, threads=1, slots=slots),
+        environment={},
+        reasons=(),
+        path=Path("stub"),
+        weights_digest=digest,
+        model=entry,
+        dimensions=WIDTH,
+        max_tokens=max_tokens,
+    )
+
+
+def vector_of(text: str) -> np.ndarray:
+    """Return the unit vector of ``text``."""
+    seed = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    row = np.random.default_rng(seed).normal(size=WIDTH)
+    return (row / np.linalg.norm(row)).astype(np.float32)
+
+
+def count_tokens(text: str) -> int:
+    """Return the stub's tokens: its words and two special ones."""
+    return len(text.split()) + 2
+
+
+class StubClient:
+    """One start of a stub engine."""
+
+    def __init__(self, engine: StubEngine) -> None:
+        self.engine = engine
+
+    async def request(self, request: EngineRequest, *, deadline_seconds: float) -> EngineReply:
+        return await self.engine.answer(self, request)
+
+
+@dataclass(eq=False)
+class StubEngine:
+    """Answers one group after another; ``gate`` must be set for it to answer at all."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: bool = True
+    groups: list[list[str]] = field(default_factory=list)
+    deaths: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
+    tokenized: list[str] = field(default_factory=list)
+    client: StubClient | None = None
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+        self.client = StubClient(self)
+        self._turn = asyncio.Lock()
+
+    async def answer(self, client: StubClient, request: EngineRequest) -> EngineReply:
+        body = json.loads(request.body or b"{}")
+        if request.path == "/tokenize":
+            self.tokenized.append(body["content"])
+            return reply({"tokens": list(range(count_tokens(body["content"])))})
+        if client is not self.client:
+            raise EngineLostError("cannot reach the engine")
+        texts = body["input"] if "input" in body else [body["content"]]
+        self.groups.append(texts)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            async with self._turn:
+                await self.gate.wait()
+                await asyncio.sleep(0)
+        finally:
+            self.in_flight -= 1
+        if client is not self.client:
+            raise EngineLostError("the engine broke off its answer")
+        if any(DEADLY in text for text in texts):
+            self.deaths += 1
+            self.client = StubClient(self)
+            raise EngineLostError("the engine broke off its answer")
+        return self._embed(texts, single="content" in body)
+
+    def _embed(self, texts: list[str], *, single: bool) -> EngineReply:
+        if any(REFUSED in text for text in texts):
+            return reply({"error": {"code": 500, "message": "cannot compute this"}}, 500)
+        if any(TOO_LONG in text for text in texts):
+            return reply({"error": {"message": "input (99 tokens) is too large to process."}}, 500)
+        rows = []
+        for text in texts:
+            row = vector_of(text)
+            if NAN in text:
+                row = np.full(WIDTH, np.nan, np.float32)
+            if ZERO in text:
+                row = np.zeros(WIDTH, np.float32)
+            rows.append(row)
+        if single:
+            return reply({"embedding": [float(value) for value in rows[0]]})
+        data = [
+            {"index": index, "embedding": base64.b64encode(row.astype("<f4").tobytes()).decode()}
+            for index, row in enumerate(rows)
+        ]
+        return reply({"data": data, "usage": {"prompt_tokens": sum(map(count_tokens, texts))}})
+
+
+def reply(body: object, status: int = 200) -> EngineReply:
+    return EngineReply(status, "application/json", json.dumps(body).encode())
+
+
+class StubPool:
+    """Engines that are always there, until a test says otherwise."""
+
+    def __init__(self, plan: Plan | None = None, replicas: int = 1) -> None:
+        self.plan = plan or make_plan()
+        self.engines = [StubEngine() for _ in range(replicas)]
+        self._leases = dict.fromkeys(range(replicas), 0)
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """Return every group that was sent, by engine and in order."""
+        return [group for engine in self.engines for group in engine.groups]
+
+    @contextlib.asynccontextmanager
+    async def lease(self, wait_seconds: float) -> AsyncIterator[StubEngine]:
+        ready = [index for index, engine in enumerate(self.engines) if engine.ready]
+        if not ready:
+            await asyncio.sleep(wait_seconds)
+            raise NotReadyError("the model stub is not ready yet")
+        chosen = min(ready, key=lambda index: self._leases[index])
+        self._leases[chosen] += 1
+        try:
+            yield self.engines[chosen]
+        finally:
+            self._leases[chosen] -= 1
+
+    async def call(
+        self, request: EngineRequest, *, wait_seconds: float, deadline_seconds: float
+    ) -> EngineReply:
+        async with self.lease(wait_seconds) as engine:
+            assert engine.client is not None
+            return await engine.client.request(request, deadline_seconds=deadline_seconds)

@@ -1,0 +1,109 @@
+"""One group on an engine that fails in every way: neighbours are answered, culprits named."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamafile_mgr.embedding.groups import Budget, GroupRunner, ItemResult
+from llamafile_mgr.errors import EngineError, InputTooLongError, NotReadyError
+from llamafile_mgr.llamafile.family import Family
+from tests.embedding.stub_pool import (
+    DEADLY,
+    NAN,
+    REFUSED,
+    TOO_LONG,
+    ZERO,
+    StubPool,
+    count_tokens,
+    make_plan,
+    vector_of,
+)
+
+FAULTS = {
+    NAN: (EngineError, "not finite"),
+    ZERO: (EngineError, "a zero vector"),
+    REFUSED: (EngineError, "500: cannot compute this"),
+    TOO_LONG: (InputTooLongError, "too large to process"),
+    DEADLY: (EngineError, "engines died"),
+}
+
+
+async def run(pool: StubPool, texts: Sequence[str], seconds: float = 5.0) -> list[ItemResult]:
+    end = time.monotonic() + seconds
+    return await GroupRunner(pool).run(texts, [count_tokens(text) for text in texts], Budget(end, end))
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["good", *FAULTS]), min_size=1, max_size=12))
+def test_each_text_gets_what_it_deserves(kinds: list[str]) -> None:
+    if kinds.count(DEADLY) > 1:
+        kinds = [kind for kind in kinds if kind != DEADLY] + [DEADLY]
+    texts = [f"text {index} {kind}" for index, kind in enumerate(kinds)]
+    results = asyncio.run(run(StubPool(), texts))
+    for text, kind, result in zip(texts, kinds, results, strict=True):
+        if kind == "good":
+            assert result.vector is not None
+            assert np.allclose(result.vector, vector_of(text), atol=1e-6)
+        else:
+            error, message = FAULTS[kind]
+            assert result.vector is None
+            assert type(result.error) is error
+            assert message in str(result.error)
+
+
+async def test_a_deadly_text_costs_few_engines() -> None:
+    pool = StubPool()
+    results = await run(pool, [f"text {n}" for n in range(31)] + [DEADLY])
+    assert [result.error is None for result in results] == [True] * 31 + [False]
+    assert pool.engines[0].deaths == 3  # the budget of restarts is six
+
+
+async def test_two_groups_that_lose_one_engine_do_not_blame_each_other() -> None:
+    pool = StubPool()
+    pool.engines[0].gate.clear()
+    end = time.monotonic() + 5
+    runner = GroupRunner(pool)
+    groups = [[f"{name} {n}" for n in range(4)] for name in ("a", "b")]
+    groups[1][2] += DEADLY
+    tasks = [asyncio.create_task(runner.run(group, [3] * 4, Budget(end, end))) for group in groups]
+    await asyncio.sleep(0.01)
+    pool.engines[0].gate.set()
+    first, second = await asyncio.gather(*tasks)
+    assert all(result.error is None for result in first)
+    assert [result.error is None for result in second] == [True, True, False, True]
+
+
+async def test_tokens_are_the_engines_own_or_shared_out() -> None:
+    [alone] = await run(StubPool(), ["three words here"])
+    assert alone.tokens == 5
+    one, two = await run(StubPool(), ["a b c d", "a"])
+    assert (one.tokens, two.tokens) == (None, None)
+    assert (one.share, two.share) == (6, 3)
+
+
+async def test_one_text_a_request() -> None:
+    pool = StubPool(make_plan(family=Family.V1))
+    [result] = await run(pool, ["a"])
+    assert result.vector is not None
+
+
+async def test_an_engine_that_never_comes() -> None:
+    pool = StubPool()
+    pool.engines[0].ready = False
+    results = await run(pool, ["a", "b"], seconds=0.02)
+    assert [type(result.error) for result in results] == [NotReadyError] * 2
+
+
+async def test_a_width_that_changed_is_an_error() -> None:
+    pool = StubPool(make_plan("all-minilm-l6-v2"))
+    object.__setattr__(pool.plan, "dimensions", 384)
+    [result] = await run(pool, ["a"])
+    with pytest.raises(EngineError, match="16 dimensions where 384"):
+        raise result.error or AssertionError
