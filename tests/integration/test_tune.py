@@ -17,10 +17,11 @@ from llamafile_mgr.proxy.assembly import Wanted, find_tunable, keep_tuned, make_
 from tests.support.service import run_program
 
 
-def engines() -> list[int]:
-    """Return the ids of the engines that we started and that still run."""
+def engines(home: Path) -> list[int]:
+    """Return the ids of the engines under this home that still run."""
     children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    alive = [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    return [child.pid for child in alive if any(str(home) in word for word in child.cmdline())]
 
 
 async def test_a_generator_is_tuned_and_the_plan_says_so(tiny_generator: Path, tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ async def test_a_generator_is_tuned_and_the_plan_says_so(tiny_generator: Path, t
     tunable = find_tunable(str(tiny_generator), Config(), paths)
     seen: list[Contest] = []
     report = await tune_plan(tunable.plan, tunable.limits, paths, 25, seen.append)
-    assert not engines()
+    assert not engines(tmp_path)
     assert report.default == variant_of(tunable.plan)
     assert report.contests
     assert seen[: len(report.contests)] == list(report.contests)
@@ -51,7 +52,7 @@ async def test_engines_that_do_not_start_lose(minilm: Path, tmp_path: Path) -> N
     broken = Variant(1, 1, 4, 4)
     contest = await compare_plans(plan, Variant(1, 1, 4, 512), broken, paths, 2, 0.0)
     assert contest.failure is not None
-    assert not engines()
+    assert not engines(tmp_path)
 
 
 def test_minilm_is_tuned_in_time(minilm: Path, tmp_path: Path) -> None:
