@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -63,6 +64,7 @@ async def measure(rounds: int) -> tuple[dict[str, list[float]], dict[str, Varian
     own = replace(paths, state=paths.state / "bench", runtime=paths.runtime / f"bench-{os.getpid()}")
     speeds: dict[str, list[float]] = {name: [] for name in variants}
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, own.runtime, ignore_errors=True)
         runners = {
             name: await stack.enter_async_context(
                 running_variant(tunable.plan, variant, own, f"{name.replace(' ', '-')}-")

@@ -27,6 +27,7 @@ from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.memory import Load, Offload, predict_memory
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.tuning import (
+    FEWEST_ROUNDS,
     Duel,
     TunedSettings,
     TuneLimits,
@@ -237,35 +238,49 @@ async def tune_plan(
         NotReadyError: not even the default plan's engines start.
         EngineError: they do not answer.
     """
+    own_paths = _tuning_paths(paths)
+    try:
+        return await _tune(plan, limits, own_paths, budget_seconds, progress)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, own_paths.runtime, ignore_errors=True)
+
+
+async def _tune(
+    plan: Plan,
+    limits: TuneLimits,
+    paths: Paths,
+    budget_seconds: float,
+    progress: Callable[[Contest], None],
+) -> TuneReport:
     started = time.monotonic()
     end = started + budget_seconds
     search_end = end - budget_seconds * _FINAL_PART
-    own_paths = _tuning_paths(paths)
     default = variant_of(plan)
     tried = frozenset({default})
     contests: list[Contest] = []
     async with contextlib.AsyncExitStack() as outer:
         seat = _Seat(outer)
-        runner = await seat.take(default, running_variant(plan, default, own_paths, "tune0-"))
-        units = await _calibrate(runner, budget_seconds)
-        while time.monotonic() < search_end:
+        runner = await seat.take(default, running_variant(plan, default, paths, "tune0-"))
+        units, turn_seconds = await _calibrate(runner, budget_seconds)
+        shortest = 2 * FEWEST_ROUNDS * turn_seconds
+        # A duel that cannot be judged in time is not begun, but for the first.
+        while not contests or time.monotonic() + shortest < search_end:
             challenger = next_challenger(seat.variant, tried, limits)
             if challenger is None:
                 break
             tried |= {challenger}
-            ring = _Ring(plan, own_paths, units, search_end, f"tune{len(tried) - 1}-")
+            ring = _Ring(plan, paths, units, search_end, f"tune{len(tried) - 1}-")
             contest = await ring.fight(seat, challenger)
             contests.append(contest)
             progress(contest)
         incumbent = seat.variant
     final = None
     if incumbent != default:
-        final = await compare_plans(plan, default, incumbent, own_paths, units, end)
+        final = await compare_plans(plan, default, incumbent, paths, units, end)
         progress(final)
     best, gain = default, 1.0
     if final is not None and final.duel.verdict is Verdict.BETTER:
         best, gain = incumbent, final.duel.gain
-    await asyncio.to_thread(shutil.rmtree, own_paths.runtime, ignore_errors=True)
     seconds = time.monotonic() - started
     return TuneReport(default, TunedSettings(plan.family, best, gain), tuple(contests), final, seconds)
 
@@ -285,12 +300,14 @@ async def compare_plans(
         return await _Ring(plan, paths, units, end, "best-").fight(seat, other)
 
 
-async def _calibrate(runner: VariantRunner, budget_seconds: float) -> int:
-    """Return how many requests make a turn of about a second, less where the budget is small."""
+async def _calibrate(runner: VariantRunner, budget_seconds: float) -> tuple[int, float]:
+    """Return how many requests make a turn of about a second, less where the budget is small, and how many
+    seconds such a turn takes."""
     started = time.monotonic()
     await runner.measure(runner.lanes)
     seconds = max(1e-3, (time.monotonic() - started) / runner.lanes)
-    return max(runner.lanes, min(400, round(min(_TURN_SECONDS, budget_seconds / 45) / seconds)))
+    units = max(runner.lanes, min(400, round(min(_TURN_SECONDS, budget_seconds / 45) / seconds)))
+    return units, units * seconds
 
 
 class _Seat:

@@ -46,7 +46,8 @@ class Candidate:
 class KnownBad:
     """One row: releases from ``first`` to ``last`` of ``families``, when ``applies`` holds.
 
-    ``slow`` marks what works but is worse than another installed engine.
+    ``slow`` marks what works but is worse than another installed engine, ``no_gpu`` what computes on the
+    processor alone.
     """
 
     name: str
@@ -56,6 +57,7 @@ class KnownBad:
     why: str
     applies: Callable[[Candidate], bool] = lambda _: True
     slow: bool = False
+    no_gpu: bool = False
 
 
 def _embeds(candidate: Candidate) -> bool:
@@ -204,6 +206,7 @@ KNOWN_BAD: tuple[KnownBad, ...] = (
         "0.10.0 has no GPU support on Windows",
         lambda c: _on_windows(c) and bool(c.machine.gpus),
         slow=True,
+        no_gpu=True,
     ),
 )
 

@@ -6,7 +6,7 @@ The candidates stand in this order, and the first that is not known to be bad fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamafile_mgr.catalog import Pooling, Role
@@ -181,6 +181,8 @@ def _judge(selection: Selection, candidate: Candidate, whose: str, missing: str 
         return _Option(selection, candidate, whose, missing)
     if bad is None:
         return _Option(selection, candidate, whose)
+    if bad.no_gpu:
+        selection = replace(selection, gpu_modules=())
     return _Option(selection, candidate, whose, explain(bad, candidate.version), bad.slow)
 
 
@@ -207,15 +209,7 @@ def _finish(option: _Option, because: str | None, warning: str | None = None) ->
         reason = Reason(reason.setting, reason.value, f"{because}; {reason.why}")
     elif selection.family is Family.V2:
         reason = Reason(reason.setting, reason.value, f"{because}; its llamafiler can do it")
-    return Selection(
-        selection.family,
-        selection.program,
-        selection.weights,
-        reason,
-        selection.version,
-        selection.gpu_modules,
-        warning,
-    )
+    return replace(selection, reason=reason, warning=warning)
 
 
 def _nothing_runs(subject: Subject, options: list[_Option], because: str | None) -> PlanError:

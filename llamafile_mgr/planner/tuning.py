@@ -17,6 +17,7 @@ from llamafile_mgr.llamafile import Family
 from llamafile_mgr.planner.plans import Plan
 
 __all__ = [
+    "FEWEST_ROUNDS",
     "Duel",
     "TuneLimits",
     "TunedSettings",
@@ -32,7 +33,8 @@ __all__ = [
 _CPU = "disable"
 #: A gain below this is not worth a setting that differs from the documented default.
 _LEAST_GAIN = 1.03
-_FEWEST_ROUNDS, _MOST_ROUNDS = 4, 9
+#: Rounds of a duel: fewer are no proof, more change nothing.
+FEWEST_ROUNDS, _MOST_ROUNDS = 4, 9
 #: Scatter of a median: 1.4826 x MAD estimates the standard deviation; two standard errors must be beaten.
 _MAD_TO_SIGMA = 1.4826
 _SIGMAS = 2.0
@@ -196,7 +198,7 @@ def judge_duel(incumbent: Sequence[float], challenger: Sequence[float]) -> Duel:
     scatter = _MAD_TO_SIGMA * statistics.median(abs(ratio - gain) for ratio in ratios)
     noise = max(_LEAST_GAIN - 1.0, _SIGMAS * scatter / math.sqrt(rounds))
     faster = sum(ratio > 1.0 for ratio in ratios)
-    if rounds < _FEWEST_ROUNDS:
+    if rounds < FEWEST_ROUNDS:
         hopeless = rounds >= 2 and max(ratios) < 0.9
         return Duel(Verdict.NOT_BETTER if hopeless else Verdict.OPEN, gain, noise, rounds)
     if gain - 1.0 > noise and faster >= rounds - 1:

@@ -101,9 +101,10 @@ def test_minilm_takes_what_was_predicted(minilm: Path, tmp_path: Path, wish: Mod
     # "word" is one token; two are special.
     longest, short = "word " * (plan.max_tokens - 2), "word " * 60
     with running_engine(plan) as (process, url):
-        for texts in ([longest], [short] * 16, [longest, short, short, longest]):
-            reply = ask(f"{url}/v1/embeddings", {"input": texts})
-            assert len(reply["data"]) == len(texts)
+        groups = [[longest], [longest, short, short, longest], *([[short] * 16] * 3), *([["word"] * 32] * 12)]
+        with ThreadPoolExecutor(8) as callers:
+            replies = list(callers.map(lambda texts: ask(f"{url}/v1/embeddings", {"input": texts}), groups))
+        assert [len(reply["data"]) for reply in replies] == [len(texts) for texts in groups]
         check(plan, process)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +17,7 @@ from llamafile_mgr.errors import UsageError
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.tuning import Variant, variant_of
 from llamafile_mgr.proxy.assembly import Wanted, find_tunable, keep_tuned, make_plans
-from tests.support.service import run_program
+from tests.support.service import environment, program, run_program
 
 
 def engines(home: Path) -> list[int]:
@@ -65,6 +68,31 @@ def test_minilm_is_tuned_in_time(minilm: Path, tmp_path: Path) -> None:
     assert Path(report["file"]).is_file()
     planned = run_program(tmp_path, "plan", str(minilm), "--json")
     assert json.loads(planned.stdout)["plans"][0]["tuned"] is True
+
+
+def test_ctrl_c_ends_every_engine_and_keeps_nothing(minilm: Path, tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        program("tune", str(minilm)),
+        env=environment(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Whoever runs the tests may ignore it, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        process, deadline = psutil.Process(child.pid), time.monotonic() + 30
+        while not (started := process.children()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 130
+    finally:
+        child.kill()
+    assert started
+    gone, alive = psutil.wait_procs(started, timeout=5)
+    assert len(gone) == len(started)
+    assert not alive
+    assert not list((tmp_path / "state" / "tuning").glob("*.json"))
+    assert not list((tmp_path / "run").glob("tuning-*"))
 
 
 @pytest.mark.parametrize("budget", ["19", "91", "soon"])

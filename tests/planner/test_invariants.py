@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import assume, given, settings
+from dataclasses import replace
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafile_mgr.catalog import Role
@@ -15,7 +17,7 @@ from llamafile_mgr.planner.subjects import Subject
 from tests.planner import samples
 
 MIB = 1 << 20
-SIZES = st.integers(256 * MIB, 1 << 40)
+SIZES = st.one_of(st.integers(256 * MIB, 8 << 30), st.integers(8 << 30, 1 << 40))
 NUMBERS = st.integers(1, 256)
 RELEASES = ("0.6.2", "0.8.0", "0.8.4", "0.8.13", "0.9.3", "0.10.0", "0.10.5", "0.10.6", "0.11.0")
 #: Setting of a plan -> the reason that explains it.
@@ -86,8 +88,8 @@ def models(draw: st.DrawFn, name: str) -> Subject:
                 samples.MINILM,
                 samples.BERT_LARGE,
                 samples.BGE_M3,
-                samples.MISTRAL,
-                samples.QWEN_08B,
+                replace(samples.MISTRAL, pooling="last"),
+                replace(samples.QWEN_08B, pooling="last", add_eos=True),
                 samples.QWEN_EMBED,
             ]
         )
@@ -105,7 +107,7 @@ def models(draw: st.DrawFn, name: str) -> Subject:
         family,
         release,
         header,
-        draw(st.integers(MIB, 20 * samples.GB)),
+        draw(st.one_of(st.integers(MIB, 3 * samples.GB), st.integers(MIB, 20 * samples.GB))),
         modules=draw(st.sampled_from([(), samples.CUDA, ("ggml-vulkan.dll",)])),
     )
 
@@ -123,15 +125,14 @@ SUBJECTS = st.integers(1, 3).flatmap(lambda count: st.tuples(*(models(name) for 
 
 
 def attempt(subjects: tuple[Subject, ...], machine: Machine, toolbox: object) -> tuple[Plan, ...]:
-    """Return the plans; a refusal must say why and what to do, and ends the example."""
+    """Return the plans, none after a refusal, which must say why and what to do."""
     try:
         return plan_models(subjects, machine, toolbox, {}, {})  # type: ignore[arg-type]
     except PlanError as error:
         refusal = error
     assert refusal.message
     assert refusal.hint
-    assume(False)
-    raise refusal
+    return ()
 
 
 @settings(max_examples=300, deadline=None)
@@ -141,7 +142,7 @@ def test_plans_never_ask_for_more_than_there_is(
 ) -> None:
     plans = attempt(subjects, machine, toolbox)
     estimates = [plan.memory for plan in plans if plan.memory is not None]
-    assert len(estimates) == len(subjects)
+    assert len(estimates) == len(plans)
     ceiling = machine.memory.ceiling
     if ceiling is not None:
         assert sum(estimate.joint for estimate in estimates) <= ceiling

@@ -108,6 +108,13 @@ def test_a_packed_file_without_its_engine_says_what_to_install() -> None:
     assert caught.value.hint == "pip install 'llamafile-mgr[embedded]'"
 
 
+def test_a_release_without_gpus_is_not_told_to_use_one() -> None:
+    first = samples.subject("m", Role.GENERATE, family=Family.V10, version="0.10.0", header=samples.QWEN_08B)
+    (plan,) = plan_models((first,), samples.WINDOWS_GPU, samples.NOTHING, {}, {})
+    assert plan.settings.gpu == "disable"
+    assert plan.warnings == ("0.10.0 has no GPU support on Windows",)
+
+
 def test_lent_weights_and_own_weights_are_told_apart() -> None:
     (lent,) = plan_models((samples.mxbai_gguf,), samples.LAPTOP_8GB, samples.EMBEDDED_ONLY, {}, {})
     assert lent.settings.model == Path("/f")
