@@ -26,8 +26,8 @@ class Lane(str, Enum):
 class BatchPolicy:
     """``group_tokens``, ``group_texts``: the most that one request to an engine carries.
 
-    ``bulk_groups``: groups of bulk under way per replica. ``extra_groups``: what queries may have under way
-    on top of them. ``queries_in_a_row``: groups of queries after which bulk gets a turn.
+    ``bulk_groups``: groups under way per replica above which no bulk is sent. ``extra_groups``: what queries
+    may have under way on top of them. ``queries_in_a_row``: groups of queries after which bulk gets a turn.
     """
 
     group_tokens: int = 512
@@ -101,15 +101,14 @@ class Queue:
         return Group(lane, self._pack(lane))
 
     def _choose_lane(self, replicas: int) -> Lane | None:
-        policy = self.policy
-        bulk, query = self._in_flight[Lane.BULK], self._in_flight[Lane.QUERY]
-        total = (policy.bulk_groups + policy.extra_groups) * replicas
-        may_bulk = bool(self._waiting[Lane.BULK]) and bulk < policy.bulk_groups * replicas
-        may_bulk = may_bulk and bulk + query < total
-        may_query = bool(self._waiting[Lane.QUERY]) and bulk + query < total
-        if may_query and not (may_bulk and self._queries_in_a_row >= policy.queries_in_a_row):
-            return Lane.QUERY
-        return Lane.BULK if may_bulk else None
+        """Bulk waits while queries are with the engines: texts that share a batch wait for each other."""
+        policy, total = self.policy, sum(self._in_flight.values())
+        bulk, query = bool(self._waiting[Lane.BULK]), bool(self._waiting[Lane.QUERY])
+        turn_of_bulk = bulk and (not query or self._queries_in_a_row >= policy.queries_in_a_row)
+        if turn_of_bulk:
+            return Lane.BULK if total < policy.bulk_groups * replicas else None
+        room = (policy.bulk_groups + policy.extra_groups) * replicas
+        return Lane.QUERY if query and total < room else None
 
     def _pack(self, lane: Lane) -> tuple[Item, ...]:
         """Take items from the lane's calls in turn until the group is full; the first always fits.

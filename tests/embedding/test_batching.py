@@ -86,11 +86,15 @@ def test_groups_under_way_are_limited_by_replica() -> None:
     assert all(first)
     assert queue.next_group(2) is None
     add(queue, Lane.QUERY, 1, 100, 100, 100)
-    assert [queue.next_group(2).lane for _ in range(2)] == [Lane.QUERY] * 2  # type: ignore[union-attr]
+    queries = [queue.next_group(2), queue.next_group(2)]
+    assert [group.lane for group in queries] == [Lane.QUERY] * 2  # type: ignore[union-attr]
     assert queue.next_group(2) is None
-    queue.finish(first[0])  # type: ignore[arg-type]
-    assert queue.next_group(2).lane is Lane.BULK  # type: ignore[union-attr]  # two queries had their turn
-    assert queue.next_group(2) is None
+    for group in first:
+        queue.finish(group)  # type: ignore[arg-type]
+        assert queue.next_group(2) is None  # two queries went: bulk has its turn, and waits for their end
+    queue.finish(queries[0])  # type: ignore[arg-type]
+    assert queue.next_group(2).lane is Lane.BULK  # type: ignore[union-attr]
+    assert queue.next_group(2).lane is Lane.QUERY  # type: ignore[union-attr]
 
 
 def test_calls_take_turns_and_share_groups() -> None:

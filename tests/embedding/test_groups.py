@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafile_mgr.embedding.groups import Budget, GroupRunner, ItemResult
+from llamafile_mgr.embedding.requests import EmbedRequest
+from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import EngineError, InputTooLongError, NotReadyError
 from llamafile_mgr.llamafile.family import Family
 from tests.embedding.stub_pool import (
@@ -20,9 +23,12 @@ from tests.embedding.stub_pool import (
     REFUSED,
     TOO_LONG,
     ZERO,
+    StubClient,
+    StubEngine,
     StubPool,
     count_tokens,
     make_plan,
+    reply,
     vector_of,
 )
 
@@ -107,3 +113,72 @@ async def test_a_width_that_changed_is_an_error() -> None:
     [result] = await run(pool, ["a"])
     with pytest.raises(EngineError, match="16 dimensions where 384"):
         raise result.error or AssertionError
+
+
+class LoadingEngine(StubEngine):
+    """Says twice that it loads, as an engine does that was started anew, and then answers."""
+
+    refusals = 2
+
+    async def answer(self, client: StubClient, request: EngineRequest) -> EngineReply:
+        if self.refusals:
+            self.refusals -= 1
+            error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
+            return reply({"error": error}, 503)
+        return await super().answer(client, request)
+
+
+async def test_an_engine_that_loads_is_waited_for() -> None:
+    pool = StubPool()
+    pool.engines[0] = LoadingEngine()
+    [result] = await run(pool, ["a"])
+    assert result.error is None
+
+
+async def test_a_dead_engine_that_is_still_taken_for_ready_blames_nobody() -> None:
+    pool = StubPool()
+    engine = pool.engines[0]
+    dead, engine.client = engine.client, None  # stopped, and its own task has yet to say so
+    assert dead is not None
+    call = asyncio.create_task(run(pool, ["a", "b"]))
+    await asyncio.sleep(0.05)
+    engine.client = StubClient(engine)
+    assert [result.error for result in await call] == [None, None]
+
+
+#: What engines of the classic family and of llamafiler answer to one text that they cannot serve, under
+#: HTTP 200 or with a fixed 503 (shapes of their sources), and what a caller is told.
+OLD_REPLIES = [
+    (Family.V1, 200, b"null", "without a vector"),
+    (Family.V1, 200, b'{"embedding": []}', "empty vector"),
+    (Family.V1, 200, b'{"embedding": null}', "empty vector"),
+    (Family.V1, 503, b"Service Unavailable", "never answers embeddings"),
+    (
+        Family.V2,
+        200,
+        b'{"embedding": [1.0], "tokens_used": 3, "tokens_provided": 9}',
+        "read 3 of the text's 9",
+    ),
+    (Family.V2, 400, b"JSON missing content/prompt/input key", "answered 400"),
+]
+
+
+@pytest.mark.parametrize(("family", "status", "body", "message"), OLD_REPLIES)
+async def test_failures_of_old_engines_stay_with_their_text(
+    family: Family, status: int, body: bytes, message: str
+) -> None:
+    class OldEngine(StubEngine):
+        async def answer(self, client: StubClient, request: EngineRequest) -> EngineReply:
+            if b"bad" in (request.body or b""):
+                kind = "text/plain" if status == 503 else "application/json"
+                return EngineReply(status, kind, body)
+            return await super().answer(client, request)
+
+    pool = StubPool(make_plan(family=family))
+    pool.engines[0] = OldEngine()
+    embedder = Embedder(pool, wait_seconds=5)
+    result = await embedder.embed(EmbedRequest(("good", "bad", "fine"), keep_going=True))
+    assert [outcome.error is None for outcome in result.outcomes] == [True, False, True]
+    assert message in str(result.outcomes[1].error)
+    with pytest.raises(EngineError, match="text 1: "):
+        await embedder.embed(EmbedRequest(("good", "bad", "fine")))
