@@ -60,7 +60,7 @@ def command(
     chosen_embed = embed or (None if models else config.serve.embed)
     chosen_generate = generate or (None if models else config.serve.generate)
     plans = make_plans(wanted_models(models, chosen_embed, chosen_generate), config, context.paths)
-    return serve(plans, config.serve, context.paths, _announcements(as_json))
+    return serve(plans, config.serve, context.paths, _announcements(as_json), config.models)
 
 
 def _announcements(as_json: bool) -> Announcements:

@@ -7,24 +7,28 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from llamafile_mgr.config import ServeConfig
+from llamafile_mgr.config import ModelConfig, ServeConfig
 from llamafile_mgr.embedding.readiness import readiness_check
-from llamafile_mgr.errors import EngineStartError
+from llamafile_mgr.errors import ConfigError, EngineStartError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.proxy.app import Proxy, ProxyOptions
+from llamafile_mgr.proxy.app import Proxy
+from llamafile_mgr.proxy.front import Front
+from llamafile_mgr.proxy.keys import KeyRing, read_keys
 from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
+from llamafile_mgr.proxy.protocol import protocol_class
 from llamafile_mgr.supervisor.pool import Pool, PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
-__all__ = ["Announcements", "serve"]
+__all__ = ["Announcements", "Server", "collect_aliases", "serve", "uvicorn_config"]
 
 _POLL_SECONDS = 0.02
 
@@ -38,7 +42,7 @@ class Announcements:
     stopping: Callable[[], None]
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn without its own signal handling: ours stops engines too."""
 
     @contextlib.contextmanager
@@ -46,16 +50,28 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(plans: Sequence[Plan], settings: ServeConfig, paths: Paths, announce: Announcements) -> int:
+def serve(
+    plans: Sequence[Plan],
+    settings: ServeConfig,
+    paths: Paths,
+    announce: Announcements,
+    models: Mapping[str, ModelConfig] | None = None,
+) -> int:
     """Serve until SIGINT or SIGTERM and return the exit code: 0, also after a signal.
+
+    ``models``: the settings of single models, for their aliases.
 
     Raises:
         PortInUseError: our address is taken.
-        ConfigError: our address is not loopback.
+        ConfigError: our address is not loopback and there are no API keys, or keys, certificate or aliases
+            are wrong.
     """
-    sockets = bind_sockets(settings.host, settings.port)
+    keys = read_keys(Path(settings.keys_file).expanduser()) if settings.keys_file else KeyRing()
+    sockets = bind_sockets(settings.host, settings.port, public=bool(keys.keys))
     try:
-        return _run_loop(_serve(plans, settings, paths, announce, sockets))
+        return _run_loop(
+            _serve(plans, settings, paths, announce, sockets, keys, collect_aliases(models or {}))
+        )
     finally:
         close_sockets(sockets)
 
@@ -75,21 +91,22 @@ async def _serve(
     paths: Paths,
     announce: Announcements,
     sockets: list[socket.socket],
+    keys: KeyRing,
+    aliases: Mapping[str, str],
 ) -> int:
     supervisor = Supervisor(
         plans, readiness_check, paths, SupervisorOptions(stall_seconds=settings.load_stall_seconds)
     )
-    app = Proxy(supervisor, ProxyOptions(max_body_bytes=settings.max_body_bytes))
-    server = _Server(_uvicorn_config(app, settings))
+    app = Proxy(Front(supervisor.pools, settings, aliases), keys)
+    server = Server(uvicorn_config(app, settings))
+    url = endpoint(sockets, secure=settings.tls_certificate is not None)
     stop = asyncio.Event()
     with _signals(stop, server):
         supervisor.start()
         serving = asyncio.create_task(server.serve(sockets=sockets), name="http server")
-        watching = asyncio.create_task(
-            _watch_start(supervisor.pools, endpoint(sockets), announce), name="start watch"
-        )
+        watching = asyncio.create_task(_watch_start(supervisor.pools, url, announce), name="start watch")
         stopping = asyncio.create_task(stop.wait(), name="stop signal")
-        announce.listening(endpoint(sockets))
+        announce.listening(url)
         try:
             await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set() and not serving.done() and watching.exception() is None:
@@ -127,10 +144,15 @@ async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements)
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _uvicorn_config(app: Proxy, settings: ServeConfig) -> uvicorn.Config:
-    return uvicorn.Config(
+def uvicorn_config(app: Proxy, settings: ServeConfig) -> uvicorn.Config:
+    """Return how uvicorn serves ``app``.
+
+    Raises:
+        ConfigError: the certificate or its key cannot be used.
+    """
+    config = uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol_class(settings.header_seconds, settings.idle_seconds),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -138,9 +160,35 @@ def _uvicorn_config(app: Proxy, settings: ServeConfig) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=max(1, int(settings.idle_seconds)),
         timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
         backlog=2048,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
+    try:
+        config.load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigError(
+            f"cannot use the certificate {settings.tls_certificate} with its key: {error}",
+            hint="both must be PEM files that belong together",
+        ) from error
+    return config
+
+
+def collect_aliases(models: Mapping[str, ModelConfig]) -> dict[str, str]:
+    """Return alias -> model name.
+
+    Raises:
+        ConfigError: two models share an alias.
+    """
+    aliases: dict[str, str] = {}
+    for name, model in models.items():
+        for alias in model.aliases:
+            if aliases.setdefault(alias, name) != name:
+                raise ConfigError(f"{alias!r} is an alias of both {aliases[alias]} and {name}")
+    return aliases
 
 
 @contextlib.contextmanager
