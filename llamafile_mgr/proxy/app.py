@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from llamafile_mgr.errors import Error, InternalError, NotReadyError, UnknownRouteError, WrongMethodError
@@ -71,6 +71,15 @@ class _Arrival:
     request_id: str
 
 
+def _collect_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return name -> value; repeated headers are joined, so that of two hosts neither is believed."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in pairs:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
 class Proxy:
     """The application."""
 
@@ -94,7 +103,7 @@ class Proxy:
         if scope["type"] != "http":
             return
         began = time.monotonic()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _collect_headers(scope["headers"])
         given = headers.get("x-request-id", "")
         arrival = _Arrival(
             scope["method"],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamafile_mgr.embedding.requests import EmbedResult, InputType, ItemOutcome, Truncation
@@ -208,6 +208,7 @@ KEYS = ["input", "content", "prompt", "inputs", "texts", "truncate", "dimensions
 PATHS = ["/v1/embeddings", "/embedding", "/embed", "/v1/embed", "/v2/embed", "/api/embed", "/api/embeddings"]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from(PATHS), st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5))
 def test_any_body_is_parsed_or_refused(path: str, body: dict[str, Any]) -> None:
     try:

@@ -16,7 +16,7 @@ from llamafile_mgr.engines.families import EngineFamily
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.llamafile.family import Family
-from llamafile_mgr.paths import Paths
+from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.front import Front
@@ -87,7 +87,7 @@ async def running_front(
     supervisor = Supervisor(
         [model.plan() for model in models],
         lambda plan: _no_check,
-        Paths.under(home) if hasattr(Paths, "under") else Paths.from_environ({"LLAMAFILE_MGR_HOME": str(home)}),
+        resolve_paths({"LLAMAFILE_MGR_HOME": str(home)}),
         SupervisorOptions(stop_grace_seconds=1.0),
     )
     front = Front(supervisor.pools, settings, aliases)
@@ -96,7 +96,7 @@ async def running_front(
     supervisor.start()
     serving = asyncio.create_task(server.serve(sockets=sockets))
     try:
-        while not server.started or (ready and not all(pool.ready for pool in supervisor.pools)):
+        while not server.started or (ready and not all(pool.ready for pool in supervisor.pools)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         secure = settings.tls_certificate is not None
         yield RunningFront(endpoint(sockets, secure=secure), front, supervisor)
