@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llamafile_mgr.errors import Error, InternalError, NotReadyError, UnknownRouteError, WrongMethodError
 from llamafile_mgr.proxy.access import LogEntry, log_request
 from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
-from llamafile_mgr.proxy.front import Front, Route
+from llamafile_mgr.proxy.front import Front, RecentError, Route
 from llamafile_mgr.proxy.generation import StreamCutError
 from llamafile_mgr.proxy.guard import Guard
 from llamafile_mgr.proxy.holding import Delivery
@@ -199,6 +199,8 @@ class Proxy:
     def _refuse(self, error: Error, dialect: Dialect, request: Request | None, arrival: _Arrival) -> Reply:
         """Return the error in the dialect's form, with what tells the client whether to try again."""
         status = error.http_status
+        said = RecentError(time.time(), status, arrival.path[:200], error.describe()[:500])
+        self._front.recent_errors.append(said)
         if status >= 500:
             _LOG.warning("%s %s %s: %s", arrival.request_id, arrival.method, arrival.path, error.describe())
         headers = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,10 +18,22 @@ from llamafile_mgr.proxy.metrics import ProxyMetrics
 from llamafile_mgr.proxy.routing import Choice, Router
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["Access", "Front", "Handler", "Route"]
+__all__ = ["Access", "Front", "Handler", "RecentError", "Route"]
+
+
+@dataclass(frozen=True, slots=True)
+class RecentError:
+    """One refused or failed request; ``time``: seconds since 1970."""
+
+    time: float
+    status: int
+    path: str
+    message: str
+
 
 Handler = Callable[[Request], Awaitable[Reply | StreamReply]]
 
+_RECENT_ERRORS = 20
 #: A generation engine computes as many answers as it has slots; one more waits at its door.
 _SPARE_TURNS = 1
 #: Embedding calls are small: enough of them run at once to fill every slot's next batch.
@@ -66,6 +79,7 @@ class Front:
         }
         self.queues = {pool.plan.name: Admission(_limits(pool, settings)) for pool in self.pools}
         self.metrics = ProxyMetrics()
+        self.recent_errors: deque[RecentError] = deque(maxlen=_RECENT_ERRORS)
         self.started = time.time()
 
     def choose(self, role: Role, name: object, request: Request, drip: Drip) -> Choice:
