@@ -30,6 +30,7 @@ from llamafile_mgr.proxy.http import (
     read_body,
 )
 from llamafile_mgr.proxy.keys import KeyRing
+from llamafile_mgr.proxy.openapi import render_openapi
 from llamafile_mgr.proxy.refusals import BusyError, DeadlineError
 from llamafile_mgr.proxy.routes.embedding import embedding_routes
 from llamafile_mgr.proxy.routes.generation import generation_routes
@@ -48,7 +49,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 def make_routes(front: Front) -> list[Route]:
     """Return every route."""
-    return [
+    routes = [
         *page_routes(front),
         *model_routes(front),
         *embedding_routes(front),
@@ -56,6 +57,12 @@ def make_routes(front: Front) -> list[Route]:
         *token_routes(front),
         *rerank_routes(front),
     ]
+    document = json_reply(render_openapi(routes))
+
+    async def openapi(request: Request) -> Reply:
+        return document
+
+    return [*routes, Route("GET", "/openapi.json", openapi)]
 
 
 @dataclass(frozen=True, slots=True)

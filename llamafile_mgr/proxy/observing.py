@@ -38,7 +38,7 @@ def render_metrics(front: Front) -> str:
             [
                 Sample(
                     {"model": model, "engine": engine.name},
-                    (process_memory(engine.pid) if engine.pid else 0) or 0,
+                    _engine_memory(engine) or 0,
                 )
                 for model, engine in engines
             ],

@@ -30,7 +30,8 @@ const level = (state) => (state === "ready" ? "good" : state === "failed" ? "bad
 
 function facts(pairs) {
   return element("dl", {}, ...pairs.map(([name, value]) =>
-    element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))));
+    element("div", {}, element("dt", { textContent: name }),
+      element("dd", { textContent: value, className: name === "Vector space" ? "code" : "" }))));
 }
 
 function showModel(entry) {
@@ -48,7 +49,7 @@ function showModel(entry) {
       ["Throughput", entry.tokens_per_second === null ? "–" : `${Math.round(entry.tokens_per_second)} tokens/s`],
       ["Half within", latency(entry.seconds_p50)],
       ["95 % within", latency(entry.seconds_p95)],
-      ["Queue", `${entry.queue.waiting} waiting, ${entry.queue.active} running`],
+      ["Queue", entry.queue.items ? `${entry.queue.waiting} + ${entry.queue.active} running` : "empty"],
       ["Memory", bytes(memory)],
       ["Restarts", `${entry.engines.reduce((sum, engine) => sum + engine.restarts, 0)}`],
       ["Engine", entry.engine_family],
