@@ -53,6 +53,18 @@ class ServeConfig:
     replaced. ``drain_seconds``: how long accepted calls may still take when stopping. ``max_body_bytes``:
     the largest request body. ``input_type``: what texts are whose caller does not say, ``query``,
     ``document`` or ``none``. ``cache_bytes``: disk for vectors of known texts, 0 keeps none.
+
+    ``strict_models``: refuse names that are not served, also with one model. ``wait_seconds``: how long a
+    call is held while its model loads; ``request_seconds``: how long it may take until its answer begins.
+    ``queue_items``, ``queue_tokens``: texts and estimated tokens that a model's queue holds before callers
+    are told to come back.
+
+    ``keys_file``: API keys, one ``[NAME ]KEY`` a line, readable by its owner alone; the key named ``admin``
+    is the administrator's. Without it only loopback addresses are served. ``hosts``: further names that
+    clients may call this machine by. ``cors_origins``: whose web pages may call (``https://example.org``).
+    ``tls_certificate``, ``tls_key``: PEM files; with them the proxy speaks HTTPS alone.
+    ``header_seconds``, ``body_idle_seconds``, ``idle_seconds``: how long a client may take for a request's
+    head, between two parts of its body, and between two requests.
     """
 
     host: str = "127.0.0.1"
@@ -65,19 +77,39 @@ class ServeConfig:
     max_body_bytes: int = 64 * 1024 * 1024
     input_type: str = "none"
     cache_bytes: int = 1024 * 1024 * 1024
+    strict_models: bool = False
+    wait_seconds: float = 600.0
+    request_seconds: float = 3600.0
+    queue_items: int = 16_384
+    queue_tokens: int = 4_000_000
+    keys_file: str | None = None
+    hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    header_seconds: float = 10.0
+    body_idle_seconds: float = 30.0
+    idle_seconds: float = 75.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"serve.port is {self.port}, outside 0 to 65535")
-        for name in ("load_stall_seconds", "liveness_seconds", "drain_seconds", "max_body_bytes"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"serve.{name} must be above zero")
+        for field_ in dataclasses.fields(self):
+            value = getattr(self, field_.name)
+            positive = field_.name.endswith("_seconds") or field_.name.startswith(("max_", "queue_"))
+            if positive and value <= 0:
+                raise ConfigError(f"serve.{field_.name} must be above zero")
         if self.input_type not in _INPUT_TYPES:
             raise ConfigError(
                 f"serve.input_type is {self.input_type!r}", hint=f"it may be {', '.join(_INPUT_TYPES)}"
             )
         if self.cache_bytes < 0:
             raise ConfigError("serve.cache_bytes must not be negative", hint="0 keeps no vectors")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ConfigError("serve.tls_certificate and serve.tls_key belong together")
+        for origin in self.cors_origins:
+            if "://" not in origin or "*" in origin:
+                raise ConfigError(f"serve.cors_origins: {origin!r} is no origin", hint="https://example.org")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +152,8 @@ class ModelConfig:
     ``context``: tokens. ``threads``: compute threads of one engine. ``replicas``: engines of this model.
     ``idle_unload``: end the engines after so long without calls, such as ``"10m"``; a call starts them.
     ``pinned``: never end them to make room for another model (embedding models are pinned by default).
-    ``memory_limit``: replace an engine that grows beyond it, such as ``"2GB"``.
+    ``memory_limit``: replace an engine that grows beyond it, such as ``"2GB"``. ``aliases``: further names
+    that callers may use.
     """
 
     context: int | None = None
@@ -130,6 +163,7 @@ class ModelConfig:
     idle_unload: str | None = None
     pinned: bool | None = None
     memory_limit: str | None = None
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("context", "threads", "slots", "replicas"):
@@ -284,6 +318,10 @@ def _base_type(hint: object) -> type:
 
 
 def _convert(value: object, hint: object, name: str, where: str) -> object:
+    if hint == tuple[str, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise ConfigError(f"{name} in {where} must be a list of texts")
     kind = _base_type(hint)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -295,6 +333,8 @@ def _convert(value: object, hint: object, name: str, where: str) -> object:
 
 
 def _convert_text(text: str, hint: object, name: str) -> object:
+    if hint == tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     kind = _base_type(hint)
     try:
         if kind is bool:

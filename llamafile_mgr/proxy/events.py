@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-__all__ = ["EventFilter", "EventStyle", "render_event"]
+__all__ = ["EventFilter", "EventReader", "EventStyle", "render_event"]
 
 _DONE = b"data: [DONE]"
 
@@ -20,18 +20,53 @@ _DONE = b"data: [DONE]"
 class EventStyle(str, Enum):
     """What the client's parser can take.
 
-    ``STANDARD``: all of SSE, and ``[DONE]`` is expected. ``COMPLETION``: only ``data:`` lines, no
-    ``[DONE]``. ``STRICT_CHAT``: as COMPLETION, and chunks must have choices and no null role.
+    ``STANDARD``: all of SSE, and ``[DONE]`` is expected. ``TYPED``: all of SSE, and the last event has a
+    type of its own. ``COMPLETION``: only ``data:`` lines, no ``[DONE]``. ``STRICT_CHAT``: as COMPLETION,
+    and chunks must have choices and no null role.
     """
 
     STANDARD = "standard"
+    TYPED = "typed"
     COMPLETION = "completion"
     STRICT_CHAT = "strict-chat"
+
+    @property
+    def takes_comments(self) -> bool:
+        """Tell whether the parser passes over comments."""
+        return self in (EventStyle.STANDARD, EventStyle.TYPED)
 
 
 def render_event(value: object) -> bytes:
     """Return one event with ``value`` as JSON."""
     return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+class EventReader:
+    """Takes an engine's bytes and gives the JSON of each event, without comments and ``[DONE]``."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Return what the events that ``data`` completed hold."""
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [value for line in lines for value in _read_line(line.strip())]
+
+    def finish(self) -> list[Any]:
+        """Return what a last line without its end holds."""
+        line, self._buffer = self._buffer.strip(), b""
+        return _read_line(line)
+
+
+def _read_line(line: bytes) -> list[Any]:
+    if line.startswith(b"error:"):
+        return [{"error": orjson.loads(_json_or_text(line[6:].strip()))}]
+    if not line.startswith(b"data:") or line == _DONE:
+        return []
+    try:
+        return [orjson.loads(line[5:])]
+    except orjson.JSONDecodeError:
+        return []
 
 
 class EventFilter:
@@ -65,8 +100,8 @@ class EventFilter:
             return b'data: {"error":' + _json_or_text(line[6:].strip()) + b"}"
         if line.strip() == _DONE:
             self._done = True
-            return line if self._style is EventStyle.STANDARD else None
-        if self._style is EventStyle.STANDARD:
+            return line if self._style.takes_comments else None
+        if self._style.takes_comments:
             return line or None
         if not line.startswith(b"data:"):
             return None

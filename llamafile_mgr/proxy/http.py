@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from llamafile_mgr.errors import BodyTooLargeError, RequestError
+from llamafile_mgr.proxy.refusals import SlowBodyError
+
+if TYPE_CHECKING:
+    from llamafile_mgr.supervisor.pool import Pool
 
 __all__ = [
     "ClientGoneError",
+    "Drip",
+    "Progress",
     "Receive",
     "Reply",
     "Request",
     "Scope",
     "Send",
     "StreamReply",
+    "await_disconnect",
+    "head_message",
     "json_reply",
     "read_body",
     "run_until_disconnect",
@@ -31,19 +40,53 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+#: Deeper JSON than this is no request of any client, and costs whoever walks through it.
+_MAX_DEPTH = 64
+
 
 class ClientGoneError(Exception):
     """The client closed its connection; nobody is left to answer."""
 
 
+class Drip(Enum):
+    """What may be sent while a call is held: spaces before JSON, comments before events, or nothing."""
+
+    NONE = b""
+    JSON = b" "
+    EVENTS = b": loading\n\n"
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a handler has found out so far; the dispatcher reads it for holding, logs and metrics.
+
+    ``pool``: the one that answers. ``drip``: what may keep the connection alive while it is not ready.
+    ``engine_seconds``, ``queue_seconds``: how long the engine and the queue took.
+    """
+
+    pool: Pool | None = None
+    drip: Drip = Drip.NONE
+    queue_seconds: float = 0.0
+    engine_seconds: float = 0.0
+    prompt_tokens: int = 0
+    items: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request; header names are lower-case. ``body``: the whole body, at most the configured size."""
+    """One request; header names are lower-case. ``body``: the whole body, at most the configured size.
+
+    ``path``: without a trailing slash. ``client``: who asks, for fairness between clients.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
+    query: Mapping[str, str] = field(default_factory=dict)
+    client: str = ""
+    request_id: str = ""
+    progress: Progress = field(default_factory=Progress)
 
     def json_object(self) -> dict[str, Any]:
         """Return the body as a JSON object without its nulls, whatever Content-Type says.
@@ -52,7 +95,7 @@ class Request:
         type is that of a form.
 
         Raises:
-            RequestError: no JSON, or no object.
+            RequestError: no JSON, no object, or one that is nested too deeply.
         """
         try:
             value = orjson.loads(self.body)
@@ -62,7 +105,31 @@ class Request:
             ) from error
         if not isinstance(value, dict):
             raise RequestError(f"the body must be a JSON object, not {type(value).__name__}")
+        if _is_deeper(value, _MAX_DEPTH):
+            raise RequestError(f"the body is nested more than {_MAX_DEPTH} levels deep")
         return {key: item for key, item in value.items() if item is not None}
+
+    @property
+    def read_timeout_seconds(self) -> float | None:
+        """Return how long the client waits for the next byte, where it says so (OpenAI's clients do)."""
+        try:
+            seconds = float(self.headers.get("x-stainless-read-timeout", ""))
+        except ValueError:
+            return None
+        return seconds if 0 < seconds < 1e6 else None
+
+
+def _is_deeper(value: object, limit: int) -> bool:
+    level: list[object] = [value]
+    for _ in range(limit):
+        below: list[object] = []
+        for each in level:
+            items = each.values() if isinstance(each, dict) else each
+            below += [item for item in items if isinstance(item, (dict, list))]  # type: ignore[attr-defined]
+        if not below:
+            return False
+        level = below
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +158,26 @@ def json_reply(value: object, *, status: int = 200, headers: Mapping[str, str] |
     return Reply(status, body, headers=headers or {})
 
 
-async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
+async def read_body(receive: Receive, headers: Mapping[str, str], limit: int, idle_seconds: float) -> bytes:
     """Return the whole request body.
 
     Raises:
         BodyTooLargeError: more than ``limit`` bytes were announced or came.
+        SlowBodyError: nothing came for ``idle_seconds``.
         ClientGoneError: the client left before the end.
     """
     announced = headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
+    if announced == "0" and "transfer-encoding" not in headers:
+        return b""
     pieces: list[bytes] = []
     total = 0
     while True:
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), idle_seconds)
+        except asyncio.TimeoutError:
+            raise SlowBodyError(f"no part of the body came for {idle_seconds:g} seconds") from None
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         piece: bytes = message.get("body", b"")
@@ -126,20 +199,25 @@ def _too_large(limit: int) -> BodyTooLargeError:
 async def send_reply(send: Send, reply: Reply) -> None:
     """Send a whole reply."""
     headers = {"content-type": reply.content_type, "content-length": str(len(reply.body)), **reply.headers}
-    await send(_start(reply.status, headers))
+    await send(head_message(reply.status, headers))
     await send({"type": "http.response.body", "body": reply.body})
 
 
-async def send_stream(send: Send, reply: StreamReply) -> None:
-    """Send each piece as it comes; ends the chunked body properly only when the pieces ended properly."""
-    headers = {"content-type": reply.content_type, "cache-control": "no-store", **reply.headers}
-    await send(_start(reply.status, headers))
+async def send_stream(send: Send, reply: StreamReply, *, begun: bool = False) -> None:
+    """Send each piece as it comes; ends the chunked body properly only when the pieces ended properly.
+
+    ``begun``: the reply's head has gone out already.
+    """
+    if not begun:
+        headers = {"content-type": reply.content_type, "cache-control": "no-store", **reply.headers}
+        await send(head_message(reply.status, headers))
     async for piece in reply.chunks:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 
-def _start(status: int, headers: Mapping[str, str]) -> Message:
+def head_message(status: int, headers: Mapping[str, str]) -> Message:
+    """Return the message that begins a response."""
     return {
         "type": "http.response.start",
         "status": status,
@@ -154,7 +232,7 @@ async def run_until_disconnect(work: Awaitable[None], receive: Receive) -> None:
         ClientGoneError: the client went away.
     """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_await_disconnect(receive))
+    watch = asyncio.ensure_future(await_disconnect(receive))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -166,6 +244,7 @@ async def run_until_disconnect(work: Awaitable[None], receive: Receive) -> None:
         await asyncio.gather(task, watch, return_exceptions=True)
 
 
-async def _await_disconnect(receive: Receive) -> None:
+async def await_disconnect(receive: Receive) -> None:
+    """Return when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""The proxy's own sockets: loopback in both address families, taken before any engine starts."""
+"""The proxy's own sockets, by default loopback in both address families, taken before any engine starts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ _BACKLOG = 2048
 _LOOPBACK = ("127.0.0.1", "::1")
 
 
-def bind_sockets(host: str, port: int) -> list[socket.socket]:
+def bind_sockets(host: str, port: int, *, public: bool = False) -> list[socket.socket]:
     """Return listening sockets for ``host`` and ``port``; port 0 picks one, the same for both families.
 
+    ``public``: other machines may get in, because API keys are configured.
+
     Raises:
-        ConfigError: the host is no loopback address: without API keys nobody else may get in.
+        ConfigError: the host is no loopback address and ``public`` is false, or it is no address.
         PortInUseError: the address is taken or not allowed.
     """
     addresses = _LOOPBACK if host in ("127.0.0.1", "localhost") else (host.strip("[]"),)
     for address in addresses:
-        if not _is_loopback(address):
+        if public and not _is_address(address):
+            raise ConfigError(
+                f"serve.host must be an address, not {host!r}", hint="0.0.0.0 means all of IPv4"
+            )
+        if not public and not _is_loopback(address):
             raise ConfigError(
                 f"will not listen on {host}: the proxy has no API keys, so it serves this machine alone",
-                hint="use 127.0.0.1, and an authenticating reverse proxy in front for other machines",
+                hint="set serve.keys_file, or use 127.0.0.1",
             )
     sockets: list[socket.socket] = []
     try:
@@ -41,6 +47,14 @@ def bind_sockets(host: str, port: int) -> list[socket.socket]:
         close_sockets(sockets)
         raise
     return sockets
+
+
+def _is_address(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(address: str) -> bool:
@@ -92,7 +106,8 @@ def close_sockets(sockets: Sequence[socket.socket]) -> None:
         each.close()
 
 
-def endpoint(sockets: Sequence[socket.socket]) -> str:
+def endpoint(sockets: Sequence[socket.socket], *, secure: bool = False) -> str:
     """Return the base URL of the first socket."""
     address, port = sockets[0].getsockname()[:2]
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"

@@ -8,8 +8,9 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -19,21 +20,22 @@ from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duratio
 from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.readiness import make_checks
-from llamafile_mgr.embedding.requests import InputType
-from llamafile_mgr.embedding.service import EmbedOptions
-from llamafile_mgr.errors import EngineStartError, Error
+from llamafile_mgr.errors import ConfigError, EngineStartError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.proxy.app import Proxy, ProxyOptions
+from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.control import Controller, replace_model
+from llamafile_mgr.proxy.front import Front
+from llamafile_mgr.proxy.keys import KeyRing, read_keys
 from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
+from llamafile_mgr.proxy.protocol import protocol_class
 from llamafile_mgr.supervisor.control import ControlServer, control_socket
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
-__all__ = ["Announcements", "serve"]
+__all__ = ["Announcements", "Server", "collect_aliases", "serve", "uvicorn_config"]
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
 _POLL_SECONDS = 0.02
@@ -48,7 +50,7 @@ class Announcements:
     stopping: Callable[[], None]
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn without its own signal handling: ours stops engines too."""
 
     @contextlib.contextmanager
@@ -65,12 +67,15 @@ def serve(
 
     Raises:
         PortInUseError: our address is taken.
-        ConfigError: our address is not loopback.
+        ConfigError: our address is not loopback and there are no API keys, or keys, certificate or aliases
+            are wrong.
     """
+    settings = config.serve
+    keys = read_keys(Path(settings.keys_file).expanduser()) if settings.keys_file else KeyRing()
     plans = plan_all()
-    sockets = bind_sockets(config.serve.host, config.serve.port)
+    sockets = bind_sockets(settings.host, settings.port, public=bool(keys.keys))
     try:
-        return _run_loop(_Service(plans, plan_all, config, paths, announce, sockets).run())
+        return _run_loop(_Service(plans, plan_all, config, paths, announce, sockets, keys).run())
     finally:
         close_sockets(sockets)
 
@@ -95,22 +100,20 @@ class _Service:
         paths: Paths,
         announce: Announcements,
         sockets: list[socket.socket],
+        keys: KeyRing,
     ) -> None:
         self._plan_all = plan_all
         self._announce = announce
         self._sockets = sockets
-        self._url = endpoint(sockets)
+        self._url = endpoint(sockets, secure=config.serve.tls_certificate is not None)
         baselines = Baselines(paths.state / "baselines")
         self._supervisor = Supervisor(
             plans, lambda plan: make_checks(plan, baselines), paths, _supervisor_options(plans, config)
         )
         self._cache = open_cache(paths, config.serve.cache_bytes)
-        options = ProxyOptions(
-            max_body_bytes=config.serve.max_body_bytes,
-            embedding=EmbedOptions(input_type=InputType(config.serve.input_type)),
-        )
-        app = Proxy(self._supervisor, options, self._cache)
-        self._server = _Server(_uvicorn_config(app, config.serve))
+        front = Front(self._supervisor.pools, config.serve, collect_aliases(config.models), self._cache)
+        app = Proxy(front, keys)
+        self._server = Server(uvicorn_config(app, config.serve))
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         controller = Controller(self._supervisor, self._url, self._stop.set, plan_all)
@@ -217,10 +220,15 @@ async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements)
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _uvicorn_config(app: Proxy, settings: ServeConfig) -> uvicorn.Config:
-    return uvicorn.Config(
+def uvicorn_config(app: Proxy, settings: ServeConfig) -> uvicorn.Config:
+    """Return how uvicorn serves ``app``.
+
+    Raises:
+        ConfigError: the certificate or its key cannot be used.
+    """
+    config = uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol_class(settings.header_seconds, settings.idle_seconds),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -228,9 +236,35 @@ def _uvicorn_config(app: Proxy, settings: ServeConfig) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=max(1, int(settings.idle_seconds)),
         timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
         backlog=2048,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
+    try:
+        config.load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigError(
+            f"cannot use the certificate {settings.tls_certificate} with its key: {error}",
+            hint="both must be PEM files that belong together",
+        ) from error
+    return config
+
+
+def collect_aliases(models: Mapping[str, ModelConfig]) -> dict[str, str]:
+    """Return alias -> model name.
+
+    Raises:
+        ConfigError: two models share an alias.
+    """
+    aliases: dict[str, str] = {}
+    for name, model in models.items():
+        for alias in model.aliases:
+            if aliases.setdefault(alias, name) != name:
+                raise ConfigError(f"{alias!r} is an alias of both {aliases[alias]} and {name}")
+    return aliases
 
 
 @contextlib.contextmanager

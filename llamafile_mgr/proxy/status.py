@@ -1,13 +1,14 @@
-"""What the proxy tells of itself: ``/ready`` and ``/v1/models``. Pure."""
+"""What the proxy tells of its models: ``/ready``, ``/v1/models`` and ``/props``. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.pool import Pool, PoolSnapshot
 
-__all__ = ["render_models", "render_ready"]
+__all__ = ["render_models", "render_props", "render_ready"]
 
 
 def render_ready(pools: Sequence[PoolSnapshot]) -> tuple[bool, dict[str, Any]]:
@@ -55,4 +56,17 @@ def render_models(pools: Sequence[Pool], spaces: Mapping[str, str], created: int
             }
             for pool in pools
         ],
+    }
+
+
+def render_props(plan: Plan) -> dict[str, Any]:
+    """Return what clients of llama.cpp's server read from ``/props``; paths of this machine stay here."""
+    return {
+        "default_generation_settings": {"n_ctx": plan.settings.context, "params": {}},
+        "total_slots": plan.settings.slots,
+        "model_alias": plan.name,
+        "model_path": plan.name,
+        "chat_template": "",
+        "modalities": {"vision": False, "audio": False},
+        "build_info": f"llamafile-mgr ({plan.family.value})",
     }

@@ -107,7 +107,8 @@ def test_wrong_requests(
     reply = httpx.request(method, service.url + path, content=content)
     assert reply.status_code == status
     assert message in reply.json()["error"]["message"]
-    assert reply.json()["error"]["src"] == "llamafile-mgr"
+    source = "engine" if message.startswith("the engine") else "llamafile-mgr"
+    assert reply.json()["error"]["src"] == source
     assert reply.headers["x-request-id"]
 
 

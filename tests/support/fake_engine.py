@@ -55,6 +55,11 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--fork", action="store_true", help="leave a child that holds the log pipe open")
     parser.add_argument("--other-port", action="store_true", help="listen one port further")
     parser.add_argument("--count-file", help="append a line at each start")
+    parser.add_argument("--word-seconds", type=float, default=0.0, help="pause before each word of a stream")
+    parser.add_argument("--words", type=int, default=5, help="words of a generation")
+    parser.add_argument("--cut-after", type=int, help="break the connection after this many words")
+    parser.add_argument("--body-file", help="append each request as a JSON line")
+    parser.add_argument("--cancel-file", help="append a line when a stream's reader has gone")
     return parser.parse_args(own), flags
 
 
@@ -155,7 +160,19 @@ class Handler(BaseHTTPRequestHandler):
                 {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}, 401
             )
             return
-        if self.path == "/tokenize":
+        if self.engine.switches.body_file:
+            with self.engine.lock, Path(self.engine.switches.body_file).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"path": self.path, "body": body}) + "\n")
+        if self.path in ("/completion", "/v1/chat/completions", "/v1/completions"):
+            self.generate(body)
+        elif self.path == "/v1/rerank":
+            words = set(body["query"].lower().split())
+            scores = [len(words & set(text.lower().split())) - 2.0 for text in body["documents"]]
+            results = [{"index": n, "relevance_score": score} for n, score in enumerate(scores)]
+            self.answer({"model": "fake", "object": "list", "results": results})
+        elif self.path == "/detokenize":
+            self.answer({"content": " ".join(map(str, body["tokens"]))})
+        elif self.path == "/tokenize":
             self.answer({"tokens": [101, *range(len(body["content"].split())), 102]})
         elif self.path == "/embedding":
             self.answer({"embedding": self.engine.vector(body["content"])})
@@ -172,6 +189,78 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"object": "list", "data": data, "usage": {"prompt_tokens": len(data)}})
         else:
             self.answer({"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}, 404)
+
+    def generate(self, body: dict[str, Any]) -> None:
+        """Answer as v1 does (no ``[DONE]``, no ``/v1/completions``) or as v10 does (pings, a null role)."""
+        old = self.engine.switches.family == "v1"
+        if old and self.path == "/v1/completions":
+            self.answer({"error": "File Not Found"}, 404)
+            return
+        limit = body.get("max_tokens", body.get("n_predict", -1))
+        words = [f"word{n} " for n in range(self.engine.switches.words)][: None if limit < 0 else limit]
+        if not body.get("stream"):
+            self.answer(self.whole("".join(words), len(words)))
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            self.stream(words, old, body)
+        except OSError:
+            if self.engine.switches.cancel_file:
+                with Path(self.engine.switches.cancel_file).open("a", encoding="ascii") as file:
+                    file.write("gone\n")
+            self.close_connection = True
+
+    def whole(self, text: str, count: int) -> dict[str, Any]:
+        if self.path == "/completion":
+            return {"content": text, "stop": True, "tokens_predicted": count, "tokens_evaluated": 3}
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "finish_reason": "stop", "message": message, "text": text}
+        usage = {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}
+        kind = "chat.completion" if "chat" in self.path else "text_completion"
+        return {"id": "x", "object": kind, "created": 1, "model": "fake", "choices": [choice], "usage": usage}
+
+    def stream(self, words: list[str], old: bool, body: dict[str, Any]) -> None:
+        chat = "chat" in self.path
+        if chat and not old:
+            self.event(self.chunk({"role": "assistant", "content": None}, None))
+        for number, word in enumerate(words):
+            if number == self.engine.switches.cut_after:
+                self.wfile.flush()
+                self.connection.close()
+                raise OSError("cut")
+            time.sleep(self.engine.switches.word_seconds)
+            if not old:
+                self.piece(b": ping\n\n")
+            if self.path == "/completion":
+                self.event({"content": word, "stop": False})
+            else:
+                self.event(self.chunk({"content": word} if chat else word, None))
+        if self.path == "/completion":
+            self.event({"content": "", "stop": True, "tokens_predicted": len(words)})
+        else:
+            self.event(self.chunk({} if chat else "", "stop"))
+            if not old and (body.get("stream_options") or {}).get("include_usage"):
+                usage = {"prompt_tokens": 3, "completion_tokens": len(words), "total_tokens": 3 + len(words)}
+                self.event({**self.chunk({}, None), "choices": [], "usage": usage})
+            if not old:
+                self.piece(b"data: [DONE]\n\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def chunk(self, delta: object, reason: str | None) -> dict[str, Any]:
+        key = "delta" if "chat" in self.path else "text"
+        choice = {"index": 0, key: delta, "finish_reason": reason}
+        kind = "chat.completion.chunk" if key == "delta" else "text_completion"
+        return {"id": "x", "object": kind, "created": 1, "model": "fake", "choices": [choice]}
+
+    def event(self, value: object) -> None:
+        self.piece(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+    def piece(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
 
 
 def say(text: str) -> None:

@@ -1,7 +1,8 @@
-"""The OpenAI dialect: ``/v1/embeddings``, ``/v1/models`` and its error object.
+"""The OpenAI dialect: ``/v1/embeddings``.
 
-Shapes: openai-python 3.54 and openai-node 6.49 as recorded. Both ask for base64 when the user names no
-format, and openai-node decodes a float list into garbage then, so the format is honoured exactly.
+Shapes: openai-python 3.54, openai-node 6.49, voyageai 0.5 as recorded; Jina's fields from its API. Most ask
+for base64 when the user names no format, and openai-node decodes a float list into garbage then, so the
+format is honoured exactly.
 """
 
 from __future__ import annotations
@@ -13,11 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
-from llamafile_mgr.errors import Error, NotReadyError, RequestError
+from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncation
+from llamafile_mgr.errors import RequestError
+from llamafile_mgr.proxy.dialects.fields import (
+    read_dimensions,
+    read_flag,
+    read_input_type,
+    read_text,
+    read_truncation,
+)
+from llamafile_mgr.proxy.dialects.outcomes import describe_outcome, failed
 from llamafile_mgr.proxy.dialects.texts import read_texts
 
-__all__ = ["OpenAIEmbedding", "encode_base64", "parse_embeddings", "render_embeddings", "render_error"]
+__all__ = ["OpenAIEmbedding", "encode_base64", "parse_embeddings", "render_embeddings"]
+
+_FLOATS = ("float", "float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,45 +43,52 @@ def parse_embeddings(body: dict[str, Any]) -> OpenAIEmbedding:
     """Parse the body of ``/v1/embeddings``; fields that we do not know are ignored.
 
     Raises:
-        RequestError: no usable ``input``, an unknown ``encoding_format``, or ``dimensions``, which would
-            be ignored otherwise.
+        RequestError: no usable ``input``, or a field whose value cannot be honoured.
     """
     texts, _ = read_texts(body, "input")
-    encoding = body.get("encoding_format", "float")
-    if encoding not in ("float", "base64"):
+    encoding = body.get("encoding_format", body.get("embedding_type", "float"))
+    if encoding not in (*_FLOATS, "base64"):
         raise RequestError(f"encoding_format must be 'float' or 'base64', not {encoding!r}")
-    if "dimensions" in body:
-        raise RequestError("'dimensions' cannot be chosen", hint="leave it out to get the model's own")
-    return OpenAIEmbedding(EmbedRequest(texts), base64=encoding == "base64")
+    dtype = body.get("output_dtype", "float")
+    if dtype not in _FLOATS:
+        raise RequestError(f"output_dtype must be 'float', not {dtype!r}")
+    request = EmbedRequest(
+        texts,
+        input_type=read_input_type(body, "input_type", "task"),
+        task=read_text(body, "instruction") if "instruction" in body else None,
+        truncation=read_truncation(body, "truncate", "truncation", default=Truncation.ERROR),
+        dimensions=read_dimensions(body, "dimensions", "output_dimension"),
+        keep_going=read_flag(body, "keep_going"),
+        use_cache=read_flag(body, "use_cache", default=True),
+    )
+    return OpenAIEmbedding(request, base64=encoding == "base64")
 
 
 def render_embeddings(call: OpenAIEmbedding, result: EmbedResult, model: str) -> dict[str, Any]:
     """Return the list object; numbers stay numpy rows for the serialiser."""
-    rows = [encode_base64(row) if call.base64 else row for row in result.vectors]
     return {
         "object": "list",
-        "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
+        "data": [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _render_row(call, result, index),
+                **describe_outcome(result, index),
+            }
+            for index in range(len(result.vectors))
+        ],
         "model": model,
         "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
     }
 
 
+def _render_row(call: OpenAIEmbedding, result: EmbedResult, index: int) -> object:
+    if failed(result, index):
+        return None
+    row = result.vectors[index]
+    return encode_base64(row) if call.base64 else row
+
+
 def encode_base64(vector: NDArray[np.float32]) -> str:
     """Return the vector's bytes as little-endian float32 in base64 without line breaks."""
     return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")
-
-
-def render_error(error: Error) -> dict[str, Any]:
-    """Return the error object; ``src`` tells our errors from an engine's."""
-    kind = "invalid_request_error" if error.http_status < 500 else "server_error"
-    if isinstance(error, NotReadyError):
-        kind = "unavailable_error"
-    return {
-        "error": {
-            "message": error.describe(),
-            "type": kind,
-            "code": error.code,
-            "param": None,
-            "src": "llamafile-mgr",
-        }
-    }

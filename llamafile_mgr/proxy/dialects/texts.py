@@ -9,8 +9,8 @@ from llamafile_mgr.errors import RequestError
 __all__ = ["read_texts"]
 
 
-def read_texts(body: dict[str, Any], key: str) -> tuple[tuple[str, ...], bool]:
-    """Return the texts under ``key`` and whether they came as a list.
+def read_texts(body: dict[str, Any], key: str, *, least: int = 1) -> tuple[tuple[str, ...], bool]:
+    """Return the texts under ``key``, at least ``least``, and whether they came as a list.
 
     Raises:
         RequestError: missing, empty, token ids, or anything that is no text.
@@ -22,7 +22,7 @@ def read_texts(body: dict[str, Any], key: str) -> tuple[tuple[str, ...], bool]:
         return (value,), False
     if not isinstance(value, list):
         raise RequestError(f"{key!r} must be a text or a list of texts, not {_name(value)}")
-    if not value:
+    if len(value) < least:
         raise RequestError(f"{key!r} is an empty list", hint="send at least one text")
     for index, item in enumerate(value):
         if not isinstance(item, str):

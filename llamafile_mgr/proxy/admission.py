@@ -1,0 +1,198 @@
+"""Who may start now, who waits and who is told to come back. The queue is pure; time comes in.
+
+A queue is bounded in texts and in estimated tokens, so that one request of a thousand texts is not counted
+like one of a single word. Clients take turns, and one that fills the queue leaves room for the others: it
+may hold at most twice what is free (the dynamic threshold of switch buffers).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+
+from llamafile_mgr.proxy.refusals import BusyError
+
+__all__ = ["Admission", "Cost", "FairQueue", "QueueLimits", "RateMeter", "Ticket", "estimate_tokens"]
+
+_THRESHOLD = 2
+_CHARACTERS_PER_TOKEN = 3
+_LONGEST_RETRY_SECONDS = 120
+_RATE_WINDOW_SECONDS = 60.0
+
+
+def estimate_tokens(texts: Iterable[str]) -> int:
+    """Return roughly how many tokens the texts have: too many rather than too few for English."""
+    return sum(len(text) // _CHARACTERS_PER_TOKEN + 2 for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """``items``, ``tokens``: held at once, running or waiting. ``active``: requests that run at once."""
+
+    items: int
+    tokens: int
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one request weighs."""
+
+    items: int
+    tokens: int
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A request's place. ``started``: it may run."""
+
+    client: str
+    cost: Cost
+    started: bool = False
+
+
+class FairQueue:
+    """Admits, orders and bounds; returns what may start and does nothing itself."""
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self._limits = limits
+        self._waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self._held: dict[str, Cost] = {}
+        self.active = 0
+        self.items = 0
+        self.tokens = 0
+
+    @property
+    def waiting(self) -> int:
+        """Return how many requests wait for their turn."""
+        return sum(map(len, self._waiting.values()))
+
+    def offer(self, client: str, cost: Cost) -> Ticket | None:
+        """Return a ticket, started when it may run at once, or None when there is no room.
+
+        A request larger than the whole queue is taken while the queue is empty: it could never run else.
+        """
+        held = self._held.get(client, Cost(0, 0))
+        if self.items and not (
+            self._fits(held.items, cost.items, self.items, self._limits.items)
+            and self._fits(held.tokens, cost.tokens, self.tokens, self._limits.tokens)
+        ):
+            return None
+        ticket = Ticket(client, cost)
+        self._hold(client, cost, +1)
+        self._waiting.setdefault(client, deque()).append(ticket)
+        self._start_some()
+        return ticket
+
+    @staticmethod
+    def _fits(own: int, more: int, total: int, limit: int) -> bool:
+        free = limit - total
+        return more <= free and own + more <= max(more, _THRESHOLD * free)
+
+    def leave(self, ticket: Ticket) -> list[Ticket]:
+        """Give a place back, whether it ran or still waited; return the tickets that may start now."""
+        self._hold(ticket.client, ticket.cost, -1)
+        if ticket.started:
+            self.active -= 1
+        else:
+            queue = self._waiting[ticket.client]
+            queue.remove(ticket)
+            if not queue:
+                del self._waiting[ticket.client]
+        return self._start_some()
+
+    def _start_some(self) -> list[Ticket]:
+        """Start the next request of each client in turn while there is room to run."""
+        started = []
+        while self._waiting and self.active < self._limits.active:
+            client, queue = next(iter(self._waiting.items()))
+            ticket = queue.popleft()
+            if queue:
+                self._waiting.move_to_end(client)
+            else:
+                del self._waiting[client]
+            ticket.started = True
+            self.active += 1
+            started.append(ticket)
+        return started
+
+    def _hold(self, client: str, cost: Cost, sign: int) -> None:
+        held = self._held.get(client, Cost(0, 0))
+        now = Cost(held.items + sign * cost.items, held.tokens + sign * cost.tokens)
+        self.items += sign * cost.items
+        self.tokens += sign * cost.tokens
+        if now.items or now.tokens:
+            self._held[client] = now
+        else:
+            self._held.pop(client, None)
+
+
+@dataclass(slots=True)
+class RateMeter:
+    """Tokens a second over the last minute of work."""
+
+    _done: deque[tuple[float, float, int]] = field(default_factory=deque)
+
+    def note(self, began: float, ended: float, tokens: int) -> None:
+        """Record a request that ran from ``began`` to ``ended`` (monotonic seconds)."""
+        self._done.append((began, ended, tokens))
+        while self._done and self._done[0][1] < ended - _RATE_WINDOW_SECONDS:
+            self._done.popleft()
+
+    def rate(self) -> float | None:
+        """Return tokens a second, None before anything was measured."""
+        if not self._done:
+            return None
+        span = self._done[-1][1] - min(began for began, _, _ in self._done)
+        return sum(tokens for _, _, tokens in self._done) / max(span, 0.001)
+
+    def retry_seconds(self, tokens_ahead: int) -> int:
+        """Return whole seconds until half of what is queued should be done."""
+        rate = self.rate()
+        if rate is None:
+            return 1
+        return min(_LONGEST_RETRY_SECONDS, max(1, math.ceil(tokens_ahead / 2 / max(rate, 1.0))))
+
+
+class Admission:
+    """The queue of one pool, for handlers: an async context in which a request has its turn."""
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self.queue = FairQueue(limits)
+        self.meter = RateMeter()
+        self._turns: dict[Ticket, asyncio.Future[None]] = {}
+
+    @contextlib.asynccontextmanager
+    async def turn(self, client: str, cost: Cost) -> AsyncIterator[float]:
+        """Wait for this request's turn and hold it; yields the seconds waited.
+
+        Raises:
+            BusyError: the queue is full.
+        """
+        ticket = self.queue.offer(client, cost)
+        if ticket is None:
+            seconds = self.meter.retry_seconds(self.queue.tokens)
+            raise BusyError(
+                f"the queue is full: {self.queue.items} texts of about {self.queue.tokens} tokens",
+                retry_seconds=seconds,
+                hint=f"try again in {seconds} seconds",
+            )
+        arrived = time.monotonic()
+        try:
+            if not ticket.started:
+                self._turns[ticket] = asyncio.get_running_loop().create_future()
+                await self._turns[ticket]
+            began = time.monotonic()
+            yield began - arrived
+            self.meter.note(began, time.monotonic(), cost.tokens)
+        finally:
+            self._turns.pop(ticket, None)
+            for started in self.queue.leave(ticket):
+                waiter = self._turns.get(started)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(None)

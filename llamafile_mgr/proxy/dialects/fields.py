@@ -1,0 +1,117 @@
+"""Reading the optional fields that embedding dialects share, whatever each calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llamafile_mgr.embedding.requests import InputType, Truncation
+from llamafile_mgr.errors import RequestError
+
+__all__ = [
+    "read_dimensions",
+    "read_flag",
+    "read_input_type",
+    "read_text",
+    "read_truncation",
+    "read_whole_number",
+]
+
+#: Cohere, Voyage, Jina, NVIDIA and Nomic each have words of their own for the same two things.
+_INPUT_TYPES: dict[str, InputType] = {
+    "query": InputType.QUERY,
+    "search_query": InputType.QUERY,
+    "retrieval.query": InputType.QUERY,
+    "document": InputType.DOCUMENT,
+    "passage": InputType.DOCUMENT,
+    "search_document": InputType.DOCUMENT,
+    "retrieval.passage": InputType.DOCUMENT,
+    "none": InputType.NONE,
+    "classification": InputType.NONE,
+    "clustering": InputType.NONE,
+    "separation": InputType.NONE,
+    "text-matching": InputType.NONE,
+}
+
+#: Cohere names the end that is discarded, TEI the direction from which it is.
+_TRUNCATIONS: dict[str, Truncation] = {
+    "none": Truncation.ERROR,
+    "error": Truncation.ERROR,
+    "end": Truncation.RIGHT,
+    "right": Truncation.RIGHT,
+    "start": Truncation.LEFT,
+    "left": Truncation.LEFT,
+    "chunk": Truncation.CHUNK,
+}
+
+
+def read_input_type(body: Mapping[str, Any], *keys: str) -> InputType | None:
+    """Return what the first of ``keys`` in the body says the texts are, None when none is there.
+
+    Raises:
+        RequestError: a word that nobody uses.
+    """
+    key = next((key for key in keys if key in body), None)
+    if key is None:
+        return None
+    value = body[key]
+    kind = _INPUT_TYPES.get(value.lower()) if isinstance(value, str) else None
+    if kind is None:
+        raise RequestError(f"{key!r} is {_show(value)}", hint=f"use one of {', '.join(_INPUT_TYPES)}")
+    return kind
+
+
+def read_truncation(body: Mapping[str, Any], *keys: str, default: Truncation) -> Truncation:
+    """Return what happens to texts that are too long: a word, or true for cutting the end.
+
+    Raises:
+        RequestError: anything else.
+    """
+    key = next((key for key in keys if key in body), None)
+    if key is None:
+        return default
+    value = body[key]
+    if isinstance(value, bool):
+        return Truncation.RIGHT if value else Truncation.ERROR
+    kind = _TRUNCATIONS.get(value.lower()) if isinstance(value, str) else None
+    if kind is None:
+        raise RequestError(
+            f"{key!r} is {_show(value)}", hint=f"use true, false or one of {', '.join(_TRUNCATIONS)}"
+        )
+    return kind
+
+
+def read_dimensions(body: Mapping[str, Any], *keys: str) -> int | None:
+    """Return the width that vectors shall be cut to. Raises RequestError."""
+    key = next((key for key in keys if key in body), None)
+    return None if key is None else read_whole_number(body, key, least=1)
+
+
+def read_whole_number(body: Mapping[str, Any], key: str, *, least: int = 0) -> int:
+    """Return ``body[key]``, a whole number of at least ``least``. Raises RequestError."""
+    value = body[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise RequestError(f"{key!r} must be a whole number from {least}, not {_show(value)}")
+    return value
+
+
+def read_flag(body: Mapping[str, Any], key: str, *, default: bool = False) -> bool:
+    """Return ``body[key]`` as true or false. Raises RequestError."""
+    value = body.get(key, default)
+    if not isinstance(value, bool):
+        raise RequestError(f"{key!r} must be true or false, not {_show(value)}")
+    return value
+
+
+def read_text(body: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    """Return the text under ``key``. Raises RequestError."""
+    value = body.get(key, default)
+    if value is None:
+        raise RequestError(f"the body has no {key!r}")
+    if not isinstance(value, str):
+        raise RequestError(f"{key!r} must be a text")
+    return value
+
+
+def _show(value: object) -> str:
+    return repr(value)[:60]

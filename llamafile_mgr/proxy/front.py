@@ -1,0 +1,136 @@
+"""What handlers share: pools, embedders, the router, the queues, and how calls are held."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.config import ServeConfig
+from llamafile_mgr.embedding.cache_thread import CacheThread
+from llamafile_mgr.embedding.requests import InputType
+from llamafile_mgr.embedding.service import Embedder, EmbedOptions
+from llamafile_mgr.proxy.admission import Admission, Cost, QueueLimits
+from llamafile_mgr.proxy.dialects.errors import Dialect
+from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply
+from llamafile_mgr.proxy.metrics import ProxyMetrics
+from llamafile_mgr.proxy.routing import Choice, Router
+from llamafile_mgr.supervisor.pool import Pool
+
+__all__ = ["Access", "Front", "Handler", "RecentError", "Route"]
+
+
+@dataclass(frozen=True, slots=True)
+class RecentError:
+    """One refused or failed request; ``time``: seconds since 1970."""
+
+    time: float
+    status: int
+    path: str
+    message: str
+
+
+Handler = Callable[[Request], Awaitable[Reply | StreamReply]]
+
+_RECENT_ERRORS = 20
+#: A generation engine computes as many answers as it has slots; one more waits at its door.
+_SPARE_TURNS = 1
+#: Embedding calls are small: enough of them run at once to fill every slot's next batch.
+_LEAST_EMBED_TURNS = 32
+_EMBED_TURNS_PER_SLOT = 8
+#: A held call ends this long before its client would give up, so that the client hears why.
+_BEFORE_TIMEOUT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may use a route. ``public``: no key is needed. ``admin``: only the administrator's key opens it."""
+
+    public: bool = False
+    admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path and method. ``dialect``: how errors look. ``hold_seconds``: silence while a model loads."""
+
+    method: str
+    path: str
+    handler: Handler
+    dialect: Dialect = Dialect.OPENAI
+    access: Access = field(default_factory=Access)
+    hold_seconds: float = 10.0
+
+
+class Front:
+    """Reads pools and never changes them."""
+
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        settings: ServeConfig,
+        aliases: Mapping[str, str] | None = None,
+        cache: CacheThread | None = None,
+    ) -> None:
+        self.pools = tuple(pools)
+        self.settings = settings
+        self.router = Router(self.pools, aliases or {}, settings.strict_models)
+        defaults = EmbedOptions(input_type=InputType(settings.input_type))
+        self.embedders = {
+            pool.plan.name: Embedder(pool, wait_seconds=settings.wait_seconds, options=defaults, cache=cache)
+            for pool in self.pools
+            if pool.plan.role is Role.EMBED
+        }
+        self.queues = {pool.plan.name: Admission(_limits(pool, settings)) for pool in self.pools}
+        self.metrics = ProxyMetrics()
+        self.recent_errors: deque[RecentError] = deque(maxlen=_RECENT_ERRORS)
+        self.started = time.time()
+
+    def choose(self, role: Role, name: object, request: Request, drip: Drip) -> Choice:
+        """Return where a call goes and note it in the request's progress. Raises RequestError."""
+        choice = self.router.choose(role, name)
+        request.progress.pool = choice.pool
+        request.progress.drip = drip
+        return choice
+
+    def hold_seconds(self, request: Request) -> float:
+        """Return how long a call may be held while its model loads.
+
+        A connection that is kept alive may wait for as long as we allow, another only as long as its client.
+        """
+        allowed = self.settings.wait_seconds
+        announced = request.read_timeout_seconds
+        if announced is None or request.progress.drip is not Drip.NONE:
+            return allowed
+        return min(allowed, max(0.1, announced - _BEFORE_TIMEOUT_SECONDS))
+
+    @contextlib.asynccontextmanager
+    async def turn(self, request: Request, pool: Pool, cost: Cost) -> AsyncIterator[None]:
+        """Hold a place in the pool's queue from the request's turn to its end.
+
+        Raises:
+            BusyError: the queue is full.
+            NotReadyError: no engine became ready in time.
+        """
+        async with self.queues[pool.plan.name].turn(request.client, cost) as waited:
+            request.progress.queue_seconds = waited
+            request.progress.items = cost.items
+            if not pool.ready:
+                async with pool.lease(self.hold_seconds(request)):
+                    pass
+            began = time.monotonic()
+            try:
+                yield
+            finally:
+                request.progress.engine_seconds = time.monotonic() - began
+
+
+def _limits(pool: Pool, settings: ServeConfig) -> QueueLimits:
+    slots = pool.plan.settings.slots * pool.plan.replicas
+    active = slots + _SPARE_TURNS
+    if pool.plan.role is not Role.GENERATE:
+        active = max(_LEAST_EMBED_TURNS, _EMBED_TURNS_PER_SLOT * slots)
+    return QueueLimits(settings.queue_items, settings.queue_tokens, active)

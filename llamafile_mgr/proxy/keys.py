@@ -1,0 +1,120 @@
+"""API keys: read from a file that only its owner can read, compared in constant time."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafile_mgr.errors import ConfigError
+from llamafile_mgr.proxy.refusals import MissingKeyError, NotAdminError
+
+__all__ = ["ADMIN_NAME", "Key", "KeyRing", "read_keys"]
+
+#: The name in the keys file whose key opens the administrator's routes.
+ADMIN_NAME = "admin"
+_LEAST_CHARACTERS = 16
+_MOST_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key and whose it is; the name appears in logs, the secret nowhere."""
+
+    name: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Key(name={self.name!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """All keys; without any, everybody who reaches the port may call."""
+
+    keys: Sequence[Key] = ()
+
+    def identify(self, headers: Mapping[str, str], *, admin: bool) -> str:
+        """Return the name of the request's key, empty without keys.
+
+        Every key is compared, so that the time taken tells nothing about any.
+
+        Raises:
+            MissingKeyError: no key, or none of ours.
+            NotAdminError: a good key on a route that only the administrator's opens.
+        """
+        if not self.keys:
+            return ""
+        given = _find_secret(headers).encode("utf-8", "surrogateescape")
+        found: Key | None = None
+        for key in self.keys:
+            if hmac.compare_digest(key.secret.encode(), given):
+                found = key
+        if found is None:
+            raise MissingKeyError(
+                "an API key is needed" if not given else "this API key is not known",
+                hint="send it as 'Authorization: Bearer KEY'",
+            )
+        if admin and found.name != ADMIN_NAME:
+            raise NotAdminError("this route needs the administrator's key")
+        return found.name
+
+
+def _find_secret(headers: Mapping[str, str]) -> str:
+    """Return the key of ``Authorization: Bearer``, of Basic's password or of ``X-Api-Key``."""
+    kind, _, rest = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return rest.strip()
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(rest, validate=True).decode("utf-8").partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return headers.get("x-api-key", "")
+
+
+def read_keys(path: Path) -> KeyRing:
+    """Read ``[NAME ]KEY`` lines; ``#`` begins a comment, and the name ``admin`` marks the administrator's.
+
+    Raises:
+        ConfigError: unreadable, readable by others, empty, or a key that is too short.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
+                raise ConfigError(f"others can read the keys in {path}", hint=f"chmod 600 {path}")
+            text = stream.read(_MOST_BYTES).decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the keys file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the keys file {path} is not text") from error
+    keys = [
+        _read_line(number, line, path) for number, line in enumerate(text.splitlines(), 1) if _has_key(line)
+    ]
+    if not keys:
+        raise ConfigError(f"there is no key in {path}", hint="write one a line, at least 16 characters long")
+    return KeyRing(tuple(keys))
+
+
+def _has_key(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
+def _read_line(number: int, line: str, path: Path) -> Key:
+    words = line.split()
+    if len(words) > 2:
+        raise ConfigError(f"line {number} of {path} is not 'NAME KEY'")
+    secret = words[-1]
+    if len(secret) < _LEAST_CHARACTERS or not secret.isascii():
+        raise ConfigError(
+            f"the key in line {number} of {path} is too short or not ASCII",
+            hint="make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'",
+        )
+    return Key(words[0] if len(words) == 2 else f"key-{number}", secret)

@@ -1,0 +1,128 @@
+"""What can be measured now: engines, queues and memory, added to what was counted."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+
+from llamafile_mgr import __version__
+from llamafile_mgr.proxy.front import Front
+from llamafile_mgr.proxy.metrics import Sample, render_metric
+from llamafile_mgr.supervisor.engine import EngineSnapshot
+from llamafile_mgr.supervisor.pool import Pool
+
+__all__ = ["describe_status", "process_memory", "render_metrics"]
+
+
+def render_metrics(front: Front) -> str:
+    """Return everything for ``/metrics``."""
+    snapshots = [pool.snapshot() for pool in front.pools]
+    engines = [(pool.model, engine) for pool in snapshots for engine in pool.engines]
+    gauges = {
+        "llamafile_model_ready": (
+            "Whether a model can be asked.",
+            [Sample({"model": pool.model, "role": pool.role}, pool.ready) for pool in snapshots],
+        ),
+        "llamafile_engine_restarts": (
+            "Starts of an engine after its first.",
+            [Sample({"model": model, "engine": engine.name}, engine.restarts) for model, engine in engines],
+        ),
+        "llamafile_engine_in_flight": (
+            "Requests that an engine works on.",
+            [Sample({"model": model, "engine": engine.name}, engine.in_flight) for model, engine in engines],
+        ),
+        "llamafile_engine_memory_bytes": (
+            "Resident memory of an engine.",
+            [
+                Sample(
+                    {"model": model, "engine": engine.name},
+                    _engine_memory(engine) or 0,
+                )
+                for model, engine in engines
+            ],
+        ),
+        "llamafile_queue_items": (
+            "Texts that run or wait.",
+            [Sample({"model": name}, each.queue.items) for name, each in front.queues.items()],
+        ),
+        "llamafile_queue_tokens": (
+            "Estimated tokens that run or wait.",
+            [Sample({"model": name}, each.queue.tokens) for name, each in front.queues.items()],
+        ),
+        "llamafile_proxy_memory_bytes": (
+            "Resident memory of the proxy.",
+            [Sample({}, process_memory(None) or 0)],
+        ),
+        "llamafile_uptime_seconds": ("Since the proxy started.", [Sample({}, time.time() - front.started)]),
+    }
+    measured = [render_metric(name, "gauge", text, samples) for name, (text, samples) in gauges.items()]
+    return front.metrics.render() + "".join(measured)
+
+
+def describe_status(front: Front) -> dict[str, Any]:
+    """Return what the status page shows; seconds, bytes, and times since 1970."""
+    return {
+        "version": __version__,
+        "uptime_seconds": round(time.time() - front.started, 1),
+        "memory_bytes": process_memory(None),
+        "models": [_describe_model(front, pool) for pool in front.pools],
+        "recent_errors": [
+            {"time": error.time, "status": error.status, "path": error.path, "message": error.message}
+            for error in reversed(front.recent_errors)
+        ],
+    }
+
+
+def _describe_model(front: Front, pool: Pool) -> dict[str, Any]:
+    snapshot, plan = pool.snapshot(), pool.plan
+    admission, embedder = front.queues[plan.name], front.embedders.get(plan.name)
+    counted = [value for labels, value in front.metrics.requests.values.items() if labels[1] == plan.name]
+    return {
+        "model": plan.name,
+        "role": plan.role.value,
+        "ready": snapshot.ready,
+        "engine_family": plan.family.value,
+        "dimensions": plan.dimensions,
+        "max_tokens": plan.max_tokens,
+        "vector_space": embedder.vector_space if embedder is not None else None,
+        "requests": int(sum(counted)),
+        "tokens_per_second": admission.meter.rate(),
+        "seconds_p50": _finite(front.metrics.engine_seconds.quantile(0.5, plan.name)),
+        "seconds_p95": _finite(front.metrics.engine_seconds.quantile(0.95, plan.name)),
+        "queue": {
+            "items": admission.queue.items,
+            "tokens": admission.queue.tokens,
+            "active": admission.queue.active,
+            "waiting": admission.queue.waiting,
+        },
+        "engines": [
+            {
+                "name": engine.name,
+                "state": engine.state.value,
+                "seconds": round(engine.age_seconds, 1),
+                "restarts": engine.restarts,
+                "in_flight": engine.in_flight,
+                "cause": engine.cause,
+                "memory_bytes": _engine_memory(engine),
+            }
+            for engine in snapshot.engines
+        ],
+    }
+
+
+def _finite(bound: float | None) -> float | None:
+    return None if bound == float("inf") else bound
+
+
+def _engine_memory(engine: EngineSnapshot) -> int | None:
+    return None if engine.pid is None else process_memory(engine.pid)
+
+
+def process_memory(pid: int | None) -> int | None:
+    """Return resident bytes of a process, of this one for None; None when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None

@@ -1,0 +1,113 @@
+"""Embedding calls of every dialect."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
+from llamafile_mgr.errors import RequestError
+from llamafile_mgr.proxy.admission import Cost, estimate_tokens
+from llamafile_mgr.proxy.dialects.choice import parse_call
+from llamafile_mgr.proxy.dialects.errors import Dialect
+from llamafile_mgr.proxy.dialects.outcomes import outcome_headers
+from llamafile_mgr.proxy.front import Front, Handler, Route
+from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
+from llamafile_mgr.proxy.refusals import UnsupportedError
+
+__all__ = ["embedding_routes"]
+
+_SPACE_HEADER = "x-vector-space"
+#: ``/embedding?shape=list`` gives the list of llama.cpp's present server.
+_SHAPE_PARAMETER, _NEW_SHAPE = "shape", "list"
+#: TEI's clients wait 5 seconds for the next byte when chroma makes them.
+_TEI_HOLD_SECONDS = 3.0
+
+_PATHS = {
+    "/v1/embeddings": Dialect.OPENAI,
+    "/embeddings": Dialect.OPENAI,
+    "/embedding": Dialect.OPENAI,
+    "/api/embed": Dialect.OLLAMA,
+    "/api/embeddings": Dialect.OLLAMA,
+    "/embed": Dialect.TEI,
+    "/v1/embed": Dialect.COHERE,
+    "/v2/embed": Dialect.COHERE,
+}
+_REFUSED = {
+    "/embed_all": "vectors of single tokens are not offered",
+    "/embed_sparse": "sparse vectors are not offered",
+}
+
+
+def embedding_routes(front: Front) -> list[Route]:
+    """Return the routes whose calls give vectors."""
+
+    async def embed(request: Request) -> Reply:
+        return await _embed(front, request)
+
+    routes = [
+        Route("POST", path, embed, dialect, hold_seconds=_TEI_HOLD_SECONDS if path == "/embed" else 10.0)
+        for path, dialect in _PATHS.items()
+    ]
+    for path, why in _REFUSED.items():
+        routes.append(Route("POST", path, _refuser(why), Dialect.TEI))
+    return routes
+
+
+def _refuser(why: str) -> Handler:
+    async def refuse(request: Request) -> Reply:
+        raise UnsupportedError(why, hint="POST /embed gives one vector a text")
+
+    return refuse
+
+
+async def _embed(front: Front, request: Request) -> Reply:
+    began = time.monotonic()
+    body = request.json_object()
+    choice = front.choose(Role.EMBED, body.get("model"), request, Drip.JSON)
+    name = choice.pool.plan.name
+    new_list = request.query.get(_SHAPE_PARAMETER) == _NEW_SHAPE
+    call = parse_call(request.path, body, request_id=request.request_id, new_list=new_list)
+    wanted = call.request
+    if wanted.input_type is None and choice.input_type is not None:
+        wanted = replace(wanted, input_type=choice.input_type)
+    if wanted.texts:
+        cost = Cost(len(wanted.texts), estimate_tokens(wanted.texts))
+        async with front.turn(request, choice.pool, cost):
+            result = await front.embedders[name].embed(wanted)
+        _check_width(wanted, result)
+    else:
+        result = _empty_result(front.embedders[name].vector_space)
+    _count(front, request, name, result)
+    headers = {_SPACE_HEADER: result.vector_space, **choice.headers(), **outcome_headers(result)}
+    return json_reply(call.render(result, name, time.monotonic() - began), headers=headers)
+
+
+def _empty_result(space: str) -> EmbedResult:
+    import numpy as np
+
+    return EmbedResult(np.zeros((0, 0), np.float32), 0, space)
+
+
+def _check_width(wanted: EmbedRequest, result: EmbedResult) -> None:
+    """A width that is not what was asked for must never be passed on: indexes are made for it.
+
+    Raises:
+        RequestError: this model's vectors cannot be cut to the wanted width.
+    """
+    width = result.vectors.shape[1]
+    if wanted.dimensions is not None and width != wanted.dimensions:
+        raise RequestError(
+            f"'dimensions' cannot be {wanted.dimensions}: this model's vectors have {width}",
+            hint="leave 'dimensions' out to get the model's own",
+        )
+
+
+def _count(front: Front, request: Request, name: str, result: EmbedResult) -> None:
+    request.progress.prompt_tokens = result.prompt_tokens
+    metrics = front.metrics
+    metrics.items.add(name, amount=len(result.vectors))
+    metrics.tokens.add(name, amount=result.prompt_tokens)
+    metrics.cached.add(name, amount=sum(outcome.cached for outcome in result.outcomes))
+    metrics.cut.add(name, amount=sum(outcome.truncated is not None for outcome in result.outcomes))

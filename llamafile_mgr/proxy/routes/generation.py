@@ -1,0 +1,176 @@
+"""Generation calls: OpenAI's and llamafile's routes, and Ollama's translated to OpenAI's chat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.replies import read_json
+from llamafile_mgr.errors import EngineError
+from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.proxy.admission import Cost, estimate_tokens
+from llamafile_mgr.proxy.dialects import completions
+from llamafile_mgr.proxy.dialects.errors import Dialect
+from llamafile_mgr.proxy.dialects.ollama_chat import (
+    OllamaCall,
+    OllamaStream,
+    parse_chat,
+    parse_generate,
+    render_loaded,
+    render_whole,
+)
+from llamafile_mgr.proxy.events import EventReader
+from llamafile_mgr.proxy.front import Front, Route
+from llamafile_mgr.proxy.generation import (
+    SILENCE_SECONDS,
+    EngineAnswer,
+    StreamCutError,
+    ask_engine,
+    check_reply,
+    pass_on,
+    prepare_body,
+    style_of,
+)
+from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply, json_reply
+from llamafile_mgr.proxy.refusals import UnsupportedError
+from llamafile_mgr.supervisor.pool import Pool
+
+__all__ = ["generation_routes"]
+
+#: Path of a call -> path at the engine.
+_PATHS = {
+    "/completion": "/completion",
+    "/completions": "/v1/completions",
+    "/v1/completions": "/v1/completions",
+    "/chat/completions": "/v1/chat/completions",
+    "/v1/chat/completions": "/v1/chat/completions",
+    "/responses": "/v1/responses",
+    "/v1/responses": "/v1/responses",
+}
+_NDJSON = "application/x-ndjson"
+#: What a generation is taken to cost when it names no end.
+_ASSUMED_TOKENS, _MOST_TOKENS = 256, 4096
+
+
+def generation_routes(front: Front) -> list[Route]:
+    """Return the routes whose calls give text."""
+    routes = [Route("POST", path, partial(_generate, front, target)) for path, target in _PATHS.items()]
+    routes.append(Route("POST", "/api/chat", partial(_ollama, front), Dialect.OLLAMA))
+    routes.append(Route("POST", "/api/generate", partial(_ollama, front), Dialect.OLLAMA))
+    return routes
+
+
+async def _generate(front: Front, path: str, request: Request) -> Reply | StreamReply:
+    body = request.json_object()
+    style = style_of(path, body)
+    streamed = body.get("stream") is True
+    drip = (Drip.EVENTS if style.takes_comments else Drip.NONE) if streamed else Drip.JSON
+    choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
+    pool = choice.pool
+    _check_offered(pool, path)
+    prepared = prepare_body(path, body, style)
+    if path == "/v1/completions" and pool.plan.family is Family.V1:
+        return await _complete_on_v1(front, request, pool, prepared, choice.headers())
+    return pass_on(await _ask(front, request, pool, path, prepared), style, choice.headers())
+
+
+def _check_offered(pool: Pool, path: str) -> None:
+    """Refuse routes that this generation of engines does not have. Raises UnsupportedError."""
+    old = pool.plan.family in (Family.V1, Family.V2)
+    if path == "/v1/responses" and old:
+        raise UnsupportedError(f"the engine of {pool.plan.name} is too old for {path}", hint="use chat")
+    if path == "/completion" and pool.plan.family is Family.V2:
+        raise UnsupportedError(f"the engine of {pool.plan.name} has no {path}", hint="use /v1/completions")
+
+
+async def _ask(front: Front, request: Request, pool: Pool, path: str, body: dict[str, Any]) -> EngineAnswer:
+    """Ask an engine within this request's turn, which ends with the answer."""
+    limit = body.get("max_tokens", body.get("n_predict", _ASSUMED_TOKENS))
+    limit = limit if isinstance(limit, int) and 0 <= limit <= _MOST_TOKENS else _ASSUMED_TOKENS
+    cost = Cost(1, estimate_tokens([str(body.get("prompt", body.get("messages", "")))]) + limit)
+    turn = front.turn(request, pool, cost)
+    await turn.__aenter__()
+    try:
+        answer = await ask_engine(
+            pool,
+            path,
+            body,
+            wait_seconds=front.hold_seconds(request),
+            deadline_seconds=front.settings.request_seconds,
+        )
+    except BaseException as error:
+        await turn.__aexit__(type(error), error, error.__traceback__)
+        raise
+    if answer.stream is None:
+        await turn.__aexit__(None, None, None)
+    else:
+        answer.stack.push_async_exit(turn)
+    return answer
+
+
+async def _complete_on_v1(
+    front: Front, request: Request, pool: Pool, body: dict[str, Any], headers: dict[str, str]
+) -> Reply | StreamReply:
+    """Give OpenAI's text completion from an engine that has only its own."""
+    answer = await _ask(front, request, pool, "/completion", completions.to_llamafile(body))
+    if answer.whole is not None:
+        reply = read_json(check_reply(answer.whole))
+        return json_reply(
+            completions.render_whole(reply, pool.plan.name, request.request_id), headers=headers
+        )
+    stream = completions.CompletionStream(pool.plan.name, request.request_id)
+    return StreamReply(200, "text/event-stream", _translate(answer, stream.feed, stream.finish), headers)
+
+
+async def _ollama(front: Front, request: Request) -> Reply | StreamReply:
+    began = time.monotonic()
+    body = request.json_object()
+    call = parse_chat(body) if request.path == "/api/chat" else parse_generate(body)
+    drip = Drip.NONE if call.stream else Drip.JSON
+    choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
+    name, headers = choice.pool.plan.name, choice.headers()
+    if call.body is None:
+        line = render_loaded(call, name)
+        reply = json_reply(line, headers=headers)
+        return Reply(200, reply.body + b"\n", _NDJSON, headers) if call.stream else reply
+    path = "/v1/chat/completions"
+    prepared = prepare_body(path, {**call.body, "model": name}, style_of(path, {"model": name}))
+    answer = await _ask(front, request, choice.pool, path, prepared)
+    if answer.whole is not None:
+        whole = read_json(check_reply(answer.whole))
+        return json_reply(render_whole(call, name, whole, time.monotonic() - began), headers=headers)
+    return StreamReply(200, _NDJSON, _ollama_lines(answer, call, name, began), headers)
+
+
+async def _ollama_lines(
+    answer: EngineAnswer, call: OllamaCall, name: str, began: float
+) -> AsyncIterator[bytes]:
+    stream = OllamaStream(call, name)
+    try:
+        async for line in _translate(answer, stream.feed, lambda: stream.finish(time.monotonic() - began)):
+            yield line
+    except StreamCutError as cut:
+        if isinstance(cut.__cause__, EngineError):
+            yield stream.fail(cut.__cause__)
+        raise
+
+
+async def _translate(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncIterator[bytes]:
+    """Yield what ``feed`` makes of each event and ``finish`` at the end; a death midway cuts the stream."""
+    reader = EventReader()
+    assert answer.stream is not None  # noqa: S101
+    async with answer.stack:
+        try:
+            async for piece in answer.stream.chunks(SILENCE_SECONDS):
+                for event in reader.feed(piece):
+                    if out := feed(event):
+                        yield out
+        except EngineError as error:
+            raise StreamCutError from error
+        for event in reader.finish():
+            if out := feed(event):
+                yield out
+        yield finish()

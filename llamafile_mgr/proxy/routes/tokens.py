@@ -1,0 +1,129 @@
+"""``/tokenize`` in llama.cpp's and TEI's forms, and ``/detokenize``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.messages import EngineRequest, json_request
+from llamafile_mgr.engines.replies import read_json
+from llamafile_mgr.errors import EngineError, RequestError
+from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.proxy.admission import Cost
+from llamafile_mgr.proxy.dialects.fields import read_flag, read_text
+from llamafile_mgr.proxy.dialects.tei import render_tokens
+from llamafile_mgr.proxy.dialects.texts import read_texts
+from llamafile_mgr.proxy.front import Front, Route
+from llamafile_mgr.proxy.generation import check_reply
+from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
+from llamafile_mgr.proxy.refusals import UnsupportedError
+from llamafile_mgr.proxy.routing import Choice
+from llamafile_mgr.supervisor.pool import Pool
+
+__all__ = ["token_routes"]
+
+_MOST_TOKENS = 1_000_000
+_MODERN = (Family.V10, Family.EMBEDDED)
+
+
+def token_routes(front: Front) -> list[Route]:
+    """Return the routes about tokens."""
+    return [
+        Route("POST", "/tokenize", partial(_tokenize, front)),
+        Route("POST", "/detokenize", partial(_detokenize, front)),
+    ]
+
+
+def _choose(front: Front, request: Request, body: dict[str, Any]) -> Choice:
+    """Return the pool: of the named model whatever its role, else the embedding model's."""
+    name = body.get("model")
+    named = front.router.find(name) if isinstance(name, str) else None
+    role = named.plan.role if named is not None else Role.EMBED if front.embedders else Role.GENERATE
+    return front.choose(role, name, request, Drip.JSON)
+
+
+async def _tokenize(front: Front, request: Request) -> Reply:
+    body = request.json_object()
+    choice = _choose(front, request, body)
+    if "inputs" in body and "content" not in body:
+        return await _tokenize_tei(front, request, body, choice)
+    text, pieces = read_text(body, "content", ""), read_flag(body, "with_pieces")
+    asked = {"content": text, "add_special": read_flag(body, "add_special"), "with_pieces": pieces}
+    reply = await _call(front, request, choice.pool, json_request("/tokenize", asked))
+    tokens = reply.get("tokens")
+    if not isinstance(tokens, list):
+        raise EngineError("the engine's reply has no token list")
+    return json_reply({"tokens": tokens}, headers=choice.headers())
+
+
+async def _tokenize_tei(front: Front, request: Request, body: dict[str, Any], choice: Choice) -> Reply:
+    texts, _ = read_texts(body, "inputs")
+    special = read_flag(body, "add_special_tokens", default=True)
+    if choice.pool.plan.family not in _MODERN:
+        raise UnsupportedError("the engine tells no token texts", hint='send {"content": ...} for ids alone')
+    lists = [await _tokenize_one(front, request, choice.pool, text, special) for text in texts]
+    return json_reply(lists, headers=choice.headers())
+
+
+async def _tokenize_one(
+    front: Front, request: Request, pool: Pool, text: str, special: bool
+) -> list[dict[str, Any]]:
+    plain = await _pieces(front, request, pool, text, special=False)
+    if not special:
+        return render_tokens([{**token, "special": False} for token in plain])
+    marked = await _pieces(front, request, pool, text, special=True)
+    before = _count_before([t["id"] for t in marked], [t["id"] for t in plain])
+    inside = range(before, before + len(plain))
+    return render_tokens([{**token, "special": n not in inside} for n, token in enumerate(marked)])
+
+
+def _count_before(marked: list[int], plain: list[int]) -> int:
+    """Return how many tokens of ``marked`` stand before ``plain``."""
+    for at in range(len(marked) - len(plain) + 1):
+        if marked[at : at + len(plain)] == plain:
+            return at
+    return 0
+
+
+async def _pieces(
+    front: Front, request: Request, pool: Pool, text: str, *, special: bool
+) -> list[dict[str, Any]]:
+    asked = {"content": text, "add_special": special, "with_pieces": True}
+    reply = await _call(front, request, pool, json_request("/tokenize", asked))
+    try:
+        return [{"id": token["id"], "piece": _piece_text(token["piece"])} for token in reply["tokens"]]
+    except (KeyError, TypeError) as error:
+        raise EngineError("the engine's reply has no token texts") from error
+
+
+def _piece_text(piece: object) -> str:
+    """Return a token's text; engines send the bytes of one that is no whole character."""
+    return piece if isinstance(piece, str) else bytes(piece).decode("utf-8", "replace")  # type: ignore[call-overload]
+
+
+async def _detokenize(front: Front, request: Request) -> Reply:
+    body = request.json_object()
+    choice = _choose(front, request, body)
+    tokens = body.get("tokens")
+    if not isinstance(tokens, list) or not all(type(each) is int and each >= 0 for each in tokens):
+        raise RequestError("'tokens' must be a list of token ids")
+    if len(tokens) > _MOST_TOKENS:
+        raise RequestError(f"'tokens' holds more than {_MOST_TOKENS} ids")
+    if choice.pool.plan.family is Family.V2:
+        raise UnsupportedError("this engine cannot turn tokens into text")
+    reply = await _call(front, request, choice.pool, json_request("/detokenize", {"tokens": tokens}))
+    return json_reply({"content": reply.get("content", "")}, headers=choice.headers())
+
+
+async def _call(front: Front, request: Request, pool: Pool, asked: EngineRequest) -> dict[str, Any]:
+    async with front.turn(request, pool, Cost(1, len(asked.body or b"") // 4 + 1)):
+        reply = await pool.call(
+            asked,
+            wait_seconds=front.hold_seconds(request),
+            deadline_seconds=front.settings.request_seconds,
+        )
+    value = read_json(check_reply(reply))
+    if not isinstance(value, dict):
+        raise EngineError("the engine's reply is no object")
+    return value

@@ -1,0 +1,263 @@
+"""What each client library does with one base URL; a probe fails by raising.
+
+Every probe embeds texts whose vectors are known or generates, with the library's defaults and nothing else
+set than the address. The libraries are imported inside: some take a second, some warn.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.golden import GOLDEN, golden_cosine
+
+__all__ = ["NODE", "PROBES", "install_node_clients"]
+
+TEXTS = list(GOLDEN)[:3]
+MESSAGES = [{"role": "user", "content": "Say hello."}]
+NODE = Path(__file__).parent.parent / ".cache" / "node"
+
+
+def check(vectors: Sequence[Sequence[float]], texts: Sequence[str] = TEXTS) -> None:
+    """Raise unless these are the texts' known vectors."""
+    assert len(vectors) == len(texts)
+    for text, vector in zip(texts, vectors, strict=True):
+        assert golden_cosine(text, vector) >= 0.999, text
+
+
+def openai_embeddings(url: str) -> None:
+    import openai
+
+    for base in (f"{url}/v1", url):
+        with openai.OpenAI(base_url=base, api_key="x") as client:
+            check(
+                [
+                    d.embedding
+                    for d in client.embeddings.create(model="text-embedding-3-small", input=TEXTS).data
+                ]
+            )
+            check([client.embeddings.create(model="x", input=TEXTS[0]).data[0].embedding], TEXTS[:1])
+
+
+def openai_chat(url: str) -> None:
+    import openai
+
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="sk-no-key-required") as client:
+        reply = client.chat.completions.create(model="LLaMA_CPP", messages=MESSAGES, max_tokens=4)  # type: ignore[arg-type]
+        assert reply.choices[0].message.role == "assistant"
+        chunks = list(
+            client.chat.completions.create(model="x", messages=MESSAGES, max_tokens=4, stream=True)  # type: ignore[call-overload]
+        )
+        assert any(chunk.choices and chunk.choices[0].finish_reason for chunk in chunks)
+
+
+def openai_completions(url: str) -> None:
+    import openai
+
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client:
+        whole = client.completions.create(model="x", prompt="Say hello.", max_tokens=4)
+        assert whole.choices[0].finish_reason in ("stop", "length")
+        pieces = list(client.completions.create(model="x", prompt="Say hello.", max_tokens=4, stream=True))
+        assert pieces[-1].choices[0].finish_reason in ("stop", "length")
+
+
+def langchain_llamafile_embeddings(url: str) -> None:
+    from langchain_community.embeddings import LlamafileEmbeddings
+
+    client = LlamafileEmbeddings(base_url=url)
+    check(client.embed_documents(TEXTS))
+    check([client.embed_query(TEXTS[0])], TEXTS[:1])
+
+
+def langchain_llamafile_llm(url: str) -> None:
+    from langchain_community.llms.llamafile import Llamafile
+
+    llm = Llamafile(base_url=url, n_predict=4, streaming=False)
+    assert isinstance(llm.invoke("Say hello."), str)
+    assert not any("data:" in piece or piece.startswith(":") for piece in llm.stream("Say hello."))
+
+
+def llama_index_embeddings(url: str) -> None:
+    from llama_index.embeddings.llamafile import LlamafileEmbedding
+
+    client = LlamafileEmbedding(base_url=url)
+    check(client.get_text_embedding_batch(TEXTS))
+    check(client.get_text_embedding_batch(TEXTS[:1]), TEXTS[:1])
+    check([client.get_query_embedding(TEXTS[0])], TEXTS[:1])
+
+
+def llama_index_llm(url: str) -> None:
+    from llama_index.core.base.llms.types import ChatMessage, MessageRole
+    from llama_index.llms.llamafile import Llamafile
+
+    llm = Llamafile(
+        base_url=url, temperature=0.0, seed=1, additional_kwargs={"n_predict": 4, "max_tokens": 4}
+    )
+    assert isinstance(llm.complete("Say hello.").text, str)
+    assert list(llm.stream_complete("Say hello."))
+    messages = [ChatMessage(role=MessageRole.USER, content="Say hello.")]
+    assert llm.chat(messages).message.role is MessageRole.ASSISTANT
+    assert list(llm.stream_chat(messages))
+
+
+def ollama_embeddings(url: str) -> None:
+    import ollama
+
+    client = ollama.Client(host=url)
+    check(client.embed(model="my-embed-model", input=TEXTS).embeddings)
+    check(
+        client.embed(model="m", input=TEXTS[0], truncate=True, options={}, keep_alive="5m").embeddings,
+        TEXTS[:1],
+    )
+    check([client.embeddings(model="m", prompt=TEXTS[0]).embedding], TEXTS[:1])
+    assert client.list().models
+    client.ps()
+    with pytest.raises(ollama.ResponseError, match="not found"):
+        client.show("no-such-model-9f3c")
+
+
+def ollama_chat(url: str) -> None:
+    import ollama
+
+    client = ollama.Client(host=url)
+    options = {"num_predict": 4, "temperature": 0, "seed": 1}
+    reply = client.chat(model="m", messages=MESSAGES, options=options)
+    assert reply.message.role == "assistant"
+    assert reply.done
+    lines = list(client.chat(model="m", messages=MESSAGES, options=options, stream=True))
+    assert lines[-1].done
+    assert not lines[0].done
+    assert client.generate(model="m", prompt="Say hello.", options=options).done
+    assert list(client.generate(model="m", prompt="Say hello.", options=options, stream=True))[-1].done
+
+
+def cohere_embeddings(url: str) -> None:
+    import cohere
+
+    old = cohere.Client(api_key="x", base_url=url)
+    check(old.embed(texts=TEXTS, model="m", input_type="search_document").embeddings)  # type: ignore[arg-type]
+    new = cohere.ClientV2(api_key="x", base_url=url)
+    reply = new.embed(texts=TEXTS, model="m", input_type="search_query", embedding_types=["float"])
+    check(reply.embeddings.float_)  # type: ignore[arg-type]
+
+
+def voyage_embeddings(url: str) -> None:
+    import voyageai
+
+    client = voyageai.Client(api_key="x", base_url=f"{url}/v1")  # type: ignore[attr-defined]
+    check(client.embed(TEXTS, model="m", input_type="document").embeddings)
+
+
+def huggingface_hub_embeddings(url: str) -> None:
+    from huggingface_hub import InferenceClient
+
+    client = InferenceClient(model=f"{url}/embed", token="x")
+    check([row.tolist() for row in client.feature_extraction(TEXTS)])  # type: ignore[arg-type]
+    check([client.feature_extraction(TEXTS[0])[0].tolist()], TEXTS[:1])
+
+
+def langchain_openai_embeddings(url: str) -> None:
+    from langchain_openai import OpenAIEmbeddings
+
+    client = OpenAIEmbeddings(base_url=f"{url}/v1", api_key="x", check_embedding_ctx_length=False)  # type: ignore[arg-type]
+    check(client.embed_documents(TEXTS))
+
+
+def langchain_ollama_embeddings(url: str) -> None:
+    from langchain_ollama import OllamaEmbeddings
+
+    client = OllamaEmbeddings(model="m", base_url=url)
+    check(client.embed_documents(TEXTS))
+    check([client.embed_query(TEXTS[0])], TEXTS[:1])
+
+
+def rare_dialects(url: str) -> None:
+    """langroid, Emacs' llm, Infinity, llama-index' and chroma's TEI, curl: as their sources send it."""
+
+    def post(path: str, body: dict[str, Any], **extra: Any) -> Any:
+        reply = httpx.post(f"{url}{path}", json=body, timeout=60, **extra)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    check([post("/embeddings", {"content": TEXTS[0]})["embedding"]], TEXTS[:1])
+    emacs = post("/embedding", {"input": TEXTS[0], "model": "unset"})
+    check([emacs["embedding"], emacs["data"][0]["embedding"]], [TEXTS[0]] * 2)
+    check([row["embedding"] for row in post("/embeddings", {"model": "m", "input": TEXTS})["data"]])
+    check(post("/embed", {"inputs": TEXTS, "truncate": True}))
+    check([row["embedding"][0] for row in post("/embedding?shape=list", {"content": TEXTS})])
+    tokens = post("/tokenize", {"content": "hello world", "add_special": False})["tokens"]
+    assert tokens
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    curl = httpx.post(f"{url}/embedding", content='{"content": "a"}', headers=form, timeout=60)
+    check([curl.json()["embedding"]], ["a"])
+
+
+def _node(name: str, url: str) -> None:
+    script = Path(__file__).parent / f"{name}.mjs"
+    copy = NODE / script.name
+    copy.write_text(script.read_text(encoding="utf-8"), encoding="utf-8")
+    done = subprocess.run(
+        ["node", str(copy), url], capture_output=True, text=True, timeout=50, check=False, cwd=NODE
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def openai_node(url: str) -> None:
+    _node("openai_node", url)
+
+
+def ollama_node(url: str) -> None:
+    _node("ollama_node", url)
+
+
+def install_node_clients() -> bool:
+    """Install the Node libraries once into the tests' cache; false where there is no Node."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        return False
+    NODE.mkdir(parents=True, exist_ok=True)
+    if not (NODE / "node_modules" / "ollama").is_dir():
+        (NODE / "package.json").write_text('{"private": true}\n')
+        subprocess.run(["npm", "install", "--silent", "openai", "ollama"], cwd=NODE, check=True, timeout=55)
+    return True
+
+
+PROBES: dict[str, Callable[[str], None]] = {
+    "openai embeddings": openai_embeddings,
+    "openai chat": openai_chat,
+    "openai completions": openai_completions,
+    "langchain llamafile embeddings": langchain_llamafile_embeddings,
+    "langchain llamafile llm": langchain_llamafile_llm,
+    "llama-index llamafile embeddings": llama_index_embeddings,
+    "llama-index llamafile llm": llama_index_llm,
+    "ollama embeddings": ollama_embeddings,
+    "ollama chat": ollama_chat,
+    "cohere embeddings": cohere_embeddings,
+    "voyage embeddings": voyage_embeddings,
+    "huggingface_hub (TEI)": huggingface_hub_embeddings,
+    "langchain-openai embeddings": langchain_openai_embeddings,
+    "langchain-ollama embeddings": langchain_ollama_embeddings,
+    "rare dialects": rare_dialects,
+}
+if install_node_clients():
+    PROBES |= {"openai-node embeddings": openai_node, "ollama-js": ollama_node}
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what these packages say while they are imported is not ours to mend
+    for _module in (
+        "cohere",
+        "langchain_community.embeddings",
+        "langchain_community.llms.llamafile",
+        "langchain_ollama",
+        "langchain_openai",
+        "llama_index.embeddings.llamafile",
+        "llama_index.llms.llamafile",
+        "voyageai",
+    ):
+        __import__(_module)

@@ -1,0 +1,108 @@
+"""The proxy in this process before fake engines, for limits that a whole ``serve`` cannot be given."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.config import ServeConfig
+from llamafile_mgr.engines.families import EngineFamily
+from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.transport import EngineClient
+from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.paths import resolve_paths
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.proxy.app import Proxy
+from llamafile_mgr.proxy.front import Front
+from llamafile_mgr.proxy.keys import KeyRing
+from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
+from llamafile_mgr.proxy.serving import Server, uvicorn_config
+from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+
+__all__ = ["FakeModel", "RunningFront", "running_front"]
+
+_FAKE = Path(__file__).parent / "fake_engine.py"
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """A model whose engine is the fake one, with these switches."""
+
+    name: str
+    role: Role = Role.EMBED
+    switches: str = ""
+    family: Family = Family.V10
+
+    def plan(self) -> Plan:
+        family = "v1" if self.family is Family.V1 else "v10"
+        return Plan(
+            name=self.name,
+            role=self.role,
+            family=self.family,
+            program=(sys.executable, str(_FAKE), "--family", family, *shlex.split(self.switches), "--"),
+            settings=LaunchSettings(role=self.role, port=0, context=512, threads=1, slots=2),
+            environment={"PATH": "/usr/bin:/bin"},
+            reasons=(),
+            path=_FAKE,
+            dimensions=384 if self.role is Role.EMBED else None,
+            max_tokens=512,
+        )
+
+
+@dataclass(frozen=True)
+class RunningFront:
+    """A served proxy. ``url`` has no slash at its end."""
+
+    url: str
+    front: Front
+    supervisor: Supervisor
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+
+async def _no_check(client: EngineClient, rules: EngineFamily) -> None:
+    """Take the fake engine as it is: readiness has tests of its own."""
+
+
+@asynccontextmanager
+async def running_front(
+    home: Path,
+    models: Sequence[FakeModel],
+    settings: ServeConfig | None = None,
+    *,
+    keys: KeyRing | None = None,
+    aliases: Mapping[str, str] | None = None,
+    ready: bool = True,
+) -> AsyncIterator[RunningFront]:
+    """Serve these models on a free port in this event loop; ends everything afterwards."""
+    settings = settings or ServeConfig(drain_seconds=1)
+    supervisor = Supervisor(
+        [model.plan() for model in models],
+        lambda plan: _no_check,
+        resolve_paths({"LLAMAFILE_MGR_HOME": str(home)}),
+        SupervisorOptions(stop_grace_seconds=1.0),
+    )
+    front = Front(supervisor.pools, settings, aliases)
+    sockets = bind_sockets("127.0.0.1", 0)
+    server = Server(uvicorn_config(Proxy(front, keys), settings))
+    supervisor.start()
+    serving = asyncio.create_task(server.serve(sockets=sockets))
+    try:
+        while not server.started or (ready and not all(pool.ready for pool in supervisor.pools)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        secure = settings.tls_certificate is not None
+        yield RunningFront(endpoint(sockets, secure=secure), front, supervisor)
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await serving
+        await supervisor.stop()
+        close_sockets(sockets)
