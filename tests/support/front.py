@@ -68,8 +68,14 @@ class RunningFront:
         return int(self.url.rsplit(":", 1)[1])
 
 
-async def _no_check(client: EngineClient, rules: EngineFamily) -> None:
-    """Take the fake engine as it is: readiness has tests of its own."""
+class _NoChecks:
+    """Takes the fake engine as it is: readiness has tests of its own."""
+
+    async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
+        pass
+
+    async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
+        pass
 
 
 @asynccontextmanager
@@ -86,14 +92,14 @@ async def running_front(
     settings = settings or ServeConfig(drain_seconds=1)
     supervisor = Supervisor(
         [model.plan() for model in models],
-        lambda plan: _no_check,
+        lambda plan: _NoChecks(),
         resolve_paths({"LLAMAFILE_MGR_HOME": str(home)}),
         SupervisorOptions(stop_grace_seconds=1.0),
     )
     front = Front(supervisor.pools, settings, aliases)
     sockets = bind_sockets("127.0.0.1", 0)
     server = Server(uvicorn_config(Proxy(front, keys), settings))
-    supervisor.start()
+    await supervisor.start()
     serving = asyncio.create_task(server.serve(sockets=sockets))
     try:
         while not server.started or (ready and not all(pool.ready for pool in supervisor.pools)):  # noqa: ASYNC110
