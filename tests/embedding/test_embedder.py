@@ -297,3 +297,10 @@ async def test_counters() -> None:
     stats = embedder.stats()
     assert (stats.calls, stats.texts, stats.tokens, stats.groups, stats.failed) == (1, 2, 7, 1, 0)
     assert (stats.engine_seconds.count, stats.total_seconds.count) == (1, 1)
+
+
+async def test_half_a_surrogate_pair_is_refused_by_index() -> None:
+    pool = StubPool()
+    with pytest.raises(RequestError, match="text 1 is no Unicode text"):
+        await make(pool).embed(EmbedRequest(("é", "\ud800")))
+    assert pool.groups == []
