@@ -27,7 +27,7 @@ from tests.embedding.stub_pool import (
     vector_of,
 )
 
-POLICY = BatchPolicy(group_tokens=40, group_texts=4)
+POLICY = BatchPolicy(group_tokens=40, group_texts=4, bulk_groups=1)
 
 
 def make(pool: StubPool, policy: BatchPolicy | None = POLICY, **options: object) -> Embedder:
