@@ -39,7 +39,7 @@ MODEL = "all-minilm-l6-v2"
 BATCH, CLIENTS, QUERIES = 64, 64, 15
 SHORTEST, LONGEST = 40, 1200  # characters; about 10 to 350 tokens
 #: What one group of ours holds, for the time that a query may have to wait.
-GROUP_CHARACTERS = 512 * 4
+GROUP_CHARACTERS = 256 * 4
 SECONDS = 300.0
 
 

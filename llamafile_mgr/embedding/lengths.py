@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from llamafile_mgr.catalog import Pooling
 from llamafile_mgr.embedding.engine_pool import EnginePool
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.llamafile.family import Family
@@ -25,10 +26,12 @@ _PARALLEL = 8
 def text_limit(plan: Plan) -> int | None:
     """Return the most tokens that a text may have, special tokens included; None where nothing tells.
 
-    v1 cuts a text that fills its context, so there it must stay one below.
+    v1 cuts a text that fills its context, and v10 refuses one that fills the context of a causal model
+    (measured on the embedded engine: 255 of 256 tokens are taken, 256 are not), so there it must stay one
+    below. Of the others, which v10 computes in one batch, the whole context is taken (512 of 512 measured).
     """
     limit = plan.max_tokens
-    if plan.family is Family.V1:
+    if plan.family is Family.V1 or plan.settings.pooling is Pooling.LAST:
         return min(limit or plan.settings.context, plan.settings.context - 1)
     return limit
 

@@ -96,7 +96,7 @@ class Embedder:
         """Return the vectors of all texts, each checked and of unit length.
 
         Raises:
-            RequestError: the model has no such dimensions, or the task is none.
+            RequestError: the model has no such dimensions, the task is none, or a text is no Unicode.
             InputTooLongError: a text is longer than the model takes and must not be cut.
             NotReadyError: no engine became ready in time.
             EngineError: an engine failed on a text, or did not answer in time.
@@ -116,6 +116,7 @@ class Embedder:
     async def _embed(self, request: EmbedRequest, budget: Budget) -> EmbedResult:
         plan = self.pool.plan
         check_dimensions(request.dimensions, plan, plan.dimensions)
+        _check_texts(request.texts)
         kind = request.input_type or self._input_type
         prompt = make_prompt(plan.model, kind, request.task, self._end)
         work = _Work(request, budget, [prompt.apply(text) for text in request.texts])
@@ -242,6 +243,16 @@ class _Work:
     fitted: list[FittedText] = field(default_factory=list)
     computed: dict[str, Computed] = field(default_factory=dict)
     looked_up: set[str] = field(default_factory=set)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    """Raise RequestError for half a surrogate pair, which no engine could be sent."""
+    for index, text in enumerate(texts):
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise RequestError(f"text {index} is no Unicode text: {error.reason}") from error
 
 
 def _at(error: Error, index: int) -> Error:

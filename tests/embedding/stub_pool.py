@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llamafile_mgr.catalog import Model, Role, load_catalog
+from llamafile_mgr.catalog import Model, Pooling, Role, load_catalog
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import EngineLostError, NotReadyError
@@ -34,6 +34,7 @@ def make_plan(
     max_tokens: int | None = 64,
     slots: int = 4,
     digest: str | None = "0" * 64,
+    pooling: Pooling | None = None,
 ) -> Plan:
     """Return a plan that nobody launches."""
     entry = load_catalog().model(model) if isinstance(model, str) else model
@@ -42,7 +43,7 @@ def make_plan(
         role=Role.EMBED,
         family=family,
         program=("stub",),
-        settings=LaunchSettings(Role.EMBED, 0, context=64, threads=1, slots=slots),
+        settings=LaunchSettings(Role.EMBED, 0, context=64, threads=1, slots=slots, pooling=pooling),
         environment={},
         reasons=(),
         path=Path("stub"),

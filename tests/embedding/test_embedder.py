@@ -27,7 +27,7 @@ from tests.embedding.stub_pool import (
     vector_of,
 )
 
-POLICY = BatchPolicy(group_tokens=40, group_texts=4)
+POLICY = BatchPolicy(group_tokens=40, group_texts=4, bulk_groups=1)
 
 
 def make(pool: StubPool, policy: BatchPolicy | None = POLICY, **options: object) -> Embedder:
@@ -297,3 +297,10 @@ async def test_counters() -> None:
     stats = embedder.stats()
     assert (stats.calls, stats.texts, stats.tokens, stats.groups, stats.failed) == (1, 2, 7, 1, 0)
     assert (stats.engine_seconds.count, stats.total_seconds.count) == (1, 1)
+
+
+async def test_half_a_surrogate_pair_is_refused_by_index() -> None:
+    pool = StubPool()
+    with pytest.raises(RequestError, match="text 1 is no Unicode text"):
+        await make(pool).embed(EmbedRequest(("é", "\ud800")))
+    assert pool.groups == []

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from llamafile_mgr.catalog import Pooling
 from llamafile_mgr.embedding.chunking import Piece, Search, T, cut_left, cut_right, split
 from llamafile_mgr.embedding.lengths import (
     TokenCounter,
@@ -130,6 +131,12 @@ def test_v1_counts_without_specials_and_keeps_one_below_its_context() -> None:
     mistral = make_plan("e5-mistral-7b-instruct", family=Family.V1)
     assert (special_tokens(bert), special_tokens(mistral), special_tokens(make_plan())) == (2, 1, 0)
     assert (text_limit(bert), text_limit(make_plan())) == (63, 64)
+
+
+def test_causal_models_keep_one_below_their_context() -> None:
+    assert text_limit(make_plan(pooling=Pooling.LAST)) == 63
+    assert text_limit(make_plan(pooling=Pooling.LAST, max_tokens=40)) == 40
+    assert text_limit(make_plan(pooling=Pooling.MEAN)) == 64
 
 
 async def test_counts_are_remembered_but_not_for_ever() -> None:
