@@ -39,6 +39,7 @@ from llamafile_mgr.proxy.routes.models import model_routes
 from llamafile_mgr.proxy.routes.pages import page_routes
 from llamafile_mgr.proxy.routes.rerank import rerank_routes
 from llamafile_mgr.proxy.routes.tokens import token_routes
+from llamafile_mgr.proxy.timing import TimeLimit
 from llamafile_mgr.supervisor.states import EngineState
 
 __all__ = ["Proxy", "make_routes"]
@@ -183,7 +184,8 @@ class Proxy:
     async def _run(self, route: Route, request: Request) -> Reply | StreamReply:
         seconds = self._front.settings.request_seconds
         try:
-            return await asyncio.wait_for(route.handler(request), seconds)
+            async with TimeLimit(seconds):
+                return await route.handler(request)
         except asyncio.TimeoutError:
             raise DeadlineError(f"there was no answer within {seconds:g} seconds") from None
 

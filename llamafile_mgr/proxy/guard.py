@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llamafile_mgr.proxy.refusals import ForeignHostError, ForeignOriginError
 
@@ -60,15 +61,21 @@ class Guard:
         }
 
     def _is_ours(self, authority: str) -> bool:
-        name = authority.lower()
-        if not name.endswith("]"):
-            name, colon, port = name.rpartition(":") if ":" in name else (name, "", "")
-            if colon and not port.isdigit():
-                return False
-        name = name.removeprefix("[").removesuffix("]")
-        if name == "localhost" or name in self.hosts:
-            return True
-        try:
-            return ipaddress.ip_address(name).is_loopback
-        except ValueError:
+        return _names_us(authority, self.hosts)
+
+
+@lru_cache(maxsize=256)
+def _names_us(authority: str, hosts: frozenset[str]) -> bool:
+    """Tell whether ``authority`` is a loopback address or one of ``hosts``, with any port."""
+    name = authority.lower()
+    if not name.endswith("]"):
+        name, colon, port = name.rpartition(":") if ":" in name else (name, "", "")
+        if colon and not port.isdigit():
             return False
+    name = name.removeprefix("[").removesuffix("]")
+    if name == "localhost" or name in hosts:
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

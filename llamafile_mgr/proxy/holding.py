@@ -8,6 +8,7 @@ some. They commit us to status 200, so they come late and only where the format 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 
 from llamafile_mgr.proxy.http import (
@@ -29,6 +30,7 @@ __all__ = ["Delivery"]
 
 _TYPES = {Drip.JSON: "application/json", Drip.EVENTS: "text/event-stream"}
 _LONGEST_SILENCE_SECONDS = 5.0
+_WATCH_AFTER_SECONDS = 0.02
 
 
 class Delivery:
@@ -39,6 +41,8 @@ class Delivery:
         self.headers = headers
         self._send = send
         self._begun: Drip = Drip.NONE
+        self._gone = False
+        self._watcher: asyncio.Task[None] | None = None
 
     async def hold(
         self, work: Callable[[], Awaitable[Reply | StreamReply]], progress: Progress, silence_seconds: float
@@ -48,23 +52,42 @@ class Delivery:
         Raises:
             ClientGoneError: the client went away; the work is cancelled.
         """
-        task = asyncio.ensure_future(work())
-        watch = asyncio.ensure_future(await_disconnect(self.receive))
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        # A call that is answered at once needs nobody to watch its client.
+        timer = asyncio.get_running_loop().call_later(
+            _WATCH_AFTER_SECONDS, self._begin_watch, task, progress, silence_seconds
+        )
+        try:
+            return await work()
+        except asyncio.CancelledError:
+            if not self._gone:
+                raise
+            if sys.version_info >= (3, 11):
+                task.uncancel()
+            raise ClientGoneError from None
+        finally:
+            timer.cancel()
+            if self._watcher is not None:
+                self._watcher.cancel()
+                await asyncio.gather(self._watcher, return_exceptions=True)
+
+    def _begin_watch(self, task: asyncio.Task[object], progress: Progress, silence_seconds: float) -> None:
+        self._watcher = asyncio.ensure_future(self._watch(task, progress, silence_seconds))
+
+    async def _watch(self, task: asyncio.Task[object], progress: Progress, silence_seconds: float) -> None:
+        """Cancel ``task`` when the client goes away; keep the connection alive until then."""
+        leaving = asyncio.ensure_future(await_disconnect(self.receive))
         silence = silence_seconds
         try:
-            while True:
-                await asyncio.wait({task, watch}, timeout=silence, return_when=asyncio.FIRST_COMPLETED)
-                if task.done():
-                    return task.result()
-                if watch.done():
-                    raise ClientGoneError
+            while not (await asyncio.wait({leaving}, timeout=silence))[0]:
                 silence = min(silence_seconds, _LONGEST_SILENCE_SECONDS)
                 await self._drip(progress)
+            self._gone = True
+            task.cancel()
         finally:
-            watch.cancel()
-            if not task.done():
-                task.cancel()
-            await asyncio.gather(task, watch, return_exceptions=True)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
 
     async def _drip(self, progress: Progress) -> None:
         if self._begun is Drip.NONE:

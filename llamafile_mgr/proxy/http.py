@@ -12,6 +12,7 @@ import orjson
 
 from llamafile_mgr.errors import BodyTooLargeError, RequestError
 from llamafile_mgr.proxy.refusals import SlowBodyError
+from llamafile_mgr.proxy.timing import TimeLimit
 
 if TYPE_CHECKING:
     from llamafile_mgr.supervisor.pool import Pool
@@ -175,7 +176,8 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limit: int, id
     total = 0
     while True:
         try:
-            message = await asyncio.wait_for(receive(), idle_seconds)
+            async with TimeLimit(idle_seconds):
+                message = await receive()
         except asyncio.TimeoutError:
             raise SlowBodyError(f"no part of the body came for {idle_seconds:g} seconds") from None
         if message["type"] == "http.disconnect":

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
@@ -25,9 +26,16 @@ from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
 from llamafile_mgr.proxy.serving import Server, uvicorn_config
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
-__all__ = ["FakeModel", "RunningFront", "running_front"]
+__all__ = ["FakeModel", "Planned", "RunningFront", "running_front"]
 
 _FAKE = Path(__file__).parent / "fake_engine.py"
+
+
+class Planned(Protocol):
+    """Whatever can say how its engine is started."""
+
+    def plan(self) -> Plan:
+        """Return the plan."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class _NoChecks:
 @asynccontextmanager
 async def running_front(
     home: Path,
-    models: Sequence[FakeModel],
+    models: Sequence[Planned],
     settings: ServeConfig | None = None,
     *,
     keys: KeyRing | None = None,
