@@ -2,8 +2,9 @@
 
 The whole process is predicted: the engine itself, the mapped weights, the key/value cache, the buffers of
 one computation, and the results of one batch. Measured here (xllamacpp 2026.10.11549, CPython 3.11, Linux
-x86-64): the embedded engine without a model takes 33 MiB, and 48 MiB beside model and buffers once eight
-connections had sent requests of 16 texts; requests of 500 texts took it to 140 MiB, and the proxy never
+x86-64): the embedded engine without a model takes 33 MiB; beside model and buffers it takes 34 to 38 MiB when
+generating, and 48 to 67 MiB when eight connections send embedding requests of 16 and 32 texts, whose vectors
+it holds as JSON. Requests of 500 texts took it to 140 MiB, and the proxy never
 sends such. llama.cpp keeps vocabulary-wide results for every token of a batch, of embedding models too
 (MiniLM with batches of 512, 1024 and 2048 tokens grew by 59, 116 and 231 MiB). The constants of llamafiles
 and of GPUs are estimates: neither was run.
@@ -27,13 +28,15 @@ __all__ = [
 
 MIB = 1 << 20
 _FLOAT, _HALF = 4, 2
-#: The engine without a model, and the requests that it holds; a third above what was measured.
+#: The engine without a model, and the requests that it holds.
 _BASE = {
-    Family.EMBEDDED: 64 * MIB,
+    Family.EMBEDDED: 56 * MIB,
     Family.V1: 64 * MIB,
     Family.V2: 64 * MIB,
     Family.V10: 96 * MIB,
 }
+#: What the embedded engine holds of embedding requests and their vectors, at most.
+_EMBEDDED_REQUESTS = 32 * MIB
 #: What a GPU's driver and libraries take of main memory and of the GPU's own, beside the model.
 _GPU_HOST, _GPU_BASE = 256 * MIB, 512 * MIB
 #: Tokens of a physical batch where the plan leaves it to the engine.
@@ -170,6 +173,8 @@ def predict_memory(
     compute = _compute_bytes(gguf, load, batch)
     output = _output_bytes(gguf, load, batch)
     base = _BASE[load.family]
+    if load.family is Family.EMBEDDED and load.role is Role.EMBED:
+        base += _EMBEDDED_REQUESTS
     share, device, device_weights = 0.0, 0, 0
     if offload is not None and offload.layers:
         share = offload.share

@@ -499,8 +499,8 @@ TABLE: list[Row] = [
         samples.RASPBERRY_1GB,
         (samples.minilm,),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c512 s4 b512 t1 x3 disable",),
-        "less than 4, for memory",
+        ("embedded python -m c512 s4 b512 t1 x2 disable",),
+        "less than 3, for memory",
     ),
     (
         samples.RASPBERRY_1GB,
