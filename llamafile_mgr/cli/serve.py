@@ -66,7 +66,11 @@ def command(
     wanted = wanted_models(models, chosen_embed, chosen_generate)
 
     def plan_all() -> Sequence[Plan]:
-        return make_plans(wanted, context.load_config(flags), context.paths)
+        plans = make_plans(wanted, context.load_config(flags), context.paths)
+        for plan in plans:
+            for warning in plan.warnings:
+                logging.getLogger("llamafile_mgr.serve").warning("%s: %s", plan.name, warning)
+        return plans
 
     return serve(plan_all, config, context.paths, _announcements(as_json))
 

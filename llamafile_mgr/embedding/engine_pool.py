@@ -30,6 +30,9 @@ class Replica(Protocol):
     def client(self) -> EngineConnection | None:
         """Return the connection to it."""
 
+    def suspect(self) -> None:
+        """Say that an answer was not right, so that the engine has to prove itself or is replaced."""
+
 
 class EnginePool(Protocol):
     """The engines that serve one model; ``supervisor.pool.Pool`` is one."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llamafile_mgr.embedding.engine_pool import EngineConnection, EnginePool
+from llamafile_mgr.embedding.engine_pool import EngineConnection, EnginePool, Replica
 from llamafile_mgr.embedding.vectors import find_bad, normalise
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors
@@ -31,7 +31,7 @@ _TOO_LONG = re.compile(
 )
 _LOADING = re.compile(r"loading model", re.I)
 #: So often an engine may die of one text that stands alone before the text is blamed.
-_DEATHS_ALONE = 2
+_DEATHS_ALONE = 3
 #: Before an engine that is dead or loads, and is still taken for ready, is asked again.
 _PAUSE_SECONDS = 0.02
 
@@ -75,7 +75,7 @@ class GroupRunner:
     async def run(self, texts: Sequence[str], tokens: Sequence[int], budget: Budget) -> list[ItemResult]:
         """Return one result per text; errors are results here and never raised."""
         try:
-            reply = await self._ask(texts, budget)
+            engine, reply = await self._ask(texts, budget)
         except EngineLostError:
             return await self._run_suspects(texts, tokens, budget)
         except Error as error:
@@ -84,20 +84,31 @@ class GroupRunner:
             answer = self._read(reply, len(texts))
         except Error as error:
             if len(texts) == 1:
+                if reply.status == 200:
+                    engine.suspect()
                 return [ItemResult(error=error)]
             half = len(texts) // 2
             first = await self.run(texts[:half], tokens[:half], budget)
             return first + await self.run(texts[half:], tokens[half:], budget)
-        return await self._check(texts, tokens, answer, budget)
+        return await self._check(texts, tokens, engine, answer, budget)
 
     async def _check(
-        self, texts: Sequence[str], tokens: Sequence[int], answer: EngineVectors, budget: Budget
+        self,
+        texts: Sequence[str],
+        tokens: Sequence[int],
+        engine: Replica,
+        answer: EngineVectors,
+        budget: Budget,
     ) -> list[ItemResult]:
-        """Turn rows into results; a row that is no vector is asked for once more, alone."""
+        """Turn rows into results; a row that is no vector is asked for once more, alone.
+
+        When it is none again, either the text is to blame or the engine, which then has to prove itself.
+        """
         bad = find_bad(answer.vectors)
         results = _share_out(answer, tokens, bad)
         for index in np.flatnonzero(bad).tolist():
             if len(texts) == 1:
+                engine.suspect()
                 what = "numbers that are not finite" if bad[index] == 2 else "a zero vector"
                 results[index] = ItemResult(error=EngineError(f"the engine gave {what}"))
             else:
@@ -117,8 +128,8 @@ class GroupRunner:
     async def _run_suspect(self, text: str, tokens: int, budget: Budget) -> ItemResult:
         for _ in range(_DEATHS_ALONE):
             try:
-                reply = await self._ask([text], budget)
-                return (await self._check([text], [tokens], self._read(reply, 1), budget))[0]
+                engine, reply = await self._ask([text], budget)
+                return (await self._check([text], [tokens], engine, self._read(reply, 1), budget))[0]
             except EngineLostError as error:  # noqa: PERF203  # an engine's death outweighs a try
                 lost = error
             except Error as error:
@@ -129,8 +140,8 @@ class GroupRunner:
             )
         )
 
-    async def _ask(self, texts: Sequence[str], budget: Budget) -> EngineReply:
-        """Send one request.
+    async def _ask(self, texts: Sequence[str], budget: Budget) -> tuple[Replica, EngineReply]:
+        """Send one request; return the engine that answered, and its reply.
 
         Raises:
             EngineLostError: the engine died while it had the request. One that was dead before is not
@@ -146,7 +157,7 @@ class GroupRunner:
             async with self._pool.lease(max(0.001, min(budget.ready_by, budget.end) - now)) as engine:
                 reply = await self._ask_engine(engine.client, request, budget)
             if reply is not None and (reply.status != 503 or not _LOADING.search(error_text(reply))):
-                return reply
+                return engine, reply
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _ask_engine(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from llamafile_mgr.catalog import Model
 from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.errors import RequestError
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.planner.plans import Plan
 
 __all__ = ["Prompt", "PromptedText", "end_text", "make_prompt"]
@@ -96,7 +95,6 @@ def _find_template(model: Model | None, input_type: InputType) -> str | None:
 
 
 def end_text(plan: Plan) -> str:
-    """Return what must end every text: the end-of-sequence text where the model wants the token and the
-    engine does not put it there, which v1 never does. Otherwise nothing."""
-    wanted = plan.model is not None and plan.model.append_eos
-    return _END_OF_SEQUENCE if wanted and plan.family is Family.V1 else ""
+    """Return what must end every text: the end-of-sequence text where the plan says that the model wants the
+    token and the engine does not put it there. Otherwise nothing."""
+    return _END_OF_SEQUENCE if plan.append_eos else ""

@@ -115,6 +115,7 @@ class _Service:
         app = Proxy(front, keys)
         self._server = Server(uvicorn_config(app, config.serve))
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
         controller = Controller(self._supervisor, self._url, self._stop.set, plan_all)
         port = sockets[0].getsockname()[1]
@@ -122,28 +123,30 @@ class _Service:
 
     async def run(self) -> int:
         """Run until a signal, the control channel or a failed start ends it."""
-        with _signals(self._stop, self._reload, self._server):
+        with _signals(self._stop, self._hurry, self._reload):
             serving = asyncio.create_task(self._server.serve(sockets=self._sockets), name="http server")
             starting = asyncio.create_task(self._start(), name="start")
             reloading = asyncio.create_task(self._reload_on_request(), name="reload")
             stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
-            tasks = (serving, starting, reloading, stopping)
+            hurrying = asyncio.create_task(self._hurry.wait(), name="second stop signal")
+            tasks = (serving, starting, reloading, stopping, hurrying)
             try:
                 self._announce.listening(self._url)
                 await self._until_end(serving, starting, stopping)
                 self._announce.stopping()
                 self._server.should_exit = True
-                await serving
+                await asyncio.wait({serving, hurrying}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self._control.close()
-                await self._supervisor.stop()
+                await self._supervisor.stop(drain=not self._hurry.is_set())
                 if self._cache is not None:
                     await asyncio.to_thread(self._cache.close)
-            if not starting.cancelled() and (error := starting.exception()) is not None:
-                raise error
+            for task in (starting, serving):
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    raise error
         return 0
 
     async def _start(self) -> None:
@@ -268,16 +271,13 @@ def collect_aliases(models: Mapping[str, ModelConfig]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event, reload: asyncio.Event, server: uvicorn.Server) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into ``stop``, a second one into an end without draining.
-
-    SIGHUP sets ``reload``, where the system has it.
-    """
+def _signals(stop: asyncio.Event, hurry: asyncio.Event, reload: asyncio.Event) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into ``stop``, a second one into ``hurry``, SIGHUP into ``reload``."""
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
         if stop.is_set():
-            server.force_exit = True
+            hurry.set()
         stop.set()
 
     numbers = (signal.SIGINT, signal.SIGTERM)

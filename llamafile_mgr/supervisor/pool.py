@@ -85,6 +85,7 @@ class Pool:
         self._made = 0
         self._waiting = 0
         self._last_call = time.monotonic()
+        self._hurried = False
 
     # What others may ask and do.
 
@@ -122,6 +123,10 @@ class Pool:
             engines=tuple(engine.snapshot() for engine in self.engines),
         )
 
+    def hurry(self) -> None:
+        """Let engines that are stopped from now on end without waiting for their calls."""
+        self._hurried = True
+
     async def load(self) -> None:
         """Start the engines unless there are some that live; returns when they are started, not ready."""
         self._loading = True
@@ -150,12 +155,11 @@ class Pool:
         """
         engine = await self._await_engine(wait_seconds)
         engine.take()
-        answered = False
+        client, began = engine.client, time.monotonic()
         try:
             yield engine
-            answered = True
         finally:
-            engine.give_back(answered=answered)
+            engine.give_back(answered=client is not None and client.last_received >= began)
             self._last_call = time.monotonic()
 
     async def call(
@@ -358,7 +362,7 @@ class Pool:
 
     async def _end_all(self) -> None:
         engines, self.engines = list(self._tasks), ()
-        await self._end(engines, self.options.drain_seconds)
+        await self._end(engines, 0.0 if self._hurried else self.options.drain_seconds)
 
     async def _end(self, engines: list[Engine] | tuple[Engine, ...], drain_seconds: float) -> None:
         """Stop engines, each draining, and wait until they are gone."""

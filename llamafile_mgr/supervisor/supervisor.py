@@ -103,8 +103,11 @@ class Supervisor:
             self._tasks.append(asyncio.create_task(pool.run(), name=f"pool {pool.plan.name}"))
         await asyncio.gather(*(pool.load() for pool in self.pools))
 
-    async def stop(self) -> None:
-        """End every engine, draining, and wait until none is left."""
+    async def stop(self, *, drain: bool = True) -> None:
+        """End every engine and wait until none is left; ``drain``: let the calls in progress be answered."""
+        if not drain:
+            for pool in self.pools:
+                pool.hurry()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

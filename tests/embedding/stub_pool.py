@@ -84,6 +84,7 @@ class StubEngine:
     ready: bool = True
     groups: list[list[str]] = field(default_factory=list)
     deaths: int = 0
+    suspicions: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
     tokenized: list[str] = field(default_factory=list)
@@ -93,6 +94,9 @@ class StubEngine:
         self.gate.set()
         self.client = StubClient(self)
         self._turn = asyncio.Lock()
+
+    def suspect(self) -> None:
+        self.suspicions += 1
 
     async def answer(self, client: StubClient, request: EngineRequest) -> EngineReply:
         body = json.loads(request.body or b"{}")

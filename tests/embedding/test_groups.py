@@ -68,7 +68,7 @@ async def test_a_deadly_text_costs_few_engines() -> None:
     pool = StubPool()
     results = await run(pool, [f"text {n}" for n in range(31)] + [DEADLY])
     assert [result.error is None for result in results] == [True] * 31 + [False]
-    assert pool.engines[0].deaths == 3  # the budget of restarts is six
+    assert pool.engines[0].deaths == 4  # the budget of restarts is eight
 
 
 async def test_two_groups_that_lose_one_engine_do_not_blame_each_other() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,6 @@ from llamafile_mgr.catalog import load_catalog
 from llamafile_mgr.embedding.prompts import end_text, make_prompt
 from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.errors import RequestError
-from llamafile_mgr.llamafile.family import Family
 from tests.embedding.stub_pool import make_plan
 
 CATALOG = load_catalog()
@@ -92,18 +92,10 @@ def test_braces_in_texts_are_text() -> None:
     assert prompt.apply("{text} {task} {0} {").text.endswith("passages: {text} {task} {0} {")
 
 
-@pytest.mark.parametrize(
-    ("model", "family", "end"),
-    [
-        ("e5-mistral-7b-instruct", Family.V1, "</s>"),
-        ("sfr-embedding-mistral", Family.V1, "</s>"),
-        ("e5-mistral-7b-instruct", Family.V10, ""),
-        ("mxbai-embed-large-v1", Family.V1, ""),
-        (None, Family.V1, ""),
-    ],
-)
-def test_who_puts_the_end_of_sequence(model: str | None, family: Family, end: str) -> None:
-    assert end_text(make_plan(model, family=family)) == end
+def test_the_plan_says_who_puts_the_end_of_sequence() -> None:
+    plan = make_plan("e5-mistral-7b-instruct")
+    assert end_text(replace(plan, append_eos=True)) == "</s>"
+    assert end_text(replace(plan, append_eos=False)) == ""
 
 
 def test_the_end_stands_last_and_once() -> None:

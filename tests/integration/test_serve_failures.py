@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from pathlib import Path
 
 import httpx
@@ -141,9 +142,18 @@ def test_an_engine_on_another_port_than_asked_is_found(minilm: Path, tmp_path: P
         assert httpx.post(f"{service.url}/embedding", json={"content": "a"}).status_code == 200
 
 
-def test_a_vector_that_turns_bad_is_an_error_and_no_answer(minilm: Path, tmp_path: Path) -> None:
+def test_an_engine_whose_vectors_turn_bad_is_replaced(minilm: Path, tmp_path: Path) -> None:
+    # Fourteen vectors are computed to make an engine ready; that of the next call is the first bad one.
     packed = pack_fake(minilm, tmp_path / f"{MODEL}.llamafile", "--vectors", "nan", "--bad-after", "14")
+    (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\n')
     with running_service(tmp_path, "--embed", str(packed)) as service:
-        reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": "x"})
+        reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": "x"}, timeout=30)
         assert reply.status_code == 502
         assert "not finite" in reply.json()["error"]["message"]
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            [model] = httpx.get(f"{service.url}/ready").json()["models"]
+            if model["engines"][0]["restarts"] == 1 and model["ready"]:
+                break
+            time.sleep(0.1)
+        assert model["engines"][0]["restarts"] == 1

@@ -54,6 +54,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--flood", type=int, default=0, help="MiB of log to print after the start")
     parser.add_argument("--fork", action="store_true", help="leave a child that holds the log pipe open")
     parser.add_argument("--other-port", action="store_true", help="listen one port further")
+    parser.add_argument("--refuse-flag", help="end as llama.cpp does when it is given this flag")
     parser.add_argument("--count-file", help="append a line at each start")
     parser.add_argument("--word-seconds", type=float, default=0.0, help="pause before each word of a stream")
     parser.add_argument("--words", type=int, default=5, help="words of a generation")
@@ -294,6 +295,9 @@ def main() -> None:
             file.write(f"{os.getpid()}\n")
     if switches.say:
         say(switches.say)
+    if switches.refuse_flag in flags:
+        say(f"error: invalid argument: {switches.refuse_flag}")
+        sys.exit(1)
     if switches.exit is not None:
         sys.exit(switches.exit)
     if switches.fork and os.fork() == 0:
