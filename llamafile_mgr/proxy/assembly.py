@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
     "Wanted",
     "find_subjects",
     "find_tunable",
+    "hold_files",
     "keep_tuned",
     "make_plans",
     "make_toolbox",
@@ -79,6 +81,22 @@ def make_plans(
         if subject.digest is not None
     }
     return plan_models(subjects, machine, make_toolbox(paths), environ, config.models, tuned)
+
+
+@contextlib.contextmanager
+def hold_files(plans: Sequence[Plan], paths: Paths) -> Iterator[None]:
+    """Keep the store's files that these plans run from removal while inside.
+
+    Raises:
+        NotFoundError: one of them was removed meanwhile.
+    """
+    store = Store(paths.store)
+    stored = {entry.path: entry.digest for entry in store.entries()}
+    used = {Path(word) for plan in plans for word in (*plan.program, str(plan.path))}
+    with contextlib.ExitStack() as stack:
+        for digest in sorted({stored[path] for path in used if path in stored}):
+            stack.enter_context(store.hold(digest))
+        yield
 
 
 def find_subjects(wanted: Sequence[Wanted], paths: Paths) -> tuple[Subject, ...]:

@@ -24,6 +24,7 @@ from llamafile_mgr.errors import ConfigError, EngineStartError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.app import Proxy
+from llamafile_mgr.proxy.assembly import hold_files
 from llamafile_mgr.proxy.control import Controller, replace_model
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing, read_keys
@@ -75,7 +76,8 @@ def serve(
     plans = plan_all()
     sockets = bind_sockets(settings.host, settings.port, public=bool(keys.keys))
     try:
-        return _run_loop(_Service(plans, plan_all, config, paths, announce, sockets, keys).run())
+        with hold_files(plans, paths):
+            return _run_loop(_Service(plans, plan_all, config, paths, announce, sockets, keys).run())
     finally:
         close_sockets(sockets)
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.golden import GOLDEN, golden_cosine
 from tests.support.llamafiles import pack_embedded
-from tests.support.service import Service, running_service
+from tests.support.service import Service, run_program, running_service
 
 
 def engines_of(service: Service) -> list[psutil.Process]:
@@ -217,3 +217,11 @@ def test_events_are_json_lines(model_home: Path) -> None:
         assert service.stop() == 0
         service.await_event("stopping")
         assert json.dumps(ready)
+
+
+def test_a_model_that_is_served_cannot_be_removed(model_home: Path, service: Service) -> None:
+    assert httpx.get(f"{service.url}/ready").status_code == 200
+    result = run_program(model_home, "rm", "all-minilm-l6-v2")
+    assert result.returncode == 8
+    assert "use" in result.stderr
+    assert run_program(model_home, "list", "--json").stdout.count("all-minilm-l6-v2") >= 1
