@@ -70,7 +70,7 @@ class Embedder:
     ) -> None:
         options = options or EmbedOptions()
         self.pool = pool
-        self.vector_space = fingerprint_space(pool.plan)
+        self._known_space = (pool.plan, fingerprint_space(pool.plan))
         self._wait_seconds = wait_seconds
         self._deadline_seconds = deadline_seconds
         self._input_type = options.input_type
@@ -83,6 +83,16 @@ class Embedder:
         self._scheduler = Scheduler(
             self._runner, options.policy or make_policy(pool.plan), self._ready_replicas
         )
+
+    @property
+    def vector_space(self) -> str:
+        """Return the fingerprint of the vectors that the pool's engines give now."""
+        plan, space = self._known_space
+        if plan is not self.pool.plan:
+            plan = self.pool.plan
+            space = fingerprint_space(plan)
+            self._known_space = (plan, space)
+        return space
 
     def _ready_replicas(self) -> int:
         return sum(1 for engine in self.pool.engines if engine.ready)
@@ -114,18 +124,26 @@ class Embedder:
             counters.total.add(time.monotonic() - began)
 
     async def _embed(self, request: EmbedRequest, budget: Budget) -> EmbedResult:
+        """Return vectors of one space: all are made anew when other engines came meanwhile."""
+        while True:
+            space = self.vector_space
+            result = await self._embed_in(space, request, budget)
+            if space == self.vector_space:
+                return result
+
+    async def _embed_in(self, space: str, request: EmbedRequest, budget: Budget) -> EmbedResult:
         plan = self.pool.plan
         check_dimensions(request.dimensions, plan, plan.dimensions)
         _check_texts(request.texts)
         kind = request.input_type or self._input_type
         prompt = make_prompt(plan.model, kind, request.task, self._end)
-        work = _Work(request, budget, [prompt.apply(text) for text in request.texts])
+        work = _Work(space, request, budget, [prompt.apply(text) for text in request.texts])
         await self._look_up(work, {text.text for text in work.prompted})
         await self._fit(work)
         await self._look_up(work, {text for fitted in work.fitted for text, _ in fitted.pieces})
         lane = Lane.QUERY if len(request.texts) == 1 or kind is InputType.QUERY else Lane.BULK
         await self._compute(work, lane)
-        result = assemble(work.fitted, work.computed, self.vector_space, plan.dimensions)
+        result = assemble(work.fitted, work.computed, space, plan.dimensions)
         self._count(result)
         return replace(result, vectors=cut_dimensions(result.vectors, request.dimensions, plan))
 
@@ -136,7 +154,7 @@ class Embedder:
         if self._cache is None or not work.request.use_cache or not texts:
             return
         keys = {text_key(text): text for text in texts}
-        known = await self._cache.get(self.vector_space, list(keys))
+        known = await self._cache.get(work.space, list(keys))
         for key, entry in known.items():
             work.computed[keys[key]] = Computed(
                 entry.vector, entry.tokens, entry.tokens or estimate_tokens(keys[key]), cached=True
@@ -211,8 +229,8 @@ class Embedder:
             share = result.share or exact or estimate_tokens(text)
             work.computed[text] = Computed(result.vector, exact, share)
             fresh[text_key(text)] = CachedVector(result.vector, exact)
-        if self._cache is not None and work.request.use_cache:
-            self._cache.put(self.vector_space, fresh)
+        if self._cache is not None and work.request.use_cache and work.space == self.vector_space:
+            self._cache.put(work.space, fresh)
 
     def _note_failure(self, work: _Work, text: str, error: Error) -> None:
         """Keep a text's error for its outcome, or raise it when the call must not go on."""
@@ -237,6 +255,7 @@ class Embedder:
 class _Work:
     """One call under way. ``computed``: by final text. ``fitted``: one per text."""
 
+    space: str
     request: EmbedRequest
     budget: Budget
     prompted: Sequence[PromptedText]

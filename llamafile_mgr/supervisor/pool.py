@@ -320,6 +320,8 @@ class Pool:
         options = self.options
         if not self.engines:
             return
+        if not self.ready:
+            self._last_call = time.monotonic()  # starting is no idleness
         limit = options.idle_unload_seconds
         if limit is not None and self.idle_seconds >= limit:
             _LOG.info("%s: unloaded after %.0f s without calls", self.plan.name, self.idle_seconds)
