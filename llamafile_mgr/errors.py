@@ -256,6 +256,6 @@ def exit_codes() -> dict[int, str]:
     while pending:
         cls = pending.pop()
         pending.extend(cls.__subclasses__())
-        if cls is not Error and cls.exit_code not in table:
+        if cls is not Error and cls.__module__ == __name__ and cls.exit_code not in table:
             table[cls.exit_code] = (cls.__doc__ or "").split("\n", 1)[0].rstrip(".")
     return dict(sorted(table.items()))

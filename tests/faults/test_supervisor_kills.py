@@ -23,6 +23,8 @@ from tests.support.golden import GOLDEN, golden_cosine
 from tests.support.service import Service, run_program, running_service
 
 MODEL = "all-minilm-l6-v2"
+#: Vectors of known texts would be answered without any engine.
+NO_CACHE = {"LLAMAFILE_MGR_SERVE_CACHE_BYTES": "0"}
 TEXTS = [text for text in GOLDEN if len(text) < 200]
 
 
@@ -90,7 +92,7 @@ def steady_load(url: str, threads: int = 4) -> Iterator[Load]:
 @pytest.mark.timeout(300)
 def test_a_hundred_kills_and_no_failed_call(model_home: Path) -> None:
     choose = random.Random(5)
-    with running_service(model_home, MODEL) as service:
+    with running_service(model_home, MODEL, extra=NO_CACHE) as service:
         manager = psutil.Process(service.process.pid)
         descriptors = manager.num_fds()
         with steady_load(service.url) as load:
@@ -122,7 +124,7 @@ def test_a_hundred_kills_and_no_failed_call(model_home: Path) -> None:
 def test_an_outage_is_a_load_and_little_more(model_home: Path, tmp_path: Path) -> None:
     config = tmp_path / "one.toml"
     config.write_text(f'[models."{MODEL}"]\nreplicas = 1\n')
-    extra = {"LLAMAFILE_MGR_CONFIG": str(config)}
+    extra = {**NO_CACHE, "LLAMAFILE_MGR_CONFIG": str(config)}
     began = time.monotonic()
     with running_service(model_home, MODEL, extra=extra) as service:
         start = time.monotonic() - began
@@ -139,7 +141,7 @@ def test_an_outage_is_a_load_and_little_more(model_home: Path, tmp_path: Path) -
 
 
 def test_a_stopped_engine_is_replaced_and_its_calls_complete(model_home: Path) -> None:
-    extra = {"LLAMAFILE_MGR_SERVE_LIVENESS_SECONDS": "2"}
+    extra = {**NO_CACHE, "LLAMAFILE_MGR_SERVE_LIVENESS_SECONDS": "2"}
     with running_service(model_home, MODEL, extra=extra) as service:
         stopped = await_all_ready(model_home, service)
         for engine in stopped:
@@ -152,7 +154,7 @@ def test_a_stopped_engine_is_replaced_and_its_calls_complete(model_home: Path) -
 
 
 def test_an_idle_stopped_engine_is_noticed(model_home: Path) -> None:
-    extra = {"LLAMAFILE_MGR_SERVE_LIVENESS_SECONDS": "1"}
+    extra = {**NO_CACHE, "LLAMAFILE_MGR_SERVE_LIVENESS_SECONDS": "1"}
     with running_service(model_home, MODEL, extra=extra) as service:
         stopped = await_all_ready(model_home, service)
         stopped[0].suspend()
@@ -160,7 +162,7 @@ def test_an_idle_stopped_engine_is_noticed(model_home: Path) -> None:
 
 
 def test_a_terminated_manager_answers_what_it_accepted(model_home: Path) -> None:
-    with running_service(model_home, MODEL) as service:
+    with running_service(model_home, MODEL, extra=NO_CACHE) as service:
         engines = engines_of(service)
         with steady_load(service.url) as load:
             time.sleep(1)
@@ -196,7 +198,7 @@ def test_a_stream_whose_engine_dies_ends_in_an_error(model_home: Path, tiny_gene
 def test_survivors_of_a_killed_manager_are_reaped(model_home: Path, tmp_path: Path) -> None:
     """Linux kills them itself; elsewhere the next start does, which is shown here with a stand-in."""
     home = tmp_path
-    with running_service(model_home, MODEL) as service:
+    with running_service(model_home, MODEL, extra=NO_CACHE) as service:
         engine = engines_of(service)[0]
         registry = Registry(home)
         registry.directory = home / f"serve-{2**22 - 7}"  # a manager that does not exist
