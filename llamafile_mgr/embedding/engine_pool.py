@@ -33,6 +33,9 @@ class Replica(Protocol):
     def suspect(self) -> None:
         """Say that an answer was not right, so that the engine has to prove itself or is replaced."""
 
+    async def was_ended(self, client: object) -> bool:
+        """Tell whether the process behind ``client`` was ended by somebody rather than by a request."""
+
 
 class EnginePool(Protocol):
     """The engines that serve one model; ``supervisor.pool.Pool`` is one."""

@@ -1,8 +1,9 @@
 """One group of texts through an engine: every text gets a vector or the reason why it has none.
 
 When an engine refuses a group, answers nonsense or writes no real vector, the group is halved until the
-culprit stands alone. When an engine dies, its texts are sent again one by one: each further death costs a
-start, and only a text that engines die of when they are given nothing else is to blame.
+culprit stands alone. When an engine is killed by somebody, its group is sent again as it is. When it dies by
+itself, its texts are sent again one by one: each further death costs a start, and only a text that engines
+die of when they are given nothing else is to blame.
 """
 
 from __future__ import annotations
@@ -144,8 +145,8 @@ class GroupRunner:
         """Send one request; return the engine that answered, and its reply.
 
         Raises:
-            EngineLostError: the engine died while it had the request. One that was dead before is not
-                counted: its own task has yet to see it, and the request is sent again.
+            EngineLostError: the engine died of itself while it had the request. After one that was ended by
+                somebody, or was dead before and its own task has yet to see it, the request is sent again.
             NotReadyError: no engine became ready in time.
             EngineError: the budget is spent.
         """
@@ -155,27 +156,28 @@ class GroupRunner:
             if now >= budget.end:
                 raise EngineError("the text was not computed within the call's deadline")
             async with self._pool.lease(max(0.001, min(budget.ready_by, budget.end) - now)) as engine:
-                reply = await self._ask_engine(engine.client, request, budget)
+                client = engine.client
+                reply, lost = await self._ask_engine(client, request, budget)
+            if lost is not None and not await engine.was_ended(client):
+                raise lost
             if reply is not None and (reply.status != 503 or not _LOADING.search(error_text(reply))):
                 return engine, reply
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _ask_engine(
         self, client: EngineConnection | None, request: EngineRequest, budget: Budget
-    ) -> EngineReply | None:
-        """Return the reply, None when the engine was dead already. Raises EngineLostError."""
+    ) -> tuple[EngineReply | None, EngineLostError | None]:
+        """Return the reply, or how the engine was lost; neither when it was dead already."""
         if client is None:
-            return None
+            return None, None
         was_dead = client in self._dead
         self.requests += 1
         began = time.monotonic()
         try:
-            return await client.request(request, deadline_seconds=max(0.001, budget.end - began))
-        except EngineLostError:
+            return await client.request(request, deadline_seconds=max(0.001, budget.end - began)), None
+        except EngineLostError as error:
             self._dead.add(client)
-            if was_dead:
-                return None
-            raise
+            return None, None if was_dead else error
         finally:
             self._observe(time.monotonic() - began)
 

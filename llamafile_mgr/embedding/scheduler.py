@@ -7,13 +7,12 @@ finds an engine free is sent at once; texts share a group only when they had to 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from llamafile_mgr.embedding.batching import BatchPolicy, Group, Item, Lane, Queue
 from llamafile_mgr.embedding.groups import Budget, ItemResult
@@ -27,7 +26,9 @@ _LOG = logging.getLogger("llamafile_mgr.embedding")
 class Runner(Protocol):
     """Computes one group; ``groups.GroupRunner`` is one."""
 
-    async def run(self, texts: Sequence[str], tokens: Sequence[int], budget: Budget) -> list[ItemResult]:
+    def run(
+        self, texts: Sequence[str], tokens: Sequence[int], budget: Budget
+    ) -> Coroutine[Any, Any, list[ItemResult]]:
         """Return one result per text, in order; errors are results."""
 
 
@@ -63,7 +64,7 @@ class Scheduler:
         self._calls: dict[int, _Call] = {}
         self._inbox: deque[tuple[int, _Call] | int | _Finished] = deque()
         self._wake = asyncio.Event()
-        self._groups: dict[asyncio.Task[None], Group] = {}
+        self._groups: dict[asyncio.Task[list[ItemResult]], Group] = {}
         self._task: asyncio.Task[None] | None = None
 
     def depth(self, lane: Lane) -> int:
@@ -157,24 +158,25 @@ class Scheduler:
                 task.cancel()
 
     def _send(self, group: Group) -> None:
-        task = asyncio.get_running_loop().create_task(self._run(group), name="embedding group")
+        budgets = [self._calls[item.call].budget for item in group.items]
+        budget = Budget(max(each.ready_by for each in budgets), max(each.end for each in budgets))
+        work = self._runner.run(
+            [item.text for item in group.items], [item.tokens for item in group.items], budget
+        )
+        task = asyncio.get_running_loop().create_task(work, name="embedding group")
         self._groups[task] = group
         task.add_done_callback(self._note_end)
 
-    async def _run(self, group: Group) -> None:
-        calls = [self._calls[item.call].budget for item in group.items]
-        budget = Budget(max(each.ready_by for each in calls), max(each.end for each in calls))
-        results: Sequence[ItemResult] = [ItemResult(error=InternalError("cancelled"))] * len(group.items)
-        try:
-            with contextlib.suppress(asyncio.CancelledError):
-                results = await self._runner.run(
-                    [item.text for item in group.items], [item.tokens for item in group.items], budget
-                )
-        except Exception as error:  # a defect while computing must reach the callers as an error
-            _LOG.exception("embedding group: defect")
+    def _note_end(self, task: asyncio.Task[list[ItemResult]]) -> None:
+        """Leave the results in the inbox; also of a task that was cancelled before it had begun."""
+        group = self._groups.pop(task)
+        if task.cancelled():
+            results = [ItemResult(error=InternalError("cancelled"))] * len(group.items)
+        elif (error := task.exception()) is not None:
+            # A defect while computing must reach the callers as an error.
+            _LOG.error("embedding group: defect", exc_info=error)
             failed = InternalError(f"the embedding of a text failed: {type(error).__name__}: {error}")
             results = [ItemResult(error=failed)] * len(group.items)
+        else:
+            results = task.result()
         self._tell(_Finished(group, results))
-
-    def _note_end(self, task: asyncio.Task[None]) -> None:
-        del self._groups[task]

@@ -79,8 +79,12 @@ class _Connection(asyncio.Protocol):
         return self.transport is not None and not self.transport.is_closing()
 
     def begin(self, data: bytes) -> _Exchange:
-        """Send a request and return its exchange."""
-        if self.transport is None:
+        """Send a request and return its exchange.
+
+        Raises:
+            EngineLostError: the connection broke since it was made: nothing would end the exchange.
+        """
+        if self.transport is None or self.transport.is_closing():
             raise EngineLostError(f"the connection to the engine at {self.peer} is closed")
         self.exchange = _Exchange(asyncio.get_running_loop())
         self._parser = httptools.HttpResponseParser(self)

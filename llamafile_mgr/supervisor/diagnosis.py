@@ -27,7 +27,7 @@ class Kind(str, Enum):
 class Diagnosis:
     """``cause`` and ``hint`` as in ``errors.Error``; ``permanent``: another start would end the same way.
 
-    ``subject``: the flag that is unknown.
+    ``subject``: the flag that is unknown. ``external``: somebody ended it; nothing that it computed did.
     """
 
     cause: str
@@ -35,6 +35,7 @@ class Diagnosis:
     permanent: bool = False
     kind: Kind = Kind.OTHER
     subject: str | None = None
+    external: bool = False
 
 
 #: (pattern over the last lines, cause with the match's groups, hint, permanent)
@@ -130,6 +131,10 @@ def diagnose(
     return Diagnosis(f"it ended with exit code {exit_code}")
 
 
+#: Signals that people and service managers send, and no program raises by a mistake of its own.
+_POLITE = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"})
+
+
 def _diagnose_signal(number: int, uptime_seconds: float) -> Diagnosis:
     try:
         name = signal.Signals(number).name
@@ -141,9 +146,12 @@ def _diagnose_signal(number: int, uptime_seconds: float) -> Diagnosis:
         return Diagnosis(
             "it was killed in its first second (SIGKILL)",
             "antivirus software does that; so does a memory limit far too low",
+            external=True,
         )
     if name == "SIGKILL":
         return Diagnosis(
-            "it was killed from outside (SIGKILL)", "the kernel does that when memory runs out: see `dmesg`"
+            "it was killed from outside (SIGKILL)",
+            "the kernel does that when memory runs out: see `dmesg`",
+            external=True,
         )
-    return Diagnosis(f"it crashed or was ended by {name}")
+    return Diagnosis(f"it crashed or was ended by {name}", external=name in _POLITE)

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ __all__ = ["Engine", "EngineSnapshot", "EngineSurroundings", "Transition"]
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: For the process of a start that failed: nothing of value is in it.
 _FAILED_GRACE_SECONDS = 2.0
+#: For the diagnosis of a death that a call has seen: its process is gone, so little is left to wait for.
+_FATE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,9 @@ class Engine:
         self._stop = asyncio.Event()
         self._drain_seconds = 0.0
         self._suspected = asyncio.Event()
+        self._fates: weakref.WeakKeyDictionary[object, asyncio.Future[Diagnosis]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     # What others may ask and do.
 
@@ -163,6 +169,15 @@ class Engine:
         """Say that an answer was not right; the engine is checked now, and replaced if it is to blame."""
         self._suspected.set()
 
+    async def was_ended(self, client: object) -> bool:
+        """Tell whether the process behind ``client``, an earlier one of ours, was ended by somebody, so that
+        no request is to blame; waits a moment for the diagnosis."""
+        fate = self._fates.get(client)
+        if fate is None:
+            return False
+        await asyncio.wait({fate}, timeout=_FATE_SECONDS)
+        return fate.done() and (fate.cancelled() or fate.result().external)
+
     def snapshot(self) -> EngineSnapshot:
         """Return what ``status`` shows."""
         return EngineSnapshot(
@@ -193,6 +208,7 @@ class Engine:
                 if death is None:
                     return
                 self.cause = death
+                self._settle_fates(death)
                 _LOG.warning("%s died: %s", self.name, death.cause)
                 delay = self._decide_restart(death)
                 if delay is None:
@@ -206,10 +222,17 @@ class Engine:
                 event = EngineEvent.RETRY
         finally:
             self._retry_at = None
+            self._settle_fates(None)
             self._move(EngineEvent.STOP)
             await asyncio.shield(self._end_process(self._surroundings.grace_seconds))
             if self.state is EngineState.STOPPING:
                 self._move(EngineEvent.GONE)
+
+    def _settle_fates(self, death: Diagnosis | None) -> None:
+        """Tell those who wait for it why the process ended; None when we ended it."""
+        for fate in self._fates.values():
+            if not fate.done():
+                fate.cancel() if death is None else fate.set_result(death)
 
     def _decide_restart(self, death: Diagnosis) -> float | None:
         now = time.monotonic()
@@ -305,6 +328,7 @@ class Engine:
         timer = StallTimer(process, self._surroundings.stall_seconds, lambda: "; ".join(self.log.lines[-3:]))
         self._port = await timer.run(find_port(process.pid, self._port or 0, listening))
         client = self.client = EngineClient(self.plan.settings.host, self._port, api_key=key)
+        self._fates[client] = asyncio.get_running_loop().create_future()
         await timer.run(await_health(client, self.rules))
         self._move(EngineEvent.ANSWERS)
         await timer.run(self._checks.check_ready(client, self.rules))

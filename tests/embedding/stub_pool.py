@@ -89,6 +89,7 @@ class StubEngine:
     most_in_flight: int = 0
     tokenized: list[str] = field(default_factory=list)
     client: StubClient | None = None
+    ended: list[StubClient] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -97,6 +98,15 @@ class StubEngine:
 
     def suspect(self) -> None:
         self.suspicions += 1
+
+    async def was_ended(self, client: object) -> bool:
+        return client in self.ended
+
+    def end(self) -> None:
+        """End this start as somebody with ``kill`` would."""
+        assert self.client is not None
+        self.ended.append(self.client)
+        self.client = StubClient(self)
 
     async def answer(self, client: StubClient, request: EngineRequest) -> EngineReply:
         body = json.loads(request.body or b"{}")

@@ -86,6 +86,27 @@ async def test_two_groups_that_lose_one_engine_do_not_blame_each_other() -> None
     assert [result.error is None for result in second] == [True, True, False, True]
 
 
+async def test_a_group_whose_engine_is_killed_by_others_blames_no_text() -> None:
+    pool = StubPool()
+    engine = pool.engines[0]
+    end = time.monotonic() + 5
+    runner = GroupRunner(pool)
+    task = asyncio.create_task(runner.run(["a", "b"], [3, 3], Budget(end, end)))
+    for killed in range(1, 7):
+        engine.gate.clear()
+        for _ in range(400):
+            if len(engine.groups) == killed:
+                break
+            await asyncio.sleep(0.005)
+        engine.end()
+        engine.gate.set()
+        await asyncio.sleep(0)
+    results = await task
+    assert [result.error for result in results] == [None, None]
+    assert engine.groups == [["a", "b"]] * len(engine.groups)
+    assert len(engine.groups) == 7
+
+
 async def test_tokens_are_the_engines_own_or_shared_out() -> None:
     [alone] = await run(StubPool(), ["three words here"])
     assert alone.tokens == 5

@@ -64,7 +64,7 @@ class Load:
                 texts = choose.sample(TEXTS, choose.randint(1, 4))
                 try:
                     reply = client.post(f"{self.url}/v1/embeddings", json={"input": texts})
-                    reply.raise_for_status()
+                    assert reply.status_code == 200, reply.text
                     data = reply.json()["data"]
                     for text, item in zip(texts, data, strict=True):
                         assert golden_cosine(text, item["embedding"]) >= 0.999

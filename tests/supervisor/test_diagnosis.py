@@ -48,3 +48,18 @@ def test_cause(code: int | None, lines: list[str], uptime: float, cause: str, pe
     found = diagnose(code, lines, uptime)
     assert cause in found.cause
     assert found.permanent is permanent
+
+
+@pytest.mark.parametrize(
+    ("code", "external"),
+    [
+        (-signal.SIGKILL, True),
+        (-signal.SIGTERM, True),
+        (-signal.SIGSEGV, False),
+        (-signal.SIGABRT, False),
+        (1, False),
+    ],
+)
+def test_what_others_did_is_no_fault_of_a_request(code: int, external: bool) -> None:
+    assert diagnose(code, [], 100).external is external
+    assert not diagnose(code, [], 100, oom_killed=True).external or code != -signal.SIGKILL
