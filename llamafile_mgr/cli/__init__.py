@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("importing", "Take a file of this computer into the store."),
     "kit": ("kits", "Carry models to a machine without internet."),
     "serve": ("serve", "Run models behind the local proxy."),
+    "exec": ("exec", "Run a command that needs a served model."),
     "status": ("status", "Show what the running serve does."),
     "ps": ("ps", "List the engines of the running serve."),
     "logs": ("logs", "Print what a model's engines print."),

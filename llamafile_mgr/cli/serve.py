@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--no-cache", is_flag=True, help="Neither keep vectors of texts nor use those kept before.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.option("--verbose", is_flag=True, help="Log every step to standard error.")
+@click.option("--leased", metavar="KEY", hidden=True, help="Go into the background for users with leases.")
 @click.pass_obj
 def command(
     context: Context,
@@ -39,6 +40,7 @@ def command(
     no_cache: bool,
     as_json: bool,
     verbose: bool,
+    leased: str | None,
 ) -> int:
     """Start engines for MODELs and one proxy in front of them, and keep them running.
 
@@ -51,8 +53,16 @@ def command(
       llamafile-mgr serve --embed all-minilm-l6-v2 --generate ./Qwen3.5-2B-Q8_0.llamafile
       llamafile-mgr serve all-minilm-l6-v2 --port 0 --no-cache --json
     """
+    from llamafile_mgr.endpoints.detaching import detach, starter_is_gone
+
+    if leased is not None:
+        detach()  # before threads and loops exist, which do not survive it
+    from llamafile_mgr.endpoints.settings import for_users
+    from llamafile_mgr.errors import Error
     from llamafile_mgr.proxy.assembly import make_plans, wanted_models
+    from llamafile_mgr.proxy.leases import LeaseTerms
     from llamafile_mgr.proxy.serving import serve
+    from llamafile_mgr.supervisor.control import tell_error
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -61,6 +71,8 @@ def command(
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     flags = {"serve.host": host, "serve.port": port, "serve.cache_bytes": 0 if no_cache else None}
     config = context.load_config(flags)
+    if leased is not None:
+        config = for_users(config)
     chosen_embed = embed or (None if models else config.serve.embed)
     chosen_generate = generate or (None if models else config.serve.generate)
     wanted = wanted_models(models, chosen_embed, chosen_generate)
@@ -72,7 +84,13 @@ def command(
                 logging.getLogger("llamafile_mgr.serve").warning("%s: %s", plan.name, warning)
         return plans
 
-    return serve(plan_all, config, context.paths, _announcements(as_json))
+    terms = LeaseTerms(leased, starter_is_gone) if leased is not None else None
+    try:
+        return serve(plan_all, config, context.paths, _announcements(as_json), terms)
+    except Error as error:
+        if as_json:
+            print_json_line({"event": "failed", **tell_error(error)})
+        raise
 
 
 def _announcements(as_json: bool) -> Announcements:

@@ -20,20 +20,20 @@ from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duratio
 from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.readiness import make_checks
-from llamafile_mgr.errors import ConfigError, EngineStartError, Error
+from llamafile_mgr.errors import ConfigError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.assembly import hold_files
 from llamafile_mgr.proxy.control import Controller, replace_model
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.keys import KeyRing, read_keys
+from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
+from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, living_alone
 from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
 from llamafile_mgr.proxy.protocol import protocol_class
 from llamafile_mgr.supervisor.control import ControlServer, control_socket
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, PoolSnapshot
-from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
 __all__ = ["Announcements", "Server", "collect_aliases", "serve", "uvicorn_config"]
@@ -60,11 +60,16 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    plan_all: Callable[[], Sequence[Plan]], config: Config, paths: Paths, announce: Announcements
+    plan_all: Callable[[], Sequence[Plan]],
+    config: Config,
+    paths: Paths,
+    announce: Announcements,
+    terms: LeaseTerms | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM and return the exit code: 0, also after a signal.
 
     ``plan_all`` finds and plans the models; it is called again for a restart or SIGHUP, in a thread.
+    With ``terms`` it also ends when no lease is held any more, and one of the same terms is waited for.
 
     Raises:
         PortInUseError: our address is taken.
@@ -73,13 +78,16 @@ def serve(
     """
     settings = config.serve
     keys = read_keys(Path(settings.keys_file).expanduser()) if settings.keys_file else KeyRing()
-    plans = plan_all()
-    sockets = bind_sockets(settings.host, settings.port, public=bool(keys.keys))
-    try:
-        with hold_files(plans, paths):
-            return _run_loop(_Service(plans, plan_all, config, paths, announce, sockets, keys).run())
-    finally:
-        close_sockets(sockets)
+    with living_alone(paths.runtime, terms):
+        plans = plan_all()
+        sockets = bind_sockets(settings.host, settings.port, public=bool(keys.keys))
+        try:
+            with hold_files(plans, paths):
+                return _run_loop(
+                    _Service(plans, plan_all, config, paths, announce, sockets, keys, terms).run()
+                )
+        finally:
+            close_sockets(sockets)
 
 
 def _run_loop(main: Coroutine[Any, Any, int]) -> int:
@@ -103,6 +111,7 @@ class _Service:
         announce: Announcements,
         sockets: list[socket.socket],
         keys: KeyRing,
+        terms: LeaseTerms | None,
     ) -> None:
         self._plan_all = plan_all
         self._announce = announce
@@ -119,7 +128,10 @@ class _Service:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
-        controller = Controller(self._supervisor, self._url, self._stop.set, plan_all)
+        access = {"url": self._url, "api_key": user_secret(keys)}
+        self._leases = Leases(lambda: [pool.snapshot() for pool in self._supervisor.pools], access, terms)
+        self._for_users = terms is not None
+        controller = Controller(self._supervisor, self._url, self._stop.set, plan_all, self._leases)
         port = sockets[0].getsockname()[1]
         self._control = ControlServer(control_socket(paths.runtime, port), controller.handle)
 
@@ -131,7 +143,8 @@ class _Service:
             reloading = asyncio.create_task(self._reload_on_request(), name="reload")
             stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
             hurrying = asyncio.create_task(self._hurry.wait(), name="second stop signal")
-            tasks = (serving, starting, reloading, stopping, hurrying)
+            leaving = asyncio.create_task(self._end_when_unused(), name="users")
+            tasks = (serving, starting, reloading, stopping, hurrying, leaving)
             try:
                 self._announce.listening(self._url)
                 await self._until_end(serving, starting, stopping)
@@ -143,6 +156,7 @@ class _Service:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self._control.close()
+                await self._leases.close()
                 await self._supervisor.stop(drain=not self._hurry.is_set())
                 if self._cache is not None:
                     await asyncio.to_thread(self._cache.close)
@@ -154,7 +168,17 @@ class _Service:
     async def _start(self) -> None:
         await self._control.start()
         await self._supervisor.start()
-        await _watch_start(self._supervisor.pools, self._url, self._announce)
+        try:
+            await _watch_start(self._supervisor.pools, self._url, self._announce)
+        except Error as error:
+            await self._leases.fail(error)
+            raise
+        self._leases.mark_started()
+
+    async def _end_when_unused(self) -> None:
+        if self._for_users:
+            await self._leases.unused()
+            self._stop.set()
 
     async def _until_end(
         self, serving: asyncio.Task[None], starting: asyncio.Task[None], stopping: asyncio.Task[bool]
@@ -213,12 +237,8 @@ async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements)
     """
     while True:
         snapshots = [pool.snapshot() for pool in pools]
-        for snapshot in snapshots:
-            if snapshot.engines and all(e.state is EngineState.FAILED for e in snapshot.engines):
-                engine = snapshot.engines[0]
-                raise EngineStartError(
-                    f"{snapshot.model} cannot be started", cause=engine.cause, hint=f"its log: {engine.log}"
-                )
+        if (failure := find_failure(snapshots)) is not None:
+            raise failure
         if all(snapshot.ready for snapshot in snapshots):
             announce.ready(url, snapshots)
             return
