@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_file, complete_models
 
 __all__ = ["command"]
 
@@ -21,8 +22,15 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.option("--embed", metavar="MODEL", help="Serve this model for embedding calls.")
-@click.option("--generate", metavar="MODEL", help="Serve this model for generation calls.")
+@click.option(
+    "--embed", metavar="MODEL", shell_complete=complete_models, help="Serve this model for embedding calls."
+)
+@click.option(
+    "--generate",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="Serve this model for generation calls.",
+)
 @click.option("--port", type=click.IntRange(1, 65535), help="Serve on this port.  [default: any]")
 @click.option(
     "--keep",
@@ -33,7 +41,14 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
     help="Keep the server so long after its last user.  [default: 0]",
 )
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-@click.argument("argv", metavar="COMMAND [ARGUMENT]...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument(
+    "argv",
+    metavar="COMMAND [ARGUMENT]...",
+    nargs=-1,
+    required=True,
+    type=click.UNPROCESSED,
+    shell_complete=complete_file,
+)
 @click.pass_obj
 def command(
     context: Context,
