@@ -80,9 +80,12 @@ def command(
         return _refuse(argv[0])
     began = time.monotonic()
     report = _silent if quiet else _report
-    choice = choose(
-        embed, generate, context.load_config(), context.paths, port=port, config_file=context.config_file
-    )
+    config = context.load_config()
+    if all(name is None for name in (embed, generate, config.serve.embed, config.serve.generate)):
+        from llamafile_mgr.cli.guidance import unnamed_model
+
+        raise unnamed_model(context.paths, "llamafile-mgr exec", " -- COMMAND")
+    choice = choose(embed, generate, config, context.paths, port=port, config_file=context.config_file)
     lease = join_or_start(choice, report, process=myself("exec"), keep_seconds=keep_seconds)
     access = lease.access
     models = ", ".join(access.models.values())

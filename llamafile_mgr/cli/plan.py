@@ -70,6 +70,10 @@ def command(
     wanted = wanted_models(
         models, embed if named else config.serve.embed, generate if named else config.serve.generate
     )
+    if not wanted:
+        from llamafile_mgr.cli.guidance import unnamed_model
+
+        raise unnamed_model(context.paths, "llamafile-mgr plan")
     other = read_snapshot(snapshot) if snapshot is not None else None
     plans = make_plans(wanted, config, context.paths, other)
     machine = other or detect_machine()

@@ -33,10 +33,10 @@ def ask_running(
     if port is not None:
         found = [each for each in found if each[0] == port]
     if not found:
+        from llamafile_mgr.cli.guidance import how_to_start
+
         where = f" on port {port}" if port is not None else ""
-        raise NotReadyError(
-            f"no serve is running{where}", hint="start one: llamafile-mgr serve --embed MODEL"
-        )
+        raise NotReadyError(f"no serve is running{where}", hint=how_to_start(context.paths))
     if len(found) > 1:
         ports = ", ".join(str(each[0]) for each in found)
         raise UsageError(f"several serves are running, on ports {ports}", hint="say which with --port")

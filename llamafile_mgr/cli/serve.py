@@ -84,6 +84,10 @@ def command(
     chosen_embed = embed or (None if models else config.serve.embed)
     chosen_generate = generate or (None if models else config.serve.generate)
     wanted = wanted_models(models, chosen_embed, chosen_generate)
+    if not wanted:
+        from llamafile_mgr.cli.guidance import unnamed_model
+
+        raise unnamed_model(context.paths, "llamafile-mgr serve")
 
     def plan_all() -> Sequence[Plan]:
         plans = make_plans(wanted, context.load_config(flags), context.paths)
