@@ -35,6 +35,7 @@ from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
 __all__ = ["Announcements", "Server", "collect_aliases", "serve", "uvicorn_config"]
 
@@ -188,6 +189,7 @@ def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOpti
             idle_seconds=patience * 3,
             work_deadline_seconds=patience * 3,
         ),
+        speed=SpeedPolicy(window_seconds=patience * 2),
         pools={
             plan.name: _pool_options(plan, config.models.get(plan.name, ModelConfig()), config.serve)
             for plan in plans

@@ -147,19 +147,21 @@ class Pool:
         await self._command(lambda: self._replace(plan or self.plan))
 
     @contextlib.asynccontextmanager
-    async def lease(self, wait_seconds: float) -> AsyncIterator[Engine]:
+    async def lease(self, wait_seconds: float, work: int = 0) -> AsyncIterator[Engine]:
         """Hold the least busy ready engine for one call; its ``client`` is set.
+
+        ``work``: the call's tokens, by which the engine's speed is measured; 0 leaves it out.
 
         Raises:
             NotReadyError: no engine became ready within ``wait_seconds``, or all have failed.
         """
         engine = await self._await_engine(wait_seconds)
-        engine.take()
         client, began = engine.client, time.monotonic()
+        job = engine.take(work)
         try:
             yield engine
         finally:
-            engine.give_back(answered=client is not None and client.last_received >= began)
+            engine.give_back(job, answered=client is not None and client.last_received >= began)
             self._last_call = time.monotonic()
 
     async def call(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import NotFoundError, PlanError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
@@ -18,6 +19,7 @@ from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from llamafile_mgr.supervisor.restart import RestartPolicy
 from llamafile_mgr.supervisor.starting import EngineChecks
+from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
 
 __all__ = ["Supervisor", "SupervisorOptions"]
 
@@ -35,6 +37,7 @@ class SupervisorOptions:
     stop_grace_seconds: float = 4.0
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     liveness: LivenessPolicy = field(default_factory=LivenessPolicy)
+    speed: SpeedPolicy = field(default_factory=SpeedPolicy)
     pools: Mapping[str, PoolOptions] = field(default_factory=dict)
 
 
@@ -59,6 +62,7 @@ class Supervisor:
 
     def _make_pool(self, plan: Plan) -> Pool:
         default = PoolOptions(pinned=plan.role is Role.EMBED)
+        best: dict[LaunchSettings, dict[Kind, float]] = {}
         surroundings = EngineSurroundings(
             logs=self._paths.logs,
             home=self._paths.engine_home,
@@ -68,6 +72,8 @@ class Supervisor:
             restart=self._options.restart,
             liveness=self._options.liveness,
             changed=lambda: pool.note_change(),
+            speed=self._options.speed,
+            best_rates=lambda settings: best.setdefault(settings, {}),
         )
 
         def make_engine(plan: Plan, number: int) -> Engine:
