@@ -179,12 +179,13 @@ class Pool:
         *,
         wait_seconds: float,
         deadline_seconds: float,
+        work: int = 0,
         check: Callable[[EngineReply], None] | None = None,
     ) -> EngineReply:
         """Send an idempotent request; when its engine dies it is sent again to the next one.
 
-        ``deadline_seconds`` is for the whole, waiting included. ``check`` raises EngineError for a reply that
-        is not right, which makes the engine prove itself.
+        ``deadline_seconds`` is for the whole, waiting included; ``work`` as for ``lease``. ``check`` raises
+        EngineError for a reply that is not right, which makes the engine prove itself.
 
         Raises:
             NotReadyError: no engine became ready in time.
@@ -195,7 +196,7 @@ class Pool:
         while True:
             left = end - time.monotonic()
             try:
-                async with self.lease(min(wait_seconds, left)) as engine:
+                async with self.lease(min(wait_seconds, left), work) as engine:
                     return await self._ask(engine, request, end, check)
             except EngineLostError:
                 if time.monotonic() >= end:
