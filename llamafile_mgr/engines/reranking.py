@@ -15,9 +15,11 @@ from llamafile_mgr.errors import EngineError
 __all__ = ["read_scores", "rerank_request"]
 
 
-def rerank_request(query: str, documents: Sequence[str]) -> EngineRequest:
+def rerank_request(
+    query: str, documents: Sequence[str], headers: tuple[tuple[str, str], ...] = ()
+) -> EngineRequest:
     """Return the request for the scores of ``documents``."""
-    return json_request("/v1/rerank", {"query": query, "documents": list(documents)})
+    return json_request("/v1/rerank", {"query": query, "documents": list(documents)}, headers)
 
 
 def read_scores(reply: EngineReply, count: int) -> list[float]:

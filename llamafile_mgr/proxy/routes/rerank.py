@@ -14,6 +14,7 @@ from llamafile_mgr.proxy.dialects.rerank import parse_rerank, render_rerank
 from llamafile_mgr.proxy.front import Front, Route
 from llamafile_mgr.proxy.generation import check_reply
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
+from llamafile_mgr.proxy.tracing import engine_headers
 
 __all__ = ["rerank_routes"]
 
@@ -39,7 +40,7 @@ async def _rerank(front: Front, request: Request) -> Reply:
     tokens = estimate_tokens(call.documents) + count * estimate_tokens([call.query])
     async with front.turn(request, choice.pool, Cost(count, tokens)):
         reply = await choice.pool.call(
-            rerank_request(call.query, call.documents),
+            rerank_request(call.query, call.documents, engine_headers(request.headers, request.request_id)),
             work=tokens,
             wait_seconds=front.hold_seconds(request),
             deadline_seconds=front.settings.request_seconds,
