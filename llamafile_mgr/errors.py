@@ -19,6 +19,7 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   └── EngineLostError   the connection to an engine broke: it died or was stopped
     ├── PortInUseError        our own listening address is taken
     ├── NotReadyError         the model is not ready yet, or no longer
+    ├── ServiceError          the system's service manager cannot or will not do it
     ├── RequestError          a request to the proxy cannot be answered as sent
     │   ├── InputTooLongError
     │   ├── BodyTooLargeError
@@ -52,6 +53,7 @@ __all__ = [
     "PlanError",
     "PortInUseError",
     "RequestError",
+    "ServiceError",
     "StoreError",
     "UnknownRouteError",
     "UsageError",
@@ -212,6 +214,13 @@ class NotReadyError(Error):
     exit_code = 14
     http_status = 503
     code = "not_ready"
+
+
+class ServiceError(Error):
+    """The system's service manager is not there, cannot be reached or refuses."""
+
+    exit_code = 16
+    code = "service"
 
 
 class RequestError(Error):

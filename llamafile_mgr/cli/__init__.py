@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unload": ("unload", "End the engines of a model until the next call."),
     "restart": ("restart", "Replace a model's engines without a failed call."),
     "stop": ("stop", "Stop the running serve."),
+    "service": ("service", "Keep serve running as a service of the system."),
     "show": ("show", "Say what is in a llamafile, a GGUF or a catalog entry."),
     "pack": ("pack", "Make a llamafile of a runtime and weights."),
     "recommend": ("recommend", "Choose models for this machine and this use, and say why."),

@@ -40,7 +40,7 @@ def _with_models(paths: Paths, command: str) -> str | None:
     except Error:
         return None  # what is wrong with the store is another command's message
     names = {entry.role.value: entry.name.partition(":")[0] for entry in entries if entry.role is not None}
-    flags = [f"--{role} {names[role]}" for role in ("embed", "generate") if role in names]
+    flags = [f"--{role} {names[role]}" for role in ("embed", "generate", "rerank") if role in names]
     return " ".join([command, *flags]) if flags else None
 
 

@@ -33,6 +33,12 @@ __all__ = ["command"]
     help="Plan this model for generation calls.",
 )
 @click.option(
+    "--rerank",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="Plan this model for reranking calls.",
+)
+@click.option(
     "--machine",
     "snapshot",
     metavar="FILE",
@@ -46,6 +52,7 @@ def command(
     models: tuple[str, ...],
     embed: str | None,
     generate: str | None,
+    rerank: str | None,
     snapshot: Path | None,
     as_json: bool,
 ) -> None:
@@ -66,10 +73,9 @@ def command(
     from llamafile_mgr.proxy.assembly import make_plans, wanted_models
 
     config = context.load_config()
-    named = bool(models or embed or generate)
-    wanted = wanted_models(
-        models, embed if named else config.serve.embed, generate if named else config.serve.generate
-    )
+    if not (models or embed or generate or rerank):
+        embed, generate, rerank = config.serve.embed, config.serve.generate, config.serve.rerank
+    wanted = wanted_models(models, embed, generate, rerank)
     if not wanted:
         from llamafile_mgr.cli.guidance import unnamed_model
 

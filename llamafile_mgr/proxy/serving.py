@@ -23,6 +23,7 @@ from llamafile_mgr.embedding.readiness import make_checks
 from llamafile_mgr.errors import ConfigError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.proxy.activation import inherited_sockets
 from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.assembly import hold_files
 from llamafile_mgr.proxy.control import Controller, replace_model
@@ -31,15 +32,20 @@ from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
 from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, living_alone
 from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
 from llamafile_mgr.proxy.protocol import protocol_class
-from llamafile_mgr.supervisor.control import ControlServer, control_socket
+from llamafile_mgr.supervisor.asking import control_socket
+from llamafile_mgr.supervisor.control import ControlServer
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
+from llamafile_mgr.supervisor.notify import Notifier
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, PoolSnapshot
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
 __all__ = ["Announcements", "Server", "collect_aliases", "serve", "uvicorn_config"]
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
 _POLL_SECONDS = 0.02
+#: How much longer a start may take each time that its loop is seen to turn.
+_EXTEND_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +84,17 @@ def serve(
     """
     settings = config.serve
     keys = read_keys(Path(settings.keys_file).expanduser()) if settings.keys_file else KeyRing()
+    public = bool(keys.keys)
+    notifier = Notifier()
     with living_alone(paths.runtime, terms):
-        plans = plan_all()
-        sockets = bind_sockets(settings.host, settings.port, public=bool(keys.keys))
+        sockets = inherited_sockets(public=public)
         try:
+            notifier.status("planning")
+            plans = plan_all()
+            sockets = sockets or bind_sockets(settings.host, settings.port, public=public)
             with hold_files(plans, paths):
-                return _run_loop(
-                    _Service(plans, plan_all, config, paths, announce, sockets, keys, terms).run()
-                )
+                service = _Service(plans, plan_all, config, paths, announce, sockets, keys, notifier, terms)
+                return _run_loop(service.run())
         finally:
             close_sockets(sockets)
 
@@ -111,9 +120,12 @@ class _Service:
         announce: Announcements,
         sockets: list[socket.socket],
         keys: KeyRing,
+        notifier: Notifier,
         terms: LeaseTerms | None,
     ) -> None:
         self._plan_all = plan_all
+        self._notifier = notifier
+        self._ready = False
         self._announce = announce
         self._sockets = sockets
         self._url = endpoint(sockets, secure=config.serve.tls_certificate is not None)
@@ -144,11 +156,14 @@ class _Service:
             stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
             hurrying = asyncio.create_task(self._hurry.wait(), name="second stop signal")
             leaving = asyncio.create_task(self._end_when_unused(), name="users")
+            feeding = asyncio.create_task(self._feed(), name="watchdog")
             tasks = (serving, starting, reloading, stopping, hurrying, leaving)
             try:
                 self._announce.listening(self._url)
+                self._notifier.status(f"listening on {self._url}, starting engines")
                 await self._until_end(serving, starting, stopping)
                 self._announce.stopping()
+                self._notifier.stopping()
                 self._server.should_exit = True
                 await asyncio.wait({serving, hurrying}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -160,6 +175,8 @@ class _Service:
                 await self._supervisor.stop(drain=not self._hurry.is_set())
                 if self._cache is not None:
                     await asyncio.to_thread(self._cache.close)
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
             for task in (starting, serving):
                 if not task.cancelled() and (error := task.exception()) is not None:
                     raise error
@@ -174,11 +191,32 @@ class _Service:
             await self._leases.fail(error)
             raise
         self._leases.mark_started()
+        self._ready = True
+        self._notifier.ready(self._describe())
+
+    def _describe(self) -> str:
+        names = ", ".join(pool.plan.name for pool in self._supervisor.pools)
+        return f"serving {names} on {self._url}"
+
+    async def _feed(self) -> None:
+        """Feed the service manager's watchdog from this loop, as long as every pool's task is alive too.
+
+        Before we are ready it is asked for more time: a start that hangs is seen, a long one is not mistaken.
+        """
+        if not self._notifier.enabled:
+            return
+        interval = self._notifier.feed_seconds or _EXTEND_SECONDS / 3
+        while self._stop.is_set() or self._supervisor.alive:
+            if not self._ready:
+                self._notifier.extend_start(_EXTEND_SECONDS)
+            if self._notifier.feed_seconds is not None:
+                self._notifier.feed()
+            await asyncio.sleep(interval)
+        _LOG.error("the task of a model's engines ended: the watchdog is not fed any more")
 
     async def _end_when_unused(self) -> None:
         if self._for_users:
             await self._leases.unused()
-            self._stop.set()
 
     async def _until_end(
         self, serving: asyncio.Task[None], starting: asyncio.Task[None], stopping: asyncio.Task[bool]
@@ -192,6 +230,10 @@ class _Service:
         while True:
             await self._reload.wait()
             self._reload.clear()
+            announced = self._ready  # before that, READY=1 would be told too early
+            if announced:
+                self._notifier.reloading()
+            outcome = ""
             try:
                 for plan in await asyncio.to_thread(self._plan_all):
                     pool = self._supervisor.find(plan.name)
@@ -199,12 +241,16 @@ class _Service:
                         await replace_model(pool, plan, new_space=False)
             except Error as error:
                 _LOG.error("reload: %s", error.describe())
+                outcome = f"; the last reload failed: {error.message}"
+            if announced:
+                self._notifier.ready(self._describe() + outcome)
 
 
 def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOptions:
-    patience = config.serve.liveness_seconds
+    patience, limit = config.serve.liveness_seconds, config.serve.memory_limit
     return SupervisorOptions(
         stall_seconds=config.serve.load_stall_seconds,
+        memory_limit_bytes=parse_size(limit, "serve.memory_limit") if limit else None,
         liveness=LivenessPolicy(
             tick_seconds=patience * 0.1,
             silent_seconds=patience * 0.3,
@@ -212,6 +258,7 @@ def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOpti
             idle_seconds=patience * 3,
             work_deadline_seconds=patience * 3,
         ),
+        speed=SpeedPolicy(window_seconds=patience * 2),
         pools={
             plan.name: _pool_options(plan, config.models.get(plan.name, ModelConfig()), config.serve)
             for plan in plans
@@ -230,7 +277,7 @@ def _pool_options(plan: Plan, model: ModelConfig, settings: ServeConfig) -> Pool
 
 
 async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements) -> None:
-    """Announce that every model is ready.
+    """Announce that every model is ready, or rests until its first call.
 
     Raises:
         EngineStartError: a model failed for good before it was ever ready.
@@ -239,7 +286,7 @@ async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements)
         snapshots = [pool.snapshot() for pool in pools]
         if (failure := find_failure(snapshots)) is not None:
             raise failure
-        if all(snapshot.ready for snapshot in snapshots):
+        if all(snapshot.ready or snapshot.resting for snapshot in snapshots):
             announce.ready(url, snapshots)
             return
         await asyncio.sleep(_POLL_SECONDS)

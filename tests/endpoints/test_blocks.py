@@ -15,6 +15,7 @@ import llamafile_mgr
 from llamafile_mgr.errors import NotFoundError, UsageError
 from tests.support.golden import golden_cosine
 from tests.support.leased import await_nobody, engines, services, wait_until
+from tests.support.reranker import ANSWERS, fit_reranker
 from tests.support.service import environment, run_program
 
 MODEL = "all-minilm-l6-v2"
@@ -65,6 +66,17 @@ async def test_a_cancelled_wait_gives_the_lease_back(home: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.to_thread(await_nobody, home)
+
+
+def test_a_reranker(home: Path, minilm: Path) -> None:
+    model = fit_reranker(minilm, home / "tiny-reranker.gguf")
+    with llamafile_mgr.endpoint(rerank=str(model)) as ep:
+        for number, question in enumerate(ANSWERS):
+            best, second = ep.rerank(question, list(ANSWERS.values()), top_n=2)
+            assert best.index == number
+            assert best.score > second.score
+        assert [each.role for each in ep.models()] == ["rerank"]
+    await_nobody(home)
 
 
 def test_a_script_that_ends_without_leaving_its_block(home: Path) -> None:
