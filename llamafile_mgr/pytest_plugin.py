@@ -2,8 +2,8 @@
 
 For each ROLE of embed, generate and rerank the model comes from ``--llamafile-ROLE``, else from the marker
 ``@pytest.mark.llamafile(ROLE=...)`` of any collected test, else from the ini option ``llamafile_ROLE``.
-Parallel sessions, such as xdist's workers, share one server. Nothing but pytest is imported before a test asks
-for the fixture.
+Parallel sessions, such as xdist's workers, share one server. Nothing but pytest is imported before a test
+asks for the fixture.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import inspect
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,14 @@ MODEL = "all-minilm-l6-v2"
 
 
 @pytest.fixture
-def home(model_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(model_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return a home of its own that this process uses."""
     shutil.copytree(model_home / "store", tmp_path / "store")
     (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\n')
     monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    for left in [*services(tmp_path), *engines(tmp_path)]:
+        left.kill()
 
 
 def test_a_block(home: Path) -> None:
