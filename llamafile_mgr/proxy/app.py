@@ -32,13 +32,14 @@ from llamafile_mgr.proxy.http import (
 )
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.openapi import render_openapi
-from llamafile_mgr.proxy.refusals import BusyError, DeadlineError
+from llamafile_mgr.proxy.refusals import BusyError, DeadlineError, VectorSpaceError
 from llamafile_mgr.proxy.routes.embedding import embedding_routes
 from llamafile_mgr.proxy.routes.generation import generation_routes
 from llamafile_mgr.proxy.routes.models import model_routes
 from llamafile_mgr.proxy.routes.pages import page_routes
 from llamafile_mgr.proxy.routes.rerank import rerank_routes
 from llamafile_mgr.proxy.routes.tokens import token_routes
+from llamafile_mgr.proxy.spaces import SPACE_HEADER
 from llamafile_mgr.proxy.timing import TimeLimit
 from llamafile_mgr.supervisor.states import EngineState
 
@@ -221,6 +222,8 @@ class Proxy:
             headers = {"retry-after": str(math.ceil(error.retry_after_seconds)), "x-should-retry": "true"}
         elif status < 500 or hopeless or isinstance(error, InternalError):
             headers = {"x-should-retry": "false"}
+        if isinstance(error, VectorSpaceError):
+            headers[SPACE_HEADER] = error.space
         if status == 401:
             headers["www-authenticate"] = "Bearer"
         if status in (408, 413):
