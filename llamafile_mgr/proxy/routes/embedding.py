@@ -84,7 +84,7 @@ async def _embed(front: Front, request: Request) -> Reply:
         check_space(request.headers, result.vector_space, name)
     else:
         result = _empty_result(embedder.vector_space)
-    _count(front, request, name, result)
+    request.progress.prompt_tokens = result.prompt_tokens
     headers = {SPACE_HEADER: result.vector_space, **choice.headers(), **outcome_headers(result)}
     return json_reply(call.render(result, name, time.monotonic() - began), headers=headers)
 
@@ -107,12 +107,3 @@ def _check_width(wanted: EmbedRequest, result: EmbedResult) -> None:
             f"'dimensions' cannot be {wanted.dimensions}: this model's vectors have {width}",
             hint="leave 'dimensions' out to get the model's own",
         )
-
-
-def _count(front: Front, request: Request, name: str, result: EmbedResult) -> None:
-    request.progress.prompt_tokens = result.prompt_tokens
-    metrics = front.metrics
-    metrics.items.add(name, amount=len(result.vectors))
-    metrics.tokens.add(name, amount=result.prompt_tokens)
-    metrics.cached.add(name, amount=sum(outcome.cached for outcome in result.outcomes))
-    metrics.cut.add(name, amount=sum(outcome.truncated is not None for outcome in result.outcomes))
