@@ -24,6 +24,8 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   ├── BodyTooLargeError
     │   ├── UnknownRouteError
     │   └── WrongMethodError
+    ├── CheckpointError       a bulk job cannot go on where it stopped
+    ├── IncompleteError       a bulk job ended with texts that have no vector
     └── InternalError         a defect of ours
 """
 
@@ -33,6 +35,7 @@ from typing import ClassVar
 
 __all__ = [
     "BodyTooLargeError",
+    "CheckpointError",
     "ConfigError",
     "DiskFullError",
     "DownloadError",
@@ -40,6 +43,7 @@ __all__ = [
     "EngineLostError",
     "EngineStartError",
     "Error",
+    "IncompleteError",
     "InputTooLongError",
     "IntegrityError",
     "InternalError",
@@ -243,6 +247,21 @@ class WrongMethodError(RequestError):
 
     http_status = 405
     code = "wrong_method"
+
+
+class CheckpointError(Error):
+    """A bulk job cannot go on where it stopped: its input, settings or vector space changed."""
+
+    exit_code = 16
+    http_status = 409
+    code = "checkpoint"
+
+
+class IncompleteError(Error):
+    """A bulk job is done, and some of its texts have no vector; its output names them."""
+
+    exit_code = 17
+    code = "incomplete"
 
 
 #: Codes that no class of ours owns: success, and a run that Ctrl-C or SIGTERM ended early.
