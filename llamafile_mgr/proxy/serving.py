@@ -216,6 +216,7 @@ class _Service:
     async def _end_when_unused(self) -> None:
         if self._for_users:
             await self._leases.unused()
+            self._stop.set()
 
     async def _until_end(
         self, serving: asyncio.Task[None], starting: asyncio.Task[None], stopping: asyncio.Task[bool]
