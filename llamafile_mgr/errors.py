@@ -26,6 +26,11 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   ├── UnknownRouteError
     │   ├── WrongMethodError
     │   └── VectorSpaceError  vectors would not fit those that the caller has
+
+
+    │   └── WrongMethodError
+    ├── CheckpointError       a bulk job cannot go on where it stopped
+    ├── IncompleteError       a bulk job ended with texts that have no vector
     └── InternalError         a defect of ours
 """
 
@@ -36,6 +41,7 @@ from typing import ClassVar
 
 __all__ = [
     "BodyTooLargeError",
+    "CheckpointError",
     "ConfigError",
     "DiskFullError",
     "DownloadError",
@@ -43,6 +49,7 @@ __all__ = [
     "EngineLostError",
     "EngineStartError",
     "Error",
+    "IncompleteError",
     "InputTooLongError",
     "IntegrityError",
     "InternalError",
@@ -259,10 +266,34 @@ class WrongMethodError(RequestError):
 
 
 class VectorSpaceError(RequestError):
-    """Vectors would not belong in one index with those that the caller has."""
+    """Vectors would not belong in one index with those that the caller has.
+
+    ``space``: the fingerprint of those that are made here, empty where it is not known.
+    """
 
     http_status = 409
     code = "vector_space_changed"
+
+    def __init__(
+        self, message: str, *, cause: str | None = None, hint: str | None = None, space: str = ""
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint)
+        self.space = space
+
+
+class CheckpointError(Error):
+    """A bulk job cannot go on where it stopped: its input, settings or vector space changed."""
+
+    exit_code = 17
+    http_status = 409
+    code = "checkpoint"
+
+
+class IncompleteError(Error):
+    """A bulk job is done, and some of its texts have no vector; its output names them."""
+
+    exit_code = 18
+    code = "incomplete"
 
 
 #: Codes that no class of ours owns: success, and a run that Ctrl-C or SIGTERM ended early.
