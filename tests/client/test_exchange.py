@@ -141,7 +141,7 @@ def test_what_may_help_is_tried_again() -> None:
         (refusal(400, "context_length_exceeded"), InputTooLongError, 1),
         (refusal(401, "invalid_api_key"), RequestError, 1),
         (refusal(404, "model_not_found"), NotFoundError, 1),
-        (refusal(409, "vector_space_changed"), VectorSpaceError, 1),
+        (refusal(409, "vector_space_mismatch"), VectorSpaceError, 1),
         (refusal(429, "busy"), NotReadyError, 3),
         (refusal(502, "engine"), EngineError, 3),
         (refusal(503, "not_ready", retry_after="9"), NotReadyError, 3),
