@@ -28,7 +28,7 @@ from llamafile_mgr.proxy.assembly import hold_files
 from llamafile_mgr.proxy.control import Controller, replace_model
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing, read_keys
-from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
+from llamafile_mgr.proxy.listening import allow_descriptors, bind_sockets, close_sockets, endpoint
 from llamafile_mgr.proxy.protocol import protocol_class
 from llamafile_mgr.supervisor.control import ControlServer, control_socket
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
@@ -75,6 +75,7 @@ def serve(
     settings = config.serve
     keys = read_keys(Path(settings.keys_file).expanduser()) if settings.keys_file else KeyRing()
     plans = plan_all()
+    allow_descriptors()
     sockets = bind_sockets(settings.host, settings.port, public=bool(keys.keys))
     try:
         with hold_files(plans, paths):

@@ -367,6 +367,7 @@ def main() -> None:
     port = int(listen.rsplit(":", 1)[1] if listen else Handler.engine.flag("--port") or 0) + (
         1 if switches.other_port else 0
     )
+    ThreadingHTTPServer.request_queue_size = 512  # hundreds may come at once
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     address = f"http://127.0.0.1:{server.server_address[1]}"
