@@ -44,8 +44,8 @@ class PoolOptions:
 
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
-    """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: it was
-    unloaded on purpose, or left so at the start, and the next call starts it."""
+    """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: unloaded
+    on purpose, the next call starts it."""
 
     model: str
     role: str

@@ -109,6 +109,11 @@ class Supervisor:
         names = ", ".join(pool.plan.name for pool in self.pools)
         raise NotFoundError(f"{model} is not being served", hint=f"served: {names}")
 
+    @property
+    def alive(self) -> bool:
+        """Return whether every pool's task still does its work; one that ended early is a defect."""
+        return not any(task.done() for task in self._tasks)
+
     async def start(self) -> None:
         """End what an earlier ``serve`` left running, then start the engines of every pool that has room.
 

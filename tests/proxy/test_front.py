@@ -260,6 +260,7 @@ async def test_ids_metrics_and_the_log(tmp_path: Path, caplog: pytest.LogCapture
     assert 'llamafile_errors_total{model="e",code="invalid_request"} 1' in lines
     assert 'llamafile_texts_total{model="e"} 2' in lines
     assert 'llamafile_model_ready{model="e",role="embed"} 1' in lines
+    assert 'llamafile_embedding_seconds_bucket{model="e",le="+Inf"} 1' in lines
     assert any(line.startswith("llamafile_engine_memory_bytes{") for line in lines)
     logged = [json.loads(record.message) for record in caplog.records if record.name.endswith("access")]
     assert (logged[0]["id"], logged[0]["status"], logged[0]["texts"]) == ("mine-1", 200, 2)
