@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -22,43 +21,73 @@ __all__ = ["EngineClient", "EngineStream"]
 
 #: A reply larger than this is no reply of an engine (1,000 vectors of 4,096 floats as text are 90 MB).
 _MAX_REPLY_BYTES = 512 * 1024 * 1024
+_TOO_MUCH = f"the engine sent more than {_MAX_REPLY_BYTES >> 20} MiB in one answer"
 #: Above this much unread data a stream stops reading from its socket.
 _HIGH_WATER_BYTES = 1024 * 1024
 _CONNECT_SECONDS = 5.0
+#: The headers of a reply that anything here depends on.
+_HEADERS = {
+    b"content-type": "content-type",
+    b"content-length": "content-length",
+    b"transfer-encoding": "transfer-encoding",
+}
 
 
 class _Exchange:
-    """One request's reply as it arrives."""
+    """One request's reply as it arrives. ``streamed``: its reader takes the body piece by piece."""
 
-    __slots__ = ("body", "buffered", "complete", "error", "head", "headers", "started", "status", "waiter")
+    __slots__ = (
+        "_waiter",
+        "body",
+        "buffered",
+        "complete",
+        "error",
+        "framed",
+        "headers",
+        "started",
+        "status",
+        "streamed",
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, *, streamed: bool) -> None:
+        self.streamed = streamed
         self.status = 0
         self.headers: dict[str, str] = {}
-        self.body: deque[bytes] = deque()
+        self.body: list[bytes] = []
         self.buffered = 0
         self.started = False
+        self.framed = True
         self.complete = False
-        self.error: EngineLostError | None = None
-        self.head: asyncio.Future[None] = loop.create_future()
-        self.waiter: asyncio.Future[None] | None = None
+        self.error: EngineError | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
-    def ends_with_connection(self) -> bool:
-        """Tell whether the end of the body is the end of the connection (RFC 9112, 6.3)."""
-        framed = "content-length" in self.headers or "chunked" in self.headers.get("transfer-encoding", "")
-        return self.head.done() and not framed
+    def answered(self) -> bool:
+        """Tell whether the reply's head is there."""
+        return self.status != 0
 
     def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
-    def fail(self, error: EngineLostError) -> None:
+    def fail(self, error: EngineError) -> None:
         if not self.complete and self.error is None:
             self.error = error
-            if not self.head.done():
-                self.head.set_result(None)
             self.wake()
+
+    async def wait(self, seconds: float, silence: str) -> None:
+        """Wait for the next piece, or for the end of a reply that is not streamed.
+
+        After ``seconds`` the exchange fails with ``silence``. One timer and no task: this is the hot path.
+        """
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(seconds, self.fail, EngineError(silence))
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
 
 
 class _Connection(asyncio.Protocol):
@@ -78,7 +107,7 @@ class _Connection(asyncio.Protocol):
     def open(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
 
-    def begin(self, data: bytes) -> _Exchange:
+    def begin(self, data: bytes, *, streamed: bool) -> _Exchange:
         """Send a request and return its exchange.
 
         Raises:
@@ -86,7 +115,7 @@ class _Connection(asyncio.Protocol):
         """
         if self.transport is None or self.transport.is_closing():
             raise EngineLostError(f"the connection to the engine at {self.peer} is closed")
-        self.exchange = _Exchange(asyncio.get_running_loop())
+        self.exchange = _Exchange(streamed=streamed)
         self._parser = httptools.HttpResponseParser(self)
         self.transport.write(data)
         return self.exchange
@@ -124,11 +153,12 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
-        if self.exchange is not None and exc is None and self.exchange.ends_with_connection:
-            self.on_message_complete()
-        elif self.exchange is not None:
+        exchange = self.exchange
+        if exchange is not None and exc is None and exchange.answered and not exchange.framed:
+            self.on_message_complete()  # the end of the body is the end of the connection (RFC 9112, 6.3)
+        elif exchange is not None:
             reason = str(exc) if exc else "connection closed"
-            self.exchange.fail(EngineLostError(f"the engine at {self.peer} broke off its answer: {reason}"))
+            exchange.fail(EngineLostError(f"the engine at {self.peer} broke off its answer: {reason}"))
 
     # httptools callbacks
 
@@ -137,16 +167,20 @@ class _Connection(asyncio.Protocol):
             self.exchange.started = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.exchange is not None:
-            self.exchange.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        known = _HEADERS.get(name.lower())
+        if known is not None and self.exchange is not None:
+            self.exchange.headers[known] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        if self.exchange is None or self._parser is None:
+        exchange = self.exchange
+        if exchange is None or self._parser is None:
             return
-        self.exchange.status = self._parser.get_status_code()
+        headers = exchange.headers
+        exchange.framed = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "")
+        exchange.status = self._parser.get_status_code()
         self.reusable = self._parser.should_keep_alive()
-        if not self.exchange.head.done():
-            self.exchange.head.set_result(None)
+        if exchange.streamed:
+            exchange.wake()
 
     def on_body(self, body: bytes) -> None:
         exchange = self.exchange
@@ -154,6 +188,10 @@ class _Connection(asyncio.Protocol):
             return
         exchange.body.append(body)
         exchange.buffered += len(body)
+        if not exchange.streamed:
+            if exchange.buffered > _MAX_REPLY_BYTES:
+                exchange.fail(EngineError(_TOO_MUCH))
+            return
         if exchange.buffered > _HIGH_WATER_BYTES and not self._paused and self.open:
             self._paused = True
             cast(asyncio.Transport, self.transport).pause_reading()
@@ -194,7 +232,7 @@ class EngineStream:
                 return
             if exchange.error is not None:
                 raise exchange.error
-            await _wait_for_data(exchange, silence_seconds)
+            await exchange.wait(silence_seconds, f"the engine said nothing for {silence_seconds:g} seconds")
 
     async def read(self, silence_seconds: float) -> EngineReply:
         """Read the rest and return the whole reply; raises as ``chunks`` does."""
@@ -203,22 +241,12 @@ class EngineStream:
             pieces.append(piece)
             total += len(piece)
             if total > _MAX_REPLY_BYTES:
-                raise EngineError(f"the engine sent more than {_MAX_REPLY_BYTES >> 20} MiB in one answer")
+                raise EngineError(_TOO_MUCH)
         return EngineReply(self.status, self.content_type, b"".join(pieces))
 
     def close(self) -> None:
         """Give the connection back, or break it off when the body was not read to its end."""
         self._client._release(self._connection, self._exchange)
-
-
-async def _wait_for_data(exchange: _Exchange, seconds: float) -> None:
-    exchange.waiter = asyncio.get_running_loop().create_future()
-    try:
-        await asyncio.wait_for(exchange.waiter, seconds)
-    except asyncio.TimeoutError:
-        raise EngineError(f"the engine said nothing for {seconds:g} seconds") from None
-    finally:
-        exchange.waiter = None
 
 
 class EngineClient:
@@ -247,70 +275,82 @@ class EngineClient:
             EngineLostError: no connection, or it broke.
             EngineError: no whole answer within ``deadline_seconds``.
         """
-        try:
-            return await asyncio.wait_for(self._request(request, deadline_seconds), deadline_seconds)
-        except asyncio.TimeoutError:
-            raise EngineError(
-                f"the engine did not answer {request.path} within {deadline_seconds:g} seconds"
-            ) from None
-
-    async def _request(self, request: EngineRequest, deadline_seconds: float) -> EngineReply:
-        stream = await self.open_stream(request, deadline_seconds=deadline_seconds)
-        try:
-            return await stream.read(deadline_seconds)
-        finally:
-            stream.close()
+        connection, exchange = await self._exchange(request, deadline_seconds, streamed=False)
+        self._release(connection, exchange)
+        return EngineReply(exchange.status, exchange.headers.get("content-type", ""), b"".join(exchange.body))
 
     async def open_stream(self, request: EngineRequest, *, deadline_seconds: float) -> EngineStream:
-        """Send ``request`` and return as soon as the reply's head is there.
+        """Send ``request`` and return as soon as the reply's head is there; raises as ``request`` does."""
+        connection, exchange = await self._exchange(request, deadline_seconds, streamed=True)
+        return EngineStream(self, connection, exchange)
 
-        A kept-alive connection that the engine had already dropped is replaced once: nothing had been
-        answered on it. Raises as ``request`` does.
+    async def _exchange(
+        self, request: EngineRequest, seconds: float, *, streamed: bool
+    ) -> tuple[_Connection, _Exchange]:
+        """Send ``request``; return when it is answered, or its head is there for one that is streamed.
+
+        A kept-alive connection that the engine had already dropped is replaced: nothing was answered on it.
         """
         data = self._serialize(request)
+        end = time.monotonic() + seconds
+        silence = f"the engine did not answer {request.path} within {seconds:g} seconds"
         while True:
-            connection = await self._acquire()
+            connection = self._take_idle() or await self._connect(min(_CONNECT_SECONDS, seconds))
             fresh = not connection.used
-            exchange = connection.begin(data)
             try:
-                await asyncio.wait_for(asyncio.shield(exchange.head), deadline_seconds)
-            except asyncio.TimeoutError:
-                self._release(connection, exchange)
-                raise EngineError(
-                    f"the engine did not answer {request.path} within {deadline_seconds:g} seconds"
-                ) from None
-            except BaseException:
+                exchange = connection.begin(data, streamed=streamed)
+            except EngineLostError:
+                self._busy.discard(connection)
+                raise
+            try:
+                # Nothing can have come yet: the bytes were written in this very step of the loop.
+                await exchange.wait(max(0.001, end - time.monotonic()), silence)
+            except asyncio.CancelledError:
                 self._release(connection, exchange)
                 raise
             if exchange.error is None:
-                return EngineStream(self, connection, exchange)
+                return connection, exchange
             self._release(connection, exchange)
-            if fresh or exchange.started:
+            if fresh or exchange.started or not isinstance(exchange.error, EngineLostError):
                 raise exchange.error
 
     def _serialize(self, request: EngineRequest) -> bytes:
         body = request.body or b""
         start = f"{request.method} {request.path} HTTP/1.1\r\n{self._headers}\r\n"
+        for name, value in request.headers:
+            start += f"{name}: {value}\r\n"
         return f"{start}content-length: {len(body)}\r\n\r\n".encode("ascii") + body
 
-    async def _acquire(self) -> _Connection:
-        if self._closed:
-            raise EngineLostError(f"the engine at {self.host}:{self.port} was stopped")
+    def _take_idle(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.open and connection.reusable:
                 self._busy.add(connection)
                 return connection
+        return None
+
+    async def _connect(self, seconds: float) -> _Connection:
+        self._check_open()
         loop = asyncio.get_running_loop()
-        peer = f"{self.host}:{self.port}"
         try:
             _, connection = await asyncio.wait_for(
-                loop.create_connection(lambda: _Connection(self), self.host, self.port), _CONNECT_SECONDS
+                loop.create_connection(lambda: _Connection(self), self.host, self.port), seconds
             )
         except (OSError, asyncio.TimeoutError) as error:
+            peer = f"{self.host}:{self.port}"
             raise EngineLostError(f"cannot reach the engine at {peer}: {error or 'no answer'}") from error
         self._busy.add(connection)
+        try:
+            self._check_open()  # it may have been closed while we connected
+        except EngineLostError:
+            self._busy.discard(connection)
+            connection.abort()
+            raise
         return connection
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineLostError(f"the engine at {self.host}:{self.port} was stopped")
 
     def _release(self, connection: _Connection, exchange: _Exchange) -> None:
         self._busy.discard(connection)

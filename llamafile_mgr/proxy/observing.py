@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 
 from llamafile_mgr import __version__
+from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.metrics import Sample, render_metric
 from llamafile_mgr.supervisor.engine import EngineSnapshot
@@ -43,6 +44,18 @@ def render_metrics(front: Front) -> str:
                 for model, engine in engines
             ],
         ),
+        "llamafile_engine_speed_ratio": (
+            "An engine's throughput as a share of the best that it has shown.",
+            [
+                Sample({"model": model, "engine": engine.name}, engine.speed)
+                for model, engine in engines
+                if engine.speed is not None
+            ],
+        ),
+        "llamafile_engine_slow": (
+            "Whether an engine's throughput is below half of its best.",
+            [Sample({"model": model, "engine": engine.name}, engine.slow) for model, engine in engines],
+        ),
         "llamafile_queue_items": (
             "Texts that run or wait.",
             [Sample({"model": name}, each.queue.items) for name, each in front.queues.items()],
@@ -58,7 +71,8 @@ def render_metrics(front: Front) -> str:
         "llamafile_uptime_seconds": ("Since the proxy started.", [Sample({}, time.time() - front.started)]),
     }
     measured = [render_metric(name, "gauge", text, samples) for name, (text, samples) in gauges.items()]
-    return front.metrics.render() + "".join(measured)
+    stats = {name: embedder.stats() for name, embedder in front.embedders.items()}
+    return front.metrics.render() + render_embedding_metrics(stats) + "".join(measured)
 
 
 def describe_status(front: Front) -> dict[str, Any]:
@@ -105,6 +119,8 @@ def _describe_model(front: Front, pool: Pool) -> dict[str, Any]:
                 "restarts": engine.restarts,
                 "in_flight": engine.in_flight,
                 "cause": engine.cause,
+                "speed": engine.speed,
+                "slow": engine.slow,
                 "memory_bytes": _engine_memory(engine),
             }
             for engine in snapshot.engines

@@ -20,7 +20,7 @@ from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duratio
 from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.readiness import make_checks
-from llamafile_mgr.errors import ConfigError, EngineStartError, Error
+from llamafile_mgr.errors import ConfigError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.activation import inherited_sockets
@@ -28,15 +28,16 @@ from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.assembly import hold_files
 from llamafile_mgr.proxy.control import Controller, replace_model
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.keys import KeyRing, read_keys
+from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
+from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, living_alone
 from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
 from llamafile_mgr.proxy.protocol import protocol_class
 from llamafile_mgr.supervisor.control import ControlServer, control_socket
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.notify import Notifier
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, PoolSnapshot
-from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
 __all__ = ["Announcements", "Server", "collect_aliases", "serve", "uvicorn_config"]
 
@@ -64,11 +65,16 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    plan_all: Callable[[], Sequence[Plan]], config: Config, paths: Paths, announce: Announcements
+    plan_all: Callable[[], Sequence[Plan]],
+    config: Config,
+    paths: Paths,
+    announce: Announcements,
+    terms: LeaseTerms | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM and return the exit code: 0, also after a signal.
 
     ``plan_all`` finds and plans the models; it is called again for a restart or SIGHUP, in a thread.
+    With ``terms`` it also ends when no lease is held any more, and one of the same terms is waited for.
 
     Raises:
         PortInUseError: our address is taken.
@@ -79,16 +85,17 @@ def serve(
     keys = read_keys(Path(settings.keys_file).expanduser()) if settings.keys_file else KeyRing()
     public = bool(keys.keys)
     notifier = Notifier()
-    sockets = inherited_sockets(public=public)
-    try:
-        notifier.status("planning")
-        plans = plan_all()
-        sockets = sockets or bind_sockets(settings.host, settings.port, public=public)
-        with hold_files(plans, paths):
-            service = _Service(plans, plan_all, config, paths, announce, sockets, keys, notifier)
-            return _run_loop(service.run())
-    finally:
-        close_sockets(sockets)
+    with living_alone(paths.runtime, terms):
+        sockets = inherited_sockets(public=public)
+        try:
+            notifier.status("planning")
+            plans = plan_all()
+            sockets = sockets or bind_sockets(settings.host, settings.port, public=public)
+            with hold_files(plans, paths):
+                service = _Service(plans, plan_all, config, paths, announce, sockets, keys, notifier, terms)
+                return _run_loop(service.run())
+        finally:
+            close_sockets(sockets)
 
 
 def _run_loop(main: Coroutine[Any, Any, int]) -> int:
@@ -113,6 +120,7 @@ class _Service:
         sockets: list[socket.socket],
         keys: KeyRing,
         notifier: Notifier,
+        terms: LeaseTerms | None,
     ) -> None:
         self._plan_all = plan_all
         self._notifier = notifier
@@ -131,7 +139,10 @@ class _Service:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
-        controller = Controller(self._supervisor, self._url, self._stop.set, plan_all)
+        access = {"url": self._url, "api_key": user_secret(keys)}
+        self._leases = Leases(lambda: [pool.snapshot() for pool in self._supervisor.pools], access, terms)
+        self._for_users = terms is not None
+        controller = Controller(self._supervisor, self._url, self._stop.set, plan_all, self._leases)
         port = sockets[0].getsockname()[1]
         self._control = ControlServer(control_socket(paths.runtime, port), controller.handle)
 
@@ -143,8 +154,9 @@ class _Service:
             reloading = asyncio.create_task(self._reload_on_request(), name="reload")
             stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
             hurrying = asyncio.create_task(self._hurry.wait(), name="second stop signal")
+            leaving = asyncio.create_task(self._end_when_unused(), name="users")
             feeding = asyncio.create_task(self._feed(), name="watchdog")
-            tasks = (serving, starting, reloading, stopping, hurrying)
+            tasks = (serving, starting, reloading, stopping, hurrying, leaving)
             try:
                 self._announce.listening(self._url)
                 self._notifier.status(f"listening on {self._url}, starting engines")
@@ -158,6 +170,7 @@ class _Service:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self._control.close()
+                await self._leases.close()
                 await self._supervisor.stop(drain=not self._hurry.is_set())
                 if self._cache is not None:
                     await asyncio.to_thread(self._cache.close)
@@ -171,7 +184,12 @@ class _Service:
     async def _start(self) -> None:
         await self._control.start()
         await self._supervisor.start()
-        await _watch_start(self._supervisor.pools, self._url, self._announce)
+        try:
+            await _watch_start(self._supervisor.pools, self._url, self._announce)
+        except Error as error:
+            await self._leases.fail(error)
+            raise
+        self._leases.mark_started()
         self._ready = True
         self._notifier.ready(self._describe())
 
@@ -194,6 +212,11 @@ class _Service:
                 self._notifier.feed()
             await asyncio.sleep(interval)
         _LOG.error("the task of a model's engines ended: the watchdog is not fed any more")
+
+    async def _end_when_unused(self) -> None:
+        if self._for_users:
+            await self._leases.unused()
+            self._stop.set()
 
     async def _until_end(
         self, serving: asyncio.Task[None], starting: asyncio.Task[None], stopping: asyncio.Task[bool]
@@ -224,9 +247,10 @@ class _Service:
 
 
 def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOptions:
-    patience = config.serve.liveness_seconds
+    patience, limit = config.serve.liveness_seconds, config.serve.memory_limit
     return SupervisorOptions(
         stall_seconds=config.serve.load_stall_seconds,
+        memory_limit_bytes=parse_size(limit, "serve.memory_limit") if limit else None,
         liveness=LivenessPolicy(
             tick_seconds=patience * 0.1,
             silent_seconds=patience * 0.3,
@@ -234,6 +258,7 @@ def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOpti
             idle_seconds=patience * 3,
             work_deadline_seconds=patience * 3,
         ),
+        speed=SpeedPolicy(window_seconds=patience * 2),
         pools={
             plan.name: _pool_options(plan, config.models.get(plan.name, ModelConfig()), config.serve)
             for plan in plans
@@ -252,20 +277,16 @@ def _pool_options(plan: Plan, model: ModelConfig, settings: ServeConfig) -> Pool
 
 
 async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements) -> None:
-    """Announce that every model is ready.
+    """Announce that every model is ready, or rests until its first call.
 
     Raises:
         EngineStartError: a model failed for good before it was ever ready.
     """
     while True:
         snapshots = [pool.snapshot() for pool in pools]
-        for snapshot in snapshots:
-            if snapshot.engines and all(e.state is EngineState.FAILED for e in snapshot.engines):
-                engine = snapshot.engines[0]
-                raise EngineStartError(
-                    f"{snapshot.model} cannot be started", cause=engine.cause, hint=f"its log: {engine.log}"
-                )
-        if all(snapshot.ready for snapshot in snapshots):
+        if (failure := find_failure(snapshots)) is not None:
+            raise failure
+        if all(snapshot.ready or snapshot.resting for snapshot in snapshots):
             announce.ready(url, snapshots)
             return
         await asyncio.sleep(_POLL_SECONDS)
