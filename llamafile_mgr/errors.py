@@ -26,9 +26,6 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   ├── UnknownRouteError
     │   ├── WrongMethodError
     │   └── VectorSpaceError  vectors would not fit those that the caller has
-
-
-    │   └── WrongMethodError
     ├── CheckpointError       a bulk job cannot go on where it stopped
     ├── IncompleteError       a bulk job ended with texts that have no vector
     └── InternalError         a defect of ours
