@@ -107,6 +107,13 @@ def test_a_reload_is_told_and_ends(installed: Booted) -> None:
     assert installed.show(SERVICE, "MainPID") == pid
 
 
+def test_a_call_during_a_restart_waits(installed: Booted) -> None:
+    installed.run(["systemctl", "restart", "--no-block", SERVICE])
+    codes = [json.loads(fetch(installed, "/health"))["status"] for _ in range(20)]
+    assert codes == ["ok"] * 20
+    installed.await_state(SERVICE, RUNNING)
+
+
 def test_stop_takes_the_address_too(installed: Booted, model_home: Path) -> None:
     ours(installed, model_home, "service", "stop", "--system")
     stopped = {"ActiveState": "inactive", "Result": "success"}
@@ -129,3 +136,37 @@ def test_the_first_call_starts_it(booted: Booted, model_home: Path) -> None:
     )
     assert booted.show(SERVICE, "LoadState") == {"LoadState": "not-found"}
     assert "there is no service" in ours(booted, model_home, "service", "uninstall", "--system")
+
+
+USER_MANAGER = """\
+[Service]
+Type=notify
+User=root
+Environment=HOME=/root XDG_RUNTIME_DIR=/run/user/0
+ExecStart=/lib/systemd/systemd --user --log-target=journal
+Delegate=yes
+"""
+
+
+def test_a_users_own_service(booted: Booted, model_home: Path) -> None:
+    """Under a user's manager, in which system services' mount namespaces do not exist."""
+    booted.run(["mkdir", "-p", "/run/user/0", "/run/systemd/system"])
+    booted.run(["sh", "-c", 'printf "%s" "$1" >/run/systemd/system/manager.service', "sh", USER_MANAGER])
+    booted.run(["systemctl", "daemon-reload"])
+    booted.run(["systemctl", "start", "manager.service"])
+    variables = {**environment(model_home), "HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0"}
+    variables.pop("XDG_CONFIG_HOME", None)
+
+    def mine(*arguments: str) -> str:
+        return booted.run(program("service", *arguments), variables).stdout
+
+    assert "new: /root/.config/systemd/user/llamafile-mgr.service" in mine(
+        "install", "--embed", "all-minilm-l6-v2"
+    )
+    assert "llamafile-mgr: active (running), enabled" in mine("status")
+    reply = json.loads(fetch(booted, "/v1/embeddings", '{"input": "hello world"}'))
+    assert len(reply["data"][0]["embedding"]) == 384
+    shown = json.loads(mine("status", "--json"))
+    assert (shown["ActiveState"], shown["NRestarts"]) == ("active", "0")
+    assert "serving all-minilm-l6-v2" in shown["StatusText"]
+    assert "removed: /root/.config/systemd/user/llamafile-mgr.socket" in mine("uninstall")
