@@ -29,6 +29,7 @@ FLOORS = {
     "embedding": 5,
     "proxy": 6,
     "bulk": 6,
+    "benchmarking": 6,
     "service": 6,
     "cli": 7,
     "client": 7,

@@ -17,7 +17,7 @@ class Context:
 
     def __init__(self, config_file: Path | None, debug: bool) -> None:
         self.debug = debug
-        self._config_file = config_file
+        self.config_file = config_file
 
     @functools.cached_property
     def paths(self) -> Paths:
@@ -30,4 +30,4 @@ class Context:
         Raises:
             ConfigError: the file, a variable or a flag is wrong.
         """
-        return load_config(self.paths.config_file, file=self._config_file, flags=flags)
+        return load_config(self.paths.config_file, file=self.config_file, flags=flags)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -11,11 +15,12 @@ from llamafile_mgr.cli.context import Context
 
 if TYPE_CHECKING:
     from llamafile_mgr.bulk import EmbedSettings, VectorSource
+    from llamafile_mgr.config import Config
     from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Wish", "connect", "plan_alone"]
+__all__ = ["Wish", "connect", "plan_alone", "plan_embedder", "started_serve"]
 
-_STATUS_SECONDS = 10.0
+_STATUS_SECONDS, _STOP_SECONDS = 10.0, 20.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,18 +72,26 @@ def _find_serve(context: Context, model: str | None) -> str | None:
 def plan_alone(context: Context, model: str | None) -> Plan:
     """Return the plan of an embedding model whose engines compute one text after the other, which makes equal
     texts get equal bytes."""
-    from llamafile_mgr.catalog import Role
     from llamafile_mgr.config import ModelConfig
-    from llamafile_mgr.proxy.assembly import make_plans, wanted_models
 
     config = context.load_config()
-    wanted = wanted_models((), model or config.serve.embed, None)
-    (plan,) = make_plans(wanted, config, context.paths)
-    if plan.settings.slots == 1 or plan.role is not Role.EMBED:
+    plan = _plan(context, model, config)
+    if plan.settings.slots == 1:
         return plan
     own = dataclasses.replace(config.models.get(plan.name, ModelConfig()), slots=1)
-    alone = dataclasses.replace(config, models={**config.models, plan.name: own})
-    return make_plans(wanted, alone, context.paths)[0]
+    return _plan(context, model, dataclasses.replace(config, models={**config.models, plan.name: own}))
+
+
+def plan_embedder(context: Context, model: str) -> Plan:
+    """Return the plan of an embedding model as ``serve`` would run it."""
+    return _plan(context, model, context.load_config())
+
+
+def _plan(context: Context, model: str | None, config: Config) -> Plan:
+    from llamafile_mgr.proxy.assembly import make_plans, wanted_models
+
+    (plan,) = make_plans(wanted_models((), model or config.serve.embed, None), config, context.paths)
+    return plan
 
 
 @asynccontextmanager
@@ -89,3 +102,43 @@ async def _run_engines(context: Context, plan: Plan, settings: EmbedSettings) ->
     with hold_files([plan], context.paths):
         async with own_engines(plan, context.paths, settings) as source:
             yield source
+
+
+@asynccontextmanager
+async def started_serve(context: Context, model: str) -> AsyncIterator[str]:
+    """Run a ``serve`` of one embedding model as a child process while inside, and give its URL.
+
+    Raises:
+        EngineStartError: it ended before it was ready.
+    """
+    from llamafile_mgr.errors import EngineStartError
+
+    config = ("--config", str(context.config_file)) if context.config_file is not None else ()
+    arguments = ("serve", "--embed", model, "--port", "0", "--no-cache", "--json")
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "llamafile_mgr", *config, *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdout is not None  # noqa: S101
+    assert child.stderr is not None  # noqa: S101
+    said = asyncio.create_task(child.stderr.read())
+    try:
+        async for line in child.stdout:
+            event = json.loads(line)
+            if event["event"] == "ready":
+                break
+        else:
+            last = (await said).decode(errors="replace").strip().splitlines()[-3:]
+            raise EngineStartError(f"serve ended before {model} was ready", cause=" / ".join(last) or None)
+        yield str(event["url"])
+    finally:
+        if child.returncode is None:
+            child.terminate()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(child.wait(), _STOP_SECONDS)
+        if child.returncode is None:
+            child.kill()
+        await asyncio.gather(child.wait(), said)

@@ -92,7 +92,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
 
 async def test_keys(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("me:0123456789abcdef0123456789abcdef\n")
+    file.write_text("me 0123456789abcdef0123456789abcdef\n")
     file.chmod(0o600)
     async with running_front(tmp_path, [FakeModel("e")], keys=read_keys(file)) as running:
         with pytest.raises(RequestError, match="refuses us"):
