@@ -90,7 +90,8 @@ def write_chart(report: BenchReport, path: Path) -> None:
 
 
 def _title(report: BenchReport) -> str:
-    return f"{report.model}: median of {report.rounds} rounds of {report.seconds:g} s"
+    model = "".join(c if c.isprintable() else "?" for c in report.model)
+    return f"{model}: median of {report.rounds} rounds of {report.seconds:g} s"
 
 
 def draw_svg(report: BenchReport) -> str:
@@ -154,8 +155,8 @@ def _legend(left: int, lines: Sequence[Line], colours: dict[int, str]) -> list[s
 
 
 def _text(x: float, y: float, text: str, anchor: str, *, size: int = 12) -> str:
-    shown = html.escape("".join(c if c.isprintable() else "?" for c in text))
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{shown}</text>'
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
+    return f"<text {place}>{html.escape(text)}</text>"
 
 
 def nice_top(most: float) -> float:

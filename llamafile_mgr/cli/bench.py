@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,12 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import format_table, print_json, print_line
 
 if TYPE_CHECKING:
-    from llamafile_mgr.benchmarking.measuring import Cell
+    from llamafile_mgr.benchmarking.measuring import Cell, Target
     from llamafile_mgr.benchmarking.reports import BenchReport
 
 __all__ = ["command"]
 
-_MOST = 1024
+_MOST, _TEXTS = 1024, 600
 
 
 def _read_numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -85,8 +87,9 @@ def command(
 ) -> None:
     """Measure texts a second and the latency of requests for MODEL, over batch x concurrency.
 
-    A serve of its own is started and asked over HTTP, without its cache; --url measures a running one. The texts are docstrings of Python's standard library, of mixed length. Rounds are interleaved, so that
-    other work on the machine falls on all cells alike; still, stop it first.
+    A serve of its own is started and asked over HTTP, without its cache; --url measures a running one. The
+    texts are docstrings of Python's standard library, of mixed length. Rounds are interleaved, so that other
+    work on the machine falls on all cells alike; still, stop it first.
 
     \b
     The JSON has for each target, batch and concurrency:
@@ -128,33 +131,50 @@ async def _measure(
     url: str | None,
     api_key: str | None,
 ) -> BenchReport:
-    from llamafile_mgr.benchmarking.measuring import Target, measure
-    from llamafile_mgr.benchmarking.reports import BenchReport
-    from llamafile_mgr.benchmarking.targets import direct_engines, proxy_at
-    from llamafile_mgr.benchmarking.texts import read_docstrings
-    from llamafile_mgr.cli.vectors import plan_embedder, started_serve
-    from llamafile_mgr.proxy.assembly import hold_files
+    import asyncio
 
-    texts = read_docstrings(2000)
+    from llamafile_mgr.benchmarking.measuring import measure
+    from llamafile_mgr.benchmarking.reports import BenchReport
+    from llamafile_mgr.benchmarking.texts import read_docstrings
+
     total = len(cells) * rounds * (2 if direct else 1)
-    done = 0
+    numbers = itertools.count(1)
 
     def show(target: str, cell: Cell, number: int) -> None:
-        nonlocal done
-        done += 1
         where = f"batch {cell.batch}, concurrency {cell.concurrency}, round {number}"
-        click.echo(f"{done} of {total}: {target}, {where}", err=True)
+        click.echo(f"{next(numbers)} of {total}: {target}, {where}", err=True)
 
     async with contextlib.AsyncExitStack() as stack:
-        targets: list[Target] = []
-        if url is None:
-            url = await stack.enter_async_context(started_serve(context, model))
-            targets.append(await stack.enter_async_context(proxy_at(url, None, None)))
-        else:
-            targets.append(await stack.enter_async_context(proxy_at(url, model, api_key)))
+        targets = [await stack.enter_async_context(_open_proxy(context, model, url, api_key))]
         if direct:
-            plan = plan_embedder(context, model)
-            stack.enter_context(hold_files([plan], context.paths))
-            targets.append(await stack.enter_async_context(direct_engines(plan, context.paths)))
+            targets.append(await stack.enter_async_context(_open_engines(context, model)))
+        texts = await asyncio.to_thread(read_docstrings, _TEXTS)
         results = await measure(targets, cells, texts, rounds=rounds, seconds=seconds, observe=show)
     return BenchReport(model, rounds, seconds, len(texts), tuple(results))
+
+
+@contextlib.asynccontextmanager
+async def _open_proxy(
+    context: Context, model: str, url: str | None, api_key: str | None
+) -> AsyncIterator[Target]:
+    """Ask the proxy at ``url``, for None one that is started for it."""
+    from llamafile_mgr.benchmarking.targets import proxy_at
+    from llamafile_mgr.cli.vectors import plan_embedder, started_serve
+
+    async with contextlib.AsyncExitStack() as stack:
+        if url is None:
+            plan_embedder(context, model)  # says here, and not in a child, what is wrong with the model
+            url = await stack.enter_async_context(started_serve(context, model))
+        yield await stack.enter_async_context(proxy_at(url, model, api_key))
+
+
+@contextlib.asynccontextmanager
+async def _open_engines(context: Context, model: str) -> AsyncIterator[Target]:
+    from llamafile_mgr.benchmarking.targets import direct_engines
+    from llamafile_mgr.cli.vectors import plan_embedder
+    from llamafile_mgr.proxy.assembly import hold_files
+
+    plan = plan_embedder(context, model)
+    with hold_files([plan], context.paths):
+        async with direct_engines(plan, context.paths) as target:
+            yield target
