@@ -26,12 +26,13 @@ _STATUS_SECONDS, _STOP_SECONDS = 10.0, 20.0
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wish:
     """What the command line says. ``model`` None: the one that is served or configured. ``own``: start
-    engines, whatever runs."""
+    engines, whatever runs. ``exact``: they compute one text at a time on a GPU too, where that is slow."""
 
     model: str | None = None
     url: str | None = None
     api_key: str | None = None
     own: bool = False
+    exact: bool = False
 
 
 def connect(
@@ -49,7 +50,7 @@ def connect(
     url = wish.url or (None if wish.own else _find_serve(context, wish.model))
     if url is not None:
         return running_proxy(url, settings, model=wish.model, api_key=wish.api_key)
-    return _run_engines(context, plan_alone(context, wish.model), settings)
+    return _run_engines(context, plan_alone(context, wish), settings)
 
 
 def _find_serve(context: Context, model: str | None) -> str | None:
@@ -69,17 +70,19 @@ def _find_serve(context: Context, model: str | None) -> str | None:
     return None
 
 
-def plan_alone(context: Context, model: str | None) -> Plan:
-    """Return the plan of an embedding model whose engines compute one text after the other, which makes equal
-    texts get equal bytes."""
+def plan_alone(context: Context, wish: Wish) -> Plan:
+    """Return the plan of an embedding model whose engines compute one text after the other, so that equal
+    texts get equal bytes. On a GPU, which is idle most of the time then, only when that is wished for."""
     from llamafile_mgr.config import ModelConfig
 
     config = context.load_config()
-    plan = _plan(context, model, config)
-    if plan.settings.slots == 1:
+    plan = _plan(context, wish.model, config)
+    on_gpu = plan.settings.gpu not in (None, "disable")
+    if plan.settings.slots == 1 or (on_gpu and not wish.exact):
         return plan
     own = dataclasses.replace(config.models.get(plan.name, ModelConfig()), slots=1)
-    return _plan(context, model, dataclasses.replace(config, models={**config.models, plan.name: own}))
+    alone = dataclasses.replace(config, models={**config.models, plan.name: own})
+    return _plan(context, wish.model, alone)
 
 
 def plan_embedder(context: Context, model: str) -> Plan:
