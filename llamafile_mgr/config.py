@@ -48,16 +48,18 @@ _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", 
 class ServeConfig:
     """``[serve]``: the proxy and the engines behind it.
 
-    ``embed``, ``generate``: names of the models to run. ``load_stall_seconds``: how long a loading
-    engine may stay silent. ``liveness_seconds``: how long a ready one may, while it owes answers, until it is
-    replaced. ``drain_seconds``: how long accepted calls may still take when stopping. ``max_body_bytes``:
-    the largest request body. ``input_type``: what texts are whose caller does not say, ``query``,
-    ``document`` or ``none``. ``cache_bytes``: disk for vectors of known texts, 0 keeps none.
+    ``embed``, ``generate``, ``rerank``: names of the models to run. ``load_stall_seconds``: how long a
+    loading engine may stay silent. ``liveness_seconds``: how long a ready one may, while it owes answers,
+    until it is replaced. ``drain_seconds``: how long accepted calls may still take when stopping.
+    ``max_body_bytes``: the largest request body. ``input_type``: what texts are whose caller does not say,
+    ``query``, ``document`` or ``none``. ``cache_bytes``: disk for vectors of known texts, 0 keeps none.
 
     ``strict_models``: refuse names that are not served, also with one model. ``wait_seconds``: how long a
     call is held while its model loads; ``request_seconds``: how long it may take until its answer begins.
     ``queue_items``, ``queue_tokens``: texts and estimated tokens that a model's queue holds before callers
-    are told to come back.
+    are told to come back. ``memory_limit``: main memory that all engines may take, such as ``"8GB"``; for a
+    model that is called and does not fit, the least recently used one that is neither busy nor pinned is
+    unloaded.
 
     ``keys_file``: API keys, one ``[NAME ]KEY`` a line, readable by its owner alone; the key named ``admin``
     is the administrator's. Without it only loopback addresses are served. ``hosts``: further names that
@@ -71,6 +73,7 @@ class ServeConfig:
     port: int = 8080
     embed: str | None = None
     generate: str | None = None
+    rerank: str | None = None
     load_stall_seconds: float = 120.0
     liveness_seconds: float = 10.0
     drain_seconds: float = 10.0
@@ -82,6 +85,7 @@ class ServeConfig:
     request_seconds: float = 3600.0
     queue_items: int = 16_384
     queue_tokens: int = 4_000_000
+    memory_limit: str | None = None
     keys_file: str | None = None
     hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
@@ -103,6 +107,8 @@ class ServeConfig:
             raise ConfigError(
                 f"serve.input_type is {self.input_type!r}", hint=f"it may be {', '.join(_INPUT_TYPES)}"
             )
+        if self.memory_limit is not None:
+            parse_size(self.memory_limit, "serve.memory_limit")
         if self.cache_bytes < 0:
             raise ConfigError("serve.cache_bytes must not be negative", hint="0 keeps no vectors")
         if (self.tls_certificate is None) != (self.tls_key is None):

@@ -139,7 +139,7 @@ class Measured:
 
 def run_wrk(url: str, connections: int, seconds: float, script: Path) -> Measured:
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
-    command += ["-s", str(script), url + PATH]
+    command += ["-s", str(script), url]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in text, text
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))  # type: ignore[union-attr]
@@ -160,7 +160,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for connections in (1, 16):
                 for name, url in urls.items():
-                    measured = run_wrk(url, connections, options.seconds, script)
+                    measured = run_wrk(url + PATH, connections, options.seconds, script)
                     found.setdefault((name, connections), []).append(measured)
     rates = {key: statistics.median(each.rate for each in runs) for key, runs in found.items()}
     medians = {key: statistics.median(each.median_ms for each in runs) for key, runs in found.items()}

@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from llamafile_mgr import __version__
 from llamafile_mgr.cli.context import Context
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("importing", "Take a file of this computer into the store."),
     "kit": ("kits", "Carry models to a machine without internet."),
     "serve": ("serve", "Run models behind the local proxy."),
+    "exec": ("exec", "Run a command that needs a served model."),
     "status": ("status", "Show what the running serve does."),
     "ps": ("ps", "List the engines of the running serve."),
     "logs": ("logs", "Print what a model's engines print."),
@@ -40,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unload": ("unload", "End the engines of a model until the next call."),
     "restart": ("restart", "Replace a model's engines without a failed call."),
     "stop": ("stop", "Stop the running serve."),
+    "service": ("service", "Keep serve running as a service of the system."),
     "show": ("show", "Say what is in a llamafile, a GGUF or a catalog entry."),
     "pack": ("pack", "Make a llamafile of a runtime and weights."),
     "recommend": ("recommend", "Choose models for this machine and this use, and say why."),
@@ -48,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("embed", "Turn the texts of a file into vectors."),
     "bench": ("bench", "Measure how fast a model embeds on this machine."),
     "cache": ("cache", "Show or clear the vectors that are kept of known texts."),
+    "completion": ("completion", "Print what makes a shell complete commands and models."),
     "doctor": ("doctor", "Check this machine: what is wrong, why it matters, how to mend it."),
 }
 
@@ -75,6 +79,15 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             ctx.fail(f"no such command: {args[0]}" + (f"; did you mean {near[0]}?" if near else ""))
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete command names from the table, without importing any of them, and options."""
+        named = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command list from the table, without importing any of them."""

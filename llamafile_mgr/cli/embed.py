@@ -118,8 +118,8 @@ def command(
     as that of a job that was never interrupted, when the engines compute one text at a time: engines started
     for the job do, on a GPU with --exact; a serve does with `slots = 1`. --json says so as "exact".
 
-    Texts that fail do not end the job: the output names them, and the exit code is 17. When the input, the
-    settings or the vector space changed since the job was begun, the exit code is 16.
+    Texts that fail do not end the job: the output names them, and the exit code is 18. When the input, the
+    settings or the vector space changed since the job was begun, the exit code is 17.
 
     \b
     Examples:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.output import format_bytes, print_json, print_line
 
 __all__ = ["command"]
@@ -25,7 +26,7 @@ def command() -> None:
 
 @command.command(name="export")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_stored)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def export_command(context: Context, file: Path, names: tuple[str, ...], as_json: bool) -> None:

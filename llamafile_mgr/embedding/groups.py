@@ -22,14 +22,11 @@ from llamafile_mgr.embedding.engine_pool import EngineConnection, EnginePool, Re
 from llamafile_mgr.embedding.vectors import find_bad, normalise
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors
-from llamafile_mgr.engines.replies import error_text
+from llamafile_mgr.engines.replies import error_text, says_too_long
 from llamafile_mgr.errors import EngineError, EngineLostError, Error, InputTooLongError
 
 __all__ = ["Budget", "GroupRunner", "ItemResult"]
 
-_TOO_LONG = re.compile(
-    r"too large to process|exceeds? the (?:available )?context|larger than the max context", re.I
-)
 _LOADING = re.compile(r"loading model", re.I)
 #: So often an engine may die of one text that stands alone before the text is blamed.
 _DEATHS_ALONE = 3
@@ -76,7 +73,7 @@ class GroupRunner:
     async def run(self, texts: Sequence[str], tokens: Sequence[int], budget: Budget) -> list[ItemResult]:
         """Return one result per text; errors are results here and never raised."""
         try:
-            engine, reply = await self._ask(texts, budget)
+            engine, reply = await self._ask(texts, sum(tokens), budget)
         except EngineLostError:
             return await self._run_suspects(texts, tokens, budget)
         except Error as error:
@@ -129,7 +126,7 @@ class GroupRunner:
     async def _run_suspect(self, text: str, tokens: int, budget: Budget) -> ItemResult:
         for _ in range(_DEATHS_ALONE):
             try:
-                engine, reply = await self._ask([text], budget)
+                engine, reply = await self._ask([text], tokens, budget)
                 return (await self._check([text], [tokens], engine, self._read(reply, 1), budget))[0]
             except EngineLostError as error:  # noqa: PERF203  # an engine's death outweighs a try
                 lost = error
@@ -141,7 +138,7 @@ class GroupRunner:
             )
         )
 
-    async def _ask(self, texts: Sequence[str], budget: Budget) -> tuple[Replica, EngineReply]:
+    async def _ask(self, texts: Sequence[str], tokens: int, budget: Budget) -> tuple[Replica, EngineReply]:
         """Send one request; return the engine that answered, and its reply.
 
         Raises:
@@ -155,7 +152,8 @@ class GroupRunner:
             now = time.monotonic()
             if now >= budget.end:
                 raise EngineError("the text was not computed within the call's deadline")
-            async with self._pool.lease(max(0.001, min(budget.ready_by, budget.end) - now)) as engine:
+            wait_seconds = max(0.001, min(budget.ready_by, budget.end) - now)
+            async with self._pool.lease(wait_seconds, tokens) as engine:
                 client = engine.client
                 reply, lost = await self._ask_engine(client, request, budget)
             if lost is not None and not await engine.was_ended(client):
@@ -182,7 +180,7 @@ class GroupRunner:
             self._observe(time.monotonic() - began)
 
     def _read(self, reply: EngineReply, count: int) -> EngineVectors:
-        if reply.status != 200 and _TOO_LONG.search(error_text(reply)):
+        if says_too_long(reply):
             raise InputTooLongError(f"the engine refused the text as too long: {error_text(reply)}")
         answer = self._rules.read_vectors(reply, count)
         width, known = answer.vectors.shape[1], self._pool.plan.dimensions

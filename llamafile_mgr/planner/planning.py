@@ -254,7 +254,7 @@ def _dimensions(subject: Subject, gguf: GgufFacts) -> int | None:
 
 
 def _max_tokens(subject: Subject, gguf: GgufFacts, sizing: Sizing) -> int | None:
-    if subject.role is not Role.EMBED:
+    if subject.role is Role.GENERATE:
         return None
     return min(sizing.context, text_limit(gguf, subject.model))
 
@@ -262,8 +262,15 @@ def _max_tokens(subject: Subject, gguf: GgufFacts, sizing: Sizing) -> int | None
 def _choose_pooling(subject: Subject) -> tuple[Pooling | None, Reason | None]:
     """Return how token vectors become one, None where nothing tells or nothing is embedded."""
     weights = subject.facts.model
-    if subject.role is not Role.EMBED or weights is None:
+    if subject.role is Role.GENERATE or weights is None:
         return None, None
+    if subject.role is Role.RERANK:
+        if weights.gguf.pooling not in (None, Pooling.RANK.value):
+            raise PlanError(
+                f"{subject.name} is no reranker: its file pools by {weights.gguf.pooling}",
+                hint=f"llamafile-mgr serve --embed {subject.name}",
+            )
+        return Pooling.RANK, Reason("pooling", "rank", "a reranker gives one score for a pair of texts")
     if subject.model is not None and subject.model.pooling is not None:
         pooling, why = subject.model.pooling, "the model's card says so"
     elif weights.gguf.pooling is not None:

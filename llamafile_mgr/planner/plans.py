@@ -30,7 +30,8 @@ class Plan:
 
     ``name``: what callers call it. ``weights_digest``: sha256 of the file that holds the weights, None for
     one that was named by its path and not pulled. ``program``: the argv in front of the flags.
-    ``max_tokens``: the longest text an embedding engine takes, special tokens included. ``dimensions``: of
+    ``max_tokens``: the longest text an embedding engine takes, special tokens included; of a reranker, query
+    and document together. ``dimensions``: of
     its vectors. ``replicas``: engines that are started alike. ``memory``: what they will take. ``device``:
     the GPUs' names or ``cpu``. ``append_eos``: the model wants the end-of-sequence text behind every text
     and this engine does not put it there. ``tuned``: settings come from a measurement on this machine.

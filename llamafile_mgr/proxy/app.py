@@ -12,7 +12,14 @@ import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from llamafile_mgr.errors import Error, InternalError, NotReadyError, UnknownRouteError, WrongMethodError
+from llamafile_mgr.errors import (
+    Error,
+    InternalError,
+    NotReadyError,
+    UnknownRouteError,
+    VectorSpaceError,
+    WrongMethodError,
+)
 from llamafile_mgr.proxy.access import LogEntry, log_request
 from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
 from llamafile_mgr.proxy.front import Front, RecentError, Route
@@ -32,7 +39,7 @@ from llamafile_mgr.proxy.http import (
 )
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.openapi import render_openapi
-from llamafile_mgr.proxy.refusals import BusyError, DeadlineError, VectorSpaceError
+from llamafile_mgr.proxy.refusals import BusyError, DeadlineError
 from llamafile_mgr.proxy.routes.embedding import embedding_routes
 from llamafile_mgr.proxy.routes.generation import generation_routes
 from llamafile_mgr.proxy.routes.models import model_routes

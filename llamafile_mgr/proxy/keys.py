@@ -14,7 +14,7 @@ from pathlib import Path
 from llamafile_mgr.errors import ConfigError
 from llamafile_mgr.proxy.refusals import MissingKeyError, NotAdminError
 
-__all__ = ["ADMIN_NAME", "Key", "KeyRing", "read_keys"]
+__all__ = ["ADMIN_NAME", "Key", "KeyRing", "read_keys", "user_secret"]
 
 #: The name in the keys file whose key opens the administrator's routes.
 ADMIN_NAME = "admin"
@@ -101,6 +101,12 @@ def read_keys(path: Path) -> KeyRing:
     if not keys:
         raise ConfigError(f"there is no key in {path}", hint="write one a line, at least 16 characters long")
     return KeyRing(tuple(keys))
+
+
+def user_secret(ring: KeyRing) -> str | None:
+    """Return the key that the owner's own scripts get: the first that is not the administrator's."""
+    ordered = sorted(ring.keys, key=lambda key: key.name == ADMIN_NAME)
+    return ordered[0].secret if ordered else None
 
 
 def _has_key(line: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from llamafile_mgr.errors import ConfigError, PortInUseError
 
-__all__ = ["bind_sockets", "close_sockets", "endpoint"]
+__all__ = ["addresses_of", "bind_sockets", "close_sockets", "endpoint"]
 
 _BACKLOG = 2048
 #: ``localhost`` means either address, and clients differ in which they try.
@@ -25,17 +25,7 @@ def bind_sockets(host: str, port: int, *, public: bool = False) -> list[socket.s
         ConfigError: the host is no loopback address and ``public`` is false, or it is no address.
         PortInUseError: the address is taken or not allowed.
     """
-    addresses = _LOOPBACK if host in ("127.0.0.1", "localhost") else (host.strip("[]"),)
-    for address in addresses:
-        if public and not _is_address(address):
-            raise ConfigError(
-                f"serve.host must be an address, not {host!r}", hint="0.0.0.0 means all of IPv4"
-            )
-        if not public and not _is_loopback(address):
-            raise ConfigError(
-                f"will not listen on {host}: the proxy has no API keys, so it serves this machine alone",
-                hint="set serve.keys_file, or use 127.0.0.1",
-            )
+    addresses = addresses_of(host, public=public)
     sockets: list[socket.socket] = []
     try:
         for address in addresses:
@@ -47,6 +37,26 @@ def bind_sockets(host: str, port: int, *, public: bool = False) -> list[socket.s
         close_sockets(sockets)
         raise
     return sockets
+
+
+def addresses_of(host: str, *, public: bool = False) -> tuple[str, ...]:
+    """Return the addresses that ``host`` stands for; ``public`` as in ``bind_sockets``.
+
+    Raises:
+        ConfigError: the host is no loopback address and ``public`` is false, or it is no address.
+    """
+    addresses = _LOOPBACK if host in ("127.0.0.1", "localhost") else (host.strip("[]"),)
+    for address in addresses:
+        if public and not _is_address(address):
+            raise ConfigError(
+                f"serve.host must be an address, not {host!r}", hint="0.0.0.0 means all of IPv4"
+            )
+        if not public and not _is_loopback(address):
+            raise ConfigError(
+                f"will not listen on {host}: the proxy has no API keys, so it serves this machine alone",
+                hint="set serve.keys_file, or use 127.0.0.1",
+            )
+    return addresses
 
 
 def _is_address(address: str) -> bool:

@@ -15,7 +15,6 @@ __all__ = [
     "SlowBodyError",
     "UnknownModelError",
     "UnsupportedError",
-    "VectorSpaceError",
 ]
 
 
@@ -58,24 +57,6 @@ class UnsupportedError(RequestError):
     """The model or its engine cannot do this."""
 
     code = "not_supported"
-
-
-class VectorSpaceError(RequestError):
-    """The vectors here would not fit the caller's. ``space``: the fingerprint of those that are made here."""
-
-    http_status = 409
-    code = "vector_space_mismatch"
-
-    def __init__(self, message: str, *, space: str = "", hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.space = space
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_space, (self.message, self.space, self.hint)
-
-
-def _rebuild_space(message: str, space: str, hint: str | None) -> VectorSpaceError:
-    return VectorSpaceError(message, space=space, hint=hint)
 
 
 class EngineRefusedError(RequestError):

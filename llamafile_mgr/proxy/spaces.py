@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llamafile_mgr.proxy.refusals import VectorSpaceError
+from llamafile_mgr.errors import VectorSpaceError
 
 __all__ = ["CONDITION_HEADER", "SPACE_HEADER", "check_space"]
 

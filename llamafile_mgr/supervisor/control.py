@@ -1,8 +1,8 @@
 """The control channel of a running ``serve``: a Unix socket that only its owner can open.
 
 One JSON object per line: a command, then any number of answers, of which the last has ``"end": true``. An
-answer with ``"error"`` carries an error's message, cause and hint. Windows has no such sockets in asyncio;
-there the channel does not exist (never run there).
+answer with ``"error"`` carries an error's message, cause, hint and code. Windows has no such sockets in
+asyncio; there the channel does not exist (never run there).
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llamafile_mgr.errors import Error, NotReadyError, RequestError, StoreError
+from llamafile_mgr.errors import Error, NotReadyError, RequestError, StoreError, error_class
 from llamafile_mgr.paths import ensure_private_dir
 
-__all__ = ["ControlServer", "control_socket", "find_sockets", "send_command"]
+__all__ = ["ControlServer", "control_socket", "find_sockets", "rebuild_error", "send_command", "tell_error"]
 
-Handler = Callable[[dict[str, Any]], AsyncIterator[dict[str, Any]]]
+#: Yields the answers to one command. The event is set when the one who asked has gone.
+Handler = Callable[[dict[str, Any], asyncio.Event], AsyncGenerator[dict[str, Any], None]]
 
 _PATTERN = "control-*.sock"
 #: sockaddr_un holds 104 (macOS) to 108 (Linux) bytes.
@@ -112,19 +113,25 @@ class ControlServer:
         try:
             line = await reader.readline()
             if line:
-                await self._answer(line, writer)
+                gone = asyncio.Event()
+                watching = asyncio.create_task(_watch(reader, gone))
+                try:
+                    await self._answer(line, writer, gone)
+                finally:
+                    watching.cancel()
         except (ConnectionError, ValueError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
 
-    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter, gone: asyncio.Event) -> None:
         try:
             command = json.loads(line)
             if not isinstance(command, dict):
                 raise RequestError("a command must be an object")
-            async for answer in self._handle(command):
-                await _write(writer, answer)
+            async with contextlib.aclosing(self._handle(command, gone)) as answers:
+                async for answer in answers:
+                    await _write(writer, answer)
             await _write(writer, {"end": True})
         except json.JSONDecodeError as error:
             await _write(writer, _describe(RequestError(f"no JSON: {error}")))
@@ -132,9 +139,35 @@ class ControlServer:
             await _write(writer, _describe(error))
 
 
+async def _watch(reader: asyncio.StreamReader, gone: asyncio.Event) -> None:
+    """Set ``gone`` at the end of what the other side sends; it has nothing more to say after its command."""
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(_LINE_BYTES):
+            pass
+    gone.set()
+
+
 def _describe(error: Error) -> dict[str, Any]:
-    text = {"message": error.message, "cause": error.cause, "hint": error.hint, "exit_code": error.exit_code}
-    return {"error": text, "end": True}
+    return {"error": tell_error(error), "end": True}
+
+
+def tell_error(error: Error) -> dict[str, Any]:
+    """Return an error as plain values, for another process."""
+    return {
+        "message": error.message,
+        "cause": error.cause,
+        "hint": error.hint,
+        "code": error.code,
+        "exit_code": error.exit_code,
+    }
+
+
+def rebuild_error(told: dict[str, Any]) -> Error:
+    """Return the error that another process told of: of its own class where that is one of ``errors``."""
+    cls = error_class(str(told.get("code")))
+    if cls is None:
+        return _RemoteError(told)
+    return cls(str(told["message"]), cause=told.get("cause"), hint=told.get("hint"))
 
 
 async def _write(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
@@ -159,7 +192,7 @@ def send_command(path: Path, command: dict[str, Any], *, seconds: float | None) 
                 for line in lines:
                     answer = json.loads(line)
                     if "error" in answer:
-                        raise _RemoteError(answer["error"])
+                        raise rebuild_error(answer["error"])
                     if answer.get("end"):
                         return
                     yield answer
@@ -169,7 +202,7 @@ def send_command(path: Path, command: dict[str, Any], *, seconds: float | None) 
 
 
 class _RemoteError(Error):
-    """An error of the service, told to us."""
+    """An error of the service whose class is its own, told to us."""
 
     def __init__(self, told: dict[str, Any]) -> None:
         super().__init__(told["message"], cause=told.get("cause"), hint=told.get("hint"))

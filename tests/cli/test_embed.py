@@ -42,7 +42,7 @@ def whole(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     output = folder / "whole.npy"
     result = embed(model_home, str(corpus(folder / "in.jsonl")), "-o", str(output), "--own", "--json")
-    assert result.returncode == 17, result.stderr
+    assert result.returncode == 18, result.stderr
     assert "1 of 600 texts have no vector" in result.stderr
     report = json.loads(result.stdout)
     assert (report["texts"], report["failed"], report["exact"], report["kept"]) == (600, 1, True, 0)
@@ -77,7 +77,7 @@ def test_killed_at_any_moment_a_job_ends_with_the_same_bytes(
         text=True,
         timeout=60,
     )
-    assert result.returncode == 17
+    assert result.returncode == 18
     assert json.loads(result.stdout)["kept"] >= 12 * 32
     for suffix in (".npy", ".ids.jsonl", ".errors.jsonl", ".meta.json"):
         assert output.with_suffix(suffix).read_bytes() == whole.with_suffix(suffix).read_bytes(), suffix
@@ -96,7 +96,7 @@ def test_a_changed_input_is_refused(model_home: Path, tmp_path: Path) -> None:
         job.kill()
     path.write_text("other\n")
     refused = subprocess.run(argv, env=environment(model_home), capture_output=True, text=True, timeout=50)
-    assert refused.returncode == 16
+    assert refused.returncode == 17
     assert "its input changed" in refused.stderr
     assert "--restart" in refused.stderr
     again = subprocess.run([*argv, "--restart"], env=environment(model_home), timeout=50)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llamafile_mgr.proxy.refusals import VectorSpaceError
+from llamafile_mgr.errors import VectorSpaceError
 from llamafile_mgr.proxy.spaces import check_space
 from tests.support.front import FakeModel, running_front
 from tests.support.service import Service
