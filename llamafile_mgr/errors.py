@@ -26,9 +26,6 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   ├── UnknownRouteError
     │   ├── WrongMethodError
     │   └── VectorSpaceError  vectors would not fit those that the caller has
-
-
-    │   └── WrongMethodError
     ├── CheckpointError       a bulk job cannot go on where it stopped
     ├── IncompleteError       a bulk job ended with texts that have no vector
     └── InternalError         a defect of ours
@@ -279,6 +276,13 @@ class VectorSpaceError(RequestError):
     ) -> None:
         super().__init__(message, cause=cause, hint=hint)
         self.space = space
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_space, (self.message, self.cause, self.hint, self.space)
+
+
+def _rebuild_space(message: str, cause: str | None, hint: str | None, space: str) -> VectorSpaceError:
+    return VectorSpaceError(message, cause=cause, hint=hint, space=space)
 
 
 class CheckpointError(Error):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_models
 from llamafile_mgr.cli.output import format_table, print_json, print_line
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _read_numbers(context: click.Context, parameter: click.Parameter, value: str
 
 
 @click.command("bench")
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", shell_complete=complete_models)
 @click.option(
     "--batch",
     "batches",
@@ -87,7 +88,7 @@ def command(
 ) -> None:
     """Measure texts a second and the latency of requests for MODEL, over batch x concurrency.
 
-    A serve of its own is started and asked over HTTP, without its cache; --url measures a running one. The
+    A running serve with this model is asked over HTTP, else one is started; its cache is left aside. The
     texts are docstrings of Python's standard library, of mixed length. Rounds are interleaved, so that other
     work on the machine falls on all cells alike; still, stop it first.
 
@@ -157,15 +158,21 @@ async def _measure(
 async def _open_proxy(
     context: Context, model: str, url: str | None, api_key: str | None
 ) -> AsyncIterator[Target]:
-    """Ask the proxy at ``url``, for None one that is started for it."""
+    """Ask the proxy at ``url``, for None one of this machine, which is started where none runs."""
     from llamafile_mgr.benchmarking.targets import proxy_at
-    from llamafile_mgr.cli.vectors import plan_embedder, started_serve
+    from llamafile_mgr.cli.vectors import plan_embedder
+    from llamafile_mgr.endpoints.blocks import aendpoint
 
-    async with contextlib.AsyncExitStack() as stack:
-        if url is None:
-            plan_embedder(context, model)  # says here, and not in a child, what is wrong with the model
-            url = await stack.enter_async_context(started_serve(context, model))
-        yield await stack.enter_async_context(proxy_at(url, model, api_key))
+    if url is not None:
+        async with proxy_at(url, model, api_key) as target:
+            yield target
+        return
+    name = plan_embedder(context, model).name
+    async with (
+        aendpoint(embed=model, config_file=context.config_file) as endpoint,
+        proxy_at(endpoint.url, name, endpoint.api_key) as target,
+    ):
+        yield target
 
 
 @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_file, complete_models
 from llamafile_mgr.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -27,12 +28,16 @@ _INEXACT = (
 
 
 @click.command("embed")
-@click.argument("file", required=False, metavar="[FILE|-]")
+@click.argument("file", required=False, metavar="[FILE|-]", shell_complete=complete_file)
 @click.option(
     "-t", "--text", "texts", multiple=True, metavar="TEXT", help="Embed this text; may be repeated."
 )
 @click.option(
-    "-m", "--model", metavar="MODEL", help="The embedding model.  [default: the one that is served]"
+    "-m",
+    "--model",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="The embedding model.  [default: the one that is served]",
 )
 @click.option(
     "-o",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamafile_mgr.cli.context import Context
@@ -18,9 +16,9 @@ if TYPE_CHECKING:
     from llamafile_mgr.config import Config
     from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Wish", "connect", "plan_alone", "plan_embedder", "started_serve"]
+__all__ = ["Wish", "connect", "plan_alone", "plan_embedder"]
 
-_STATUS_SECONDS, _STOP_SECONDS = 10.0, 20.0
+_STATUS_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,14 +45,16 @@ def connect(
     """
     from llamafile_mgr.bulk import running_proxy
 
-    url = wish.url or (None if wish.own else _find_serve(context, wish.model))
-    if url is not None:
-        return running_proxy(url, settings, model=wish.model, api_key=wish.api_key)
+    if wish.url is not None:
+        return running_proxy(wish.url, settings, model=wish.model, api_key=wish.api_key)
+    socket = None if wish.own else _find_serve(context, wish.model)
+    if socket is not None:
+        return _join(socket, wish.model, settings)
     return _run_engines(context, plan_alone(context, wish), settings)
 
 
-def _find_serve(context: Context, model: str | None) -> str | None:
-    """Return the URL of a running ``serve`` of this user that embeds with ``model``, or with any for None."""
+def _find_serve(context: Context, model: str | None) -> Path | None:
+    """Return the socket of a running ``serve`` that embeds with ``model``, or with any for None."""
     from llamafile_mgr.catalog import Role
     from llamafile_mgr.errors import Error
     from llamafile_mgr.supervisor.control import find_sockets, send_command
@@ -64,10 +64,26 @@ def _find_serve(context: Context, model: str | None) -> str | None:
             status = next(send_command(socket, {"command": "status"}, seconds=_STATUS_SECONDS), None)
         except Error:
             continue  # it ends just now, or hangs: we can do without it
-        served = {each["model"] for each in (status or {})["models"] if each["role"] == Role.EMBED.value}
-        if status is not None and served and (model is None or model in served):
-            return str(status["url"])
+        models = (status or {}).get("models", ())
+        served = {each["model"] for each in models if each["role"] == Role.EMBED.value}
+        if served and (model is None or model in served):
+            return socket
     return None
+
+
+@asynccontextmanager
+async def _join(socket: Path, model: str | None, settings: EmbedSettings) -> AsyncIterator[VectorSource]:
+    """Use a running ``serve``, which does not end before we do."""
+    from llamafile_mgr.bulk import running_proxy
+    from llamafile_mgr.endpoints.leasing import Lease
+
+    lease = await asyncio.to_thread(Lease.take, socket)
+    try:
+        access = await asyncio.to_thread(lease.await_ready, lambda _: None)
+        async with running_proxy(access.url, settings, model=model, api_key=access.api_key) as source:
+            yield source
+    finally:
+        lease.close()
 
 
 def plan_alone(context: Context, wish: Wish) -> Plan:
@@ -105,43 +121,3 @@ async def _run_engines(context: Context, plan: Plan, settings: EmbedSettings) ->
     with hold_files([plan], context.paths):
         async with own_engines(plan, context.paths, settings) as source:
             yield source
-
-
-@asynccontextmanager
-async def started_serve(context: Context, model: str) -> AsyncIterator[str]:
-    """Run a ``serve`` of one embedding model as a child process while inside, and give its URL.
-
-    Raises:
-        EngineStartError: it ended before it was ready.
-    """
-    from llamafile_mgr.errors import EngineStartError
-
-    config = ("--config", str(context.config_file)) if context.config_file is not None else ()
-    arguments = ("serve", "--embed", model, "--port", "0", "--no-cache", "--json")
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "llamafile_mgr", *config, *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert child.stdout is not None  # noqa: S101
-    assert child.stderr is not None  # noqa: S101
-    said = asyncio.create_task(child.stderr.read())
-    try:
-        async for line in child.stdout:
-            event = json.loads(line)
-            if event["event"] == "ready":
-                break
-        else:
-            last = (await said).decode(errors="replace").strip().splitlines()[-3:]
-            raise EngineStartError(f"serve ended before {model} was ready", cause=" / ".join(last) or None)
-        yield str(event["url"])
-    finally:
-        if child.returncode is None:
-            child.terminate()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(child.wait(), _STOP_SECONDS)
-        if child.returncode is None:
-            child.kill()
-        await asyncio.gather(child.wait(), said)
