@@ -8,18 +8,15 @@ the same file and the same HTTP client; sentence-transformers takes part where i
 from __future__ import annotations
 
 import argparse
-import ast
 import asyncio
 import contextlib
 import importlib.util
 import json
 import os
-import random
 import signal
 import statistics
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,34 +28,16 @@ import psutil
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from llamafile_mgr.benchmarking.texts import read_docstrings  # noqa: E402
 from llamafile_mgr.engines.messages import json_request  # noqa: E402
 from llamafile_mgr.engines.transport import EngineClient  # noqa: E402
 from llamafile_mgr.store import Store  # noqa: E402
 
 MODEL = "all-minilm-l6-v2"
 BATCH, CLIENTS, QUERIES = 64, 64, 15
-SHORTEST, LONGEST = 40, 1200  # characters; about 10 to 350 tokens
 #: What one group of ours holds, for the time that a query may have to wait.
 GROUP_CHARACTERS = 256 * 4
 SECONDS = 300.0
-
-
-def read_texts(count: int) -> list[str]:
-    """Return docstrings of the standard library, each once, in an order that is the same everywhere."""
-    found: dict[str, None] = {}
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(folder.glob("*.py")) + sorted(folder.glob("[a-z]*/*.py")):
-        if "site-packages" in path.parts or "test" in path.parts:
-            continue
-        with contextlib.suppress(SyntaxError, ValueError):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
-                    text = ast.get_docstring(node) or ""
-                    if SHORTEST <= len(text) <= LONGEST:
-                        found[text] = None
-    texts = list(found)
-    random.Random(7).shuffle(texts)
-    return texts[:count]
 
 
 @dataclass
@@ -237,7 +216,7 @@ def run_ours(home: Path, *arguments: str) -> None:
 
 
 async def run_all(options: argparse.Namespace, home: Path) -> dict[str, object]:
-    texts = read_texts(options.texts)
+    texts = read_docstrings(options.texts)
     weights = Store(home / "store").find(MODEL).path
     engine = [sys.executable, "-m", "llamafile_mgr.engines.embedded"]
     ours = [sys.executable, "-m", "llamafile_mgr"]

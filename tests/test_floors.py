@@ -30,6 +30,7 @@ FLOORS = {
     "client": 5,
     "proxy": 6,
     "bulk": 6,
+    "benchmarking": 6,
     "service": 6,
     "endpoints": 6,
     "cli": 7,

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "Say how models would be started here or elsewhere, and why."),
     "tune": ("tune", "Measure how a model runs fastest on this machine."),
     "embed": ("embed", "Turn the texts of a file into vectors."),
+    "bench": ("bench", "Measure how fast a model embeds on this machine."),
     "cache": ("cache", "Show or clear the vectors that are kept of known texts."),
     "completion": ("completion", "Print what makes a shell complete commands and models."),
     "doctor": ("doctor", "Check this machine: what is wrong, why it matters, how to mend it."),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_file, complete_models
 from llamafile_mgr.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -20,14 +21,23 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_INEXACT = (
+    "its engines compute several texts together: the last bits of vectors may differ from run to run "
+    "(--exact gives equal bytes)"
+)
+
 
 @click.command("embed")
-@click.argument("file", required=False, metavar="[FILE|-]")
+@click.argument("file", required=False, metavar="[FILE|-]", shell_complete=complete_file)
 @click.option(
     "-t", "--text", "texts", multiple=True, metavar="TEXT", help="Embed this text; may be repeated."
 )
 @click.option(
-    "-m", "--model", metavar="MODEL", help="The embedding model.  [default: the one that is served]"
+    "-m",
+    "--model",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="The embedding model.  [default: the one that is served]",
 )
 @click.option(
     "-o",
@@ -38,6 +48,7 @@ __all__ = ["command"]
 @click.option("--url", metavar="URL", help="Ask the llamafile-mgr that serves here.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", help="For --url.  [env: OPENAI_API_KEY]")
 @click.option("--own", is_flag=True, help="Start engines for this job alone, also when a serve runs.")
+@click.option("--exact", is_flag=True, help="Start engines that give equal texts equal bytes, slow on a GPU.")
 @click.option("--input-type", type=click.Choice(["query", "document", "none"]), help="Which prompt to add.")
 @click.option(
     "--truncate",
@@ -88,6 +99,7 @@ def command(
     url: str | None,
     api_key: str | None,
     own: bool,
+    exact: bool,
     input_type: str | None,
     truncate: str,
     dimensions: int | None,
@@ -109,7 +121,7 @@ def command(
     A running serve that has the model is asked; otherwise engines are started for the job. With --output an
     interrupted job goes on where it stopped when the same command is run again. Its output has the same bytes
     as that of a job that was never interrupted, when the engines compute one text at a time: engines started
-    for the job do, a serve does with `slots = 1` ("exact" in --json).
+    for the job do, on a GPU with --exact; a serve does with `slots = 1`. --json says so as "exact".
 
     Texts that fail do not end the job: the output names them, and the exit code is 18. When the input, the
     settings or the vector space changed since the job was begun, the exit code is 17.
@@ -140,7 +152,7 @@ def command(
         id_column=id_column,
     )
     job = Job(source, output, settings, batch, concurrency, fragment, overwrite, restart)
-    report = _run(context, job, Wish(model, url, api_key, own), quiet)
+    report = _run(context, job, Wish(model, url, api_key, own or exact, exact), quiet)
     _finish(report, output, as_json)
 
 
@@ -160,6 +172,8 @@ def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
             display.say("starting")
             async with source as vectors:
                 display.say(f"embedding with {vectors.model}, vector space {vectors.vector_space}")
+                if not vectors.exact and job.output is not None:
+                    display.say(_INEXACT)
                 if job.output is None:
                     return await stream_job(job, vectors, _write_lines(vectors.vector_space), display)
                 return await run_job(job, vectors, display)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamafile_mgr.cli.context import Context
 
 if TYPE_CHECKING:
     from llamafile_mgr.bulk import EmbedSettings, VectorSource
+    from llamafile_mgr.config import Config
     from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Wish", "connect", "plan_alone"]
+__all__ = ["Wish", "connect", "plan_alone", "plan_embedder"]
 
 _STATUS_SECONDS = 10.0
 
@@ -21,12 +24,13 @@ _STATUS_SECONDS = 10.0
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wish:
     """What the command line says. ``model`` None: the one that is served or configured. ``own``: start
-    engines, whatever runs."""
+    engines, whatever runs. ``exact``: they compute one text at a time on a GPU too, where that is slow."""
 
     model: str | None = None
     url: str | None = None
     api_key: str | None = None
     own: bool = False
+    exact: bool = False
 
 
 def connect(
@@ -41,14 +45,16 @@ def connect(
     """
     from llamafile_mgr.bulk import running_proxy
 
-    url = wish.url or (None if wish.own else _find_serve(context, wish.model))
-    if url is not None:
-        return running_proxy(url, settings, model=wish.model, api_key=wish.api_key)
-    return _run_engines(context, plan_alone(context, wish.model), settings)
+    if wish.url is not None:
+        return running_proxy(wish.url, settings, model=wish.model, api_key=wish.api_key)
+    socket = None if wish.own else _find_serve(context, wish.model)
+    if socket is not None:
+        return _join(socket, wish.model, settings)
+    return _run_engines(context, plan_alone(context, wish), settings)
 
 
-def _find_serve(context: Context, model: str | None) -> str | None:
-    """Return the URL of a running ``serve`` of this user that embeds with ``model``, or with any for None."""
+def _find_serve(context: Context, model: str | None) -> Path | None:
+    """Return the socket of a running ``serve`` that embeds with ``model``, or with any for None."""
     from llamafile_mgr.catalog import Role
     from llamafile_mgr.errors import Error
     from llamafile_mgr.supervisor.asking import find_sockets, send_command
@@ -58,27 +64,53 @@ def _find_serve(context: Context, model: str | None) -> str | None:
             status = next(send_command(socket, {"command": "status"}, seconds=_STATUS_SECONDS), None)
         except Error:
             continue  # it ends just now, or hangs: we can do without it
-        served = {each["model"] for each in (status or {})["models"] if each["role"] == Role.EMBED.value}
-        if status is not None and served and (model is None or model in served):
-            return str(status["url"])
+        models = (status or {}).get("models", ())
+        served = {each["model"] for each in models if each["role"] == Role.EMBED.value}
+        if served and (model is None or model in served):
+            return socket
     return None
 
 
-def plan_alone(context: Context, model: str | None) -> Plan:
-    """Return the plan of an embedding model whose engines compute one text after the other, which makes equal
-    texts get equal bytes."""
-    from llamafile_mgr.catalog import Role
+@asynccontextmanager
+async def _join(socket: Path, model: str | None, settings: EmbedSettings) -> AsyncIterator[VectorSource]:
+    """Use a running ``serve``, which does not end before we do."""
+    from llamafile_mgr.bulk import running_proxy
+    from llamafile_mgr.endpoints.leasing import Lease
+
+    lease = await asyncio.to_thread(Lease.take, socket)
+    try:
+        access = await asyncio.to_thread(lease.await_ready, lambda _: None)
+        async with running_proxy(access.url, settings, model=model, api_key=access.api_key) as source:
+            yield source
+    finally:
+        lease.close()
+
+
+def plan_alone(context: Context, wish: Wish) -> Plan:
+    """Return the plan of an embedding model whose engines compute one text after the other, so that equal
+    texts get equal bytes. On a GPU, which is idle most of the time then, only when that is wished for."""
     from llamafile_mgr.config import ModelConfig
-    from llamafile_mgr.proxy.assembly import make_plans, wanted_models
 
     config = context.load_config()
-    wanted = wanted_models((), model or config.serve.embed, None)
-    (plan,) = make_plans(wanted, config, context.paths)
-    if plan.settings.slots == 1 or plan.role is not Role.EMBED:
+    plan = _plan(context, wish.model, config)
+    on_gpu = plan.settings.gpu not in (None, "disable")
+    if plan.settings.slots == 1 or (on_gpu and not wish.exact):
         return plan
     own = dataclasses.replace(config.models.get(plan.name, ModelConfig()), slots=1)
     alone = dataclasses.replace(config, models={**config.models, plan.name: own})
-    return make_plans(wanted, alone, context.paths)[0]
+    return _plan(context, wish.model, alone)
+
+
+def plan_embedder(context: Context, model: str) -> Plan:
+    """Return the plan of an embedding model as ``serve`` would run it."""
+    return _plan(context, model, context.load_config())
+
+
+def _plan(context: Context, model: str | None, config: Config) -> Plan:
+    from llamafile_mgr.proxy.assembly import make_plans, wanted_models
+
+    (plan,) = make_plans(wanted_models((), model or config.serve.embed, None), config, context.paths)
+    return plan
 
 
 @asynccontextmanager

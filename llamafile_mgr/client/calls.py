@@ -23,7 +23,8 @@ class EmbedOptions:
 
     ``input_type``: ``query``, ``document`` or ``none``. ``truncate``: ``error``, ``right``, ``left`` or
     ``chunk``. ``dimensions``: of the vectors, for models that can be cut. ``if_vector_space``: the
-    fingerprint that the vectors must have. ``keep_going``: texts that fail do not fail the others.
+    fingerprint that the vectors must have. ``keep_going``: texts that fail do not fail the others. ``task``:
+    for models whose prompt names one. ``use_cache``: take known vectors from the server's cache.
     """
 
     model: str | None = None
@@ -32,6 +33,8 @@ class EmbedOptions:
     dimensions: int | None = None
     if_vector_space: str | None = None
     keep_going: bool = False
+    task: str | None = None
+    use_cache: bool = True
 
     def body(self, texts: Sequence[str]) -> dict[str, Any]:
         """Return the body of one request."""
@@ -41,6 +44,8 @@ class EmbedOptions:
             "truncate": self.truncate,
             "dimensions": self.dimensions,
             "keep_going": self.keep_going or None,
+            "instruction": self.task,
+            "use_cache": None if self.use_cache else False,
         }
         told = {name: value for name, value in given.items() if value is not None}
         return {"input": list(texts), "encoding_format": "base64", **told}
@@ -132,6 +137,7 @@ def _read_model(entry: Mapping[str, Any]) -> ModelInfo:
         dimensions=meta.get("dimensions"),
         max_tokens=meta.get("max_tokens"),
         vector_space=meta.get("vector_space"),
+        slots=meta.get("slots"),
     )
 
 

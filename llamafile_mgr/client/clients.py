@@ -123,9 +123,16 @@ class Client:
         truncate: str | None = None,
         dimensions: int | None = None,
         if_vector_space: str | None = None,
+        task: str | None = None,
+        use_cache: bool = True,
     ) -> Embeddings:
-        """Return vectors and, for texts that have none, the error of each."""
-        options = EmbedOptions(model, input_type, truncate, dimensions, if_vector_space, keep_going=True)
+        """Return vectors and, for texts that have none, the error of each.
+
+        ``task``: for models whose prompt names one. ``use_cache``: take vectors from the server's cache.
+        """
+        options = EmbedOptions(
+            model, input_type, truncate, dimensions, if_vector_space, True, task, use_cache
+        )
         return self._run(calls.embed(texts, options, self._retries))
 
     def embed_one(
@@ -257,9 +264,16 @@ class AsyncClient:
         truncate: str | None = None,
         dimensions: int | None = None,
         if_vector_space: str | None = None,
+        task: str | None = None,
+        use_cache: bool = True,
     ) -> Embeddings:
-        """Return vectors and, for texts that have none, the error of each."""
-        options = EmbedOptions(model, input_type, truncate, dimensions, if_vector_space, keep_going=True)
+        """Return vectors and, for texts that have none, the error of each.
+
+        ``task``: for models whose prompt names one. ``use_cache``: take vectors from the server's cache.
+        """
+        options = EmbedOptions(
+            model, input_type, truncate, dimensions, if_vector_space, True, task, use_cache
+        )
         return await self._run(calls.embed(texts, options, self._retries))
 
     async def embed_one(

@@ -87,12 +87,16 @@ def send_json(
     sent = {**(headers or {}), **({"content-type": "application/json"} if content is not None else {})}
     for attempt in range(retries + 1):
         outcome = yield Send(method, path, content, sent)
-        if isinstance(outcome, Received) and outcome.status < 400:
-            return _parse(outcome), outcome.headers
+        value = _parse(outcome) if isinstance(outcome, Received) and outcome.status < 400 else None
+        # A call that was held has sent its status before it failed.
+        failed_late = isinstance(value, dict) and set(value) == {"error"}
+        if isinstance(outcome, Received) and outcome.status < 400 and not failed_late:
+            return value, outcome.headers
         last = attempt == retries
         if isinstance(outcome, Received):
             error = read_error(outcome)
-            if last or outcome.status not in _AGAIN:
+            again = isinstance(error, NotReadyError) if failed_late else outcome.status in _AGAIN
+            if last or not again:
                 raise error
             wait = _retry_after(outcome) or _pause(attempt)
         else:

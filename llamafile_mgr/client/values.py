@@ -68,7 +68,11 @@ def _decode(row: str) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A served model. ``max_tokens``: of one text. ``vector_space``, ``dimensions``: of embedding models."""
+    """A served model. ``max_tokens``: of one text. ``vector_space``, ``dimensions``: of embedding models.
+
+    ``slots``: how many texts one of its engines computes together; with 1 a text's vector always has the same
+    bits.
+    """
 
     name: str
     role: str
@@ -76,6 +80,7 @@ class ModelInfo:
     dimensions: int | None
     max_tokens: int | None
     vector_space: str | None
+    slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,3 +175,21 @@ def test_splitting_keeps_every_text_in_order(few: list[str], more: int) -> None:
     for part in parts:
         assert 1 <= len(part) <= 512
         assert len(part) == 1 or sum(map(len, part)) <= 4_000_000
+
+
+def test_a_held_call_that_failed_late_is_an_error_and_worth_another_try() -> None:
+    def late(code: str) -> Received:
+        return Received(200, {}, json.dumps({"error": {"code": code, "message": "sorry"}}).encode())
+
+    found, steps = embed(["a"], [late("not_ready"), vectors({"embedding": ROW})])
+    assert found.vectors == [[1.0, 2.0]]
+    assert [type(step) for step in steps] == [Send, Pause, Send]
+    with pytest.raises(EngineError, match="sorry"):
+        embed(["a"], [late("engine")])
+
+
+def test_a_task_and_no_cache_are_told() -> None:
+    _, [step] = embed(["a"], [vectors({"embedding": ROW})], task="find it", use_cache=False)
+    assert isinstance(step, Send)
+    body = json.loads(step.body or b"")
+    assert (body["instruction"], body["use_cache"]) == ("find it", False)

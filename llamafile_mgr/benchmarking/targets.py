@@ -1,0 +1,91 @@
+"""What ``bench`` measures: a proxy over HTTP, and engines that are asked without one."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from llamafile_mgr.embedding.baselines import Baselines
+from llamafile_mgr.embedding.readiness import make_checks
+from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.messages import json_request
+from llamafile_mgr.engines.replies import error_text, read_json
+from llamafile_mgr.engines.transport import EngineClient
+from llamafile_mgr.errors import EngineError, UsageError
+from llamafile_mgr.paths import Paths
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+
+__all__ = ["DirectTarget", "ProxyTarget", "direct_engines", "proxy_at"]
+
+_SECONDS = 600.0
+
+
+class ProxyTarget:
+    """Calls of ``/v1/embeddings``, as OpenAI's clients send them; the cache of known texts is left aside."""
+
+    name = "serve"
+
+    def __init__(self, client: EngineClient, model: str | None) -> None:
+        self._client = client
+        self._model = {"model": model} if model is not None else {}
+
+    async def embed(self, texts: Sequence[str]) -> None:
+        """Embed these texts. Raises EngineError."""
+        body = {**self._model, "input": list(texts), "encoding_format": "base64", "use_cache": False}
+        reply = await self._client.request(json_request("/v1/embeddings", body), deadline_seconds=_SECONDS)
+        answer = read_json(reply) if reply.status == 200 else None
+        if not isinstance(answer, dict) or len(answer.get("data", ())) != len(texts):
+            raise EngineError(f"the proxy answered {reply.status}: {error_text(reply)}")
+
+
+class DirectTarget:
+    """The engines of a plan, asked without prompts, limits, queue and checks of ours."""
+
+    name = "engine"
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._rules = family_rules(pool.plan.family)
+
+    async def embed(self, texts: Sequence[str]) -> None:
+        """Embed these texts, one request after the other where the family takes fewer. Raises EngineError."""
+        for at in range(0, len(texts), self._rules.max_texts):
+            some = texts[at : at + self._rules.max_texts]
+            reply = await self._pool.call(
+                self._rules.embed(some), wait_seconds=_SECONDS, deadline_seconds=_SECONDS
+            )
+            self._rules.read_vectors(reply, len(some))
+
+
+@asynccontextmanager
+async def proxy_at(url: str, model: str | None, api_key: str | None) -> AsyncIterator[ProxyTarget]:
+    """Ask the proxy at ``url`` while inside.
+
+    Raises:
+        UsageError: no http address.
+    """
+    address = urllib.parse.urlsplit(url)
+    if address.scheme != "http" or not address.hostname:
+        raise UsageError(f"{url} is no http:// address", hint="measure on the machine itself, without TLS")
+    client = EngineClient(address.hostname, address.port or 80, api_key=api_key)
+    try:
+        yield ProxyTarget(client, model)
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def direct_engines(plan: Plan, paths: Paths) -> AsyncIterator[DirectTarget]:
+    """Run the engines of ``plan`` while inside. Raises NotReadyError."""
+    baselines = Baselines(paths.state / "baselines")
+    supervisor = Supervisor([plan], lambda each: make_checks(each, baselines), paths, SupervisorOptions())
+    try:
+        await supervisor.start()
+        async with supervisor.pools[0].lease(_SECONDS):
+            pass
+        yield DirectTarget(supervisor.pools[0])
+    finally:
+        await supervisor.stop(drain=False)

@@ -1,0 +1,187 @@
+"""``bench``: how fast a model embeds on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_models
+from llamafile_mgr.cli.output import format_table, print_json, print_line
+
+if TYPE_CHECKING:
+    from llamafile_mgr.benchmarking.measuring import Cell, Target
+    from llamafile_mgr.benchmarking.reports import BenchReport
+
+__all__ = ["command"]
+
+_MOST, _TEXTS = 1024, 600
+
+
+def _read_numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """Return a list such as ``1,8,32`` as numbers."""
+    words = [word.strip() for word in value.split(",")]
+    if not all(word.isascii() and word.isdigit() and 1 <= int(word) <= _MOST for word in words):
+        raise click.BadParameter(f"{value!r} is no list of numbers from 1 to {_MOST}, such as 1,8,32")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+@click.command("bench")
+@click.argument("model", metavar="MODEL", shell_complete=complete_models)
+@click.option(
+    "--batch",
+    "batches",
+    default="1,8,32",
+    show_default=True,
+    callback=_read_numbers,
+    help="Texts per request.",
+)
+@click.option(
+    "--concurrency",
+    "concurrencies",
+    default="1,4,8",
+    show_default=True,
+    callback=_read_numbers,
+    help="Requests at once.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 50),
+    default=3,
+    show_default=True,
+    help="Rounds, of which the median counts.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.05, 600),
+    default=2.0,
+    show_default=True,
+    help="How long each measurement begins requests.",
+)
+@click.option("--direct", is_flag=True, help="Measure the same engines without the proxy too.")
+@click.option("--url", metavar="URL", help="Measure the llamafile-mgr that serves here.")
+@click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", help="For --url.  [env: OPENAI_API_KEY]")
+@click.option(
+    "--chart",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the results to this .svg or .png file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (schema llamafile-mgr/bench/1).")
+@click.pass_obj
+def command(
+    context: Context,
+    model: str,
+    batches: tuple[int, ...],
+    concurrencies: tuple[int, ...],
+    rounds: int,
+    seconds: float,
+    direct: bool,
+    url: str | None,
+    api_key: str | None,
+    chart: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure texts a second and the latency of requests for MODEL, over batch x concurrency.
+
+    A running serve with this model is asked over HTTP, else one is started; its cache is left aside. The
+    texts are docstrings of Python's standard library, of mixed length. Rounds are interleaved, so that other
+    work on the machine falls on all cells alike; still, stop it first.
+
+    \b
+    The JSON has for each target, batch and concurrency:
+      texts_per_second (median of the rounds), slowest, fastest, p50_ms, p95_ms, requests
+
+    \b
+    Examples:
+      llamafile-mgr bench all-minilm-l6-v2
+      llamafile-mgr bench mxbai-embed-large-v1 --direct --chart speed.svg
+      llamafile-mgr bench all-minilm-l6-v2 --batch 1,64 --concurrency 1,64 --rounds 5 --json
+    """
+    from llamafile_mgr.benchmarking.charts import check_chart, write_chart
+    from llamafile_mgr.benchmarking.measuring import Cell
+    from llamafile_mgr.benchmarking.reports import HEADERS, report_json, table_rows
+    from llamafile_mgr.cli.interrupts import run_until_signal
+
+    if chart is not None:
+        check_chart(chart)
+    cells = [Cell(batch, concurrency) for batch in batches for concurrency in concurrencies]
+    work = _measure(context, model, cells, rounds, seconds, direct=direct, url=url, api_key=api_key)
+    report = run_until_signal(work, lambda: "interrupted; nothing is kept")
+    if chart is not None:
+        write_chart(report, chart)
+    if as_json:
+        print_json(report_json(report))
+        return
+    print_line(f"{report.model}: median of {rounds} rounds of {seconds:g} s")
+    print_line(format_table(HEADERS, table_rows(report.results)))
+
+
+async def _measure(
+    context: Context,
+    model: str,
+    cells: list[Cell],
+    rounds: int,
+    seconds: float,
+    *,
+    direct: bool,
+    url: str | None,
+    api_key: str | None,
+) -> BenchReport:
+    import asyncio
+
+    from llamafile_mgr.benchmarking.measuring import measure
+    from llamafile_mgr.benchmarking.reports import BenchReport
+    from llamafile_mgr.benchmarking.texts import read_docstrings
+
+    total = len(cells) * rounds * (2 if direct else 1)
+    numbers = itertools.count(1)
+
+    def show(target: str, cell: Cell, number: int) -> None:
+        where = f"batch {cell.batch}, concurrency {cell.concurrency}, round {number}"
+        click.echo(f"{next(numbers)} of {total}: {target}, {where}", err=True)
+
+    async with contextlib.AsyncExitStack() as stack:
+        targets = [await stack.enter_async_context(_open_proxy(context, model, url, api_key))]
+        if direct:
+            targets.append(await stack.enter_async_context(_open_engines(context, model)))
+        texts = await asyncio.to_thread(read_docstrings, _TEXTS)
+        results = await measure(targets, cells, texts, rounds=rounds, seconds=seconds, observe=show)
+    return BenchReport(model, rounds, seconds, len(texts), tuple(results))
+
+
+@contextlib.asynccontextmanager
+async def _open_proxy(
+    context: Context, model: str, url: str | None, api_key: str | None
+) -> AsyncIterator[Target]:
+    """Ask the proxy at ``url``, for None one of this machine, which is started where none runs."""
+    from llamafile_mgr.benchmarking.targets import proxy_at
+    from llamafile_mgr.cli.vectors import plan_embedder
+    from llamafile_mgr.endpoints.blocks import aendpoint
+
+    if url is not None:
+        async with proxy_at(url, model, api_key) as target:
+            yield target
+        return
+    name = plan_embedder(context, model).name
+    async with (
+        aendpoint(embed=model, config_file=context.config_file) as endpoint,
+        proxy_at(endpoint.url, name, endpoint.api_key) as target,
+    ):
+        yield target
+
+
+@contextlib.asynccontextmanager
+async def _open_engines(context: Context, model: str) -> AsyncIterator[Target]:
+    from llamafile_mgr.benchmarking.targets import direct_engines
+    from llamafile_mgr.cli.vectors import plan_embedder
+    from llamafile_mgr.proxy.assembly import hold_files
+
+    plan = plan_embedder(context, model)
+    with hold_files([plan], context.paths):
+        async with direct_engines(plan, context.paths) as target:
+            yield target
