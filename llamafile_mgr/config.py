@@ -57,7 +57,9 @@ class ServeConfig:
     ``strict_models``: refuse names that are not served, also with one model. ``wait_seconds``: how long a
     call is held while its model loads; ``request_seconds``: how long it may take until its answer begins.
     ``queue_items``, ``queue_tokens``: texts and estimated tokens that a model's queue holds before callers
-    are told to come back.
+    are told to come back. ``memory_limit``: main memory that all engines may take, such as ``"8GB"``; for a
+    model that is called and does not fit, the least recently used one that is neither busy nor pinned is
+    unloaded.
 
     ``keys_file``: API keys, one ``[NAME ]KEY`` a line, readable by its owner alone; the key named ``admin``
     is the administrator's. Without it only loopback addresses are served. ``hosts``: further names that
@@ -82,6 +84,7 @@ class ServeConfig:
     request_seconds: float = 3600.0
     queue_items: int = 16_384
     queue_tokens: int = 4_000_000
+    memory_limit: str | None = None
     keys_file: str | None = None
     hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
@@ -103,6 +106,8 @@ class ServeConfig:
             raise ConfigError(
                 f"serve.input_type is {self.input_type!r}", hint=f"it may be {', '.join(_INPUT_TYPES)}"
             )
+        if self.memory_limit is not None:
+            parse_size(self.memory_limit, "serve.memory_limit")
         if self.cache_bytes < 0:
             raise ConfigError("serve.cache_bytes must not be negative", hint="0 keeps no vectors")
         if (self.tls_certificate is None) != (self.tls_key is None):

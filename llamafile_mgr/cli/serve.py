@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -81,7 +81,7 @@ def _announcements(as_json: bool) -> Announcements:
     if as_json:
         return Announcements(
             listening=lambda url: print_json_line({"event": "listening", "url": url}),
-            ready=lambda url, pools: print_json_line({"event": "ready", "url": url, "models": _names(pools)}),
+            ready=lambda url, pools: print_json_line(_ready_event(url, pools)),
             stopping=lambda: print_json_line({"event": "stopping"}),
         )
     return Announcements(
@@ -91,11 +91,17 @@ def _announcements(as_json: bool) -> Announcements:
     )
 
 
-def _names(pools: Sequence[PoolSnapshot]) -> dict[str, str]:
-    return {pool.role: pool.model for pool in pools}
+def _ready_event(url: str, pools: Sequence[PoolSnapshot]) -> dict[str, Any]:
+    """Return the event: ``models`` has the first model of each role, ``served`` all of them."""
+    first: dict[str, str] = {}
+    for pool in pools:
+        first.setdefault(pool.role, pool.model)
+    served = [{"model": pool.model, "role": pool.role, "ready": pool.ready} for pool in pools]
+    return {"event": "ready", "url": url, "models": first, "served": served}
 
 
 def _print_ready(url: str, pools: Sequence[PoolSnapshot]) -> None:
     for pool in pools:
-        print_line(f"ready: {pool.model} ({pool.role})")
+        state = "ready" if pool.ready else "starts at its first call"
+        print_line(f"{state}: {pool.model} ({pool.role})")
     print_line(f"OpenAI clients: base URL {url}/v1 · llamafile clients: {url}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -18,12 +20,17 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(context: Context, port: int | None, as_json: bool) -> None:
-    """Show the models of the running serve, their engines, states and causes.
+    """Show the models of the running serve and their engines.
+
+    Below each engine stand why it last died and when it is started next, what was changed to make it start,
+    whether it is slow (below half of the best throughput that it has shown), and its latest states with the
+    time of each. --json has up to 32 states, and the reason for every launch setting.
 
     \b
     Examples:
       llamafile-mgr status
       llamafile-mgr status --json
+      llamafile-mgr status --port 8081
     """
     status = next(ask_running(context, port, {"command": "status"}, seconds=10.0))
     if as_json:
@@ -36,8 +43,34 @@ def command(context: Context, port: int | None, as_json: bool) -> None:
         if model["engines"]:
             print_line(format_table(_HEADERS, (_row(engine) for engine in model["engines"])))
         for engine in model["engines"]:
-            for text in (*engine["steps"], *([engine["cause"]] if engine["cause"] else [])):
-                print_line(f"  {engine['name']}: {text}")
+            for label, text in _details(engine):
+                print_line(f"  {engine['name']}: {label}: {text}")
+
+
+#: States of one engine that a person is shown.
+_SHOWN_STATES = 5
+
+
+def _details(engine: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what does not fit the table, each with its label."""
+    if engine["cause"]:
+        alive = engine["state"] in ("ready", "draining")
+        yield "died last because" if alive else "died because", engine["cause"]
+    if engine["retry_seconds"] is not None:
+        yield "next start", f"in {_duration(engine['retry_seconds'])}"
+    for step in engine["steps"]:
+        yield "changed", step
+    if engine["slow"]:
+        yield "slow", f"{100 * engine['speed']:.0f} % of the best throughput that it has shown"
+    shown = engine["transitions"][-_SHOWN_STATES:]
+    if shown:
+        yield "states", ", ".join(f"{_clock(each['at'])} {each['state']}" for each in shown)
+
+
+def _clock(at: float) -> str:
+    """Return the local time of a moment, with its date when that is not today."""
+    then, today = time.localtime(at), time.localtime()
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", then)
 
 
 _HEADERS = ("ENGINE", "STATE", "FOR", "PID", "PORT", "RESTARTS", "IN FLIGHT", "SERVED")

@@ -48,8 +48,8 @@ class EnginePool(Protocol):
     def engines(self) -> Sequence[Replica]:
         """Return all of them, ready or not."""
 
-    def lease(self, wait_seconds: float) -> AbstractAsyncContextManager[Replica]:
-        """Hold the least busy ready engine. Raises NotReadyError."""
+    def lease(self, wait_seconds: float, work: int = 0) -> AbstractAsyncContextManager[Replica]:
+        """Hold the least busy ready engine for ``work`` tokens. Raises NotReadyError."""
 
     async def call(
         self, request: EngineRequest, *, wait_seconds: float, deadline_seconds: float

@@ -76,7 +76,7 @@ class GroupRunner:
     async def run(self, texts: Sequence[str], tokens: Sequence[int], budget: Budget) -> list[ItemResult]:
         """Return one result per text; errors are results here and never raised."""
         try:
-            engine, reply = await self._ask(texts, budget)
+            engine, reply = await self._ask(texts, sum(tokens), budget)
         except EngineLostError:
             return await self._run_suspects(texts, tokens, budget)
         except Error as error:
@@ -129,7 +129,7 @@ class GroupRunner:
     async def _run_suspect(self, text: str, tokens: int, budget: Budget) -> ItemResult:
         for _ in range(_DEATHS_ALONE):
             try:
-                engine, reply = await self._ask([text], budget)
+                engine, reply = await self._ask([text], tokens, budget)
                 return (await self._check([text], [tokens], engine, self._read(reply, 1), budget))[0]
             except EngineLostError as error:  # noqa: PERF203  # an engine's death outweighs a try
                 lost = error
@@ -141,7 +141,7 @@ class GroupRunner:
             )
         )
 
-    async def _ask(self, texts: Sequence[str], budget: Budget) -> tuple[Replica, EngineReply]:
+    async def _ask(self, texts: Sequence[str], tokens: int, budget: Budget) -> tuple[Replica, EngineReply]:
         """Send one request; return the engine that answered, and its reply.
 
         Raises:
@@ -155,7 +155,8 @@ class GroupRunner:
             now = time.monotonic()
             if now >= budget.end:
                 raise EngineError("the text was not computed within the call's deadline")
-            async with self._pool.lease(max(0.001, min(budget.ready_by, budget.end) - now)) as engine:
+            wait_seconds = max(0.001, min(budget.ready_by, budget.end) - now)
+            async with self._pool.lease(wait_seconds, tokens) as engine:
                 client = engine.client
                 reply, lost = await self._ask_engine(client, request, budget)
             if lost is not None and not await engine.was_ended(client):

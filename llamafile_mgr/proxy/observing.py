@@ -43,6 +43,18 @@ def render_metrics(front: Front) -> str:
                 for model, engine in engines
             ],
         ),
+        "llamafile_engine_speed_ratio": (
+            "An engine's throughput as a share of the best that it has shown.",
+            [
+                Sample({"model": model, "engine": engine.name}, engine.speed)
+                for model, engine in engines
+                if engine.speed is not None
+            ],
+        ),
+        "llamafile_engine_slow": (
+            "Whether an engine's throughput is below half of its best.",
+            [Sample({"model": model, "engine": engine.name}, engine.slow) for model, engine in engines],
+        ),
         "llamafile_queue_items": (
             "Texts that run or wait.",
             [Sample({"model": name}, each.queue.items) for name, each in front.queues.items()],
@@ -105,6 +117,8 @@ def _describe_model(front: Front, pool: Pool) -> dict[str, Any]:
                 "restarts": engine.restarts,
                 "in_flight": engine.in_flight,
                 "cause": engine.cause,
+                "speed": engine.speed,
+                "slow": engine.slow,
                 "memory_bytes": _engine_memory(engine),
             }
             for engine in snapshot.engines

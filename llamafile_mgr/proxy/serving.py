@@ -35,6 +35,7 @@ from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
 __all__ = ["Announcements", "Server", "collect_aliases", "serve", "uvicorn_config"]
 
@@ -178,9 +179,10 @@ class _Service:
 
 
 def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOptions:
-    patience = config.serve.liveness_seconds
+    patience, limit = config.serve.liveness_seconds, config.serve.memory_limit
     return SupervisorOptions(
         stall_seconds=config.serve.load_stall_seconds,
+        memory_limit_bytes=parse_size(limit, "serve.memory_limit") if limit else None,
         liveness=LivenessPolicy(
             tick_seconds=patience * 0.1,
             silent_seconds=patience * 0.3,
@@ -188,6 +190,7 @@ def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOpti
             idle_seconds=patience * 3,
             work_deadline_seconds=patience * 3,
         ),
+        speed=SpeedPolicy(window_seconds=patience * 2),
         pools={
             plan.name: _pool_options(plan, config.models.get(plan.name, ModelConfig()), config.serve)
             for plan in plans
@@ -206,7 +209,7 @@ def _pool_options(plan: Plan, model: ModelConfig, settings: ServeConfig) -> Pool
 
 
 async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements) -> None:
-    """Announce that every model is ready.
+    """Announce that every model is ready, or rests until its first call.
 
     Raises:
         EngineStartError: a model failed for good before it was ever ready.
@@ -219,7 +222,7 @@ async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements)
                 raise EngineStartError(
                     f"{snapshot.model} cannot be started", cause=engine.cause, hint=f"its log: {engine.log}"
                 )
-        if all(snapshot.ready for snapshot in snapshots):
+        if all(snapshot.ready or snapshot.resting for snapshot in snapshots):
             announce.ready(url, snapshots)
             return
         await asyncio.sleep(_POLL_SECONDS)

@@ -12,13 +12,17 @@ __all__ = ["render_models", "render_props", "render_ready"]
 
 
 def render_ready(pools: Sequence[PoolSnapshot]) -> tuple[bool, dict[str, Any]]:
-    """Return whether every wanted model can be asked, and each model's state with its cause."""
-    ready = all(pool.ready for pool in pools)
+    """Return whether every wanted model can be asked, and each model's state with its cause.
+
+    A model that rests is no obstacle: its next call starts it.
+    """
+    ready = all(pool.ready or pool.resting for pool in pools)
     models = [
         {
             "model": pool.model,
             "role": pool.role,
             "ready": pool.ready,
+            "resting": pool.resting,
             "engines": [
                 {
                     "name": engine.name,

@@ -13,11 +13,12 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
@@ -33,6 +34,7 @@ from llamafile_mgr.supervisor.registry import Registry
 from llamafile_mgr.supervisor.restart import RestartPolicy, decide_restart
 from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
+from llamafile_mgr.supervisor.throughput import Job, Kind, SpeedPolicy, SpeedWatch
 
 __all__ = ["Engine", "EngineSnapshot", "EngineSurroundings", "Transition"]
 
@@ -45,7 +47,10 @@ _FATE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class EngineSurroundings:
-    """What engines share. ``changed`` is called after every transition."""
+    """What engines share. ``changed`` is called after every transition.
+
+    ``best_rates`` gives the best rates of engines with these settings, for all of them to read and raise.
+    """
 
     logs: Path
     home: Path
@@ -55,6 +60,8 @@ class EngineSurroundings:
     restart: RestartPolicy
     liveness: LivenessPolicy
     changed: Callable[[], None]
+    speed: SpeedPolicy
+    best_rates: Callable[[LaunchSettings], MutableMapping[Kind, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class EngineSnapshot:
     """What can be told of an engine now.
 
     ``cause``: why it last died. ``age_seconds``: of its state. ``steps``: what was changed to make it start.
+    ``speed``: the share of its best throughput that it shows now, None when unknown; ``slow``: too little.
     ``retry_seconds``: until its next start, when it backs off.
     """
 
@@ -87,6 +95,8 @@ class EngineSnapshot:
     retry_seconds: float | None
     transitions: tuple[Transition, ...]
     log: str
+    speed: float | None = None
+    slow: bool = False
 
 
 class Engine:
@@ -106,6 +116,7 @@ class Engine:
         self._checks = checks
         self._surroundings = surroundings
         self._settings = plan.settings
+        self._speed = SpeedWatch(surroundings.speed, surroundings.best_rates(plan.settings))
         self._dropped: list[str] = []
         self._steps: list[str] = []
         self._since = time.monotonic()
@@ -148,17 +159,29 @@ class Engine:
         """Return the seconds until the next start of an engine that backs off."""
         return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
 
-    def take(self) -> None:
-        """Count a call that is sent to this engine."""
+    def take(self, work: int) -> Job | None:
+        """Count a call that is sent to this engine; ``work``: its tokens, 0 for one that is not measured."""
         self.in_flight += 1
         self._idle.clear()
+        return self._speed.begin(work, time.monotonic()) if work > 0 else None
 
-    def give_back(self, *, answered: bool) -> None:
+    def give_back(self, job: Job | None, *, answered: bool) -> None:
         """Count a call's end."""
+        if job is not None and self._speed.end(job, time.monotonic(), answered=answered):
+            self._tell_speed()
         self.in_flight -= 1
         self.served += answered
         if self.in_flight == 0:
             self._idle.set()
+
+    def _tell_speed(self) -> None:
+        share = self._speed.share or 0.0
+        if self._speed.slow:
+            _LOG.warning(
+                "%s is slow: %.0f %% of the best throughput that it has shown", self.name, 100 * share
+            )
+        else:
+            _LOG.warning("%s is as fast again as it was: %.0f %% of its best", self.name, 100 * share)
 
     def request_stop(self, drain_seconds: float) -> None:
         """Ask it to finish its calls within ``drain_seconds``, take no more, and end."""
@@ -194,6 +217,8 @@ class Engine:
             retry_seconds=self.retry_seconds,
             transitions=tuple(self._transitions),
             log=str(self.log.path),
+            speed=self._speed.share,
+            slow=self._speed.slow,
         )
 
     # Its life; everything below runs in one task.
@@ -245,6 +270,7 @@ class Engine:
         step = step_down(self._settings, death, self._dropped)
         if step is not None:
             self._settings = step.settings
+            self._speed = SpeedWatch(self._surroundings.speed, self._surroundings.best_rates(step.settings))
             self._steps.append(step.text)
             if step.dropped is not None:
                 self._dropped.append(step.dropped)

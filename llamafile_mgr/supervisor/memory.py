@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llamafile_mgr.machine.cgroup import group_directories, read_limits
+from llamafile_mgr.machine.reading import read_text
+
 __all__ = ["available_bytes", "count_oom_kills", "resident_bytes"]
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -36,7 +39,14 @@ def resident_bytes(pid: int) -> int:
 
 
 def available_bytes() -> int:
-    """Return what processes can still take without swapping."""
+    """Return what processes of ours can still take without swapping; a cgroup's limit counts."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
+    cgroup = read_text("/proc/self/cgroup")
+    if cgroup is None:
+        return available
+    limits = read_limits(group_directories(cgroup, read_text("/proc/self/mountinfo") or ""), read_text)
+    if limits.memory_limit is None:
+        return available
+    return max(0, min(available, limits.memory_limit - (limits.memory_usage or 0)))

@@ -43,7 +43,8 @@ class PoolOptions:
 
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
-    """What can be told of a pool now. ``loaded``: it has engines, or is starting them."""
+    """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: it was
+    unloaded on purpose, or left so at the start, and the next call starts it."""
 
     model: str
     role: str
@@ -54,6 +55,7 @@ class PoolSnapshot:
     waiting: int
     idle_seconds: float
     engines: tuple[EngineSnapshot, ...]
+    resting: bool = False
 
 
 Command = Callable[[], Awaitable[None]]
@@ -76,6 +78,7 @@ class Pool:
         self.plan = plan
         self.options = options
         self.engines: tuple[Engine, ...] = ()
+        self.resting = False
         self._make_engine = make_engine
         self._make_room = make_room
         self._tasks: dict[Engine, asyncio.Task[None]] = {}
@@ -121,6 +124,7 @@ class Pool:
             waiting=self._waiting,
             idle_seconds=self.idle_seconds,
             engines=tuple(engine.snapshot() for engine in self.engines),
+            resting=self.resting,
         )
 
     def hurry(self) -> None:
@@ -130,7 +134,12 @@ class Pool:
     async def load(self) -> None:
         """Start the engines unless there are some that live; returns when they are started, not ready."""
         self._loading = True
+        self.resting = False
         await self._command(self._load)
+
+    def rest(self) -> None:
+        """Leave it unloaded until its first call."""
+        self.resting = True
 
     async def unload(self) -> None:
         """End all engines; the next call starts them again."""
@@ -147,19 +156,21 @@ class Pool:
         await self._command(lambda: self._replace(plan or self.plan))
 
     @contextlib.asynccontextmanager
-    async def lease(self, wait_seconds: float) -> AsyncIterator[Engine]:
+    async def lease(self, wait_seconds: float, work: int = 0) -> AsyncIterator[Engine]:
         """Hold the least busy ready engine for one call; its ``client`` is set.
+
+        ``work``: the call's tokens, by which the engine's speed is measured; 0 leaves it out.
 
         Raises:
             NotReadyError: no engine became ready within ``wait_seconds``, or all have failed.
         """
         engine = await self._await_engine(wait_seconds)
-        engine.take()
         client, began = engine.client, time.monotonic()
+        job = engine.take(work)
         try:
             yield engine
         finally:
-            engine.give_back(answered=client is not None and client.last_received >= began)
+            engine.give_back(job, answered=client is not None and client.last_received >= began)
             self._last_call = time.monotonic()
 
     async def call(
@@ -284,6 +295,7 @@ class Pool:
             self.note_change()
 
     async def _unload(self) -> None:
+        self.resting = True
         await self._end_all()
 
     async def _replace(self, plan: Plan) -> None:
@@ -325,7 +337,7 @@ class Pool:
         limit = options.idle_unload_seconds
         if limit is not None and self.idle_seconds >= limit:
             _LOG.info("%s: unloaded after %.0f s without calls", self.plan.name, self.idle_seconds)
-            await self._end_all()
+            await self._unload()
         elif options.memory_limit_bytes is not None:
             await self._check_memory(options.memory_limit_bytes)
 

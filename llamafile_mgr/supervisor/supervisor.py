@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.errors import NotFoundError, PlanError
+from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine import Engine, EngineSurroundings
+from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
-from llamafile_mgr.supervisor.memory import available_bytes
+from llamafile_mgr.supervisor.memory import available_bytes, resident_bytes
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from llamafile_mgr.supervisor.restart import RestartPolicy
 from llamafile_mgr.supervisor.starting import EngineChecks
+from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
 
 __all__ = ["Supervisor", "SupervisorOptions"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
+#: So long a newcomer waits for busy models to become idle.
+_ROOM_SECONDS = 60.0
+_ROOM_TICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
     """Seconds: how long a loading engine may be silent, and how long a stopping one may take.
 
+    ``memory_limit_bytes``: main memory that all engines together may take, None for what there is.
     ``pools``: by model name, for those that differ from the default of their role.
     """
 
@@ -35,6 +43,8 @@ class SupervisorOptions:
     stop_grace_seconds: float = 4.0
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     liveness: LivenessPolicy = field(default_factory=LivenessPolicy)
+    memory_limit_bytes: int | None = None
+    speed: SpeedPolicy = field(default_factory=SpeedPolicy)
     pools: Mapping[str, PoolOptions] = field(default_factory=dict)
 
 
@@ -55,10 +65,12 @@ class Supervisor:
         self._options = options
         self._registry = Registry(paths.runtime)
         self._tasks: list[asyncio.Task[None]] = []
+        self._moving_in = asyncio.Lock()
         self.pools = tuple(self._make_pool(plan) for plan in plans)
 
     def _make_pool(self, plan: Plan) -> Pool:
         default = PoolOptions(pinned=plan.role is Role.EMBED)
+        best: dict[LaunchSettings, dict[Kind, float]] = {}
         surroundings = EngineSurroundings(
             logs=self._paths.logs,
             home=self._paths.engine_home,
@@ -68,6 +80,8 @@ class Supervisor:
             restart=self._options.restart,
             liveness=self._options.liveness,
             changed=lambda: pool.note_change(),
+            speed=self._options.speed,
+            best_rates=lambda settings: best.setdefault(settings, {}),
         )
 
         def make_engine(plan: Plan, number: int) -> Engine:
@@ -95,13 +109,24 @@ class Supervisor:
         raise NotFoundError(f"{model} is not being served", hint=f"served: {names}")
 
     async def start(self) -> None:
-        """End what an earlier ``serve`` left running, then start every pool's engines."""
+        """End what an earlier ``serve`` left running, then start the engines of every pool that has room.
+
+        Pinned ones go first. What does not fit beside them waits for its first call.
+        """
         survivors = await asyncio.to_thread(reap_survivors, self._paths.runtime)
         if survivors:
             _LOG.warning("ended engines that an earlier serve left behind: %s", survivors)
         for pool in self.pools:
             self._tasks.append(asyncio.create_task(pool.run(), name=f"pool {pool.plan.name}"))
-        await asyncio.gather(*(pool.load() for pool in self.pools))
+        await asyncio.gather(*(pool.load() for pool in self.pools if pool.options.pinned))
+        for pool in self.pools:
+            if pool.options.pinned:
+                continue
+            if (await self._decide(pool)).move is Move.EVICT:
+                _LOG.warning("%s is started at its first call: others take the memory now", pool.plan.name)
+                pool.rest()
+            else:
+                await pool.load()
 
     async def stop(self, *, drain: bool = True) -> None:
         """End every engine and wait until none is left; ``drain``: let the calls in progress be answered."""
@@ -115,18 +140,63 @@ class Supervisor:
         await asyncio.to_thread(self._registry.remove)
 
     async def _make_room(self, newcomer: Pool) -> None:
-        """Unload the least recently used idle models until the newcomer's predicted memory is there."""
+        """Unload the least recently used idle models until the newcomer's predicted memory is there.
+
+        Raises:
+            NotReadyError: the limit of all engines leaves no room, or those who take it stay busy.
+        """
+        patience = time.monotonic() + _ROOM_SECONDS
+        # One newcomer at a time: what it is going to take counts only once its engines are there.
+        async with self._moving_in:
+            while True:
+                verdict = await self._decide(newcomer)
+                if verdict.move is Move.START:
+                    return
+                if verdict.move is Move.REFUSE:
+                    self._refuse(newcomer)
+                    return
+                if verdict.victim is not None:
+                    _LOG.info("%s is unloaded to make room for %s", verdict.victim, newcomer.plan.name)
+                    await self.find(verdict.victim).unload()
+                elif time.monotonic() >= patience:
+                    raise NotReadyError(
+                        f"there is no memory for {newcomer.plan.name}: the other models are busy",
+                        hint="try again later, serve fewer models, or raise serve.memory_limit",
+                    )
+                else:
+                    await asyncio.sleep(_ROOM_TICK_SECONDS)
+
+    def _refuse(self, newcomer: Pool) -> None:
+        """Say that nothing makes room; only a limit is a reason to raise NotReadyError: predictions err."""
+        if self._options.memory_limit_bytes is not None:
+            raise NotReadyError(
+                f"{newcomer.plan.name} does not fit into serve.memory_limit beside the pinned models",
+                hint="raise serve.memory_limit, or serve fewer models",
+            )
+        _LOG.warning("%s is started although memory looks too small for it", newcomer.plan.name)
+
+    async def _decide(self, newcomer: Pool) -> Verdict:
         memory = newcomer.plan.memory
         if memory is None:
-            return
-        while await asyncio.to_thread(available_bytes) < memory.host:
-            idle = [
-                pool
-                for pool in self.pools
-                if pool is not newcomer and pool.engines and not pool.options.pinned and not pool.busy
-            ]
-            if not idle:
-                return
-            victim = max(idle, key=lambda pool: pool.idle_seconds)
-            _LOG.info("%s is unloaded to make room for %s", victim.plan.name, newcomer.plan.name)
-            await victim.unload()
+            return Verdict(Move.START)
+        others = [pool for pool in self.pools if pool is not newcomer and pool.engines]
+        resident, available = await asyncio.to_thread(_measure, others)
+        predicted = [pool.plan.memory.joint if pool.plan.memory is not None else 0 for pool in others]
+        taken = [max(each) for each in zip(predicted, resident, strict=True)]
+        # What loads now has yet to take what it was promised.
+        free = available - sum(taken) + sum(resident)
+        if self._options.memory_limit_bytes is not None:
+            free = min(free, self._options.memory_limit_bytes - sum(taken))
+        lodgers = [
+            Lodger(pool.plan.name, bytes_taken, pool.idle_seconds, pool.options.pinned, pool.busy)
+            for pool, bytes_taken in zip(others, taken, strict=True)
+        ]
+        return decide_room(memory.joint, free, lodgers)
+
+
+def _measure(pools: Sequence[Pool]) -> tuple[list[int], int]:
+    """Return the resident bytes of each pool's engines, and what is available beside. Blocks."""
+    resident = [
+        sum(resident_bytes(engine.pid) for engine in pool.engines if engine.pid is not None) for pool in pools
+    ]
+    return resident, available_bytes()

@@ -173,7 +173,7 @@ class StubPool:
         return [group for engine in self.engines for group in engine.groups]
 
     @contextlib.asynccontextmanager
-    async def lease(self, wait_seconds: float) -> AsyncIterator[StubEngine]:
+    async def lease(self, wait_seconds: float, work: int = 0) -> AsyncIterator[StubEngine]:
         ready = [index for index, engine in enumerate(self.engines) if engine.ready]
         if not ready:
             await asyncio.sleep(wait_seconds)

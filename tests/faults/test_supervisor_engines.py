@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import threading
 import time
@@ -106,7 +107,20 @@ def test_a_crash_loop_ends_in_a_cause_and_a_503(minilm: Path, home: Path) -> Non
         assert reply.status_code == 503
         assert int(reply.headers["retry-after"]) > 1
         assert "exit code 9" in reply.json()["error"]["message"]
-        assert engine_state(home)["state"] == "backing-off"
+        state = engine_state(home)
+        assert state["state"] == "backing-off"
+        assert state["retry_seconds"] > 0
+        assert [each["state"] for each in state["transitions"]][:4] == [
+            "starting",
+            "warming",
+            "ready",
+            "backing-off",
+        ]
+        assert all(abs(each["at"] - time.time()) < 120 for each in state["transitions"])
+        shown = run_program(home, "status").stdout
+        assert "died because: it ended with exit code 9" in shown
+        assert re.search(r"next start: in \d+ s", shown)
+        assert re.search(r"states: .*\d\d:\d\d:\d\d ready, \d\d:\d\d:\d\d backing-off$", shown, re.M)
 
 
 def test_an_unknown_flag_is_dropped_once_and_said(minilm: Path, home: Path) -> None:
@@ -115,7 +129,11 @@ def test_an_unknown_flag_is_dropped_once_and_said(minilm: Path, home: Path) -> N
         assert embed(service).status_code == 200
         state = engine_state(home)
         assert state["restarts"] == 1
-        assert state["steps"] == ["started without --no-webui, which this engine does not know"]
+        step = "started without --no-webui, which this engine does not know"
+        assert state["steps"] == [step]
+        shown = run_program(home, "status").stdout
+        assert f"{MODEL}: changed: {step}" in shown
+        assert f"{MODEL}: died last because: this engine does not know the flag --no-webui" in shown
 
 
 def test_an_engine_dead_by_a_signal_says_which(minilm: Path, home: Path) -> None:

@@ -213,7 +213,9 @@ def test_engines_refuse_those_who_do_not_hold_the_key(service: Service) -> None:
 def test_events_are_json_lines(model_home: Path) -> None:
     with running_service(model_home, "all-minilm-l6-v2", ready=False) as service:
         ready = service.await_event("ready")
-        assert ready == {"event": "ready", "url": service.url, "models": {"embed": "all-minilm-l6-v2"}}
+        served = [{"model": "all-minilm-l6-v2", "role": "embed", "ready": True}]
+        models = {"embed": "all-minilm-l6-v2"}
+        assert ready == {"event": "ready", "url": service.url, "models": models, "served": served}
         assert service.stop() == 0
         service.await_event("stopping")
         assert json.dumps(ready)

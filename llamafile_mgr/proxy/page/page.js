@@ -37,7 +37,11 @@ function facts(pairs) {
 function showModel(entry) {
   const causes = entry.engines.filter((engine) => engine.cause)
     .map((engine) => element("p", { className: "cause", textContent: `${engine.name}: ${engine.cause}` }));
-  const state = entry.ready ? "ready" : entry.engines[0].state;
+  const slow = entry.engines.filter((engine) => engine.slow).map((engine) => element("p", {
+    className: "cause",
+    textContent: `${engine.name} is slow: ${Math.round(100 * engine.speed)} % of the best that it has shown`,
+  }));
+  const state = entry.ready ? "ready" : entry.engines.length ? entry.engines[0].state : "unloaded";
   const memory = entry.engines.reduce((sum, engine) => sum + (engine.memory_bytes || 0), 0);
   return element("article", { className: "card" },
     element("div", { className: "row spread" },
@@ -56,7 +60,7 @@ function showModel(entry) {
       ...(entry.dimensions ? [["Dimensions", `${entry.dimensions}`]] : []),
       ...(entry.max_tokens ? [["Longest text", `${entry.max_tokens} tokens`]] : []),
       ...(entry.vector_space ? [["Vector space", entry.vector_space]] : []),
-    ]), ...causes);
+    ]), ...causes, ...slow);
 }
 
 function showErrors(errors) {

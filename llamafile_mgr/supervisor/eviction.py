@@ -1,0 +1,54 @@
+"""Who must go when a model needs memory: the least recently used that nobody uses or has pinned. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Lodger", "Move", "Verdict", "decide_room"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lodger:
+    """A loaded model: the bytes that it takes or will take, and the seconds since its last call."""
+
+    name: str
+    taken: int
+    idle_seconds: float
+    pinned: bool = False
+    busy: bool = False
+
+
+class Move(str, Enum):
+    """What to do before a newcomer is started."""
+
+    START = "start"
+    EVICT = "evict"
+    WAIT = "wait"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``victim``: whom to evict. START: there is room. WAIT: somebody busy has to finish first. REFUSE: not
+    even all that may be evicted would make room."""
+
+    move: Move
+    victim: str | None = None
+
+
+def decide_room(needed: int, free: int, lodgers: Sequence[Lodger]) -> Verdict:
+    """Return the next move towards ``needed`` bytes while ``free`` are left.
+
+    Ask again after every eviction: what it gave back is measured and not guessed.
+    """
+    if free >= needed:
+        return Verdict(Move.START)
+    loose = [each for each in lodgers if not each.pinned]
+    if free + sum(each.taken for each in loose) < needed:
+        return Verdict(Move.REFUSE)
+    idle = [each for each in loose if not each.busy]
+    if not idle:
+        return Verdict(Move.WAIT)
+    return Verdict(Move.EVICT, max(idle, key=lambda each: each.idle_seconds).name)
