@@ -25,6 +25,12 @@ _TOO_MUCH = f"the engine sent more than {_MAX_REPLY_BYTES >> 20} MiB in one answ
 #: Above this much unread data a stream stops reading from its socket.
 _HIGH_WATER_BYTES = 1024 * 1024
 _CONNECT_SECONDS = 5.0
+#: The headers of a reply that anything here depends on.
+_HEADERS = {
+    b"content-type": "content-type",
+    b"content-length": "content-length",
+    b"transfer-encoding": "transfer-encoding",
+}
 
 
 class _Exchange:
@@ -161,8 +167,9 @@ class _Connection(asyncio.Protocol):
             self.exchange.started = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.exchange is not None:
-            self.exchange.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        known = _HEADERS.get(name.lower())
+        if known is not None and self.exchange is not None:
+            self.exchange.headers[known] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         exchange = self.exchange
