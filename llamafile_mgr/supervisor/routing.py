@@ -1,0 +1,73 @@
+"""Which engine gets the next call, and how fast each one is. Pure: times come in as monotonic seconds.
+
+Engines of one machine are alike, and the one with the fewest calls is the best. Remote ones are not: a GPU
+may do in one second what takes this machine a minute, so there the expected wait decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Load", "RateMeter", "choose_member"]
+
+#: Busy time after which a measurement counts half.
+_HALF_LIFE_SECONDS = 20.0
+#: Less busy time than this says nothing.
+_LEAST_BUSY_SECONDS = 0.05
+#: A rate that old is forgotten, so that an engine that was slow once gets another chance.
+_STALE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """``in_flight``: calls of one engine. ``rate``: its work a second, None when unknown."""
+
+    in_flight: int
+    rate: float | None
+
+
+def choose_member(loads: Sequence[Load]) -> int:
+    """Return the position of the engine where one more call is done soonest, the first of equals.
+
+    An engine whose rate is unknown is taken to be as fast as the others are on average.
+    """
+    known = [load.rate for load in loads if load.rate]
+    usual = sum(known) / len(known) if known else 1.0
+    return min(range(len(loads)), key=lambda at: (loads[at].in_flight + 1) / (loads[at].rate or usual))
+
+
+class RateMeter:
+    """The rate of one engine: work that was answered per second in which it had any, lately."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._since = 0.0
+        self._work = 0.0
+        self._busy = 0.0
+        self._ended = 0.0
+
+    def begin(self, now: float) -> None:
+        """Note that a call was sent."""
+        self._advance(now)
+        self._under_way += 1
+
+    def end(self, work: float, now: float) -> None:
+        """Note the end of a call; ``work``: 0 for one that was not answered."""
+        self._advance(now)
+        self._under_way -= 1
+        self._work += work
+        self._ended = now
+
+    def rate(self, now: float) -> float | None:
+        """Return the work per busy second, None when little or nothing is known of late."""
+        if self._busy < _LEAST_BUSY_SECONDS or self._work <= 0 or now - self._ended > _STALE_SECONDS:
+            return None
+        return self._work / self._busy
+
+    def _advance(self, now: float) -> None:
+        passed, self._since = max(0.0, now - self._since), now
+        if self._under_way:
+            kept = 0.5 ** (passed / _HALF_LIFE_SECONDS)
+            self._work *= kept
+            self._busy = self._busy * kept + passed
