@@ -19,7 +19,7 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class RemoteConfig:
-    """One remote of ``[models.NAME]``: a llamafile-mgr proxy or a llama.cpp server that serves the same model.
+    """One remote of ``[models.NAME]``: a proxy of ours or a llama.cpp server with the same model.
 
     ``url``: ``http`` or ``https``, with a path where it is served under one. ``key_file``: a file with its
     API key that only its owner can read; ``key_env``: the environment variable that holds the key.
@@ -107,4 +107,3 @@ def public_address(name: str) -> ConfigError:
         f"{name} is no address of a private network, and plain HTTP would send it texts in clear",
         hint="use https, or set allow_plain_http = true for this remote",
     )
-

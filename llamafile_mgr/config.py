@@ -49,11 +49,11 @@ _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", 
 class ServeConfig:
     """``[serve]``: the proxy and the engines behind it.
 
-    ``embed``, ``generate``: names of the models to run. ``load_stall_seconds``: how long a loading
-    engine may stay silent. ``liveness_seconds``: how long a ready one may, while it owes answers, until it is
-    replaced. ``drain_seconds``: how long accepted calls may still take when stopping. ``max_body_bytes``:
-    the largest request body. ``input_type``: what texts are whose caller does not say, ``query``,
-    ``document`` or ``none``. ``cache_bytes``: disk for vectors of known texts, 0 keeps none.
+    ``embed``, ``generate``, ``rerank``: names of the models to run. ``load_stall_seconds``: how long a
+    loading engine may stay silent. ``liveness_seconds``: how long a ready one may, while it owes answers,
+    until it is replaced. ``drain_seconds``: how long accepted calls may still take when stopping.
+    ``max_body_bytes``: the largest request body. ``input_type``: what texts are whose caller does not say,
+    ``query``, ``document`` or ``none``. ``cache_bytes``: disk for vectors of known texts, 0 keeps none.
 
     ``strict_models``: refuse names that are not served, also with one model. ``wait_seconds``: how long a
     call is held while its model loads; ``request_seconds``: how long it may take until its answer begins.
@@ -74,6 +74,7 @@ class ServeConfig:
     port: int = 8080
     embed: str | None = None
     generate: str | None = None
+    rerank: str | None = None
     load_stall_seconds: float = 120.0
     liveness_seconds: float = 10.0
     drain_seconds: float = 10.0

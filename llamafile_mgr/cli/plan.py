@@ -24,6 +24,7 @@ __all__ = ["command"]
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--embed", metavar="MODEL", help="Plan this model for embedding calls.")
 @click.option("--generate", metavar="MODEL", help="Plan this model for generation calls.")
+@click.option("--rerank", metavar="MODEL", help="Plan this model for reranking calls.")
 @click.option(
     "--machine",
     "snapshot",
@@ -38,6 +39,7 @@ def command(
     models: tuple[str, ...],
     embed: str | None,
     generate: str | None,
+    rerank: str | None,
     snapshot: Path | None,
     as_json: bool,
 ) -> None:
@@ -58,10 +60,9 @@ def command(
     from llamafile_mgr.proxy.assembly import make_plans, wanted_models
 
     config = context.load_config()
-    named = bool(models or embed or generate)
-    wanted = wanted_models(
-        models, embed if named else config.serve.embed, generate if named else config.serve.generate
-    )
+    if not (models or embed or generate or rerank):
+        embed, generate, rerank = config.serve.embed, config.serve.generate, config.serve.rerank
+    wanted = wanted_models(models, embed, generate, rerank)
     other = read_snapshot(snapshot) if snapshot is not None else None
     plans = make_plans(wanted, config, context.paths, other)
     machine = other or detect_machine()
@@ -81,6 +82,10 @@ def _print_plan(plan: Plan) -> None:
     print_line(format_table(("SETTING", "VALUE", "WHY"), rows))
     for warning in plan.warnings:
         print_line(f"warning: {warning}")
+    if plan.replicas == 0:
+        print_line("command: none, remotes serve this model")
+        print_line()
+        return
     times = f" ({plan.replicas} times)" if plan.replicas > 1 else ""
     print_line(f"command{times}: {shlex.join(describe_command(plan))}")
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(plan.environment.items()))

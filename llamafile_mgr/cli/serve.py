@@ -14,13 +14,14 @@ from llamafile_mgr.cli.output import print_json_line, print_line
 if TYPE_CHECKING:
     from llamafile_mgr.planner.plans import Plan
     from llamafile_mgr.proxy.serving import Announcements
-    from llamafile_mgr.supervisor.pool import PoolSnapshot
+    from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--embed", metavar="MODEL", help="Serve this model for embedding calls.")
 @click.option("--generate", metavar="MODEL", help="Serve this model for generation calls.")
+@click.option("--rerank", metavar="MODEL", help="Serve this model for reranking calls.")
 @click.option("--host", metavar="ADDRESS", help="Listen here; loopback only.  [default: 127.0.0.1 and ::1]")
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Listen on this port, 0 for any.  [default: 8080]"
@@ -34,6 +35,7 @@ def command(
     models: tuple[str, ...],
     embed: str | None,
     generate: str | None,
+    rerank: str | None,
     host: str | None,
     port: int | None,
     no_cache: bool,
@@ -43,12 +45,14 @@ def command(
     """Start engines for MODELs and one proxy in front of them, and keep them running.
 
     MODEL is a name from `llamafile-mgr list` or the path of a llamafile or GGUF. It may need no role: the
-    catalog or the file tells whether it embeds or generates. Calls that arrive while a model loads wait.
+    catalog or the file tells whether it embeds, generates or reranks. Calls that arrive while a model loads
+    wait.
 
     \b
     Examples:
       llamafile-mgr serve --embed mxbai-embed-large-v1
       llamafile-mgr serve --embed all-minilm-l6-v2 --generate ./Qwen3.5-2B-Q8_0.llamafile
+      llamafile-mgr serve --embed mxbai-embed-large-v1 --rerank ./bge-reranker-v2-m3-Q8_0.gguf
       llamafile-mgr serve all-minilm-l6-v2 --port 0 --no-cache --json
     """
     from llamafile_mgr.proxy.assembly import make_plans, wanted_models
@@ -63,7 +67,8 @@ def command(
     config = context.load_config(flags)
     chosen_embed = embed or (None if models else config.serve.embed)
     chosen_generate = generate or (None if models else config.serve.generate)
-    wanted = wanted_models(models, chosen_embed, chosen_generate)
+    chosen_rerank = rerank or (None if models else config.serve.rerank)
+    wanted = wanted_models(models, chosen_embed, chosen_generate, chosen_rerank)
 
     def plan_all() -> Sequence[Plan]:
         plans = make_plans(wanted, context.load_config(flags), context.paths)

@@ -22,14 +22,11 @@ from llamafile_mgr.embedding.engine_pool import EngineConnection, EnginePool, Re
 from llamafile_mgr.embedding.vectors import find_bad, normalise
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors
-from llamafile_mgr.engines.replies import error_text
+from llamafile_mgr.engines.replies import error_text, says_too_long
 from llamafile_mgr.errors import EngineError, EngineLostError, Error, InputTooLongError
 
 __all__ = ["Budget", "GroupRunner", "ItemResult"]
 
-_TOO_LONG = re.compile(
-    r"too large to process|exceeds? the (?:available )?context|larger than the max context", re.I
-)
 _LOADING = re.compile(r"loading model", re.I)
 #: So often an engine may die of one text that stands alone before the text is blamed.
 _DEATHS_ALONE = 3
@@ -183,7 +180,7 @@ class GroupRunner:
             self._observe(time.monotonic() - began)
 
     def _read(self, reply: EngineReply, count: int) -> EngineVectors:
-        if reply.status != 200 and _TOO_LONG.search(error_text(reply)):
+        if says_too_long(reply):
             raise InputTooLongError(f"the engine refused the text as too long: {error_text(reply)}")
         answer = self._rules.read_vectors(reply, count)
         width, known = answer.vectors.shape[1], self._pool.plan.dimensions

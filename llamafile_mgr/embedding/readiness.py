@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.catalog import Role, load_golden
 from llamafile_mgr.embedding.baselines import Baselines
+from llamafile_mgr.embedding.rerank_checks import RerankChecks
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.vectors import cosines, normalise
 from llamafile_mgr.engines.families import EngineFamily
@@ -42,7 +43,9 @@ _PROBES = (
 
 def make_checks(plan: Plan, baselines: Baselines) -> EngineChecks:
     """Return what an engine of this plan must pass before it takes calls, and now and then afterwards."""
-    return EmbeddingChecks(plan, baselines) if plan.role is Role.EMBED else GenerationChecks()
+    if plan.role is Role.EMBED:
+        return EmbeddingChecks(plan, baselines)
+    return RerankChecks() if plan.role is Role.RERANK else GenerationChecks()
 
 
 class EmbeddingChecks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.readiness import EmbeddingChecks, GenerationChecks
+from llamafile_mgr.embedding.readiness import EmbeddingChecks, make_checks
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.engines.families import EngineFamily
 from llamafile_mgr.engines.remote import PeerFacts
@@ -27,7 +27,7 @@ def make_remote_checks(plan: Plan, baselines: Baselines, facts: PeerFacts | None
     """Return what a remote must pass before it takes calls. ``facts``: what a proxy of ours tells."""
     if plan.role is Role.EMBED:
         return _RemoteEmbeddingChecks(plan, baselines, facts)
-    return _RemoteGenerationChecks(plan, facts)
+    return _RemoteChecks(plan, facts, make_checks(plan, baselines))
 
 
 def check_peer(plan: Plan, facts: PeerFacts) -> None:
@@ -56,22 +56,22 @@ def check_peer(plan: Plan, facts: PeerFacts) -> None:
         )
 
 
-class _RemoteGenerationChecks:
-    """A peer's facts, and one token."""
+class _RemoteChecks:
+    """A peer's facts, and what a local engine of the role must show."""
 
-    def __init__(self, plan: Plan, facts: PeerFacts | None) -> None:
+    def __init__(self, plan: Plan, facts: PeerFacts | None, checks: EngineChecks) -> None:
         self._plan = plan
         self._facts = facts
-        self._checks = GenerationChecks()
+        self._checks = checks
 
     async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
-        """Compare and generate. Raises EngineError."""
+        """Compare facts, then ask. Raises EngineError."""
         if self._facts is not None:
             check_peer(self._plan, self._facts)
         await self._checks.check_ready(client, rules)
 
     async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
-        """Generate one token. Raises EngineError."""
+        """Ask for something small. Raises EngineError."""
         await self._checks.check_alive(client, rules)
 
 

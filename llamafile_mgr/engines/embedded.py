@@ -93,6 +93,8 @@ FLAGS: dict[str, _Flag] = {
     "--port": _Flag("port", int),
     "--embedding": _Flag("embedding"),
     "--embeddings": _Flag("embedding"),
+    "--rerank": _Flag("embedding"),  # together with --pooling rank
+    "--reranking": _Flag("embedding"),
     "--pooling": _Flag("pooling_type", _read_pooling),
     "--embd-normalize": _Flag("embd_normalize", int),
     "-c": _Flag("n_ctx", int),

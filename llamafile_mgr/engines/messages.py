@@ -16,11 +16,12 @@ __all__ = ["EngineReply", "EngineRequest", "EngineVectors", "json_request"]
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One HTTP request; ``body`` is JSON text or None."""
+    """One HTTP request; ``body`` is JSON text or None. ``headers``: further ones, well formed already."""
 
     method: str
     path: str
     body: bytes | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,6 @@ class EngineVectors:
     prompt_tokens: int | None
 
 
-def json_request(path: str, body: object) -> EngineRequest:
+def json_request(path: str, body: object, headers: tuple[tuple[str, str], ...] = ()) -> EngineRequest:
     """Return a POST of ``body`` as JSON."""
-    return EngineRequest("POST", path, orjson.dumps(body))
+    return EngineRequest("POST", path, orjson.dumps(body), headers)

@@ -54,7 +54,7 @@ class PeerFacts:
 
 
 def address_request(request: EngineRequest, model: str) -> EngineRequest:
-    """Return the request as a remote takes it: with its name for the model, and no prompt put before texts."""
+    """Return the request as a remote takes it: with its name for the model, and no prompt before texts."""
     body = request.body
     if body is None or not body.startswith(b"{"):
         return request
@@ -191,7 +191,7 @@ class RemoteClient(EngineClient):
         return read_peer(reply, self.model)
 
     async def ask_health(self, request: EngineRequest, *, deadline_seconds: float) -> EngineReply:
-        """Return the reply to a health request, whatever it says. Raises as ``request`` of any engine does."""
+        """Return the reply to a health request, whatever it says. Raises as ``EngineClient.request`` does."""
         return await super().request(request, deadline_seconds=deadline_seconds)
 
     def serve(self, prove: Callable[[], Awaitable[None]] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,18 @@ from numpy.typing import NDArray
 from llamafile_mgr.engines.messages import EngineReply, EngineVectors
 from llamafile_mgr.errors import EngineError
 
-__all__ = ["error_text", "read_json", "read_openai_vectors", "read_token_list", "stack_vectors"]
+__all__ = [
+    "error_text",
+    "read_json",
+    "read_openai_vectors",
+    "read_token_list",
+    "says_too_long",
+    "stack_vectors",
+]
+
+_TOO_LONG = re.compile(
+    r"too large to process|exceeds? the (?:available )?context|larger than the max context", re.I
+)
 
 
 def error_text(reply: EngineReply) -> str:
@@ -26,6 +38,11 @@ def error_text(reply: EngineReply) -> str:
     if isinstance(error, dict):
         return str(error.get("message", error))
     return str(error or body)[:500]
+
+
+def says_too_long(reply: EngineReply) -> bool:
+    """Tell whether an engine refused a text because it is too long: some call that an error of their own."""
+    return reply.status != 200 and _TOO_LONG.search(error_text(reply)) is not None
 
 
 def read_json(reply: EngineReply) -> Any:

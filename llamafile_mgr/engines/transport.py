@@ -343,6 +343,8 @@ class EngineClient:
     def _serialize(self, request: EngineRequest) -> bytes:
         body = request.body or b""
         start = f"{request.method} {self._prefix}{request.path} HTTP/1.1\r\n{self._headers}\r\n"
+        for name, value in request.headers:
+            start += f"{name}: {value}\r\n"
         return f"{start}content-length: {len(body)}\r\n\r\n".encode("ascii") + body
 
     def _take_idle(self) -> _Connection | None:

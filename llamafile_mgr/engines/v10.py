@@ -39,6 +39,8 @@ class V10:
             flags += ["--embedding"]
             if settings.pooling is not None:
                 flags += ["--pooling", settings.pooling.value]
+        if settings.role is Role.RERANK:
+            flags += ["--rerank", "--pooling", "rank"]
         if settings.flash_attention is not None:
             flags += ["-fa", "on" if settings.flash_attention else "off"]
         if settings.prompt_cache_mib is not None:

@@ -64,6 +64,10 @@ def _embeds(candidate: Candidate) -> bool:
     return candidate.role is Role.EMBED
 
 
+def _reranks(candidate: Candidate) -> bool:
+    return candidate.role is Role.RERANK
+
+
 def _on_intel(candidate: Candidate) -> bool:
     return candidate.machine.architecture == "x86_64"
 
@@ -105,6 +109,14 @@ KNOWN_BAD: tuple[KnownBad, ...] = (
         _LAST,
         "llamafiles run on x86-64 and 64-bit ARM alone",
         _foreign_processor,
+    ),
+    KnownBad(
+        "rerank",
+        (Family.V1, Family.V2),
+        _FIRST,
+        _LAST,
+        "llamafiles rerank from 0.10 on",
+        _reranks,
     ),
     KnownBad(
         "avx",

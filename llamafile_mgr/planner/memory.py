@@ -173,7 +173,7 @@ def predict_memory(
     compute = _compute_bytes(gguf, load, batch)
     output = _output_bytes(gguf, load, batch)
     base = _BASE[load.family]
-    if load.family is Family.EMBEDDED and load.role is Role.EMBED:
+    if load.family is Family.EMBEDDED and load.role is not Role.GENERATE:
         base += _EMBEDDED_REQUESTS
     share, device, device_weights = 0.0, 0, 0
     if offload is not None and offload.layers:
@@ -207,7 +207,7 @@ def _compute_bytes(gguf: GgufFacts, load: Load, batch: int) -> int:
     hidden = (gguf.feed_forward_length or 4 * width) + 4 * width
     seen = batch if gguf.causal is False else load.context
     size = batch * hidden * _FLOAT + batch * seen * (_FLOAT + _HALF)
-    if load.role is not Role.EMBED:
+    if load.role is Role.GENERATE:
         size += batch * (gguf.vocab_size or _DEFAULT_VOCABULARY) * _FLOAT
     if not load.flash_attention:
         size += (gguf.head_count or 1) * batch * seen * _FLOAT
@@ -217,5 +217,5 @@ def _compute_bytes(gguf: GgufFacts, load: Load, batch: int) -> int:
 def _output_bytes(gguf: GgufFacts, load: Load, batch: int) -> int:
     """Return the results that are kept: of every token of a batch when embedding, else one a slot."""
     row = (gguf.vocab_size or _DEFAULT_VOCABULARY) + (gguf.embedding_length or _DEFAULT_WIDTH)
-    rows = max(batch, load.slots) if load.role is Role.EMBED else load.slots
+    rows = max(batch, load.slots) if load.role is not Role.GENERATE else load.slots
     return rows * row * _FLOAT

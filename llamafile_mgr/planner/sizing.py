@@ -102,7 +102,7 @@ def choose_sizing(
         threads=share.cores,
         replicas=1,
         prompt_cache=_choose_prompt_cache(family, role, gguf, context, why),
-        whole_text=role is Role.EMBED and gguf.causal is False,
+        whole_text=role is not Role.GENERATE and gguf.causal is False,
     )
     sizing = _choose_compute(replace(sizing, why=why, pinned=frozenset(pinned)), gguf, share, wish)
     return sizing if tuned is None else _apply_tuned(sizing, tuned, share, wish)
@@ -213,7 +213,7 @@ def _choose_slots(
         pinned.add("slots")
         why["slots"] = "set in the configuration"
         return wish.slots
-    if role is not Role.EMBED:
+    if role is Role.GENERATE:
         why["slots"] = "two conversations at once"
         return _CAUSAL_SLOTS
     if gguf.causal is False:
@@ -230,7 +230,7 @@ def _choose_batch(
     if family is Family.V1:
         why["batch"] = "passing a batch could only shrink it in this engine"
         return None
-    if role is not Role.EMBED or family is Family.V2:
+    if role is Role.GENERATE or family is Family.V2:
         why["batch"] = "the engine's own is right"
         return None
     if gguf.causal is False:
@@ -243,7 +243,7 @@ def _choose_batch(
 def _choose_prompt_cache(
     family: Family, role: Role, gguf: GgufFacts, context: int, why: dict[str, str]
 ) -> int | None:
-    if role is Role.EMBED or family not in _HAS_PROMPT_CACHE:
+    if role is not Role.GENERATE or family not in _HAS_PROMPT_CACHE:
         return None
     why["prompt_cache"] = "two conversations beside those under way; the engine's own limit is 8 GiB"
     wanted = 2 * cache_bytes_per_token(gguf) * context
@@ -255,7 +255,7 @@ def _choose_compute(sizing: Sizing, gguf: GgufFacts, share: CoreShare, wish: Mod
     of = f"of {share.cpu.usable_cores} usable cores"
     if share.others:
         of += f", shared with {share.others} other model{'s' if share.others > 1 else ''}"
-    small = sizing.role is Role.EMBED and gguf.causal is False and gguf.parameters < _SMALL_ENCODER
+    small = sizing.role is not Role.GENERATE and gguf.causal is False and gguf.parameters < _SMALL_ENCODER
     if wish.replicas is not None:
         threads = wish.threads or max(1, share.cores // wish.replicas)
         why["replicas"] = "set in the configuration"
@@ -270,7 +270,7 @@ def _choose_compute(sizing: Sizing, gguf: GgufFacts, share: CoreShare, wish: Mod
     if not small:
         why["replicas"] = (
             "a model of this size keeps all cores busy with one engine"
-            if sizing.role is Role.EMBED
+            if sizing.role is not Role.GENERATE
             else "a second engine would need a second key/value cache and no fewer cores"
         )
         threads, why["threads"] = _cap(share.cores, _MOST_THREADS, of)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,11 +10,11 @@ import orjson
 
 from llamafile_mgr.proxy.http import Progress
 from llamafile_mgr.proxy.metrics import ProxyMetrics
+from llamafile_mgr.proxy.tracing import trace_id
 
-__all__ = ["LogEntry", "log_request", "trace_id"]
+__all__ = ["LogEntry", "log_request"]
 
 _LOG = logging.getLogger("llamafile_mgr.access")
-_TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(slots=True)
@@ -30,12 +29,6 @@ class LogEntry:
     seconds: float = 0.0
     error: str | None = None
     progress: Progress = field(default_factory=Progress)
-
-
-def trace_id(headers: Mapping[str, str]) -> str | None:
-    """Return the trace id of a W3C ``traceparent`` header."""
-    match = _TRACE_PARENT.fullmatch(headers.get("traceparent", ""))
-    return match.group(1) if match else None
 
 
 def log_request(metrics: ProxyMetrics, entry: LogEntry, headers: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import llamafile_mgr
-from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Role, load_catalog
+from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Pooling, Role, load_catalog
 from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.tuning import limits_for
 from llamafile_mgr.embedding.tuning_records import load_tuned, save_tuned
@@ -125,6 +125,8 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
         PlanError: it cannot run here.
     """
     (subject,) = find_subjects([Wanted(name, None)], paths)
+    if subject.role is Role.RERANK:
+        raise PlanError(f"{subject.name} reranks: only embedding and generation are measured")
     machine = detect_machine()
     (plan,) = plan_models((subject,), machine, make_toolbox(paths), os.environ, config.models)
     if subject.digest is None:
@@ -189,6 +191,8 @@ def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
     if model is not None:
         return model.role
     weights = facts.model
+    if weights is not None and weights.gguf.pooling == Pooling.RANK.value:
+        return Role.RERANK
     if weights is not None and (weights.gguf.causal is False or weights.gguf.pooling is not None):
         return Role.EMBED
     return Role.GENERATE
@@ -223,10 +227,12 @@ def _describe_runtime(entry: StoredArtifact) -> InstalledRuntime:
     return InstalledRuntime(entry.name, entry.path, version, facts.gpu_modules, facts.size)
 
 
-def wanted_models(names: Sequence[str], embed: str | None, generate: str | None) -> list[Wanted]:
-    """Return what ``serve NAMES --embed E --generate G`` asks for, each model once."""
+def wanted_models(
+    names: Sequence[str], embed: str | None, generate: str | None, rerank: str | None = None
+) -> list[Wanted]:
+    """Return what ``serve NAMES --embed E --generate G --rerank R`` asks for, each model once."""
     wanted = [Wanted(name, None) for name in names]
-    for name, role in ((embed, Role.EMBED), (generate, Role.GENERATE)):
+    for name, role in ((embed, Role.EMBED), (generate, Role.GENERATE), (rerank, Role.RERANK)):
         if name is not None and all(each.name != name for each in wanted):
             wanted.append(Wanted(name, role))
     return wanted

@@ -88,7 +88,13 @@ def prepare_body(path: str, body: dict[str, Any], style: EventStyle) -> dict[str
 
 
 async def ask_engine(
-    pool: Pool, path: str, body: Mapping[str, Any], *, wait_seconds: float, deadline_seconds: float
+    pool: Pool,
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    wait_seconds: float,
+    deadline_seconds: float,
+    headers: tuple[tuple[str, str], ...] = (),
 ) -> EngineAnswer:
     """Send a call to the least busy engine; when it dies before it answers, to the next one.
 
@@ -96,7 +102,7 @@ async def ask_engine(
         NotReadyError: no engine became ready in time.
         EngineError: the engine broke off, or was silent for too long, before it had answered.
     """
-    request = json_request(path, {"model": pool.plan.name, **body})
+    request = json_request(path, {"model": pool.plan.name, **body}, headers)
     for attempt in range(1, _TRIES + 1):
         try:
             return await _ask_once(pool, request, wait_seconds, deadline_seconds)

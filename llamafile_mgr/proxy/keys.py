@@ -82,9 +82,7 @@ def read_keys(path: Path) -> KeyRing:
     Raises:
         ConfigError: unreadable, readable by others, empty, or a key that is too short.
     """
-    keys = [
-        _read_line(number, line, path) for number, line in enumerate(read_secrets(path), 1) if line
-    ]
+    keys = [_read_line(number, line, path) for number, line in enumerate(read_secrets(path), 1) if line]
     if not keys:
         raise ConfigError(f"there is no key in {path}", hint="write one a line, at least 16 characters long")
     return KeyRing(tuple(keys))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.pool import Pool, PoolSnapshot
+from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 
 __all__ = ["render_models", "render_props", "render_ready"]
 
@@ -56,6 +57,7 @@ def render_models(pools: Sequence[Pool], spaces: Mapping[str, str], created: int
                     "dimensions": pool.plan.dimensions,
                     "max_tokens": pool.plan.max_tokens,
                     "vector_space": spaces.get(pool.plan.name),
+                    "remotes": len(pool.plan.remotes),
                 },
             }
             for pool in pools

@@ -7,7 +7,6 @@ One task runs ``Engine.run`` and is the only writer of the engine's state; other
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -25,18 +24,20 @@ from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
 from llamafile_mgr.supervisor.ladder import drop_flags, step_down
-from llamafile_mgr.supervisor.liveness import LivenessPolicy, Probe, decide_probe
+from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.memory import count_oom_kills
 from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
 from llamafile_mgr.supervisor.process import EngineProcess, spawn_engine
 from llamafile_mgr.supervisor.registry import Registry
 from llamafile_mgr.supervisor.restart import RestartPolicy, decide_restart
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot, Transition
 from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
 from llamafile_mgr.supervisor.throughput import Job, Kind, SpeedPolicy, SpeedWatch
+from llamafile_mgr.supervisor.watching import set_within, watch
 
-__all__ = ["Engine", "EngineSnapshot", "EngineSurroundings", "Transition"]
+__all__ = ["Engine", "EngineSurroundings"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: For the process of a start that failed: nothing of value is in it.
@@ -62,41 +63,6 @@ class EngineSurroundings:
     changed: Callable[[], None]
     speed: SpeedPolicy
     best_rates: Callable[[LaunchSettings], MutableMapping[Kind, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One move: wall-clock ``at`` (seconds since 1970), the new state, and the seconds spent in the old."""
-
-    at: float
-    state: EngineState
-    after_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSnapshot:
-    """What can be told of an engine now.
-
-    ``cause``: why it last died. ``age_seconds``: of its state. ``steps``: what was changed to make it start.
-    ``speed``: the share of its best throughput that it shows now, None when unknown; ``slow``: too little.
-    ``retry_seconds``: until its next start, when it backs off.
-    """
-
-    name: str
-    state: EngineState
-    age_seconds: float
-    pid: int | None
-    port: int | None
-    restarts: int
-    in_flight: int
-    served: int
-    cause: str | None
-    steps: tuple[str, ...]
-    retry_seconds: float | None
-    transitions: tuple[Transition, ...]
-    log: str
-    speed: float | None = None
-    slow: bool = False
 
 
 class Engine:
@@ -242,7 +208,7 @@ class Engine:
                     return
                 self._retry_at = time.monotonic() + delay
                 self._move(EngineEvent.DIED)
-                if await _set_within(self._stop, delay):
+                if await set_within(self._stop, delay):
                     return
                 event = EngineEvent.RETRY
         finally:
@@ -361,39 +327,14 @@ class Engine:
         self._was_ready = True
         self._suspected.clear()
         self._move(EngineEvent.CHECKED)
-        await self._watch(client)
-
-    async def _watch(self, client: EngineClient) -> None:
-        """Look after a ready engine; raises EngineError when it hangs or answers wrongly."""
-        policy = self._surroundings.liveness
-        probed_at = 0.0
-        while True:
-            if await _set_within(self._suspected, policy.tick_seconds):
-                self._suspected.clear()
-                await self._probe_work(client, policy)
-            now = time.monotonic()
-            probe = decide_probe(
-                policy,
-                silent_for=now - client.last_received,
-                probed_ago=now - probed_at,
-                in_flight=self.in_flight,
-            )
-            if probe is Probe.HUNG:
-                raise EngineError(f"it hangs: no answer for {now - client.last_received:.0f} seconds")
-            if probe is not Probe.NOTHING:
-                probed_at = now
-            if probe is Probe.HEALTH:
-                await client.request(self.rules.health(), deadline_seconds=policy.health_deadline_seconds)
-            elif probe is Probe.WORK:
-                await self._probe_work(client, policy)
-
-    async def _probe_work(self, client: EngineClient, policy: LivenessPolicy) -> None:
-        try:
-            await asyncio.wait_for(self._checks.check_alive(client, self.rules), policy.work_deadline_seconds)
-        except asyncio.TimeoutError:
-            raise EngineError(
-                f"it hangs: no answer to a small request for {policy.work_deadline_seconds:g} seconds"
-            ) from None
+        await watch(
+            client,
+            self._surroundings.liveness,
+            suspected=self._suspected,
+            in_flight=lambda: self.in_flight,
+            check_health=lambda seconds: client.request(self.rules.health(), deadline_seconds=seconds),
+            check_alive=lambda: self._checks.check_alive(client, self.rules),
+        )
 
     async def _spawn(self, listening: asyncio.Future[int]) -> tuple[str, EngineProcess]:
         surroundings = self._surroundings
@@ -423,10 +364,3 @@ class Engine:
             await process.stop(grace_seconds)
             await asyncio.to_thread(self._surroundings.registry.forget_engine, self.name)
         self._port = None
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for ``event``; return whether it was set in time."""
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
-    return event.is_set()

@@ -18,7 +18,7 @@ __all__ = ["Step", "drop_flags", "step_down"]
 _SHORTEST_CONTEXT = 1024
 #: Without these an engine would serve the wrong thing, or everybody.
 _ESSENTIAL = frozenset(
-    {"--server", "--host", "--port", "-l", "-m", "--embedding", "--pooling", "--api-key-file"}
+    {"--server", "--host", "--port", "-l", "-m", "--embedding", "--pooling", "--rerank", "--api-key-file"}
 )
 
 

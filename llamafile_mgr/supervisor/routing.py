@@ -6,10 +6,13 @@ may do in one second what takes this machine a minute, so there the expected wai
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Load", "RateMeter", "choose_member"]
+from llamafile_mgr.supervisor.members import Member
+
+__all__ = ["Load", "RateMeter", "Rates", "choose_member"]
 
 #: Busy time after which a measurement counts half.
 _HALF_LIFE_SECONDS = 20.0
@@ -71,3 +74,32 @@ class RateMeter:
             kept = 0.5 ** (passed / _HALF_LIFE_SECONDS)
             self._work *= kept
             self._busy = self._busy * kept + passed
+
+
+class Rates:
+    """The meters of a pool's engines; one is forgotten with its engine."""
+
+    def __init__(self) -> None:
+        self._meters: weakref.WeakKeyDictionary[Member, RateMeter] = weakref.WeakKeyDictionary()
+
+    def begin(self, member: Member, now: float) -> None:
+        """Note that a call was sent."""
+        self._meter(member).begin(now)
+
+    def end(self, member: Member, work: float, now: float) -> None:
+        """Note the end of a call; ``work``: 0 for one that was not answered."""
+        self._meter(member).end(work, now)
+
+    def rate(self, member: Member, now: float) -> float | None:
+        """Return the work per busy second, None when little or nothing is known of late."""
+        return self._meter(member).rate(now)
+
+    def choose(self, members: Sequence[Member], now: float) -> Member:
+        """Return the one where a call is done soonest."""
+        return members[choose_member([Load(each.in_flight, self.rate(each, now)) for each in members])]
+
+    def _meter(self, member: Member) -> RateMeter:
+        meter = self._meters.get(member)
+        if meter is None:
+            meter = self._meters[member] = RateMeter()
+        return meter

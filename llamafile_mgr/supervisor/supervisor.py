@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.remote import PeerFacts
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
 from llamafile_mgr.paths import Paths
@@ -19,6 +21,7 @@ from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.memory import available_bytes, resident_bytes
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
+from llamafile_mgr.supervisor.remote import Remote
 from llamafile_mgr.supervisor.restart import RestartPolicy
 from llamafile_mgr.supervisor.starting import EngineChecks
 from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
@@ -49,7 +52,8 @@ class SupervisorOptions:
 
 
 class Supervisor:
-    """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines."""
+    """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines, ``remote_checks`` those of its
+    remotes, of which it is given what they tell; None checks them as local ones."""
 
     def __init__(
         self,
@@ -57,10 +61,12 @@ class Supervisor:
         checks: Callable[[Plan], EngineChecks],
         paths: Paths,
         options: SupervisorOptions,
+        remote_checks: Callable[[Plan, PeerFacts | None], EngineChecks] | None = None,
     ) -> None:
         if len({plan.name for plan in plans}) != len(plans):
             raise PlanError("the same model was asked for twice")
         self._checks = checks
+        self._remote_checks = remote_checks or (lambda plan, facts: checks(plan))
         self._paths = paths
         self._options = options
         self._registry = Registry(paths.runtime)
@@ -89,7 +95,13 @@ class Supervisor:
             name = safe if number == 0 else f"{safe}-{number + 1}"
             return Engine(name, plan, self._checks(plan), surroundings)
 
-        pool = Pool(plan, self._options.pools.get(plan.name, default), make_engine, self._make_room)
+        def make_remote(plan: Plan, remote: RemoteConfig) -> Remote:
+            return Remote(
+                remote.name, remote, plan, lambda facts: self._remote_checks(plan, facts), surroundings
+            )
+
+        options = self._options.pools.get(plan.name, default)
+        pool = Pool(plan, options, make_engine, make_remote, self._make_room)
         return pool
 
     def pool(self, role: Role) -> Pool | None:

@@ -175,6 +175,35 @@ async def test_keys_that_are_not_listed_stay_here(tmp_path: Path) -> None:
     assert second == {"model": "g", "messages": [{"role": "user", "content": "x"}]}
 
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_the_trace_context_reaches_the_engine(tmp_path: Path) -> None:
+    seen = tmp_path / "bodies"
+    switches = f"--body-file {seen}"
+    models = [FakeModel("g", Role.GENERATE, switches), FakeModel("r", Role.RERANK, switches)]
+    sent = {
+        "traceparent": TRACE,
+        "tracestate": "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",
+        "x-request-id": "mine-1",
+        "authorization": "Bearer of-the-caller",
+        "x-other": "1",
+    }
+    async with running_front(tmp_path, models) as running, client(running, headers=sent) as http:
+        await http.post("/v1/chat/completions", json={"messages": [], "stream": True})
+        await http.post("/api/generate", json={"prompt": "x", "stream": False})
+        await http.post("/rerank", json={"query": "q", "documents": ["a"]})
+    arrived = [json.loads(line)["headers"] for line in seen.read_text().splitlines()]
+    assert len(arrived) == 3
+    for headers in arrived:
+        lowered = {name.lower(): value for name, value in headers.items()}
+        assert {name: lowered[name] for name in ("traceparent", "tracestate", "x-request-id")} == {
+            name: sent[name] for name in ("traceparent", "tracestate", "x-request-id")
+        }
+        assert lowered["authorization"] != sent["authorization"]
+        assert "x-other" not in lowered
+
+
 async def test_reranking(tmp_path: Path) -> None:
     documents = ["cats purr", "dogs bark", "dogs bark at cats"]
     async with (
@@ -219,9 +248,8 @@ async def test_small_routes(tmp_path: Path) -> None:
 
 async def test_ids_metrics_and_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "llamafile_mgr.access")
-    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with running_front(tmp_path, [EMBED]) as running, client(running) as http:
-        sent = {"x-request-id": "mine-1", "traceparent": trace}
+        sent = {"x-request-id": "mine-1", "traceparent": TRACE}
         reply = await http.post("/v1/embeddings", json={"input": ["a", "b"]}, headers=sent)
         assert reply.headers["x-request-id"] == "mine-1"
         odd = await http.post("/v1/embeddings", json={"input": 3}, headers={"x-request-id": "a b"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamafile_mgr.engines.messages import EngineReply
+from llamafile_mgr.engines.reranking import read_scores
 from llamafile_mgr.errors import EngineError, RequestError
-from llamafile_mgr.proxy.dialects.rerank import parse_rerank, read_scores, render_rerank
+from llamafile_mgr.proxy.dialects.rerank import parse_rerank, render_rerank
 
 DOCUMENTS = ["a", "b", "c"]
 
@@ -59,7 +62,7 @@ def test_wrong_bodies(body: dict[str, Any]) -> None:
 )
 def test_engines_that_give_no_scores(reply: object) -> None:
     with pytest.raises(EngineError):
-        read_scores(reply, 2)
+        read_scores(EngineReply(200, "application/json", json.dumps(reply).encode()), 2)
 
 
 @given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=20))

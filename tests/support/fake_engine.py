@@ -163,7 +163,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.engine.switches.body_file:
             with self.engine.lock, Path(self.engine.switches.body_file).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"path": self.path, "body": body}) + "\n")
+                file.write(
+                    json.dumps({"path": self.path, "body": body, "headers": dict(self.headers)}) + "\n"
+                )
         if self.path in ("/completion", "/v1/chat/completions", "/v1/completions"):
             self.generate(body)
         elif self.path == "/v1/rerank":

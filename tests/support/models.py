@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-__all__ = ["forget_added_eos", "write_tiny_generator"]
+__all__ = ["forget_added_eos", "write_reranker", "write_tiny_generator"]
 
 _TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
@@ -18,6 +18,28 @@ def forget_added_eos(model: Path, path: Path) -> Path:
     data = model.read_bytes()
     assert data.count(key + b"\x01") == 1
     path.write_bytes(data.replace(key + b"\x01", key + b"\x00"))
+    return path
+
+
+def write_reranker(encoder: Path, path: Path, head: np.ndarray, bias: float = 0.0) -> Path:
+    """Write a BERT as a reranker: its weights, and a head of one row that makes a score of ``[CLS]``."""
+    reader = gguf.GGUFReader(encoder)
+    writer = gguf.GGUFWriter(path, "bert")
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        value = gguf.PoolingType.RANK.value if name == "bert.pooling_type" else field.contents()
+        value = "tiny-reranker" if name == "general.name" else value
+        inner = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, value, field.types[0], inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.add_tensor("cls.output.weight", head.astype(np.float32).reshape(1, -1))
+    writer.add_tensor("cls.output.bias", np.array([bias], np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path
 
 

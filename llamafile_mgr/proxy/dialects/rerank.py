@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from llamafile_mgr.errors import EngineError, RequestError
+from llamafile_mgr.errors import RequestError
 from llamafile_mgr.proxy.dialects.fields import read_flag, read_text, read_whole_number
 
-__all__ = ["RerankCall", "parse_rerank", "read_scores", "render_rerank"]
+__all__ = ["RerankCall", "parse_rerank", "render_rerank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +54,6 @@ def _read_document(key: str, index: int, document: object) -> str:
     if not isinstance(text, str):
         raise RequestError(f"item {index} of {key!r} must be a text or an object with one")
     return text
-
-
-def read_scores(reply: object, count: int) -> list[float]:
-    """Return the score of each document, in their order, from an engine's reply.
-
-    Raises:
-        EngineError: not one finite score per document.
-    """
-    scores: dict[int, float] = {}
-    results = reply.get("results") if isinstance(reply, dict) else None
-    for each in results if isinstance(results, list) else ():
-        if isinstance(each, dict) and isinstance(each.get("relevance_score"), (int, float)):
-            scores[each.get("index", -1)] = float(each["relevance_score"])
-    if sorted(scores) != list(range(count)) or not all(map(math.isfinite, scores.values())):
-        raise EngineError(f"the engine gave no score for each of {count} documents")
-    return [scores[index] for index in range(count)]
 
 
 def render_rerank(call: RerankCall, scores: list[float], model: str, request_id: str) -> Any:

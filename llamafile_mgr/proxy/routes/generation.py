@@ -36,6 +36,7 @@ from llamafile_mgr.proxy.generation import (
 )
 from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply, json_reply
 from llamafile_mgr.proxy.refusals import UnsupportedError
+from llamafile_mgr.proxy.tracing import engine_headers
 from llamafile_mgr.supervisor.pool import Pool
 
 __all__ = ["generation_routes"]
@@ -100,6 +101,7 @@ async def _ask(front: Front, request: Request, pool: Pool, path: str, body: dict
             body,
             wait_seconds=front.hold_seconds(request),
             deadline_seconds=front.settings.request_seconds,
+            headers=engine_headers(request.headers, request.request_id),
         )
     except BaseException as error:
         await turn.__aexit__(type(error), error, error.__traceback__)

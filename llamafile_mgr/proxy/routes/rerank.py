@@ -5,14 +5,16 @@ from __future__ import annotations
 from functools import partial
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.engines.messages import json_request
-from llamafile_mgr.engines.replies import read_json
+from llamafile_mgr.engines.replies import error_text, says_too_long
+from llamafile_mgr.engines.reranking import read_scores, rerank_request
+from llamafile_mgr.errors import InputTooLongError
 from llamafile_mgr.proxy.admission import Cost, estimate_tokens
 from llamafile_mgr.proxy.dialects.errors import Dialect
-from llamafile_mgr.proxy.dialects.rerank import parse_rerank, read_scores, render_rerank
+from llamafile_mgr.proxy.dialects.rerank import parse_rerank, render_rerank
 from llamafile_mgr.proxy.front import Front, Route
 from llamafile_mgr.proxy.generation import check_reply
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
+from llamafile_mgr.proxy.tracing import engine_headers
 
 __all__ = ["rerank_routes"]
 
@@ -34,15 +36,20 @@ async def _rerank(front: Front, request: Request) -> Reply:
     body = request.json_object()
     choice = front.choose(Role.RERANK, body.get("model"), request, Drip.JSON)
     call = parse_rerank(body)
-    asked = {"model": choice.pool.plan.name, "query": call.query, "documents": list(call.documents)}
     count = len(call.documents)
     tokens = estimate_tokens(call.documents) + count * estimate_tokens([call.query])
     async with front.turn(request, choice.pool, Cost(count, tokens)):
         reply = await choice.pool.call(
-            json_request("/v1/rerank", asked),
+            rerank_request(call.query, call.documents, engine_headers(request.headers, request.request_id)),
+            work=tokens,
             wait_seconds=front.hold_seconds(request),
             deadline_seconds=front.settings.request_seconds,
         )
-    scores = read_scores(read_json(check_reply(reply)), count)
+    if says_too_long(reply):
+        raise InputTooLongError(
+            f"the query and one of the documents are longer than the model takes: {error_text(reply)}",
+            hint="send shorter documents",
+        )
+    scores = read_scores(check_reply(reply), count)
     answer = render_rerank(call, scores, choice.pool.plan.name, request.request_id)
     return json_reply(answer, headers=choice.headers())

@@ -1,0 +1,64 @@
+"""What can be told of engines and pools at one moment, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamafile_mgr.supervisor.states import EngineState
+
+__all__ = ["EngineSnapshot", "PoolSnapshot", "Transition"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One move: wall-clock ``at`` (seconds since 1970), the new state, and the seconds spent in the old."""
+
+    at: float
+    state: EngineState
+    after_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """What can be told of an engine now.
+
+    ``cause``: why it last died. ``age_seconds``: of its state. ``steps``: what was changed to make it start.
+    ``speed``: the share of its best throughput that it shows now, None when unknown; ``slow``: too little.
+    ``retry_seconds``: until its next start, when it backs off. ``remote``: the URL of one elsewhere.
+    ``rate``: its work a second of late, tokens or, where texts are not embedded, calls; None when unknown.
+    """
+
+    name: str
+    state: EngineState
+    age_seconds: float
+    pid: int | None
+    port: int | None
+    restarts: int
+    in_flight: int
+    served: int
+    cause: str | None
+    steps: tuple[str, ...]
+    retry_seconds: float | None
+    transitions: tuple[Transition, ...]
+    log: str
+    speed: float | None = None
+    slow: bool = False
+    remote: str | None = None
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: it was
+    unloaded on purpose, or left so at the start, and the next call starts it."""
+
+    model: str
+    role: str
+    family: str
+    ready: bool
+    loaded: bool
+    pinned: bool
+    waiting: int
+    idle_seconds: float
+    engines: tuple[EngineSnapshot, ...]
+    resting: bool = False
