@@ -16,10 +16,11 @@ __all__ = ["Load", "RateMeter", "Rates", "choose_member"]
 
 #: Busy time after which a measurement counts half.
 _HALF_LIFE_SECONDS = 20.0
-#: Less busy time than this says nothing.
+#: Fewer answers, or less time, say nothing: the first ones pay for connections and cold caches.
+_LEAST_ANSWERS = 8
 _LEAST_BUSY_SECONDS = 0.05
-#: A rate that old is forgotten, so that an engine that was slow once gets another chance.
-_STALE_SECONDS = 60.0
+#: After so long without an answer all is forgotten, so that one that was slow once gets another chance.
+_STALE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,14 @@ class RateMeter:
         self._since = 0.0
         self._work = 0.0
         self._busy = 0.0
+        self._answers = 0
         self._ended = 0.0
 
     def begin(self, now: float) -> None:
         """Note that a call was sent."""
+        if now - self._ended > _STALE_SECONDS and not self._under_way:
+            self._work = self._busy = 0.0
+            self._answers = 0
         self._advance(now)
         self._under_way += 1
 
@@ -60,13 +65,14 @@ class RateMeter:
         self._advance(now)
         self._under_way -= 1
         self._work += work
+        self._answers += work > 0
         self._ended = now
 
     def rate(self, now: float) -> float | None:
         """Return the work per busy second, None when little or nothing is known of late."""
-        if self._busy < _LEAST_BUSY_SECONDS or self._work <= 0 or now - self._ended > _STALE_SECONDS:
+        if self._answers < _LEAST_ANSWERS or self._busy < _LEAST_BUSY_SECONDS:
             return None
-        return self._work / self._busy
+        return None if now - self._ended > _STALE_SECONDS else self._work / self._busy
 
     def _advance(self, now: float) -> None:
         passed, self._since = max(0.0, now - self._since), now
