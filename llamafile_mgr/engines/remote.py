@@ -23,7 +23,7 @@ from llamafile_mgr.engines.replies import error_text, read_json
 from llamafile_mgr.engines.transport import EngineClient, EngineStream
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
 
-__all__ = ["Fault", "PeerFacts", "RemoteClient", "address_request", "find_fault", "read_peer", "tells_ready"]
+__all__ = ["Fault", "PeerFacts", "RemoteClient", "address_request", "count_ready", "find_fault", "read_peer"]
 
 _OWNER = "llamafile-mgr"
 _EMBED_PATHS = frozenset({"/v1/embeddings", "/embedding"})
@@ -31,8 +31,6 @@ _EMBED_PATHS = frozenset({"/v1/embeddings", "/embedding"})
 _ABOUT_THE_REQUEST = frozenset({200, 400, 413, 422, 500, 501})
 _ERROR_OBJECT = re.compile(rb'\s*\{"error"')
 _FACTS_SECONDS = 10.0
-#: A remote that has too much to do, or has lost a connection, is left alone for so long.
-_BUSY_SECONDS, _FAULT_SECONDS = 1.0, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +125,18 @@ def read_peer(reply: EngineReply, model: str) -> PeerFacts | None:
     )
 
 
-def tells_ready(reply: EngineReply, model: str) -> bool:
-    """Tell whether a reply to ``/ready`` of another proxy of ours says that ``model`` can be asked."""
+def count_ready(reply: EngineReply, model: str) -> int:
+    """Return how many engines of ``model`` can be asked, from a reply to ``/ready`` of a proxy of ours."""
     try:
         models = orjson.loads(reply.body)["models"]
-        return any(entry["model"] == model and entry["ready"] for entry in models)
-    except (orjson.JSONDecodeError, LookupError, TypeError):
-        return False
+        engines = next(entry["engines"] for entry in models if entry["model"] == model and entry["ready"])
+        return sum(1 for engine in engines if engine["state"] == "ready")
+    except (orjson.JSONDecodeError, LookupError, TypeError, StopIteration):
+        return 0
 
 
 class RemoteClient(EngineClient):
-    """The connections to one remote. ``note_fault`` is told how many seconds to leave it alone, and whether
-    it has to prove itself.
+    """The connections to one remote. ``note_fault`` is told what it has done, and whether it is only busy.
 
     Until ``serve`` is called errors say what is wrong with the remote; from then on they are losses of it.
     """
@@ -150,7 +148,7 @@ class RemoteClient(EngineClient):
         *,
         api_key: str | None,
         tls: ssl.SSLContext | None,
-        note_fault: Callable[[float, bool], None],
+        note_fault: Callable[[EngineError, bool], None],
     ) -> None:
         self.model = model
         self._remote = remote
@@ -270,7 +268,7 @@ class RemoteClient(EngineClient):
         """Return the error to raise; once calls are served it is the loss of this remote."""
         if not self._serving:
             return error
-        self._note_fault(_BUSY_SECONDS if busy else _FAULT_SECONDS, not busy)
+        self._note_fault(error, busy)
         if isinstance(error, EngineLostError):
             return error
         return EngineLostError(error.message, cause=error.cause, hint=error.hint)

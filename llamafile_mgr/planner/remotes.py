@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llamafile_mgr.addresses import RemoteConfig
+from llamafile_mgr.errors import PlanError
 from llamafile_mgr.planner.plans import Plan, Reason
 
-__all__ = ["add_remotes", "describe_remote", "only_remotes"]
+__all__ = ["add_remotes", "describe_remote", "only_remotes", "without_remotes"]
 
 #: Settings of the engine itself that mean nothing where none is started.
 _LOCAL = frozenset({"threads", "replicas", "memory", "gpu", "prompt_cache"})
@@ -26,6 +27,21 @@ def only_remotes(plan: Plan, remotes: Sequence[RemoteConfig]) -> Plan:
     none = Reason("replicas", "0", "set in the configuration: remotes serve this model")
     plan = replace(plan, replicas=0, memory=None, device="remotes", warnings=(), reasons=(*kept, none))
     return add_remotes(plan, remotes)
+
+
+def without_remotes(plan: Plan) -> Plan:
+    """Return the plan with its own engines alone.
+
+    Raises:
+        PlanError: it has none.
+    """
+    if plan.replicas == 0:
+        raise PlanError(
+            f"no engine of {plan.name} is planned here",
+            cause="it has replicas = 0, and only serve uses its remotes",
+            hint="take replicas = 0 out of its settings",
+        )
+    return replace(plan, remotes=())
 
 
 def describe_remote(remote: RemoteConfig) -> dict[str, object]:

@@ -77,6 +77,7 @@ class Engine:
         self.cause: Diagnosis | None = None
         self.in_flight = 0
         self.served = 0
+        self.width = 1
         self._served_before = 0
         self.log = EngineLog(surroundings.logs / f"{name}.log")
         self._checks = checks

@@ -25,6 +25,7 @@ class Member(Protocol):
     state: EngineState
     cause: Diagnosis | None
     in_flight: int
+    width: int
     log: EngineLog
 
     @property

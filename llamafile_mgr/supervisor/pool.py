@@ -21,6 +21,7 @@ from llamafile_mgr.supervisor.members import Member, gone_for_long, not_settled
 from llamafile_mgr.supervisor.memory import resident_bytes
 from llamafile_mgr.supervisor.routing import Rates
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, PoolSnapshot
+from llamafile_mgr.supervisor.states import EngineState
 
 __all__ = ["Pool", "PoolOptions"]
 
@@ -50,8 +51,7 @@ class Pool:
     remote ones are among them; calls wait while none is ready.
 
     ``make_engine`` makes the engine of a plan, given a number that none of this pool's had before, and
-    ``make_remote`` stands for one of its remotes.
-    ``make_room`` is awaited before engines are started.
+    ``make_remote`` stands for one of its remotes. ``make_room`` is awaited before engines are started.
     """
 
     def __init__(
@@ -314,9 +314,9 @@ class Pool:
             for remote in plan.remotes:
                 member = self._add(self._make_remote(plan, remote), joins=False)
                 new.append(member)
-                # One that cannot be had now is tried again; it is no reason to refuse the others.
+                # One that cannot be had now is tried again later.
                 with contextlib.suppress(EngineStartError):
-                    await self._until_settled(member)
+                    await self._until_settled(member, patient=False)
             if new and not any(each.ready for each in new):
                 raise not_settled(plan.name, new[0])
         except BaseException:
@@ -327,9 +327,11 @@ class Pool:
         self.note_change()
         await self._end(old, self.options.drain_seconds)
 
-    async def _until_settled(self, engine: Member) -> None:
+    async def _until_settled(self, engine: Member, *, patient: bool = True) -> None:
+        """Wait until it is ready; unless ``patient``, no longer than its first try takes."""
         while not engine.ready:
-            if engine.over or self._tasks[engine].done():
+            tried = engine.state is EngineState.BACKING_OFF and not patient
+            if engine.over or tried or self._tasks[engine].done():
                 raise not_settled(self.plan.name, engine)
             changed = self._changed
             with contextlib.suppress(asyncio.TimeoutError):

@@ -22,7 +22,7 @@ from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest
-from llamafile_mgr.engines.remote import PeerFacts, RemoteClient, tells_ready
+from llamafile_mgr.engines.remote import PeerFacts, RemoteClient, count_ready
 from llamafile_mgr.errors import ConfigError, EngineError, EngineLostError, EngineStartError, Error
 from llamafile_mgr.paths import read_secrets
 from llamafile_mgr.planner.plans import Plan
@@ -40,12 +40,14 @@ __all__ = ["Remote"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _HEALTH_SECONDS, _HEALTH_PAUSE_SECONDS = 5.0, 0.5
+#: One that has too much to do is left alone for so long.
+_BUSY_SECONDS = 1.0
 #: All of the checks; slow ones of a large model on a busy remote included.
 _CHECK_SECONDS = 300.0
 #: So often a known vector is asked for while it serves: another model may be put behind its address.
 _PROOF_SECONDS = 30.0
-#: Losses under calls within the policy's window after which the calls come under suspicion.
-_FREE_LOSSES = 4
+#: Losses under calls, within the policy's window, that are put down to the remote; more may be their doing.
+_FREE_LOSSES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,10 @@ class _Loss:
 
 
 class Remote:
-    """One remote engine; its task alone changes its state. ``make_checks`` is given what a proxy tells."""
+    """One remote engine; its task alone changes its state. ``make_checks`` is given what a proxy tells.
+
+    ``width``: how many engines stand behind it, as far as it tells.
+    """
 
     pid: int | None = None
 
@@ -76,6 +81,7 @@ class Remote:
         self.cause: Diagnosis | None = None
         self.in_flight = 0
         self.served = 0
+        self.width = 1
         safe = "".join(c if c.isalnum() or c in "-." else "-" for c in f"{plan.name}-at-{name}")
         self.log = EngineLog(surroundings.logs / f"{safe}.log")
         self._remote = remote
@@ -96,6 +102,7 @@ class Remote:
         self._stop = asyncio.Event()
         self._drain_seconds = 0.0
         self._suspected = asyncio.Event()
+        self._fault: asyncio.Future[None] | None = None
 
     # What others may ask and do.
 
@@ -267,6 +274,7 @@ class Remote:
             raise EngineStartError(f"it did not pass its checks within {_CHECK_SECONDS:g} seconds") from None
         self._suspected.clear()
         self._rest_until = 0.0
+        self._fault = asyncio.get_running_loop().create_future()
         proves = self.plan.role is Role.EMBED
         client.serve((lambda: checks.check_alive(client, self._rules)) if proves else None)
         self._move(EngineEvent.CHECKED)
@@ -274,7 +282,9 @@ class Remote:
         await self._serve(client, facts, checks)
 
     async def _serve(self, client: RemoteClient, facts: PeerFacts | None, checks: EngineChecks) -> None:
-        """Watch it, and ask for proof now and then: alone the one or the other would wait too long."""
+        """Watch it, ask for proof now and then, and see the faults that calls meet, until one raises."""
+        assert self._fault is not None  # noqa: S101
+        fault = asyncio.ensure_future(self._fault)
         watching = asyncio.create_task(
             watch(
                 client,
@@ -288,13 +298,13 @@ class Remote:
         )
         proving = asyncio.create_task(self._prove(client, facts, checks), name=f"prove {self.name}")
         try:
-            done, _ = await asyncio.wait({watching, proving}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({watching, proving, fault}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (watching, proving):
+            for task in (watching, proving, fault):
                 task.cancel()
-            await asyncio.gather(watching, proving, return_exceptions=True)
+            await asyncio.gather(watching, proving, fault, return_exceptions=True)
 
     async def _prove(self, client: RemoteClient, facts: PeerFacts | None, checks: EngineChecks) -> None:
         """A proxy that holds our calls while its own engines are gone says so when it is asked."""
@@ -328,13 +338,19 @@ class Remote:
         reply = await client.ask_health(request, deadline_seconds=seconds)
         if facts is None and reply.status != 200:
             raise EngineError(f"it is not ready: {request.path} answers {reply.status}")
-        if facts is not None and not tells_ready(reply, self._model):
-            raise EngineError(f"{self._model} is not ready there")
+        if facts is not None:
+            engines = count_ready(reply, self._model)
+            if not engines:
+                raise EngineError(f"{self._model} is not ready there")
+            self.width = engines
 
-    def _note_fault(self, rest_seconds: float, suspicious: bool) -> None:
-        self._rest_until = time.monotonic() + rest_seconds
-        if suspicious:
-            self._suspected.set()
+    def _note_fault(self, error: EngineError, busy: bool) -> None:
+        """Take no calls for a while, or until it was reached and checked anew."""
+        if busy:
+            self._rest_until = time.monotonic() + _BUSY_SECONDS
+        elif self._fault is not None and not self._fault.done():
+            self._rest_until = float("inf")
+            self._fault.set_exception(error)
 
     async def _note(self, text: str) -> None:
         """Log an event where ``logs`` finds it."""

@@ -15,6 +15,7 @@ from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.remotes import without_remotes
 from llamafile_mgr.supervisor.engine import Engine, EngineSurroundings
 from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
@@ -53,7 +54,7 @@ class SupervisorOptions:
 
 class Supervisor:
     """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines, ``remote_checks`` those of its
-    remotes, of which it is given what they tell; None checks them as local ones."""
+    remotes, of which it is given what they tell; without it remotes are left out."""
 
     def __init__(
         self,
@@ -66,7 +67,9 @@ class Supervisor:
         if len({plan.name for plan in plans}) != len(plans):
             raise PlanError("the same model was asked for twice")
         self._checks = checks
-        self._remote_checks = remote_checks or (lambda plan, facts: checks(plan))
+        self._remote_checks = remote_checks
+        if remote_checks is None:
+            plans = [without_remotes(plan) for plan in plans]
         self._paths = paths
         self._options = options
         self._registry = Registry(paths.runtime)
@@ -96,9 +99,10 @@ class Supervisor:
             return Engine(name, plan, self._checks(plan), surroundings)
 
         def make_remote(plan: Plan, remote: RemoteConfig) -> Remote:
-            return Remote(
-                remote.name, remote, plan, lambda facts: self._remote_checks(plan, facts), surroundings
-            )
+            checks = self._remote_checks
+            if checks is None:
+                raise PlanError(f"nothing can tell whether {remote.name} serves {plan.name}")
+            return Remote(remote.name, remote, plan, lambda facts: checks(plan, facts), surroundings)
 
         options = self._options.pools.get(plan.name, default)
         pool = Pool(plan, options, make_engine, make_remote, self._make_room)

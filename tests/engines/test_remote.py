@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, json_request
-from llamafile_mgr.engines.remote import address_request, find_fault, read_peer, tells_ready
+from llamafile_mgr.engines.remote import address_request, count_ready, find_fault, read_peer
 from llamafile_mgr.errors import EngineStartError
 
 
@@ -90,16 +90,20 @@ def test_another_server_is_no_proxy_of_ours(body: object) -> None:
     assert read_peer(reply(body), "x") is None
 
 
+READY, DEAD = {"state": "ready"}, {"state": "backing-off"}
+
+
 @pytest.mark.parametrize(
-    ("body", "ready"),
+    ("body", "engines"),
     [
-        ({"models": [{"model": "a", "ready": True}]}, True),
-        ({"models": [{"model": "a", "ready": False}]}, False),
-        ({"models": [{"model": "b", "ready": True}]}, False),
-        ({"models": 3}, False),
-        (b"no", False),
-        ([], False),
+        ({"models": [{"model": "a", "ready": True, "engines": [READY, DEAD, READY]}]}, 2),
+        ({"models": [{"model": "a", "ready": False, "engines": [DEAD]}]}, 0),
+        ({"models": [{"model": "b", "ready": True, "engines": [READY]}]}, 0),
+        ({"models": [{"model": "a", "ready": True}]}, 0),
+        ({"models": 3}, 0),
+        (b"no", 0),
+        ([], 0),
     ],
 )
-def test_readiness_of_one_model(body: object, ready: bool) -> None:
-    assert tells_ready(reply(body, 503), "a") is ready
+def test_engines_that_can_be_asked_are_counted(body: object, engines: int) -> None:
+    assert count_ready(reply(body, 503), "a") == engines

@@ -251,5 +251,114 @@ def test_a_pool_of_remotes_alone(model_home: Path, minilm: Path, tmp_path: Path)
     ):
         assert psutil.Process(local.process.pid).children(recursive=True) == []
         assert list(members(local)) == [f"127.0.0.1:{port}"]
+        restart = run_program(model_home, "restart", MODEL, "--port", local.url.rsplit(":", 1)[1])
+        assert restart.returncode == 0, restart.stderr
+        assert remote_of(local)["state"] == "ready"
         reply = httpx.post(f"{local.url}/v1/embeddings", json={"input": ["hello world"]})
         assert golden_cosine("hello world", reply.json()["data"][0]["embedding"]) >= 0.999
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with ``ca.pem``, and ``cert.pem`` and ``key.pem`` for this machine signed by it."""
+    folder = tmp_path_factory.mktemp("authority")
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    for argv in (
+        [*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority"],
+        [*new, *signed, *names, "-keyout", "key.pem", "-out", "cert.pem"],
+    ):
+        subprocess.run(argv, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_tls_and_keys_are_checked(model_home: Path, tmp_path: Path, authority: Path) -> None:
+    keys = {"right": KEY, "wrong": KEY[::-1], "open": KEY}
+    for name, key in keys.items():
+        (tmp_path / name).write_text(f"user {key}\n")
+        (tmp_path / name).chmod(0o644 if name == "open" else 0o600)
+    settings = f'tls_certificate = "{authority}/cert.pem"\ntls_key = "{authority}/key.pem"'
+    port = free_port()
+    with peer(model_home, tmp_path, f'{settings}\nkeys_file = "{tmp_path}/right"', port=port):
+
+        def table(host: str, key: str, *, trusted: bool = True) -> str:
+            ca = f', ca_file = "{authority}/ca.pem"' if trusted else ""
+            return f'{{url = "https://{host}:{port}", key_file = "{tmp_path}/{key}"{ca}}}'
+
+        with serving(model_home, tmp_path, f"[{table('localhost', 'right')}]", replicas=0) as local:
+            reply = httpx.post(f"{local.url}/v1/embeddings", json={"input": "hello world"})
+            assert golden_cosine("hello world", reply.json()["data"][0]["embedding"]) >= 0.999
+            said = run_program(model_home, "status", "--json", "--port", local.url.rsplit(":", 1)[1]).stdout
+            assert KEY not in said + "".join(local.errors) + " ".join(
+                psutil.Process(local.process.pid).cmdline()
+            )
+        causes = {
+            f"localhost:{port}": (table("localhost", "right", trusted=False), "certificate"),
+            f"127.0.0.1:{port}": (
+                table("127.0.0.1", "wrong"),
+                "it refuses us (401): this API key is not known",
+            ),
+            "localhost:1": (
+                f'{{url = "http://localhost:1", key_file = "{tmp_path}/open"}}',
+                "others can read",
+            ),
+            "localhost:2": ('{url = "http://localhost:2", key_env = "NO_SUCH"}', "NO_SUCH"),
+            "localhost:3": ('"http://localhost:3"', "cannot reach the engine at localhost:3"),
+        }
+        remotes = ", ".join(remote for remote, _ in causes.values())
+        with serving(model_home, tmp_path, f"[{remotes}]") as local:
+            until(lambda: all(members(local)[name]["cause"] for name in causes))
+            for name, (_, cause) in causes.items():
+                assert cause in members(local)[name]["cause"]
+            assert httpx.post(f"{local.url}/v1/embeddings", json={"input": "x"}).status_code == 200
+
+
+def test_another_vector_space_and_circles_are_refused(model_home: Path, minilm: Path, tmp_path: Path) -> None:
+    port, bare = free_port(), free_port()
+    other = tmp_path / f"{MODEL}.gguf"
+    other.write_bytes(minilm.read_bytes() + bytes(32))  # the same vectors of other bytes: another space
+    with (
+        program(*bare_engine(minilm, bare), port=bare),
+        running_service(tmp_path / "home", str(other), "--port", str(port)),
+        serving(model_home, tmp_path / "middle", f'["http://127.0.0.1:{bare}"]', replicas=0) as middle,
+        serving(model_home, tmp_path, f'["http://127.0.0.1:{port}", "{middle.url}"]') as local,
+    ):
+        names = [f"127.0.0.1:{port}", middle.url.removeprefix("http://")]
+        until(lambda: all(members(local)[name]["state"] == "failed" for name in names))
+        assert "its vector space is" in members(local)[names[0]]["cause"]
+        assert "serve the same file" in members(local)[names[0]]["cause"]
+        assert "passes calls on to remotes of its own" in members(local)[names[1]]["cause"]
+
+
+def test_generation_goes_to_a_remote(model_home: Path, tiny_generator: Path, tmp_path: Path) -> None:
+    file = tmp_path / "local.toml"
+    with running_service(model_home, str(tiny_generator)) as remote:
+        file.write_text(f'[models."tiny-generator"]\nreplicas = 0\nremote = ["{remote.url}"]\n')
+        extra = {"LLAMAFILE_MGR_CONFIG": str(file)}
+        with running_service(model_home, str(tiny_generator), extra=extra) as local:
+            assert psutil.Process(local.process.pid).children(recursive=True) == []
+            body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 8, "ignore_eos": True}
+            whole = httpx.post(f"{local.url}/v1/chat/completions", json=body, timeout=30)
+            assert whole.json()["usage"]["completion_tokens"] == 8
+            with httpx.stream(
+                "POST", f"{local.url}/v1/chat/completions", json={**body, "stream": True}, timeout=30
+            ) as reply:
+                lines = [line for line in reply.iter_lines() if line.startswith("data: ")]
+            assert lines[-1] == "data: [DONE]"
+            bad = httpx.post(f"{local.url}/v1/chat/completions", json={"messages": 3}, timeout=30)
+            assert bad.status_code == 400
+
+
+def test_plan_shows_remotes_and_needs_no_memory_for_them(model_home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        f'[models."{MODEL}"]\nreplicas = 0\nremote = [{{url = "http://gpu-box:8080", key_env = "K"}}]\n'
+    )
+    extra = {"LLAMAFILE_MGR_CONFIG": str(file)}
+    shown = run_program(model_home, "plan", MODEL, extra=extra).stdout
+    assert "http://gpu-box:8080" in shown
+    assert "remotes serve this model" in shown
+    [plan] = json.loads(run_program(model_home, "plan", MODEL, "--json", extra=extra).stdout)["plans"]
+    assert (plan["replicas"], plan["memory"]) == (0, None)
+    assert plan["remotes"][0]["key"] == "the variable K"
