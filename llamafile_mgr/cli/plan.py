@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_models
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
 
 if TYPE_CHECKING:
@@ -21,10 +22,22 @@ __all__ = ["command"]
 
 
 @click.command("plan")
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--embed", metavar="MODEL", help="Plan this model for embedding calls.")
-@click.option("--generate", metavar="MODEL", help="Plan this model for generation calls.")
-@click.option("--rerank", metavar="MODEL", help="Plan this model for reranking calls.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models)
+@click.option(
+    "--embed", metavar="MODEL", shell_complete=complete_models, help="Plan this model for embedding calls."
+)
+@click.option(
+    "--generate",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="Plan this model for generation calls.",
+)
+@click.option(
+    "--rerank",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="Plan this model for reranking calls.",
+)
 @click.option(
     "--machine",
     "snapshot",
@@ -63,6 +76,10 @@ def command(
     if not (models or embed or generate or rerank):
         embed, generate, rerank = config.serve.embed, config.serve.generate, config.serve.rerank
     wanted = wanted_models(models, embed, generate, rerank)
+    if not wanted:
+        from llamafile_mgr.cli.guidance import unnamed_model
+
+        raise unnamed_model(context.paths, "llamafile-mgr plan")
     other = read_snapshot(snapshot) if snapshot is not None else None
     plans = make_plans(wanted, config, context.paths, other)
     machine = other or detect_machine()

@@ -1,4 +1,4 @@
-"""How a pull looks: bars on a terminal, lines without one, JSON events, or nothing."""
+"""How pulls and bulk jobs look: bars on a terminal, lines without one, JSON events, or nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,7 +25,10 @@ from llamafile_mgr.downloader.events import (
     event_json,
 )
 
-__all__ = ["Display", "make_display"]
+if TYPE_CHECKING:
+    from llamafile_mgr.bulk import Progress
+
+__all__ = ["Display", "TextDisplay", "make_display"]
 
 _TRUST_WORDS = {
     "pinned": "checked against the pinned digest",
@@ -183,6 +186,73 @@ def make_display(*, as_json: bool, quiet: bool, files: int = 1) -> Display:
     if quiet:
         return Display()
     return BarDisplay(files) if sys.stderr.isatty() else LineDisplay()
+
+
+class TextDisplay:
+    """How far a bulk job is, on standard error: a bar on a terminal, else a line every few seconds."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._bar: Any = None
+        self._began: tuple[float, int] | None = None
+        self._last = 0.0
+
+    def __enter__(self) -> TextDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        if not self._quiet:
+            click.echo(text, err=True)
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how far the job is; rates count what was not kept from an earlier run."""
+        if self._quiet:
+            return
+        if self._terminal:
+            self._draw(progress)
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now, progress.done
+        if now - self._last >= _LINE_SECONDS or progress.done == progress.total:
+            self._last = now
+            click.echo(describe_progress(progress, now - self._began[0], self._began[1]), err=True)
+
+    def _draw(self, progress: Progress) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(
+                total=progress.total,
+                initial=progress.kept,
+                unit=" docs",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                smoothing=0.1,
+            )
+        self._bar.update(progress.done - self._bar.n)
+        if progress.failed:
+            self._bar.set_postfix_str(f"{progress.failed} failed", refresh=False)
+
+
+def describe_progress(progress: Progress, seconds: float, before: int) -> str:
+    """Return how far a job is as one line; ``before`` texts were done ``seconds`` ago."""
+    of = f" of {progress.total:,}" if progress.total else ""
+    failed = f", {progress.failed:,} failed" if progress.failed else ""
+    rate = (progress.done - before) / seconds if seconds > 0 else 0.0
+    if not rate:
+        return f"{progress.done:,}{of} texts{failed}"
+    left = max(0, (progress.total or 0) - progress.done) / rate
+    when = f", {left:,.0f} s left" if progress.total else ""
+    return f"{progress.done:,}{of} texts, {rate:,.1f} docs/s{when}{failed}"
 
 
 def describe(event: Event) -> str:

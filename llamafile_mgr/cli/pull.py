@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_pullable
 
 __all__ = ["command"]
 
 
 @click.command(name="pull")
-@click.argument("names", nargs=-1, metavar="NAME...")
+@click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_pullable)
 @click.option("--jobs", type=click.IntRange(0, 16), help="Connections per file; 0 adapts to the link.")
 @click.option(
     "--limit-rate", type=click.IntRange(0), metavar="BYTES", help="Bytes a second over all connections."

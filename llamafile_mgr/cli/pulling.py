@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import functools
 import os
-import signal
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
-
 from llamafile_mgr.catalog import load_catalog
+from llamafile_mgr.cli.interrupts import run_until_signal
 from llamafile_mgr.cli.output import format_bytes
 from llamafile_mgr.cli.progress import Display
 from llamafile_mgr.config import DownloadConfig
@@ -40,7 +38,9 @@ def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) ->
         NotFoundError: a name that the catalog does not have.
     """
     if not names:
-        raise UsageError("pull what?", hint="name a model: llamafile-mgr pull all-minilm-l6-v2")
+        from llamafile_mgr.cli.guidance import how_to_pull
+
+        raise UsageError("pull what?", hint=how_to_pull())
     if len(names) > 1 and (as_name or sha256):
         raise UsageError("--name and --sha256 are for one file", hint="pull one file at a time with them")
     targets: list[Target | Path] = []
@@ -133,33 +133,14 @@ def repair_all(
 
 
 def _run(steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], display: Display) -> list[_T]:
-    received: list[signal.Signals] = []
-    try:
-        return asyncio.run(_in_turn(steps, received))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    async def in_turn() -> list[_T]:
+        return [await step() for step in steps]
+
+    def describe_kept() -> str:
         display.close()
-        click.echo(
+        return (
             f"interrupted; {format_bytes(display.kept)} of this file are kept: "
-            "run the same command again and it goes on from there",
-            err=True,
+            "run the same command again and it goes on from there"
         )
-        if signal.SIGTERM in received:
-            raise click.exceptions.Exit(128 + signal.SIGTERM) from None
-        raise click.exceptions.Abort from None
 
-
-async def _in_turn(
-    steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], received: list[signal.Signals]
-) -> list[_T]:
-    task = asyncio.current_task()
-
-    def stop(number: signal.Signals) -> None:
-        received.append(number)
-        if task is not None:
-            task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Windows has no such handlers; there asyncio turns Ctrl-C into a cancellation by itself.
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    return [await step() for step in steps]
+    return run_until_signal(in_turn(), describe_kept)

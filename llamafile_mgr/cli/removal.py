@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.output import format_bytes, print_json, print_line
 
 __all__ = ["command"]
 
 
 @click.command(name="rm")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_stored)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(context: Context, names: tuple[str, ...], as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.output import print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
@@ -12,7 +13,7 @@ __all__ = ["command"]
 
 
 @click.command("restart")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_stored)
 @click.option("--new-vector-space", is_flag=True, help="Allow vectors that do not fit those made before.")
 @port_option
 @click.pass_obj

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_models
 from llamafile_mgr.cli.output import print_json_line, print_line
 
 if TYPE_CHECKING:
@@ -18,10 +19,22 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--embed", metavar="MODEL", help="Serve this model for embedding calls.")
-@click.option("--generate", metavar="MODEL", help="Serve this model for generation calls.")
-@click.option("--rerank", metavar="MODEL", help="Serve this model for reranking calls.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models)
+@click.option(
+    "--embed", metavar="MODEL", shell_complete=complete_models, help="Serve this model for embedding calls."
+)
+@click.option(
+    "--generate",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="Serve this model for generation calls.",
+)
+@click.option(
+    "--rerank",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="Serve this model for reranking calls.",
+)
 @click.option("--host", metavar="ADDRESS", help="Listen here; loopback only.  [default: 127.0.0.1 and ::1]")
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Listen on this port, 0 for any.  [default: 8080]"
@@ -29,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--no-cache", is_flag=True, help="Neither keep vectors of texts nor use those kept before.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.option("--verbose", is_flag=True, help="Log every step to standard error.")
+@click.option("--leased", metavar="KEY", hidden=True, help="Go into the background for users with leases.")
 @click.pass_obj
 def command(
     context: Context,
@@ -41,6 +55,7 @@ def command(
     no_cache: bool,
     as_json: bool,
     verbose: bool,
+    leased: str | None,
 ) -> int:
     """Start engines for MODELs and one proxy in front of them, and keep them running.
 
@@ -55,8 +70,16 @@ def command(
       llamafile-mgr serve --embed mxbai-embed-large-v1 --rerank ./bge-reranker-v2-m3-Q8_0.gguf
       llamafile-mgr serve all-minilm-l6-v2 --port 0 --no-cache --json
     """
+    from llamafile_mgr.endpoints.detaching import detach, starter_is_gone
+
+    if leased is not None:
+        detach()  # before threads and loops exist, which do not survive it
+    from llamafile_mgr.endpoints.settings import for_users
+    from llamafile_mgr.errors import Error
     from llamafile_mgr.proxy.assembly import make_plans, wanted_models
+    from llamafile_mgr.proxy.leases import LeaseTerms
     from llamafile_mgr.proxy.serving import serve
+    from llamafile_mgr.supervisor.asking import tell_error
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -65,10 +88,16 @@ def command(
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     flags = {"serve.host": host, "serve.port": port, "serve.cache_bytes": 0 if no_cache else None}
     config = context.load_config(flags)
+    if leased is not None:
+        config = for_users(config)
     chosen_embed = embed or (None if models else config.serve.embed)
     chosen_generate = generate or (None if models else config.serve.generate)
     chosen_rerank = rerank or (None if models else config.serve.rerank)
     wanted = wanted_models(models, chosen_embed, chosen_generate, chosen_rerank)
+    if not wanted:
+        from llamafile_mgr.cli.guidance import unnamed_model
+
+        raise unnamed_model(context.paths, "llamafile-mgr serve")
 
     def plan_all() -> Sequence[Plan]:
         plans = make_plans(wanted, context.load_config(flags), context.paths)
@@ -77,7 +106,13 @@ def command(
                 logging.getLogger("llamafile_mgr.serve").warning("%s: %s", plan.name, warning)
         return plans
 
-    return serve(plan_all, config, context.paths, _announcements(as_json))
+    terms = LeaseTerms(leased, starter_is_gone) if leased is not None else None
+    try:
+        return serve(plan_all, config, context.paths, _announcements(as_json), terms)
+    except Error as error:
+        if as_json:
+            print_json_line({"event": "failed", **tell_error(error)})
+        raise
 
 
 def _announcements(as_json: bool) -> Announcements:

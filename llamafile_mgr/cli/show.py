@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_models
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Rows = list[tuple[str, str]]
 
 
 @click.command("show")
-@click.argument("what", metavar="FILE|MODEL")
+@click.argument("what", metavar="FILE|MODEL", shell_complete=complete_models)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(context: Context, what: str, as_json: bool) -> None:

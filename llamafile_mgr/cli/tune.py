@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_models
 from llamafile_mgr.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["command"]
 
 
 @click.command("tune")
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", shell_complete=complete_models)
 @click.option(
     "--budget",
     type=click.IntRange(20, 90),

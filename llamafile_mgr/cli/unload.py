@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.output import print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
@@ -12,7 +13,7 @@ __all__ = ["command"]
 
 
 @click.command("unload")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_stored)
 @port_option
 @click.pass_obj
 def command(context: Context, model: str, port: int | None) -> None:

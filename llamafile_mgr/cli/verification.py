@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.output import format_bytes, print_json, print_line
 from llamafile_mgr.errors import IntegrityError
 
@@ -17,7 +18,7 @@ __all__ = ["command"]
 
 
 @click.command(name="verify")
-@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_stored)
 @click.option("--repair", "mend", is_flag=True, help="Fetch the damaged blocks again, and only those.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")

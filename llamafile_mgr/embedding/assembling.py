@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from llamafile_mgr.embedding.outputs import cut_dimensions
 from llamafile_mgr.embedding.policy import FittedText
-from llamafile_mgr.embedding.requests import EmbedResult, ItemOutcome
+from llamafile_mgr.embedding.requests import Chunk, EmbedResult, ItemOutcome
 from llamafile_mgr.embedding.vectors import normalise
 from llamafile_mgr.errors import EngineError, Error
+from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Computed", "assemble", "weighted_mean"]
+__all__ = ["Computed", "assemble", "collect_chunks", "cut_result", "weighted_mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,21 @@ def assemble(
     return EmbedResult(vectors, round(total), space, tuple(outcomes))
 
 
+def cut_result(result: EmbedResult, dimensions: int | None, plan: Plan) -> EmbedResult:
+    """Return the result with all vectors, those of chunks too, cut to ``dimensions``. Raises RequestError."""
+
+    def cut(chunk: Chunk) -> Chunk:
+        return replace(chunk, vector=cut_dimensions(chunk.vector[np.newaxis], dimensions, plan)[0])
+
+    if dimensions is None:
+        return result
+    return replace(
+        result,
+        vectors=cut_dimensions(result.vectors, dimensions, plan),
+        chunks=tuple(tuple(cut(chunk) for chunk in each) for each in result.chunks),
+    )
+
+
 def _finish(text: FittedText, parts: Sequence[Computed]) -> tuple[NDArray[np.float32] | None, ItemOutcome]:
     outcome = text.outcome
     if outcome.error is not None:
@@ -72,6 +89,23 @@ def _finish(text: FittedText, parts: Sequence[Computed]) -> tuple[NDArray[np.flo
         return weighted_mean(weighted), outcome
     except EngineError as cancelled:
         return None, replace(outcome, error=cancelled)
+
+
+def collect_chunks(
+    fitted: Sequence[FittedText], computed: Mapping[str, Computed]
+) -> tuple[tuple[Chunk, ...], ...]:
+    """Return the pieces of every text with their vectors; none for a text that failed."""
+    return tuple(_chunks(text, [computed[piece] for piece, _ in text.pieces]) for text in fitted)
+
+
+def _chunks(text: FittedText, parts: Sequence[Computed]) -> tuple[Chunk, ...]:
+    whole = zip(text.spans, text.pieces, parts, strict=True)
+    chunks = tuple(
+        Chunk(start, end, part.vector, tokens or part.tokens)
+        for (start, end), (_, tokens), part in whole
+        if part.vector is not None
+    )
+    return chunks if len(chunks) == len(parts) else ()
 
 
 def weighted_mean(parts: Sequence[tuple[NDArray[np.float32], float]]) -> NDArray[np.float32]:

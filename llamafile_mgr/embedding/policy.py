@@ -12,7 +12,7 @@ from llamafile_mgr.embedding.prompts import PromptedText
 from llamafile_mgr.embedding.requests import ItemOutcome, Truncation
 from llamafile_mgr.errors import InputTooLongError
 
-__all__ = ["Count", "FittedText", "drive", "fit_text"]
+__all__ = ["Count", "FittedText", "drive", "fit_text", "keep_whole"]
 
 T = TypeVar("T")
 #: Returns the tokens of a text as the engine reads it, special tokens included.
@@ -23,11 +23,19 @@ Count = Callable[[str], Awaitable[int]]
 class FittedText:
     """What is embedded for one text: texts with their tokens (None where not counted), and the report.
 
-    Several texts stand for one by their mean, weighted by tokens.
+    Several texts stand for one by their mean, weighted by tokens. ``spans``: where each piece starts and ends
+    in the caller's text.
     """
 
     pieces: tuple[tuple[str, int | None], ...]
     outcome: ItemOutcome
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+def keep_whole(text: PromptedText, tokens: int | None = None) -> FittedText:
+    """Return ``text`` uncut; ``tokens`` None where nothing counted them."""
+    span = (text.start, text.start + len(text.body))
+    return FittedText(((text.text, tokens),), ItemOutcome(tokens=tokens), (span,))
 
 
 async def fit_text(
@@ -42,10 +50,10 @@ async def fit_text(
     """
     whole = text.text
     if limit is None or surely_fits(whole, limit):
-        return FittedText(((whole, None),), ItemOutcome())
+        return keep_whole(text)
     tokens = await count(whole)
     if tokens <= limit:
-        return FittedText(((whole, tokens),), ItemOutcome(tokens=tokens))
+        return keep_whole(text, tokens)
     if truncation is Truncation.ERROR:
         raise InputTooLongError(
             f"text {index} has {tokens} tokens, more than the {limit} that {name} takes",
@@ -59,6 +67,7 @@ async def fit_text(
     return FittedText(
         tuple((text.with_body(piece.body).text, piece.tokens) for piece in pieces),
         ItemOutcome(tokens=tokens, truncated=truncation, chunks=len(pieces)),
+        tuple((text.start + piece.start, text.start + piece.start + len(piece.body)) for piece in pieces),
     )
 
 

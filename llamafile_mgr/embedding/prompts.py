@@ -23,11 +23,13 @@ _TEXT, _TASK = "{text}", "{task}"
 
 @dataclass(frozen=True, slots=True)
 class PromptedText:
-    """A text with what stands around it; cuts are made to ``body`` alone."""
+    """A text with what stands around it; cuts are made to ``body`` alone, which begins at the character
+    ``start`` of the caller's text."""
 
     before: str
     body: str
     after: str
+    start: int = 0
 
     @property
     def text(self) -> str:
@@ -53,15 +55,16 @@ class Prompt:
 
     def apply(self, text: str) -> PromptedText:
         """Return ``text`` with the prompt around it, exactly once."""
-        before, body, after = self.before, text, self.after
+        before, body, after, start = self.before, text, self.after, 0
         own = self.own_before.match(text) if self.own_before is not None else None
         if own is not None and text.endswith(after, own.end()):
-            before, body = own.group(), text[own.end() : len(text) - len(after)]
+            start = own.end()
+            before, body = own.group(), text[start : len(text) - len(after)]
         if self.end:
             if not after:
                 body = body.removesuffix(self.end)
             after += self.end
-        return PromptedText(before, body, after)
+        return PromptedText(before, body, after, start)
 
 
 def make_prompt(model: Model | None, input_type: InputType, task: str | None, end: str = "") -> Prompt:

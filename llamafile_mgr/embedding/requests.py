@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["EmbedRequest", "EmbedResult", "InputType", "ItemOutcome", "Truncation"]
+__all__ = ["Chunk", "EmbedRequest", "EmbedResult", "InputType", "ItemOutcome", "Truncation"]
 
 
 class InputType(str, Enum):
@@ -43,7 +43,8 @@ class EmbedRequest:
     ``input_type`` None: the configured default. ``task``: for prompts that name one; None takes the model's.
     ``dimensions``: cut vectors to these (models trained for it). ``keep_going``: report the texts that fail
     one by one instead of failing the call. ``use_cache``: vectors may come from the cache and be kept in it.
-    ``deadline_seconds``: for the whole call; None takes the configured one.
+    ``deadline_seconds``: for the whole call; None takes the configured one. ``return_chunks``: give the
+    pieces of each text beside their mean.
     """
 
     texts: tuple[str, ...]
@@ -54,6 +55,21 @@ class EmbedRequest:
     keep_going: bool = False
     use_cache: bool = True
     deadline_seconds: float | None = None
+    return_chunks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a text: characters ``start`` to ``end`` (code points, end excluded) of the caller's text,
+    its unit vector, and its tokens where they were counted.
+
+    The chunks of a text are in order and cover all of it but blanks and a prompt that it brought along.
+    """
+
+    start: int
+    end: int
+    vector: NDArray[np.float32]
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +93,12 @@ class EmbedResult:
     """``vectors``: float32 of shape (texts, dimensions), unit length, in the texts' order; NaN rows failed.
 
     ``outcomes``: one per text. ``prompt_tokens``: over all texts; 0 where nothing tells.
-    ``vector_space``: the fingerprint.
+    ``vector_space``: the fingerprint. ``chunks``: one tuple per text where they were asked for; it is empty
+    for a text that failed, and has one chunk for a text that fits whole.
     """
 
     vectors: NDArray[np.float32]
     prompt_tokens: int
     vector_space: str
     outcomes: tuple[ItemOutcome, ...] = ()
+    chunks: tuple[tuple[Chunk, ...], ...] = ()

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from llamafile_mgr.embedding.assembling import Computed, assemble
+from llamafile_mgr.embedding.assembling import Computed, assemble, collect_chunks, cut_result
 from llamafile_mgr.embedding.batching import BatchPolicy, Lane
 from llamafile_mgr.embedding.cache import CachedVector, text_key
 from llamafile_mgr.embedding.cache_thread import CacheThread
@@ -19,8 +19,8 @@ from llamafile_mgr.embedding.engine_pool import EnginePool
 from llamafile_mgr.embedding.groups import Budget, GroupRunner, ItemResult
 from llamafile_mgr.embedding.lengths import TokenCounter, estimate_tokens, surely_fits, text_limit
 from llamafile_mgr.embedding.metrics import Counters, EmbedderStats
-from llamafile_mgr.embedding.outputs import check_dimensions, cut_dimensions
-from llamafile_mgr.embedding.policy import FittedText, fit_text
+from llamafile_mgr.embedding.outputs import check_dimensions
+from llamafile_mgr.embedding.policy import FittedText, fit_text, keep_whole
 from llamafile_mgr.embedding.prompts import PromptedText, end_text, make_prompt
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, InputType, ItemOutcome
 from llamafile_mgr.embedding.scheduler import Scheduler
@@ -145,7 +145,9 @@ class Embedder:
         await self._compute(work, lane)
         result = assemble(work.fitted, work.computed, space, plan.dimensions)
         self._count(result)
-        return replace(result, vectors=cut_dimensions(result.vectors, request.dimensions, plan))
+        if request.return_chunks:
+            result = replace(result, chunks=collect_chunks(work.fitted, work.computed))
+        return cut_result(result, request.dimensions, plan)
 
     async def _look_up(self, work: _Work, texts: set[str]) -> None:
         """Take from the cache what it knows of ``texts``."""
@@ -180,7 +182,7 @@ class Embedder:
                     raise
                 return FittedText((), ItemOutcome(error=error))
 
-        work.fitted = [FittedText(((text.text, None),), ItemOutcome()) for text in work.prompted]
+        work.fitted = [keep_whole(text) for text in work.prompted]
         unsure = [
             index
             for index, text in enumerate(work.prompted)

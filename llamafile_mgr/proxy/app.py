@@ -12,7 +12,14 @@ import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from llamafile_mgr.errors import Error, InternalError, NotReadyError, UnknownRouteError, WrongMethodError
+from llamafile_mgr.errors import (
+    Error,
+    InternalError,
+    NotReadyError,
+    UnknownRouteError,
+    VectorSpaceError,
+    WrongMethodError,
+)
 from llamafile_mgr.proxy.access import LogEntry, log_request
 from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
 from llamafile_mgr.proxy.front import Front, RecentError, Route
@@ -39,6 +46,7 @@ from llamafile_mgr.proxy.routes.models import model_routes
 from llamafile_mgr.proxy.routes.pages import page_routes
 from llamafile_mgr.proxy.routes.rerank import rerank_routes
 from llamafile_mgr.proxy.routes.tokens import token_routes
+from llamafile_mgr.proxy.spaces import SPACE_HEADER
 from llamafile_mgr.proxy.timing import TimeLimit
 from llamafile_mgr.supervisor.states import EngineState
 
@@ -221,6 +229,8 @@ class Proxy:
             headers = {"retry-after": str(math.ceil(error.retry_after_seconds)), "x-should-retry": "true"}
         elif status < 500 or hopeless or isinstance(error, InternalError):
             headers = {"x-should-retry": "false"}
+        if isinstance(error, VectorSpaceError):
+            headers[SPACE_HEADER] = error.space
         if status == 401:
             headers["www-authenticate"] = "Bearer"
         if status in (408, 413):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from llamafile_mgr import __version__
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.errors import PlanError, RequestError
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.proxy.leases import Leases
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.supervisor import Supervisor
 
@@ -29,20 +31,25 @@ class Controller:
         url: str,
         stop: Callable[[], None],
         plan_again: Callable[[], Sequence[Plan]],
+        leases: Leases,
     ) -> None:
         self._supervisor = supervisor
         self._url = url
         self._stop = stop
         self._plan_again = plan_again
+        self._leases = leases
         self._started = time.time()
 
-    async def handle(self, command: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Yield the answers to one command.
+    async def handle(
+        self, command: dict[str, Any], gone: asyncio.Event
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the answers to one command; ``gone`` tells that nobody listens any more.
 
         Raises:
             RequestError: an unknown command or a missing model.
             NotFoundError: the model is not served.
             EngineStartError: a new engine did not become ready.
+            NotReadyError: a lease was asked for and the service is about to end.
             PlanError: the model cannot be planned, or its vector space would change.
         """
         name = command.get("command")
@@ -59,6 +66,10 @@ class Controller:
             await self._pool(command).unload()
         elif name == "restart":
             await self._restart(self._pool(command), bool(command.get("new_vector_space")))
+        elif name == "lease":
+            async with contextlib.aclosing(self._leases.hold(command, gone)) as answers:
+                async for answer in answers:
+                    yield answer
         else:
             raise RequestError(f"no such command: {name!r}")
 
@@ -73,6 +84,8 @@ class Controller:
             "version": __version__,
             "url": self._url,
             "uptime_seconds": round(time.time() - self._started, 1),
+            "key": self._leases.key,
+            "users": self._leases.users,
             "models": [_plain(pool) for pool in self._supervisor.pools],
         }
 
@@ -81,7 +94,7 @@ class Controller:
         plan = next((each for each in plans if each.name == pool.plan.name), pool.plan)
         await replace_model(pool, plan, new_space=new_space)
 
-    async def _logs(self, pool: Pool, follow: bool) -> AsyncIterator[dict[str, Any]]:
+    async def _logs(self, pool: Pool, follow: bool) -> AsyncGenerator[dict[str, Any], None]:
         shown: dict[str, int] = {}
         while True:
             for engine in pool.engines:
@@ -115,5 +128,6 @@ async def replace_model(pool: Pool, plan: Plan, *, new_space: bool) -> None:
 def _plain(pool: Pool) -> dict[str, Any]:
     value = dataclasses.asdict(pool.snapshot())
     value["reasons"] = [dataclasses.asdict(reason) for reason in pool.plan.reasons]
+    value["path"] = str(pool.plan.path)
     value["argv"] = list(pool.plan.command(0, None))
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from llamafile_mgr.errors import ConfigError
 from llamafile_mgr.paths import read_secrets
 from llamafile_mgr.proxy.refusals import MissingKeyError, NotAdminError
 
-__all__ = ["ADMIN_NAME", "Key", "KeyRing", "read_keys"]
+__all__ = ["ADMIN_NAME", "Key", "KeyRing", "read_keys", "user_secret"]
 
 #: The name in the keys file whose key opens the administrator's routes.
 ADMIN_NAME = "admin"
@@ -40,7 +41,7 @@ class KeyRing:
     def identify(self, headers: Mapping[str, str], *, admin: bool) -> str:
         """Return the name of the request's key, empty without keys.
 
-        Every key is compared, so that the time taken tells nothing about any.
+        Every key is compared, by digests of one length, so that the time taken tells nothing about any.
 
         Raises:
             MissingKeyError: no key, or none of ours.
@@ -49,9 +50,10 @@ class KeyRing:
         if not self.keys:
             return ""
         given = _find_secret(headers).encode("utf-8", "surrogateescape")
+        digest = hashlib.sha256(given).digest()
         found: Key | None = None
         for key in self.keys:
-            if hmac.compare_digest(key.secret.encode(), given):
+            if hmac.compare_digest(hashlib.sha256(key.secret.encode()).digest(), digest):
                 found = key
         if found is None:
             raise MissingKeyError(
@@ -86,6 +88,12 @@ def read_keys(path: Path) -> KeyRing:
     if not keys:
         raise ConfigError(f"there is no key in {path}", hint="write one a line, at least 16 characters long")
     return KeyRing(tuple(keys))
+
+
+def user_secret(ring: KeyRing) -> str | None:
+    """Return the key that the owner's own scripts get: the first that is not the administrator's."""
+    ordered = sorted(ring.keys, key=lambda key: key.name == ADMIN_NAME)
+    return ordered[0].secret if ordered else None
 
 
 def _read_line(number: int, line: str, path: Path) -> Key:

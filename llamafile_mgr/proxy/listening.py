@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
+import sys
 from collections.abc import Sequence
 
 from llamafile_mgr.errors import ConfigError, PortInUseError
 
-__all__ = ["bind_sockets", "close_sockets", "endpoint"]
+__all__ = ["addresses_of", "allow_descriptors", "bind_sockets", "close_sockets", "endpoint"]
 
 _BACKLOG = 2048
+_DESCRIPTORS = 65_536
 #: ``localhost`` means either address, and clients differ in which they try.
 _LOOPBACK = ("127.0.0.1", "::1")
+
+
+def allow_descriptors() -> None:
+    """Let this process open as many files and connections as the system lets it, up to ``_DESCRIPTORS``.
+
+    Many systems start programs with a limit of 1,024, less than one busy proxy has connections.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a second limit that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def bind_sockets(host: str, port: int, *, public: bool = False) -> list[socket.socket]:
@@ -24,6 +43,26 @@ def bind_sockets(host: str, port: int, *, public: bool = False) -> list[socket.s
     Raises:
         ConfigError: the host is no loopback address and ``public`` is false, or it is no address.
         PortInUseError: the address is taken or not allowed.
+    """
+    addresses = addresses_of(host, public=public)
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            bound = _bind(address, port, optional=bool(sockets))
+            if bound is not None:
+                sockets.append(bound)
+                port = bound.getsockname()[1]
+    except BaseException:
+        close_sockets(sockets)
+        raise
+    return sockets
+
+
+def addresses_of(host: str, *, public: bool = False) -> tuple[str, ...]:
+    """Return the addresses that ``host`` stands for; ``public`` as in ``bind_sockets``.
+
+    Raises:
+        ConfigError: the host is no loopback address and ``public`` is false, or it is no address.
     """
     addresses = _LOOPBACK if host in ("127.0.0.1", "localhost") else (host.strip("[]"),)
     for address in addresses:
@@ -36,17 +75,7 @@ def bind_sockets(host: str, port: int, *, public: bool = False) -> list[socket.s
                 f"will not listen on {host}: the proxy has no API keys, so it serves this machine alone",
                 hint="set serve.keys_file, or use 127.0.0.1",
             )
-    sockets: list[socket.socket] = []
-    try:
-        for address in addresses:
-            bound = _bind(address, port, optional=bool(sockets))
-            if bound is not None:
-                sockets.append(bound)
-                port = bound.getsockname()[1]
-    except BaseException:
-        close_sockets(sockets)
-        raise
-    return sockets
+    return addresses
 
 
 def _is_address(address: str) -> bool:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Counter", "Histogram", "ProxyMetrics", "Sample", "render_metric"]
+__all__ = ["Counter", "Histogram", "ProxyMetrics", "Sample", "histogram_samples", "render_metric"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -76,13 +76,21 @@ class Histogram:
     def samples(self) -> Iterable[Sample]:
         """Return every line: cumulative buckets, the sum and the count."""
         for labels, counts in sorted(self._counts.items()):
-            named, seen = dict(zip(self._names, labels, strict=True)), 0
-            for bound, count in zip((*_SECONDS, float("inf")), counts, strict=True):
-                seen += count
-                edge = "+Inf" if bound == float("inf") else f"{bound:g}"
-                yield Sample({**named, "le": edge}, seen, "_bucket")
-            yield Sample(named, self._sums[labels], "_sum")
-            yield Sample(named, seen, "_count")
+            named = dict(zip(self._names, labels, strict=True))
+            yield from histogram_samples(named, _SECONDS, counts, self._sums[labels])
+
+
+def histogram_samples(
+    labels: Mapping[str, str], bounds: Sequence[float], counts: Sequence[int], total: float
+) -> Iterable[Sample]:
+    """Yield cumulative buckets, the sum and the count; ``counts`` has one more than ``bounds``."""
+    seen = 0
+    for bound, count in zip((*bounds, float("inf")), counts, strict=True):
+        seen += count
+        edge = "+Inf" if bound == float("inf") else f"{bound:g}"
+        yield Sample({**labels, "le": edge}, seen, "_bucket")
+    yield Sample(labels, total, "_sum")
+    yield Sample(labels, seen, "_count")
 
 
 def render_metric(name: str, kind: str, help_text: str, samples: Iterable[Sample]) -> str:
@@ -110,10 +118,6 @@ class ProxyMetrics:
             "llamafile_requests_total", "Answered requests.", ("route", "model", "status")
         )
         self.errors = Counter("llamafile_errors_total", "Refused and failed requests.", ("model", "code"))
-        self.tokens = Counter("llamafile_prompt_tokens_total", "Tokens of embedded texts.", ("model",))
-        self.items = Counter("llamafile_texts_total", "Texts that were asked for.", ("model",))
-        self.cached = Counter("llamafile_cache_hits_total", "Vectors from the cache.", ("model",))
-        self.cut = Counter("llamafile_truncated_texts_total", "Texts that were cut.", ("model",))
         self.request_seconds = Histogram(
             "llamafile_request_seconds", "From a request's head to its answer's end.", ("route", "model")
         )
@@ -125,10 +129,6 @@ class ProxyMetrics:
         every: list[Counter | Histogram] = [
             self.requests,
             self.errors,
-            self.tokens,
-            self.items,
-            self.cached,
-            self.cut,
             self.request_seconds,
             self.queue_seconds,
             self.engine_seconds,

@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 
 from llamafile_mgr import __version__
+from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.metrics import Sample, render_metric
 from llamafile_mgr.supervisor.pool import Pool
@@ -70,7 +71,8 @@ def render_metrics(front: Front) -> str:
         "llamafile_uptime_seconds": ("Since the proxy started.", [Sample({}, time.time() - front.started)]),
     }
     measured = [render_metric(name, "gauge", text, samples) for name, (text, samples) in gauges.items()]
-    return front.metrics.render() + "".join(measured)
+    stats = {name: embedder.stats() for name, embedder in front.embedders.items()}
+    return front.metrics.render() + render_embedding_metrics(stats) + "".join(measured)
 
 
 def describe_status(front: Front) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from llamafile_mgr import __version__
 from llamafile_mgr.proxy.dialects.errors import Dialect
 from llamafile_mgr.proxy.front import Route
+from llamafile_mgr.proxy.routes.embedding import EMBEDDING_PATHS
 
 __all__ = ["render_openapi"]
 
@@ -28,6 +29,10 @@ _MESSAGES: dict[str, Any] = {
 }
 _INPUT_TYPE: dict[str, Any] = {"enum": ["query", "document", "search_query", "search_document", "none"]}
 _TRUNCATE: dict[str, Any] = {"anyOf": [_FLAG, {"enum": ["none", "right", "left", "chunk"]}]}
+_SPACE: dict[str, Any] = {
+    "type": "string",
+    "description": "Fingerprints of the vector spaces that fit the caller's index, as in If-Match",
+}
 _LIMIT: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": 64}
 _COMMON: dict[str, Any] = {"model": _TEXT}
 _OPTIONS: dict[str, Any] = {
@@ -55,6 +60,7 @@ _OPENAI = _schema(
     input_type=_INPUT_TYPE,
     truncate=_TRUNCATE,
     keep_going=_FLAG,
+    return_chunks=_FLAG,
 )
 _LLAMAFILE = _schema(["content"], content=_TEXTS, input_type=_INPUT_TYPE, truncate=_TRUNCATE)
 _COHERE = _schema(
@@ -132,6 +138,7 @@ _STATUSES = {
     "401": "An API key is needed",
     "403": "A foreign host or origin, or the administrator's route",
     "404": "No such model",
+    "409": "The vectors would be of another space than If-Vector-Space names; x-vector-space says of which",
     "408": "The body did not come in time",
     "413": "The body is too large",
     "429": "The queue is full; Retry-After says when to come back",
@@ -167,6 +174,8 @@ def _describe(route: Route) -> dict[str, Any]:
     }
     if "{name}" in route.path:
         described["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": _TEXT}]
+    if route.path in EMBEDDING_PATHS:
+        described["parameters"] = [{"name": "If-Vector-Space", "in": "header", "schema": _SPACE}]
     if route.method == "POST":
         schema = _BODIES.get(route.path, _OBJECT)
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

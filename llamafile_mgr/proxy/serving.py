@@ -21,21 +21,24 @@ from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.readiness import make_checks
 from llamafile_mgr.embedding.remote_readiness import make_remote_checks
-from llamafile_mgr.errors import ConfigError, EngineStartError, Error
+from llamafile_mgr.errors import ConfigError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.proxy.activation import inherited_sockets
 from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.assembly import hold_files
 from llamafile_mgr.proxy.control import Controller, replace_model
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.keys import KeyRing, read_keys
-from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
+from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
+from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, living_alone
+from llamafile_mgr.proxy.listening import allow_descriptors, bind_sockets, close_sockets, endpoint
 from llamafile_mgr.proxy.protocol import protocol_class
-from llamafile_mgr.supervisor.control import ControlServer, control_socket
+from llamafile_mgr.supervisor.asking import control_socket
+from llamafile_mgr.supervisor.control import ControlServer
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
+from llamafile_mgr.supervisor.notify import Notifier
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
-from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
@@ -43,6 +46,8 @@ __all__ = ["Announcements", "Server", "collect_aliases", "serve", "uvicorn_confi
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
 _POLL_SECONDS = 0.02
+#: How much longer a start may take each time that its loop is seen to turn.
+_EXTEND_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +68,16 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    plan_all: Callable[[], Sequence[Plan]], config: Config, paths: Paths, announce: Announcements
+    plan_all: Callable[[], Sequence[Plan]],
+    config: Config,
+    paths: Paths,
+    announce: Announcements,
+    terms: LeaseTerms | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM and return the exit code: 0, also after a signal.
 
     ``plan_all`` finds and plans the models; it is called again for a restart or SIGHUP, in a thread.
+    With ``terms`` it also ends when no lease is held any more, and one of the same terms is waited for.
 
     Raises:
         PortInUseError: our address is taken.
@@ -76,13 +86,20 @@ def serve(
     """
     settings = config.serve
     keys = read_keys(Path(settings.keys_file).expanduser()) if settings.keys_file else KeyRing()
-    plans = plan_all()
-    sockets = bind_sockets(settings.host, settings.port, public=bool(keys.keys))
-    try:
-        with hold_files(plans, paths):
-            return _run_loop(_Service(plans, plan_all, config, paths, announce, sockets, keys).run())
-    finally:
-        close_sockets(sockets)
+    public = bool(keys.keys)
+    notifier = Notifier()
+    with living_alone(paths.runtime, terms):
+        sockets = inherited_sockets(public=public)
+        try:
+            notifier.status("planning")
+            plans = plan_all()
+            allow_descriptors()
+            sockets = sockets or bind_sockets(settings.host, settings.port, public=public)
+            with hold_files(plans, paths):
+                service = _Service(plans, plan_all, config, paths, announce, sockets, keys, notifier, terms)
+                return _run_loop(service.run())
+        finally:
+            close_sockets(sockets)
 
 
 def _run_loop(main: Coroutine[Any, Any, int]) -> int:
@@ -106,8 +123,12 @@ class _Service:
         announce: Announcements,
         sockets: list[socket.socket],
         keys: KeyRing,
+        notifier: Notifier,
+        terms: LeaseTerms | None,
     ) -> None:
         self._plan_all = plan_all
+        self._notifier = notifier
+        self._ready = False
         self._announce = announce
         self._sockets = sockets
         self._url = endpoint(sockets, secure=config.serve.tls_certificate is not None)
@@ -126,7 +147,10 @@ class _Service:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
-        controller = Controller(self._supervisor, self._url, self._stop.set, plan_all)
+        access = {"url": self._url, "api_key": user_secret(keys)}
+        self._leases = Leases(lambda: [pool.snapshot() for pool in self._supervisor.pools], access, terms)
+        self._for_users = terms is not None
+        controller = Controller(self._supervisor, self._url, self._stop.set, plan_all, self._leases)
         port = sockets[0].getsockname()[1]
         self._control = ControlServer(control_socket(paths.runtime, port), controller.handle)
 
@@ -138,11 +162,15 @@ class _Service:
             reloading = asyncio.create_task(self._reload_on_request(), name="reload")
             stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
             hurrying = asyncio.create_task(self._hurry.wait(), name="second stop signal")
-            tasks = (serving, starting, reloading, stopping, hurrying)
+            leaving = asyncio.create_task(self._end_when_unused(), name="users")
+            feeding = asyncio.create_task(self._feed(), name="watchdog")
+            tasks = (serving, starting, reloading, stopping, hurrying, leaving)
             try:
                 self._announce.listening(self._url)
+                self._notifier.status(f"listening on {self._url}, starting engines")
                 await self._until_end(serving, starting, stopping)
                 self._announce.stopping()
+                self._notifier.stopping()
                 self._server.should_exit = True
                 await asyncio.wait({serving, hurrying}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -150,9 +178,12 @@ class _Service:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self._control.close()
+                await self._leases.close()
                 await self._supervisor.stop(drain=not self._hurry.is_set())
                 if self._cache is not None:
                     await asyncio.to_thread(self._cache.close)
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
             for task in (starting, serving):
                 if not task.cancelled() and (error := task.exception()) is not None:
                     raise error
@@ -161,7 +192,39 @@ class _Service:
     async def _start(self) -> None:
         await self._control.start()
         await self._supervisor.start()
-        await _watch_start(self._supervisor.pools, self._url, self._announce)
+        try:
+            await _watch_start(self._supervisor.pools, self._url, self._announce)
+        except Error as error:
+            await self._leases.fail(error)
+            raise
+        self._leases.mark_started()
+        self._ready = True
+        self._notifier.ready(self._describe())
+
+    def _describe(self) -> str:
+        names = ", ".join(pool.plan.name for pool in self._supervisor.pools)
+        return f"serving {names} on {self._url}"
+
+    async def _feed(self) -> None:
+        """Feed the service manager's watchdog from this loop, as long as every pool's task is alive too.
+
+        Before we are ready it is asked for more time: a start that hangs is seen, a long one is not mistaken.
+        """
+        if not self._notifier.enabled:
+            return
+        interval = self._notifier.feed_seconds or _EXTEND_SECONDS / 3
+        while self._stop.is_set() or self._supervisor.alive:
+            if not self._ready:
+                self._notifier.extend_start(_EXTEND_SECONDS)
+            if self._notifier.feed_seconds is not None:
+                self._notifier.feed()
+            await asyncio.sleep(interval)
+        _LOG.error("the task of a model's engines ended: the watchdog is not fed any more")
+
+    async def _end_when_unused(self) -> None:
+        if self._for_users:
+            await self._leases.unused()
+            self._stop.set()
 
     async def _until_end(
         self, serving: asyncio.Task[None], starting: asyncio.Task[None], stopping: asyncio.Task[bool]
@@ -175,6 +238,10 @@ class _Service:
         while True:
             await self._reload.wait()
             self._reload.clear()
+            announced = self._ready  # before that, READY=1 would be told too early
+            if announced:
+                self._notifier.reloading()
+            outcome = ""
             try:
                 for plan in await asyncio.to_thread(self._plan_all):
                     pool = self._supervisor.find(plan.name)
@@ -182,6 +249,9 @@ class _Service:
                         await replace_model(pool, plan, new_space=False)
             except Error as error:
                 _LOG.error("reload: %s", error.describe())
+                outcome = f"; the last reload failed: {error.message}"
+            if announced:
+                self._notifier.ready(self._describe() + outcome)
 
 
 def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOptions:
@@ -222,12 +292,8 @@ async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements)
     """
     while True:
         snapshots = [pool.snapshot() for pool in pools]
-        for snapshot in snapshots:
-            if snapshot.engines and all(e.state is EngineState.FAILED for e in snapshot.engines):
-                engine = snapshot.engines[0]
-                raise EngineStartError(
-                    f"{snapshot.model} cannot be started", cause=engine.cause, hint=f"its log: {engine.log}"
-                )
+        if (failure := find_failure(snapshots)) is not None:
+            raise failure
         if all(snapshot.ready or snapshot.resting for snapshot in snapshots):
             announce.ready(url, snapshots)
             return

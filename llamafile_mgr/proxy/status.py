@@ -56,6 +56,7 @@ def render_models(pools: Sequence[Pool], spaces: Mapping[str, str], created: int
                     "engine_family": pool.plan.family.value,
                     "dimensions": pool.plan.dimensions,
                     "max_tokens": pool.plan.max_tokens,
+                    "slots": pool.plan.settings.slots,
                     "vector_space": spaces.get(pool.plan.name),
                     "remotes": len(pool.plan.remotes),
                 },

@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import asdict, dataclass
 
-__all__ = ["Holder", "is_alive", "myself"]
+__all__ = ["Holder", "is_alive", "is_of_this_computer", "myself"]
 
 #: Start times come in ticks of 10 ms; two processes of one number differ by far more.
 _SAME_START_SECONDS = 1.0
@@ -40,6 +40,11 @@ def is_alive(holder: Holder) -> bool:
     if started_at is None:
         return False
     return holder.started_at == 0.0 or abs(started_at - holder.started_at) < _SAME_START_SECONDS
+
+
+def is_of_this_computer(holder: Holder) -> bool:
+    """Tell whether the process runs where we can see it."""
+    return holder.host == _host()
 
 
 @functools.cache

@@ -337,6 +337,8 @@ def _how_to_get(name: str, records: list[Record]) -> str:
         known = {record.name for record in records} | {r.model_id for r in records if r.model_id}
         choices = sorted(known | set(catalog.models) | set(catalog.runtimes))
         near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-        command = f"llamafile-mgr pull {near[0] if near and near[0] not in known else name}"
-        return f"did you mean {near[0]}? ({command} fetches it)" if near else command
+        if not near:
+            return f"llamafile-mgr pull {name}"
+        here = near[0] in known
+        return f"did you mean {near[0]}?" + ("" if here else f" (llamafile-mgr pull {near[0]} fetches it)")
     return f"llamafile-mgr pull {name}"

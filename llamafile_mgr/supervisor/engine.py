@@ -12,57 +12,33 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from llamafile_mgr.engines.families import family_rules
-from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
 from llamafile_mgr.supervisor.ladder import drop_flags, step_down
-from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.memory import count_oom_kills
 from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
 from llamafile_mgr.supervisor.process import EngineProcess, spawn_engine
-from llamafile_mgr.supervisor.registry import Registry
-from llamafile_mgr.supervisor.restart import RestartPolicy, decide_restart
-from llamafile_mgr.supervisor.snapshots import EngineSnapshot, Transition
+from llamafile_mgr.supervisor.restart import decide_restart
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings, Transition
 from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
-from llamafile_mgr.supervisor.throughput import Job, Kind, SpeedPolicy, SpeedWatch
+from llamafile_mgr.supervisor.throughput import Job, SpeedWatch
 from llamafile_mgr.supervisor.watching import set_within, watch
 
-__all__ = ["Engine", "EngineSurroundings"]
+__all__ = ["Engine"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: For the process of a start that failed: nothing of value is in it.
 _FAILED_GRACE_SECONDS = 2.0
 #: For the diagnosis of a death that a call has seen: its process is gone, so little is left to wait for.
 _FATE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSurroundings:
-    """What engines share. ``changed`` is called after every transition.
-
-    ``best_rates`` gives the best rates of engines with these settings, for all of them to read and raise.
-    """
-
-    logs: Path
-    home: Path
-    registry: Registry
-    stall_seconds: float
-    grace_seconds: float
-    restart: RestartPolicy
-    liveness: LivenessPolicy
-    changed: Callable[[], None]
-    speed: SpeedPolicy
-    best_rates: Callable[[LaunchSettings], MutableMapping[Kind, float]]
 
 
 class Engine:

@@ -20,7 +20,7 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.members import Member, gone_for_long, not_settled
 from llamafile_mgr.supervisor.memory import resident_bytes
 from llamafile_mgr.supervisor.routing import Rates
-from llamafile_mgr.supervisor.snapshots import EngineSnapshot, PoolSnapshot
+from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 
 __all__ = ["Pool", "PoolOptions"]
@@ -103,6 +103,7 @@ class Pool:
 
     def snapshot(self) -> PoolSnapshot:
         """Return what ``status`` and ``/ready`` show."""
+        now = time.monotonic()
         return PoolSnapshot(
             model=self.plan.name,
             role=self.plan.role.value,
@@ -112,7 +113,9 @@ class Pool:
             pinned=self.options.pinned,
             waiting=self._waiting,
             idle_seconds=self.idle_seconds,
-            engines=tuple(self._snapshot(engine) for engine in self.engines),
+            engines=tuple(
+                replace(engine.snapshot(), rate=self._rates.rate(engine, now)) for engine in self.engines
+            ),
             resting=self.resting,
         )
 
@@ -237,9 +240,6 @@ class Pool:
         if len(ready) == 1 or not self.plan.remotes:
             return min(ready, key=lambda engine: engine.in_flight)
         return self._rates.choose(ready, time.monotonic())
-
-    def _snapshot(self, engine: Member) -> EngineSnapshot:
-        return replace(engine.snapshot(), rate=self._rates.rate(engine, time.monotonic()))
 
     def _not_ready(self, what: str) -> NotReadyError:
         causes = [engine.cause for engine in self.engines if engine.cause is not None]

@@ -27,10 +27,9 @@ from llamafile_mgr.errors import ConfigError, EngineError, EngineLostError, Engi
 from llamafile_mgr.paths import read_secrets
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
-from llamafile_mgr.supervisor.engine import EngineSurroundings
 from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.restart import decide_restart
-from llamafile_mgr.supervisor.snapshots import EngineSnapshot, Transition
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings, Transition
 from llamafile_mgr.supervisor.starting import EngineChecks
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
 from llamafile_mgr.supervisor.throughput import Job

@@ -1,12 +1,38 @@
-"""What can be told of engines and pools at one moment, as values."""
+"""What engines share, and what is told of them and their pools: values without any behaviour."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.supervisor.liveness import LivenessPolicy
+from llamafile_mgr.supervisor.registry import Registry
+from llamafile_mgr.supervisor.restart import RestartPolicy
 from llamafile_mgr.supervisor.states import EngineState
+from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
 
-__all__ = ["EngineSnapshot", "PoolSnapshot", "Transition"]
+__all__ = ["EngineSnapshot", "EngineSurroundings", "PoolSnapshot", "Transition"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSurroundings:
+    """What engines share. ``changed`` is called after every transition.
+
+    ``best_rates`` gives the best rates of engines with these settings, for all of them to read and raise.
+    """
+
+    logs: Path
+    home: Path
+    registry: Registry
+    stall_seconds: float
+    grace_seconds: float
+    restart: RestartPolicy
+    liveness: LivenessPolicy
+    changed: Callable[[], None]
+    speed: SpeedPolicy
+    best_rates: Callable[[LaunchSettings], MutableMapping[Kind, float]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
-from llamafile_mgr.supervisor.engine import Engine, EngineSurroundings
+from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.memory import available_bytes, resident_bytes
@@ -24,6 +24,7 @@ from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from llamafile_mgr.supervisor.remote import Remote
 from llamafile_mgr.supervisor.restart import RestartPolicy
+from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.starting import EngineChecks
 from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
 
@@ -123,6 +124,11 @@ class Supervisor:
                 return pool
         names = ", ".join(pool.plan.name for pool in self.pools)
         raise NotFoundError(f"{model} is not being served", hint=f"served: {names}")
+
+    @property
+    def alive(self) -> bool:
+        """Return whether every pool's task still does its work; one that ended early is a defect."""
+        return not any(task.done() for task in self._tasks)
 
     async def start(self) -> None:
         """End what an earlier ``serve`` left running, then start the engines of every pool that has room.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llamafile_mgr.embedding.requests import EmbedResult, InputType, ItemOutcome, Truncation
+from llamafile_mgr.embedding.requests import Chunk, EmbedResult, InputType, ItemOutcome, Truncation
 from llamafile_mgr.errors import (
     EngineError,
     EngineLostError,
@@ -186,6 +186,11 @@ def test_fields_reach_the_request(
         ("/v1/embeddings", {"input": "a", "input_type": "poem"}, "'input_type' is 'poem'"),
         ("/v1/embeddings", {"input": "a", "truncate": 3}, "'truncate' is 3"),
         ("/v1/embeddings", {"input": "a", "keep_going": "yes"}, "must be true or false"),
+        ("/v1/embeddings", {"input": "a", "return_chunks": True}, "needs texts to be cut into chunks"),
+        ("/embedding", {"content": "a", "truncate": "chunk", "return_chunks": True}, "no room for chunks"),
+        ("/api/embed", {"input": "a", "return_chunks": True}, "no room for chunks"),
+        ("/embed", {"inputs": "a", "return_chunks": True}, "no room for chunks"),
+        ("/v2/embed", {"texts": ["a"], "return_chunks": True}, "no room for chunks"),
         ("/embed", {"inputs": "a", "normalize": False}, "always of unit length"),
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, "Left or Right"),
         ("/embed", {"inputs": [["a", "b"]]}, "item 0 of 'inputs'"),
@@ -231,6 +236,24 @@ def test_outcomes_are_told_per_item() -> None:
     assert failed["embedding"] is None
     assert failed["error"] == {"message": "too long", "code": "context_length_exceeded"}
     assert (chunked["truncated"], chunked["chunks"], chunked["tokens"]) == ("chunk", 2, 7)
+
+
+def test_chunks_take_the_place_of_their_number() -> None:
+    outcome = ItemOutcome(tokens=7, truncated=Truncation.CHUNK, chunks=2)
+    chunks = ((Chunk(0, 4, VECTORS[0], 5), Chunk(3, 9, VECTORS[1])),)
+    said = EmbedResult(VECTORS[:1], 5, "abc", (outcome,), chunks)
+    body = {"input": "some text", "truncate": "chunk", "return_chunks": True}
+    for encoding, first in (("float", [1, 0]), ("base64", base64.b64encode(VECTORS[0].tobytes()).decode())):
+        call = parse_call(
+            "/v1/embeddings", {**body, "encoding_format": encoding}, request_id="", new_list=False
+        )
+        assert call.request.return_chunks
+        rendered = orjson.dumps(call.render(said, "m", 0.0), option=orjson.OPT_SERIALIZE_NUMPY)
+        (item,) = json.loads(rendered)["data"]
+        one, two = item["chunks"]
+        assert one == {"start": 0, "end": 4, "tokens": 5, "embedding": first}
+        assert (two["start"], two["end"], "tokens" in two) == (3, 9, False)
+        assert item["tokens"] == 7
 
 
 @pytest.mark.parametrize(

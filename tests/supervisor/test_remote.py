@@ -21,11 +21,11 @@ from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
 from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.engine import EngineSurroundings
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.registry import Registry
 from llamafile_mgr.supervisor.remote import Remote
 from llamafile_mgr.supervisor.restart import RestartPolicy
+from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.throughput import SpeedPolicy
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
 from llamafile_mgr.proxy.dialects import cohere, llamafile, ollama, openai, tei
+from llamafile_mgr.proxy.dialects.fields import refuse_chunks
 
 __all__ = ["EmbedCall", "parse_call"]
 
@@ -32,19 +33,30 @@ def parse_call(path: str, body: dict[str, Any], *, request_id: str, new_list: bo
     Raises:
         RequestError: no usable texts.
     """
+    if _speaks_openai(path, body, new_list):
+        return _openai_call(path, body)
+    refuse_chunks(body)
     if path.startswith("/api/"):
         old = ollama.parse_embed(body)
         return EmbedCall(old.request, partial(ollama.render_embed, old))
-    if "texts" in body or (path.startswith("/v") and path.endswith("/embed")):
+    if _speaks_cohere(path, body):
         call = cohere.parse_embed(body, 1 if path.startswith("/v1") else 2, request_id)
         return EmbedCall(call.request, lambda result, model, _: cohere.render_embed(call, result, model))
     if "inputs" in body:
         return EmbedCall(tei.parse_embed(body), lambda result, model, _: tei.render_embed(result, model))
+    return _llamafile_call(body, new_list)
+
+
+def _speaks_cohere(path: str, body: dict[str, Any]) -> bool:
+    return "texts" in body or (path.startswith("/v") and path.endswith("/embed"))
+
+
+def _speaks_openai(path: str, body: dict[str, Any], new_list: bool) -> bool:
+    if path.startswith("/api/") or _speaks_cohere(path, body) or "inputs" in body:
+        return False
     if "input" not in body and ("content" in body or "prompt" in body or path == "/embedding"):
-        return _llamafile_call(body, new_list)
-    if path == "/embedding" and new_list:
-        return _llamafile_call(body, new_list)
-    return _openai_call(path, body)
+        return False
+    return not (path == "/embedding" and new_list)
 
 
 def _llamafile_call(body: dict[str, Any], new_list: bool) -> EmbedCall:

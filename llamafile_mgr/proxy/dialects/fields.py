@@ -9,14 +9,18 @@ from llamafile_mgr.embedding.requests import InputType, Truncation
 from llamafile_mgr.errors import RequestError
 
 __all__ = [
+    "CHUNKS_FIELD",
     "read_dimensions",
     "read_flag",
     "read_input_type",
     "read_text",
     "read_truncation",
     "read_whole_number",
+    "refuse_chunks",
 ]
 
+#: Asks for the pieces of long texts instead of their mean alone.
+CHUNKS_FIELD = "return_chunks"
 #: Cohere, Voyage, Jina, NVIDIA and Nomic each have words of their own for the same two things.
 _INPUT_TYPES: dict[str, InputType] = {
     "query": InputType.QUERY,
@@ -93,6 +97,15 @@ def read_whole_number(body: Mapping[str, Any], key: str, *, least: int = 0) -> i
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise RequestError(f"{key!r} must be a whole number from {least}, not {_show(value)}")
     return value
+
+
+def refuse_chunks(body: Mapping[str, Any]) -> None:
+    """Raise RequestError when a body of a dialect without chunks asks for them."""
+    if read_flag(body, CHUNKS_FIELD):
+        raise RequestError(
+            f"answers of this form have no room for chunks, which {CHUNKS_FIELD!r} asks for",
+            hint='send {"input": ...} to /v1/embeddings',
+        )
 
 
 def read_flag(body: Mapping[str, Any], key: str, *, default: bool = False) -> bool:

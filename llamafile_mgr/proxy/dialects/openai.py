@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncation
+from llamafile_mgr.embedding.requests import Chunk, EmbedRequest, EmbedResult, Truncation
 from llamafile_mgr.errors import RequestError
 from llamafile_mgr.proxy.dialects.fields import (
+    CHUNKS_FIELD,
     read_dimensions,
     read_flag,
     read_input_type,
@@ -52,14 +53,21 @@ def parse_embeddings(body: dict[str, Any]) -> OpenAIEmbedding:
     dtype = body.get("output_dtype", "float")
     if dtype not in _FLOATS:
         raise RequestError(f"output_dtype must be 'float', not {dtype!r}")
+    truncation = read_truncation(body, "truncate", "truncation", default=Truncation.ERROR)
+    chunks = read_flag(body, CHUNKS_FIELD)
+    if chunks and truncation is not Truncation.CHUNK:
+        raise RequestError(
+            f"{CHUNKS_FIELD!r} needs texts to be cut into chunks", hint='send "truncate": "chunk"'
+        )
     request = EmbedRequest(
         texts,
         input_type=read_input_type(body, "input_type", "task"),
         task=read_text(body, "instruction") if "instruction" in body else None,
-        truncation=read_truncation(body, "truncate", "truncation", default=Truncation.ERROR),
+        truncation=truncation,
         dimensions=read_dimensions(body, "dimensions", "output_dimension"),
         keep_going=read_flag(body, "keep_going"),
         use_cache=read_flag(body, "use_cache", default=True),
+        return_chunks=chunks,
     )
     return OpenAIEmbedding(request, base64=encoding == "base64")
 
@@ -74,6 +82,7 @@ def render_embeddings(call: OpenAIEmbedding, result: EmbedResult, model: str) ->
                 "index": index,
                 "embedding": _render_row(call, result, index),
                 **describe_outcome(result, index),
+                **_render_chunks(call, result, index),
             }
             for index in range(len(result.vectors))
         ],
@@ -85,8 +94,25 @@ def render_embeddings(call: OpenAIEmbedding, result: EmbedResult, model: str) ->
 def _render_row(call: OpenAIEmbedding, result: EmbedResult, index: int) -> object:
     if failed(result, index):
         return None
-    row = result.vectors[index]
-    return encode_base64(row) if call.base64 else row
+    return _render_vector(call, result.vectors[index])
+
+
+def _render_vector(call: OpenAIEmbedding, vector: NDArray[np.float32]) -> object:
+    return encode_base64(vector) if call.base64 else vector
+
+
+def _render_chunks(call: OpenAIEmbedding, result: EmbedResult, index: int) -> dict[str, Any]:
+    """Return the list of chunks, which takes the place of their number, where it was asked for."""
+    if not result.chunks:
+        return {}
+    return {"chunks": [_render_chunk(call, chunk) for chunk in result.chunks[index]]}
+
+
+def _render_chunk(call: OpenAIEmbedding, chunk: Chunk) -> dict[str, Any]:
+    rendered: dict[str, Any] = {"start": chunk.start, "end": chunk.end}
+    if chunk.tokens is not None:
+        rendered["tokens"] = chunk.tokens
+    return {**rendered, "embedding": _render_vector(call, chunk.vector)}
 
 
 def encode_base64(vector: NDArray[np.float32]) -> str:

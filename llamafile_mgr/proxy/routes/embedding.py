@@ -15,10 +15,10 @@ from llamafile_mgr.proxy.dialects.outcomes import outcome_headers
 from llamafile_mgr.proxy.front import Front, Handler, Route
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
 from llamafile_mgr.proxy.refusals import UnsupportedError
+from llamafile_mgr.proxy.spaces import SPACE_HEADER, check_space
 
-__all__ = ["embedding_routes"]
+__all__ = ["EMBEDDING_PATHS", "embedding_routes"]
 
-_SPACE_HEADER = "x-vector-space"
 #: ``/embedding?shape=list`` gives the list of llama.cpp's present server.
 _SHAPE_PARAMETER, _NEW_SHAPE = "shape", "list"
 #: TEI's clients wait 5 seconds for the next byte when chroma makes them.
@@ -34,6 +34,8 @@ _PATHS = {
     "/v1/embed": Dialect.COHERE,
     "/v2/embed": Dialect.COHERE,
 }
+#: Routes whose answers hold vectors.
+EMBEDDING_PATHS = frozenset(_PATHS)
 _REFUSED = {
     "/embed_all": "vectors of single tokens are not offered",
     "/embed_sparse": "sparse vectors are not offered",
@@ -69,18 +71,21 @@ async def _embed(front: Front, request: Request) -> Reply:
     name = choice.pool.plan.name
     new_list = request.query.get(_SHAPE_PARAMETER) == _NEW_SHAPE
     call = parse_call(request.path, body, request_id=request.request_id, new_list=new_list)
-    wanted = call.request
+    embedder, wanted = front.embedders[name], call.request
+    check_space(request.headers, embedder.vector_space, name)
     if wanted.input_type is None and choice.input_type is not None:
         wanted = replace(wanted, input_type=choice.input_type)
     if wanted.texts:
         cost = Cost(len(wanted.texts), estimate_tokens(wanted.texts))
         async with front.turn(request, choice.pool, cost):
-            result = await front.embedders[name].embed(wanted)
+            result = await embedder.embed(wanted)
         _check_width(wanted, result)
+        # The call may have waited while other engines took over.
+        check_space(request.headers, result.vector_space, name)
     else:
-        result = _empty_result(front.embedders[name].vector_space)
-    _count(front, request, name, result)
-    headers = {_SPACE_HEADER: result.vector_space, **choice.headers(), **outcome_headers(result)}
+        result = _empty_result(embedder.vector_space)
+    request.progress.prompt_tokens = result.prompt_tokens
+    headers = {SPACE_HEADER: result.vector_space, **choice.headers(), **outcome_headers(result)}
     return json_reply(call.render(result, name, time.monotonic() - began), headers=headers)
 
 
@@ -102,12 +107,3 @@ def _check_width(wanted: EmbedRequest, result: EmbedResult) -> None:
             f"'dimensions' cannot be {wanted.dimensions}: this model's vectors have {width}",
             hint="leave 'dimensions' out to get the model's own",
         )
-
-
-def _count(front: Front, request: Request, name: str, result: EmbedResult) -> None:
-    request.progress.prompt_tokens = result.prompt_tokens
-    metrics = front.metrics
-    metrics.items.add(name, amount=len(result.vectors))
-    metrics.tokens.add(name, amount=result.prompt_tokens)
-    metrics.cached.add(name, amount=sum(outcome.cached for outcome in result.outcomes))
-    metrics.cut.add(name, amount=sum(outcome.truncated is not None for outcome in result.outcomes))

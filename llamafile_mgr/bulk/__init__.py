@@ -1,0 +1,24 @@
+"""Files in, vectors out: jobs that survive interruption and end with the same bytes."""
+
+from __future__ import annotations
+
+from llamafile_mgr.bulk.engines import own_engines
+from llamafile_mgr.bulk.job import Job, JobReport, Progress, embed_file, run_job, stream_job
+from llamafile_mgr.bulk.proxies import running_proxy
+from llamafile_mgr.bulk.readers import InputForm, TextInput
+from llamafile_mgr.bulk.sources import EmbedSettings, VectorSource
+
+__all__ = [
+    "EmbedSettings",
+    "InputForm",
+    "Job",
+    "JobReport",
+    "Progress",
+    "TextInput",
+    "VectorSource",
+    "embed_file",
+    "own_engines",
+    "run_job",
+    "running_proxy",
+    "stream_job",
+]

@@ -1,0 +1,199 @@
+"""What a bulk job has finished, on the disk next to its output, so that it survives any end.
+
+A folder ``OUTPUT.parts`` holds one file per finished fragment and ``job.json``, which says of what job they
+are. A file is there whole or not at all: written aside, flushed to the disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamafile_mgr.bulk.fragments import Fragment
+from llamafile_mgr.bulk.records import Failure, Id, TextResult
+from llamafile_mgr.errors import CheckpointError
+from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.store.files import store_errors, sync_directory, write_atomically
+from llamafile_mgr.store.locks import LockBusyError, Locks
+
+__all__ = ["FinishedFragment", "Parts", "parts_folder"]
+
+_FORMAT = 1
+_MANIFEST, _LOCK = "job.json", "lock"
+#: Part files of one folder; a corpus of a hundred million texts has many.
+_PER_FOLDER = 1000
+_NAMES = {
+    "input": "its input",
+    "settings": "its settings",
+    "model": "its model",
+    "vector_space": "its vector space",
+    "fragment": "the size of its fragments",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFragment:
+    """A computed fragment. ``digest``: of its texts. ``vectors``: float32, a row per text, NaN where failed.
+
+    ``failures``, ``truncated``: by row. ``exact``: the same texts would give the same bytes again.
+    """
+
+    index: int
+    digest: str
+    ids: tuple[Id, ...]
+    vectors: NDArray[np.float32]
+    failures: dict[int, Failure]
+    truncated: dict[int, str]
+    exact: bool = False
+
+    @staticmethod
+    def collect(
+        fragment: Fragment, results: Sequence[TextResult], width: int, *, exact: bool
+    ) -> FinishedFragment:
+        """Return what became of a fragment's texts, whose vectors are ``width`` wide."""
+        ids = tuple(record.id for record in fragment.records)
+        vectors = np.full((len(results), width), np.nan, np.float32)
+        for row, result in enumerate(results):
+            if result.vector is not None:
+                vectors[row] = result.vector
+        failures = {row: each.failure for row, each in enumerate(results) if each.failure is not None}
+        cut = {row: each.truncated for row, each in enumerate(results) if each.truncated is not None}
+        return FinishedFragment(fragment.index, fragment.digest, ids, vectors, failures, cut, exact)
+
+
+class Parts:
+    """The folder of one job, locked while in use."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextlib.contextmanager
+    def opened(self, job: dict[str, Any], *, restart: bool = False) -> Iterator[None]:
+        """Begin the job that ``job`` describes, or go on with it; ``restart``: forget what is finished.
+
+        Raises:
+            CheckpointError: the folder holds another job, or another process is at it.
+            StoreError: the folder cannot be made.
+        """
+        ensure_private_dir(self.folder)
+        lock = Locks(self.folder).lock(self.folder / _LOCK)
+        try:
+            with store_errors(self.folder):
+                lock.acquire()
+        except LockBusyError as error:
+            raise CheckpointError(
+                f"another process is at {self.folder} already", hint="wait for it"
+            ) from error
+        try:
+            if restart:
+                self._clear()
+            self._begin(json.loads(json.dumps(job)))
+            yield
+        finally:
+            lock.release()
+
+    def _begin(self, job: dict[str, Any]) -> None:
+        begun = self.read_job()
+        if begun is None:
+            self._clear()  # parts without a job are of one whose removal was interrupted
+            write_atomically(self.folder / _MANIFEST, json.dumps(job | {"format": _FORMAT}).encode())
+            return
+        changed = [key for key in (*job, "format") if begun.get(key) != (job | {"format": _FORMAT}).get(key)]
+        if changed:
+            said = " and ".join(_NAMES.get(key, "the release that wrote it") for key in changed)
+            raise CheckpointError(
+                f"the job in {self.folder} cannot go on: {said} changed",
+                cause=f"{changed[0]} was {_show(begun.get(changed[0]))}, is {_show(job.get(changed[0]))}",
+                hint="begin it anew with --restart",
+            )
+
+    def _clear(self) -> None:
+        """Remove all but the lock, the description first: half a folder is never taken for a job."""
+        with store_errors(self.folder):
+            (self.folder / _MANIFEST).unlink(missing_ok=True)
+            sync_directory(self.folder)
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif not path.name.startswith(_LOCK):
+                    path.unlink()
+
+    def read_job(self) -> dict[str, Any] | None:
+        """Return the description of the job that was begun here, None when there is none."""
+        try:
+            value = json.loads((self.folder / _MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def write(self, part: FinishedFragment) -> None:
+        """Keep a finished fragment. Raises StoreError."""
+        data = part.vectors.astype("<f4", copy=False).tobytes()
+        head = {
+            "digest": part.digest,
+            "ids": part.ids,
+            "shape": part.vectors.shape,
+            "failures": {row: [each.code, each.message] for row, each in part.failures.items()},
+            "truncated": part.truncated,
+            "exact": part.exact,
+            "checksum": hashlib.blake2b(data, digest_size=16).hexdigest(),
+        }
+        path = self._path(part.index)
+        ensure_private_dir(path.parent)
+        with store_errors(path):
+            write_atomically(path, json.dumps(head).encode() + b"\n" + data)
+
+    def read(self, index: int) -> FinishedFragment | None:
+        """Return a finished fragment; None when it was not finished, or rotted since."""
+        try:
+            head_bytes, _, data = self._path(index).read_bytes().partition(b"\n")
+            head = json.loads(head_bytes)
+            if hashlib.blake2b(data, digest_size=16).hexdigest() != head["checksum"]:
+                return None
+            vectors = np.frombuffer(data, "<f4").reshape(head["shape"]).astype(np.float32, copy=False)
+        except (OSError, ValueError, KeyError):
+            return None
+        failures = {int(row): Failure(*said) for row, said in head["failures"].items()}
+        cut = {int(row): how for row, how in head["truncated"].items()}
+        ids, exact = tuple(head["ids"]), bool(head["exact"])
+        return FinishedFragment(index, head["digest"], ids, vectors, failures, cut, exact)
+
+    def read_all(self, count: int) -> Iterator[FinishedFragment]:
+        """Yield the fragments 0 to ``count`` - 1.
+
+        Raises:
+            CheckpointError: one is not there any more.
+        """
+        for index in range(count):
+            part = self.read(index)
+            if part is None:
+                raise CheckpointError(
+                    f"{self._path(index)} cannot be read", hint="run the same command again to make it anew"
+                )
+            yield part
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        self._clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index // _PER_FOLDER:06d}" / f"{index:09d}.part"
+
+
+def parts_folder(output: Path) -> Path:
+    """Return where the job that makes ``output`` keeps what it has finished."""
+    return output.with_name(f"{output.name}.parts")
+
+
+def _show(value: object) -> str:
+    return json.dumps(value)[:200]

@@ -1,0 +1,291 @@
+"""Texts from files of several forms, one after the other, however large the file.
+
+What is wrong with one item stands in its record; only what makes the whole input unreadable is raised.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llamafile_mgr.bulk.records import Record, bad_record, make_record
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
+
+__all__ = ["InputForm", "TextInput", "count_texts", "form_of", "import_parquet", "read_texts"]
+
+#: Where a text stands when nobody says: the first of these that is there.
+TEXT_COLUMNS = ("text", "content", "body", "document", "passage", "sentence", "input")
+ID_COLUMNS = ("id", "_id", "doc_id")
+#: A longer line is no text that anybody wants embedded.
+_MAX_LINE_BYTES = 64 * 1024 * 1024
+_BATCH_ROWS = 1024
+
+
+class InputForm(str, Enum):
+    """How an input holds its texts."""
+
+    TXT = "txt"
+    JSONL = "jsonl"
+    CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+
+
+_SUFFIXES = {".txt": InputForm.TXT, ".ndjson": InputForm.JSONL} | {
+    f".{form.value}": form for form in InputForm
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """Where texts come from. ``path`` None: standard input, or ``texts`` where they are given.
+
+    ``form`` None: by the file's suffix; standard input holds lines. ``text_column``, ``id_column``: the names
+    of a column or key; None takes the usual ones. Items without an id get their number, from 1.
+    """
+
+    path: Path | None = None
+    texts: tuple[str, ...] | None = None
+    form: InputForm | None = None
+    text_column: str | None = None
+    id_column: str | None = None
+
+
+def form_of(source: TextInput) -> InputForm:
+    """Return how ``source`` holds its texts.
+
+    Raises:
+        UsageError: the suffix tells nothing, or the form cannot come from standard input.
+    """
+    if source.path is None:
+        if source.form is InputForm.PARQUET:
+            raise UsageError("a Parquet file cannot come from standard input", hint="name the file")
+        return source.form or InputForm.TXT
+    form = source.form or _SUFFIXES.get(source.path.suffix.lower())
+    if form is None:
+        raise UsageError(
+            f"the name of {source.path} does not say what it holds",
+            hint=f"say it with --input-format: {', '.join(each.value for each in InputForm)}",
+        )
+    return form
+
+
+def read_texts(source: TextInput) -> Iterator[Record]:
+    """Yield every item of ``source`` in order.
+
+    Raises:
+        NotFoundError: there is no such file.
+        InvalidFileError: it is not what it should be, or has no such column.
+        UsageError: nothing reads Parquet here, or the form is unknown.
+    """
+    if source.texts is not None:
+        return (make_record(n, None, text, f"text {n}") for n, text in enumerate(source.texts, 1))
+    form = form_of(source)
+    if form is InputForm.PARQUET:
+        return _read_parquet(source)
+    readers = {InputForm.TXT: _read_lines, InputForm.JSONL: _read_json}
+    return readers.get(form, _read_table)(source)
+
+
+def count_texts(source: TextInput) -> int | None:
+    """Return about how many items there are: exact for given texts and Parquet, lines of other files."""
+    if source.texts is not None:
+        return len(source.texts)
+    if source.path is None:
+        return None
+    form = form_of(source)
+    if form is InputForm.PARQUET:
+        with _parquet_file(source.path) as file:
+            return int(file.metadata.num_rows)
+    lines, last = 0, b"\n"
+    with _opened(source) as stream:
+        while block := stream.read(1 << 20):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return lines + (last != b"\n") - (form in (InputForm.CSV, InputForm.TSV))
+
+
+@contextmanager
+def _opened(source: TextInput) -> Iterator[BinaryIO]:
+    if source.path is None:
+        # Not sys.stdin: its end would wait for a thread that still reads.
+        with open(0, "rb", closefd=False) as stream:
+            yield stream
+        return
+    try:
+        stream = source.path.open("rb")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {source.path}") from error
+    except OSError as error:
+        raise NotFoundError(f"cannot read {source.path}: {error.strerror or error}") from error
+    with stream:
+        yield stream
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Yield lines without their ends; None for one that is too long."""
+    first = True
+    while line := stream.readline(_MAX_LINE_BYTES):
+        whole = line.endswith(b"\n") or len(line) < _MAX_LINE_BYTES
+        while not line.endswith(b"\n") and len(line) == _MAX_LINE_BYTES:
+            line = stream.readline(_MAX_LINE_BYTES)
+        if first:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+            first = False
+        yield line.rstrip(b"\r\n") if whole else None
+
+
+def _read_lines(source: TextInput) -> Iterator[Record]:
+    """Read a text per line; blank lines are none, and the number of the line is the id."""
+    with _opened(source) as stream:
+        for number, line in enumerate(_lines(stream), 1):
+            if line is None:
+                yield bad_record(number, f"line {number} is longer than {_MAX_LINE_BYTES} bytes")
+            elif line.strip():
+                yield _decoded(number, line)
+
+
+def _decoded(number: int, line: bytes) -> Record:
+    try:
+        return make_record(number, None, line.decode(), f"line {number}")
+    except UnicodeDecodeError:
+        return bad_record(number, f"line {number} is no UTF-8")
+
+
+def _read_json(source: TextInput) -> Iterator[Record]:
+    """Read an object or a text per line."""
+    with _opened(source) as stream:
+        for number, line in enumerate(_lines(stream), 1):
+            if line is None:
+                yield bad_record(number, f"line {number} is longer than {_MAX_LINE_BYTES} bytes")
+            elif line.strip():
+                yield _parsed(number, line, source)
+
+
+def _parsed(number: int, line: bytes, source: TextInput) -> Record:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return bad_record(number, f"line {number} is no JSON: {error}")
+    if isinstance(value, str):
+        return make_record(number, None, value, f"line {number}")
+    if not isinstance(value, dict):
+        return bad_record(number, f"line {number} is neither an object nor a text")
+    text, key = _pick(value, source.text_column, TEXT_COLUMNS), _pick(value, source.id_column, ID_COLUMNS)
+    return make_record(number, value.get(key), value.get(text), f"line {number}")
+
+
+def _pick(names: Any, wanted: str | None, usual: Sequence[str]) -> str | None:
+    """Return the name that is wanted, or the first usual one that is there."""
+    if wanted is not None:
+        return wanted
+    return next((name for name in usual if name in names), None)
+
+
+def _column(names: Sequence[str], wanted: str | None, usual: Sequence[str], where: object) -> str | None:
+    """Return which column of a table is meant.
+
+    Raises:
+        InvalidFileError: the wanted one is not there.
+    """
+    if wanted is not None and wanted not in names:
+        shown = ", ".join(names)[:300]
+        raise InvalidFileError(f"{where} has no column {wanted!r}", hint=f"its columns: {shown}")
+    lowered = {name.lower(): name for name in reversed(names)}
+    return wanted or next((lowered[name] for name in usual if name in lowered), None)
+
+
+def _text_column(names: Sequence[str], source: TextInput) -> str:
+    where = source.path or "standard input"
+    found = _column(names, source.text_column, TEXT_COLUMNS, where)
+    if found is None and len(names) == 1:
+        return names[0]
+    if found is None:
+        shown = ", ".join(names)[:300]
+        raise InvalidFileError(
+            f"which column of {where} holds the texts?", hint=f"say it with --text-column: {shown}"
+        )
+    return found
+
+
+def _read_table(source: TextInput) -> Iterator[Record]:
+    """Read a CSV with a header; the number of the row is the id when no column is."""
+    csv.field_size_limit(_MAX_LINE_BYTES)
+    with _opened(source) as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+        try:
+            rows = csv.reader(text, delimiter="\t" if form_of(source) is InputForm.TSV else ",")
+            header = next(rows, None)
+            if header is None:
+                raise InvalidFileError(f"{source.path or 'standard input'} is empty, without a header")
+            yield from _read_rows(rows, header, source)
+        except csv.Error as error:
+            raise InvalidFileError(f"{source.path or 'standard input'} is no CSV: {error}") from error
+        finally:
+            text.detach()
+
+
+def _read_rows(rows: Iterator[list[str]], header: list[str], source: TextInput) -> Iterator[Record]:
+    where = source.path or "standard input"
+    text_at = header.index(_text_column(header, source))
+    id_column = _column(header, source.id_column, ID_COLUMNS, where)
+    id_at = header.index(id_column) if id_column is not None else None
+    for number, row in enumerate((row for row in rows if row), 1):
+        text = row[text_at] if text_at < len(row) else None
+        known = row[id_at] if id_at is not None and id_at < len(row) else None
+        yield make_record(number, known, text, f"row {number}")
+
+
+def import_parquet() -> Any:
+    """Return ``pyarrow`` with its Parquet module.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(
+            "nothing here reads or writes Parquet", hint="pip install 'llamafile-mgr[parquet]'"
+        ) from error
+    return pyarrow
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
+    arrow = import_parquet()
+    try:
+        file = arrow.parquet.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {path}") from error
+    except (OSError, arrow.ArrowException) as error:
+        raise InvalidFileError(f"{path} is no Parquet file: {error}") from error
+    with file:
+        yield file
+
+
+def _read_parquet(source: TextInput) -> Iterator[Record]:
+    arrow, path = import_parquet(), source.path
+    assert path is not None  # noqa: S101  # form_of refuses Parquet from standard input
+    with _parquet_file(path) as file:
+        names = list(file.schema_arrow.names)
+        text = _text_column(names, source)
+        known = _column(names, source.id_column, ID_COLUMNS, path)
+        number = 0
+        try:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[text] if known is None else [text, known]):
+                table = batch.to_pydict()
+                ids = table[known] if known is not None else [None] * len(batch)
+                for value, each in zip(table[text], ids, strict=True):
+                    number += 1
+                    yield make_record(number, each, value, f"row {number}")
+        except (OSError, arrow.ArrowException) as error:
+            raise InvalidFileError(f"{path} is damaged: {error}") from error

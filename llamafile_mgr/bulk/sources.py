@@ -1,0 +1,60 @@
+"""Who computes the vectors of a bulk job: a running proxy, or engines of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llamafile_mgr.bulk.records import TextResult
+from llamafile_mgr.embedding.requests import InputType, Truncation
+
+__all__ = ["EmbedSettings", "VectorSource"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSettings:
+    """What is asked for every text of a job; see ``EmbedRequest``.
+
+    ``use_cache``: take vectors of known texts from the proxy's cache. They were perhaps computed together
+    with other texts, so that two jobs need not agree in the last bits.
+    """
+
+    input_type: InputType | None = None
+    truncation: Truncation = Truncation.ERROR
+    dimensions: int | None = None
+    task: str | None = None
+    use_cache: bool = False
+
+
+class VectorSource(Protocol):
+    """Embeds texts of one model into one vector space.
+
+    ``dimensions``: of its vectors, None where nothing tells. ``exact``: a text's vector has the same bits in
+    whatever company it is computed.
+    """
+
+    @property
+    def model(self) -> str:
+        """Return the model's name."""
+
+    @property
+    def vector_space(self) -> str:
+        """Return the fingerprint of its vectors."""
+
+    @property
+    def dimensions(self) -> int | None:
+        """Return how wide vectors are."""
+
+    @property
+    def exact(self) -> bool:
+        """Tell whether equal texts always get equal bytes."""
+
+    async def embed(self, texts: Sequence[str]) -> list[TextResult]:
+        """Return one result per text, in order.
+
+        Raises:
+            CheckpointError: the vectors are of another space by now.
+            NotReadyError: the model did not become ready, or the proxy did not answer.
+            Error: nothing like these texts can be embedded.
+        """

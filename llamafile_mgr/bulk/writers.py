@@ -1,0 +1,218 @@
+"""The output of a bulk job, made of its finished fragments: JSON lines, NumPy or Parquet.
+
+Every file is written aside and renamed when all of it is on the disk. The same fragments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from llamafile_mgr.bulk.parts import FinishedFragment
+from llamafile_mgr.bulk.readers import import_parquet
+from llamafile_mgr.bulk.records import Id
+from llamafile_mgr.errors import UsageError
+from llamafile_mgr.store.files import store_errors, sync_directory, sync_file
+
+__all__ = ["OutputFacts", "OutputForm", "output_form", "render_lines", "write_output"]
+
+
+class OutputForm(str, Enum):
+    """How an output holds its vectors."""
+
+    JSONL = "jsonl"
+    NPY = "npy"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFacts:
+    """What holds for all vectors of an output, and how many texts it has."""
+
+    model: str
+    vector_space: str
+    width: int
+    texts: int
+    input_type: str | None
+    truncation: str
+
+
+def output_form(path: Path) -> OutputForm:
+    """Return what an output of this name holds.
+
+    Raises:
+        UsageError: the suffix tells nothing, or nothing writes Parquet here.
+    """
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix == OutputForm.PARQUET.value:
+        import_parquet()
+    if suffix in ("jsonl", "ndjson"):
+        return OutputForm.JSONL
+    if suffix not in (OutputForm.NPY.value, OutputForm.PARQUET.value):
+        raise UsageError(
+            f"the name of {path} does not say what it shall hold", hint="end it in .jsonl, .npy or .parquet"
+        )
+    return OutputForm(suffix)
+
+
+def render_lines(part: FinishedFragment, vector_space: str) -> Iterator[bytes]:
+    """Yield a JSON line per text: its id, and its vector or its error."""
+    for row, known in enumerate(part.ids):
+        line: dict[str, Any] = {"id": known}
+        failure = part.failures.get(row)
+        if failure is not None:
+            line["error"] = {"code": failure.code, "message": failure.message}
+        else:
+            line["vector_space"] = vector_space
+            if row in part.truncated:
+                line["truncated"] = part.truncated[row]
+            line["embedding"] = part.vectors[row]
+        yield orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def write_output(
+    output: Path, read: Callable[[], Iterable[FinishedFragment]], facts: OutputFacts, aside: Path
+) -> None:
+    """Write ``output`` and what belongs to it; ``read`` gives the fragments in order, as often as asked.
+
+    ``aside``: a folder on the same file system for what is not complete.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    writers = {
+        OutputForm.JSONL: _write_json,
+        OutputForm.NPY: _write_numpy,
+        OutputForm.PARQUET: _write_parquet,
+    }
+    made = writers[output_form(output)](output, read, facts, aside)
+    with store_errors(output):
+        for temporary, _ in made:
+            sync_file(temporary)
+        for temporary, final in made:
+            os.replace(temporary, final)
+        sync_directory(output.parent)
+
+
+Made = list[tuple[Path, Path]]
+Read = Callable[[], Iterable[FinishedFragment]]
+
+
+def _write_json(output: Path, read: Read, facts: OutputFacts, aside: Path) -> Made:
+    temporary = aside / "merged.jsonl"
+    with store_errors(temporary), temporary.open("wb") as stream:
+        for part in read():
+            stream.writelines(render_lines(part, facts.vector_space))
+    return [(temporary, output)]
+
+
+def _write_numpy(output: Path, read: Read, facts: OutputFacts, aside: Path) -> Made:
+    """Write the matrix, and next to it ids, errors and facts; rows of failed texts are NaN."""
+    names = {"matrix": "merged.npy", "ids": "merged.ids", "errors": "merged.errors", "facts": "merged.meta"}
+    paths = {key: aside / name for key, name in names.items()}
+    failed = 0
+    with (
+        store_errors(aside),
+        paths["matrix"].open("wb") as matrix,
+        paths["ids"].open("wb") as ids,
+        paths["errors"].open("wb") as errors,
+    ):
+        _write_header(matrix, facts)
+        row = 0
+        for part in read():
+            matrix.write(_rows(part, facts.width).tobytes())
+            ids.writelines(orjson.dumps(known) + b"\n" for known in part.ids)
+            for at, failure in sorted(part.failures.items()):
+                said = {"row": row + at, "id": part.ids[at], "code": failure.code, "message": failure.message}
+                errors.write(orjson.dumps(said) + b"\n")
+            row += len(part.ids)
+            failed += len(part.failures)
+        paths["facts"].write_bytes(orjson.dumps(_facts(facts, failed), option=orjson.OPT_INDENT_2) + b"\n")
+    made = [
+        (paths["ids"], output.with_suffix(".ids.jsonl")),
+        (paths["facts"], output.with_suffix(".meta.json")),
+    ]
+    if failed:
+        made.append((paths["errors"], output.with_suffix(".errors.jsonl")))
+    else:
+        with store_errors(output):
+            output.with_suffix(".errors.jsonl").unlink(missing_ok=True)
+    return [*made, (paths["matrix"], output)]
+
+
+def _rows(part: FinishedFragment, width: int) -> NDArray[np.float32]:
+    """Return the vectors as little-endian float32; a fragment in which all failed may not know the width."""
+    if part.vectors.shape[1] == width:
+        return part.vectors.astype("<f4", copy=False)
+    return np.full((len(part.ids), width), np.nan, "<f4")
+
+
+def _write_header(stream: BinaryIO, facts: OutputFacts) -> None:
+    head = {"descr": "<f4", "fortran_order": False, "shape": (facts.texts, facts.width)}
+    np.lib.format.write_array_header_1_0(stream, head)
+
+
+def _facts(facts: OutputFacts, failed: int) -> dict[str, Any]:
+    return {
+        "model": facts.model,
+        "vector_space": facts.vector_space,
+        "texts": facts.texts,
+        "failed": failed,
+        "dimensions": facts.width,
+        "input_type": facts.input_type,
+        "truncation": facts.truncation,
+    }
+
+
+def _write_parquet(output: Path, read: Read, facts: OutputFacts, aside: Path) -> Made:
+    """Write columns id, embedding, error and truncated; the facts stand in the schema's metadata."""
+    arrow = import_parquet()
+    temporary = aside / "merged.parquet"
+    numbers = all(isinstance(known, int) for part in read() for known in part.ids)
+    failed = sum(len(part.failures) for part in read())
+    schema = arrow.schema(
+        [
+            ("id", arrow.int64() if numbers else arrow.string()),
+            ("embedding", arrow.list_(arrow.float32(), max(1, facts.width))),
+            ("error", arrow.string()),
+            ("truncated", arrow.string()),
+        ],
+        metadata={f"llamafile_mgr.{key}": str(value) for key, value in _facts(facts, failed).items()},
+    )
+    with (
+        store_errors(temporary),
+        temporary.open("wb") as stream,
+        arrow.parquet.ParquetWriter(stream, schema) as writer,
+    ):
+        for part in read():
+            writer.write_table(_table(arrow, schema, part, numbers))
+    return [(temporary, output)]
+
+
+def _table(arrow: Any, schema: Any, part: FinishedFragment, numbers: bool) -> Any:
+    width = schema.field("embedding").type.list_size
+    rows = range(len(part.ids))
+    ids: list[Id] = list(part.ids) if numbers else [str(known) for known in part.ids]
+    flat = arrow.array(_rows(part, width).reshape(-1), arrow.float32())
+    missing = arrow.array([row in part.failures for row in rows], arrow.bool_())
+    vectors = arrow.FixedSizeListArray.from_arrays(flat, width, mask=missing)
+    errors = [
+        f"{part.failures[row].code}: {part.failures[row].message}" if row in part.failures else None
+        for row in rows
+    ]
+    cut = [part.truncated.get(row) for row in rows]
+    columns = [
+        arrow.array(ids, schema.field("id").type),
+        vectors,
+        arrow.array(errors, arrow.string()),
+        arrow.array(cut, arrow.string()),
+    ]
+    return arrow.Table.from_arrays(columns, schema=schema)

@@ -1,0 +1,190 @@
+"""``embed``: texts of a file into vectors of a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_json
+
+if TYPE_CHECKING:
+    from llamafile_mgr.bulk import Job, JobReport
+    from llamafile_mgr.bulk.parts import FinishedFragment
+    from llamafile_mgr.cli.vectors import Wish
+
+__all__ = ["command"]
+
+
+@click.command("embed")
+@click.argument("file", required=False, metavar="[FILE|-]")
+@click.option(
+    "-t", "--text", "texts", multiple=True, metavar="TEXT", help="Embed this text; may be repeated."
+)
+@click.option(
+    "-m", "--model", metavar="MODEL", help="The embedding model.  [default: the one that is served]"
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a .jsonl, .npy or .parquet file; standard output gets JSON lines.",
+)
+@click.option("--url", metavar="URL", help="Ask the llamafile-mgr that serves here.")
+@click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", help="For --url.  [env: OPENAI_API_KEY]")
+@click.option("--own", is_flag=True, help="Start engines for this job alone, also when a serve runs.")
+@click.option("--input-type", type=click.Choice(["query", "document", "none"]), help="Which prompt to add.")
+@click.option(
+    "--truncate",
+    type=click.Choice(["error", "right", "left", "chunk"]),
+    default="error",
+    show_default=True,
+    help="What happens to texts that are too long.",
+)
+@click.option(
+    "--dimensions", type=click.IntRange(min=1), help="Cut vectors, if the model was trained for it."
+)
+@click.option("--task", metavar="TEXT", help="For models whose prompt names a task.")
+@click.option(
+    "--cache", is_flag=True, help="Use serve's cache of known texts; the last bits may then differ."
+)
+@click.option(
+    "--input-format",
+    type=click.Choice(["txt", "jsonl", "csv", "tsv", "parquet"]),
+    help="What FILE holds, when its name does not say so.",
+)
+@click.option("--text-column", metavar="NAME", help="[default: text, content, body, document, passage, ...]")
+@click.option("--id-column", metavar="NAME", help="[default: id, _id, doc_id, else the line's number]")
+@click.option(
+    "--batch", type=click.IntRange(1, 4096), default=32, show_default=True, help="Texts per request."
+)
+@click.option(
+    "--concurrency", type=click.IntRange(1, 256), default=4, show_default=True, help="Requests at once."
+)
+@click.option(
+    "--keep-every",
+    "fragment",
+    type=click.IntRange(1, 100_000),
+    default=128,
+    show_default=True,
+    help="Texts after which what is done is kept.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
+@click.option("--restart", is_flag=True, help="Forget what an interrupted run has done.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON; needs --output.")
+@click.pass_obj
+def command(
+    context: Context,
+    file: str | None,
+    texts: tuple[str, ...],
+    model: str | None,
+    output: Path | None,
+    url: str | None,
+    api_key: str | None,
+    own: bool,
+    input_type: str | None,
+    truncate: str,
+    dimensions: int | None,
+    task: str | None,
+    cache: bool,
+    input_format: str | None,
+    text_column: str | None,
+    id_column: str | None,
+    batch: int,
+    concurrency: int,
+    fragment: int,
+    overwrite: bool,
+    restart: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Embed the texts of FILE (.txt: one a line, .jsonl, .csv, .tsv, .parquet), of standard input or --text.
+
+    A running serve that has the model is asked; otherwise engines are started for the job. With --output an
+    interrupted job goes on where it stopped when the same command is run again. Its output has the same bytes
+    as that of a job that was never interrupted, when the engines compute one text at a time: engines started
+    for the job do, a serve does with `slots = 1` ("exact" in --json).
+
+    Texts that fail do not end the job: the output names them, and the exit code is 18. When the input, the
+    settings or the vector space changed since the job was begun, the exit code is 17.
+
+    \b
+    Examples:
+      llamafile-mgr embed --model mxbai-embed-large-v1 corpus.jsonl -o vectors.npy --input-type document
+      llamafile-mgr embed --model all-minilm-l6-v2 --text "hello world"
+      cut -f2 questions.tsv | llamafile-mgr embed --url http://gpu-box:8080 - -o questions.parquet
+    """
+    from llamafile_mgr.bulk import EmbedSettings, InputForm, Job, TextInput
+    from llamafile_mgr.cli.vectors import Wish
+    from llamafile_mgr.embedding.requests import InputType, Truncation
+    from llamafile_mgr.errors import UsageError
+
+    if bool(texts) == (file is not None):
+        raise UsageError("embed what?", hint="name a file, - for standard input, or --text")
+    if as_json and output is None:
+        raise UsageError("--json needs --output", hint="without it the vectors themselves are JSON lines")
+    settings = EmbedSettings(
+        InputType(input_type) if input_type else None, Truncation(truncate), dimensions, task, cache
+    )
+    source = TextInput(
+        path=Path(file) if file not in (None, "-") else None,
+        texts=texts or None,
+        form=InputForm(input_format) if input_format else None,
+        text_column=text_column,
+        id_column=id_column,
+    )
+    job = Job(source, output, settings, batch, concurrency, fragment, overwrite, restart)
+    report = _run(context, job, Wish(model, url, api_key, own), quiet)
+    _finish(report, output, as_json)
+
+
+def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
+    from llamafile_mgr.bulk.job import check_job, run_job, stream_job
+    from llamafile_mgr.cli.interrupts import run_until_signal
+    from llamafile_mgr.cli.progress import TextDisplay
+    from llamafile_mgr.cli.vectors import connect
+
+    check_job(job)
+    source = connect(context, wish, job.settings)
+    again = "run the same command again and it goes on from there"
+    kept = f"interrupted; {again if job.output else 'nothing is kept without --output'}"
+    with TextDisplay(quiet=quiet) as display:
+
+        async def work() -> JobReport:
+            display.say("starting")
+            async with source as vectors:
+                display.say(f"embedding with {vectors.model}, vector space {vectors.vector_space}")
+                if job.output is None:
+                    return await stream_job(job, vectors, _write_lines(vectors.vector_space), display)
+                return await run_job(job, vectors, display)
+
+        return run_until_signal(work(), lambda: kept)
+
+
+def _write_lines(vector_space: str) -> Callable[[FinishedFragment], None]:
+    """Return what writes a fragment's lines to standard output."""
+    from llamafile_mgr.bulk.writers import render_lines
+
+    def write(part: FinishedFragment) -> None:
+        sys.stdout.buffer.writelines(render_lines(part, vector_space))
+        sys.stdout.buffer.flush()
+
+    return write
+
+
+def _finish(report: JobReport, output: Path | None, as_json: bool) -> None:
+    from llamafile_mgr.errors import IncompleteError
+
+    if as_json:
+        print_json({"output": str(output), **dataclasses.asdict(report)})
+    if report.failed:
+        raise IncompleteError(
+            f"{report.failed} of {report.texts} texts have no vector",
+            hint=f"{output or 'the output'} says of each why",
+        )

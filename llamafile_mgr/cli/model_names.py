@@ -1,0 +1,86 @@
+"""Names of models that a shell completes where an argument is one; a failure completes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import click
+from click.shell_completion import CompletionItem
+
+from llamafile_mgr.errors import Error
+
+__all__ = ["complete_file", "complete_models", "complete_pullable", "complete_stored"]
+
+#: What a path looks like before it is complete.
+_PATH_STARTS = (".", "/", "~")
+
+
+def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete what may be served: names of the store first, then the catalog's, and files."""
+    if incomplete.startswith(_PATH_STARTS) or "/" in incomplete:
+        return complete_file(ctx, param, incomplete)
+    found = _matching([*_of_store(incomplete), *_guarded(_catalogued)], incomplete)
+    return found or complete_file(ctx, param, incomplete)
+
+
+def complete_stored(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete names of the store."""
+    return _matching(_of_store(incomplete), incomplete)
+
+
+def complete_pullable(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete names of the catalog, with those of single artifacts once a colon is there."""
+    found = _guarded(_artifacts) if ":" in incomplete else _guarded(_catalogued)
+    return _matching(found, incomplete)
+
+
+def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Leave it to the shell to complete a path."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _of_store(incomplete: str) -> list[tuple[str, str]]:
+    """Return names of models; those of single artifacts once a colon is there."""
+    found = _guarded(_stored)
+    return found if ":" in incomplete else [(name.partition(":")[0], text) for name, text in found]
+
+
+def _matching(found: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
+    named: dict[str, str] = {}
+    for name, text in found:
+        if name.startswith(incomplete):
+            named.setdefault(name, text)
+    return [CompletionItem(name, help=text) for name, text in named.items()]
+
+
+def _guarded(source: Callable[[], Iterator[tuple[str, str]]]) -> list[tuple[str, str]]:
+    try:
+        return list(source())
+    except Error:
+        return []  # a shell has no place for messages
+
+
+def _stored() -> Iterator[tuple[str, str]]:
+    from llamafile_mgr.paths import resolve_paths
+    from llamafile_mgr.store import Store
+
+    for entry in Store(resolve_paths().store).entries():
+        yield entry.name, "in the store"
+
+
+def _catalogued() -> Iterator[tuple[str, str]]:
+    from llamafile_mgr.catalog import load_catalog
+
+    catalog = load_catalog()
+    for model in catalog.models.values():
+        yield model.id, f"{model.role.value} model, {model.licence or 'licence unknown'}"
+    for name in catalog.runtimes:
+        yield name, "runtime"
+
+
+def _artifacts() -> Iterator[tuple[str, str]]:
+    from llamafile_mgr.catalog import load_catalog
+
+    for model in load_catalog().models.values():
+        for artifact in model.artifacts:
+            yield f"{model.id}:{artifact.name}", artifact.kind.value

@@ -1,0 +1,386 @@
+"""``service``: keep ``serve`` running under the system's service manager."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_json, print_line
+from llamafile_mgr.errors import NotReadyError, ServiceError
+
+if TYPE_CHECKING:
+    from llamafile_mgr.service.applying import FileChange
+    from llamafile_mgr.service.definition import Action, Definition, Request, Steps
+    from llamafile_mgr.service.finding import Target
+    from llamafile_mgr.service.managing import Handle
+
+__all__ = ["command"]
+
+_scope_option = click.option(
+    "--user/--system",
+    "user",
+    default=True,
+    help="The user's own service (default), or one of the whole machine.",
+)
+_name_option = click.option(
+    "--name",
+    default="llamafile-mgr",
+    show_default=True,
+    help="The name of the service, when there are several.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_dry_option = click.option("--dry-run", is_flag=True, help="Only say what would be written and run.")
+
+
+@click.group("service")
+def command() -> None:
+    """Run `serve` as a service: systemd on Linux, launchd on macOS, the task scheduler on Windows.
+
+    Under systemd the service is ready when its models are, is watched, and its address is held by a socket
+    unit, so that calls during a restart wait instead of failing.
+
+    \b
+    Examples:
+      llamafile-mgr service install --embed mxbai-embed-large-v1
+      llamafile-mgr service status
+      llamafile-mgr service logs --follow
+      llamafile-mgr service uninstall
+    """
+
+
+@command.command("install")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--embed", metavar="MODEL", help="Serve this model for embedding calls.")
+@click.option("--generate", metavar="MODEL", help="Serve this model for generation calls.")
+@click.option("--rerank", metavar="MODEL", help="Serve this model for reranking calls.")
+@click.option("--host", metavar="ADDRESS", help="Listen here.  [default: 127.0.0.1 and ::1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Listen on this port.  [default: 8080]")
+@click.option("--no-cache", is_flag=True, help="Neither keep vectors of texts nor use those kept before.")
+@click.option(
+    "--on-demand", is_flag=True, help="Start at the first call instead of at boot or login (systemd)."
+)
+@click.option("--run-as", metavar="USER", help="Who runs a system service.  [default: the caller of sudo]")
+@_scope_option
+@_name_option
+@_dry_option
+@_json_option
+@click.pass_obj
+def install(
+    context: Context,
+    models: tuple[str, ...],
+    embed: str | None,
+    generate: str | None,
+    rerank: str | None,
+    host: str | None,
+    port: int | None,
+    no_cache: bool,
+    on_demand: bool,
+    run_as: str | None,
+    user: bool,
+    name: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Write, enable and start the service; doing it again changes only what differs.
+
+    MODEL and the options are those of `serve`; models are looked up now, so that the service cannot fail
+    for a name. Settings come from the same file as always and are read when it starts.
+
+    \b
+    Examples:
+      llamafile-mgr service install --embed mxbai-embed-large-v1 --dry-run
+      llamafile-mgr service install --embed all-minilm-l6-v2 --on-demand
+      sudo llamafile-mgr service install --system --run-as "$USER" --embed mxbai-embed-large-v1
+    """
+    from llamafile_mgr.service.applying import apply_install, compare, make_directories
+    from llamafile_mgr.service.finding import find_definition
+
+    handle, target = _find(context, name, user=user, run_as=run_as)
+    roles = {"--embed": embed, "--generate": generate, "--rerank": rerank}
+    request = _read_request(
+        context, target, name, models, roles, host, port, no_cache=no_cache, on_demand=on_demand
+    )
+    definition = find_definition(request, target, os.environ)
+    steps = handle.install_steps(definition)
+    changes = compare(steps.files)
+    if not dry_run:
+        make_directories(target)
+        apply_install(steps, changes, _runner())
+    if as_json:
+        print_json({"service": name, "dry_run": dry_run, **_describe(changes, steps)})
+        return
+    _print_changes(changes, steps, dry_run=dry_run)
+    _print_after(definition, dry_run=dry_run)
+
+
+def _find(context: Context, name: str, *, user: bool, run_as: str | None = None) -> tuple[Handle, Target]:
+    from llamafile_mgr.service.definition import Scope
+    from llamafile_mgr.service.finding import find_target
+    from llamafile_mgr.service.managing import find_handle
+
+    target = find_target(Scope.USER if user else Scope.SYSTEM, run_as, context.paths, os.environ)
+    return find_handle(name, target, os.environ), target
+
+
+def _read_request(
+    context: Context,
+    target: Target,
+    name: str,
+    models: Sequence[str],
+    roles: Mapping[str, str | None],
+    host: str | None,
+    port: int | None,
+    *,
+    no_cache: bool,
+    on_demand: bool,
+) -> Request:
+    """Check what `serve` will be told, and return it with every path absolute."""
+    from llamafile_mgr.config import CONFIG_VARIABLE, load_config
+    from llamafile_mgr.proxy.assembly import find_subjects, wanted_models
+    from llamafile_mgr.proxy.listening import addresses_of
+    from llamafile_mgr.service.definition import Request
+
+    named = context.config_file or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else None)
+    flags = {"serve.host": host, "serve.port": port}
+    config = load_config(target.paths.config_file, file=named, flags=flags)
+    settings = config.serve
+    wanted = wanted_models(
+        models,
+        roles["--embed"] or (None if models else settings.embed),
+        roles["--generate"] or (None if models else settings.generate),
+        roles["--rerank"] or (None if models else settings.rerank),
+    )
+    files = {
+        subject.name: subject.path
+        for subject in find_subjects(wanted, target.paths)
+        if subject.path.is_file()
+    }
+    options = {**roles, "--host": host}
+    arguments = [_absolute(model) for model in models]
+    for option, value in options.items():
+        if value is not None:
+            arguments += [option, value if option == "--host" else _absolute(value)]
+    if port is not None:
+        arguments += ["--port", str(port)]
+    return Request(
+        name=name,
+        arguments=(*arguments, *(["--no-cache"] if no_cache else [])),
+        needed=tuple(files.values()),
+        hosts=addresses_of(settings.host, public=settings.keys_file is not None),
+        port=settings.port,
+        drain_seconds=settings.drain_seconds,
+        config_file=named.absolute() if named else None,
+        on_demand=on_demand,
+    )
+
+
+def _absolute(model: str) -> str:
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.is_file() else model
+
+
+def _runner(*, quiet: bool = True) -> Callable[[Sequence[str]], None]:
+    from llamafile_mgr.service.applying import run_command
+
+    def run(argv: Sequence[str]) -> None:
+        text = run_command(argv).strip()
+        if text and not quiet:
+            print_line(text)
+
+    return run
+
+
+def _describe(changes: Sequence[FileChange], steps: Steps) -> dict[str, Any]:
+    return {
+        "files": [
+            {"path": str(c.file.path), "change": c.change.value, "lines": list(c.lines)} for c in changes
+        ],
+        "commands": [list(argv) for argv in _commands(changes, steps)],
+    }
+
+
+def _commands(changes: Sequence[FileChange], steps: Steps) -> list[tuple[str, ...]]:
+    """Return what installing runs, in order."""
+    kinds = {each.change.value for each in changes}
+    changed = steps.changed if "changed" in kinds else ()
+    return [*changed, *(steps.written if kinds != {"unchanged"} else ()), *steps.ensure]
+
+
+def _print_changes(changes: Sequence[FileChange], steps: Steps, *, dry_run: bool) -> None:
+    for each in changes:
+        print_line(f"{each.change.value}: {each.file.path}")
+        for line in each.lines:
+            print_line(f"  {line}")
+        if dry_run and each.change.value == "new":
+            encoding = "utf-16" if each.file.data.startswith(b"\xff\xfe") else "utf-8"
+            for line in each.file.data.decode(encoding).splitlines():
+                print_line(f"  {line}".rstrip())
+    for argv in _commands(changes, steps):
+        print_line(f"{'would run' if dry_run else 'ran'}: {subprocess.list2cmdline(argv)}")
+
+
+def _print_after(definition: Definition, *, dry_run: bool) -> None:
+    if dry_run:
+        return
+    where = " and ".join(definition.addresses)
+    print_line(f"{'the first call starts it' if definition.on_demand else 'running'}: {where}")
+    linger = Path("/var/lib/systemd/linger")
+    if definition.user is None and linger.parent.is_dir() and not (linger / Path.home().name).exists():
+        print_line("it ends when you log out; to keep it running: loginctl enable-linger")
+
+
+@command.command("uninstall")
+@_scope_option
+@_name_option
+@_dry_option
+@_json_option
+@click.pass_obj
+def uninstall(context: Context, user: bool, name: str, dry_run: bool, as_json: bool) -> None:
+    """Stop the service and remove it. Models, settings and logs stay.
+
+    \b
+    Examples:
+      llamafile-mgr service uninstall --dry-run
+      sudo llamafile-mgr service uninstall --system
+    """
+    from llamafile_mgr.service.applying import apply_uninstall
+
+    handle = _find_installed_or_not(context, name, user=user)
+    steps = handle.uninstall_steps()
+    found = [file.path for file in steps.files if file.path.exists()]
+    commands = [*steps.before, *steps.removed] if found else []
+    if not dry_run:
+        apply_uninstall(steps, _runner())
+    if as_json:
+        print_json(
+            {
+                "service": name,
+                "dry_run": dry_run,
+                "files": [str(path) for path in found],
+                "commands": commands,
+            }
+        )
+        return
+    if not found:
+        print_line(f"there is no service {name}")
+    for argv in commands:
+        print_line(f"{'would run' if dry_run else 'ran'}: {subprocess.list2cmdline(argv)}")
+    for path in found:
+        print_line(f"{'would remove' if dry_run else 'removed'}: {path}")
+
+
+def _find_installed_or_not(context: Context, name: str, *, user: bool) -> Handle:
+    """Return the handle; who runs a system service stands in its own file."""
+    return _find(context, name, user=user, run_as=None if user else _any_user())[0]
+
+
+def _any_user() -> str:
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+@command.command("start")
+@_scope_option
+@_name_option
+@click.pass_obj
+def start(context: Context, user: bool, name: str) -> None:
+    """Start the service and wait until its models are ready.
+
+    \b
+    Examples:
+      llamafile-mgr service start
+    """
+    from llamafile_mgr.service.definition import Action
+
+    _act(context, name, Action.START, user=user)
+    print_line(f"started {name}")
+
+
+@command.command("stop")
+@_scope_option
+@_name_option
+@click.pass_obj
+def stop(context: Context, user: bool, name: str) -> None:
+    """Stop the service; it starts again at the next boot or login.
+
+    \b
+    Examples:
+      llamafile-mgr service stop
+    """
+    from llamafile_mgr.service.definition import Action
+
+    _act(context, name, Action.STOP, user=user)
+    print_line(f"stopped {name}")
+
+
+@command.command("status")
+@_scope_option
+@_name_option
+@_json_option
+@click.pass_obj
+def status(context: Context, user: bool, name: str, as_json: bool) -> None:
+    """Say whether the service runs and what it last reported. Exit code 14 when it does not run.
+
+    \b
+    Examples:
+      llamafile-mgr service status
+      llamafile-mgr service status --system --json
+    """
+    from llamafile_mgr.service.definition import Action
+
+    text = _act(context, name, Action.STATUS, user=user)
+    shown = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    if as_json:
+        print_json({"service": name, **shown} if shown else {"service": name, "text": text})
+    elif "ActiveState" in shown:
+        print_line(f"{name}: {shown['ActiveState']} ({shown['SubState']}), {shown['UnitFileState']}")
+        if shown["StatusText"]:
+            print_line(f"  {shown['StatusText']}")
+        print_line(
+            f"  process {shown['MainPID']}, {shown['NRestarts']} restarts, last result {shown['Result']}"
+        )
+    else:
+        print_line(text.rstrip())
+    if shown.get("ActiveState") in ("inactive", "failed"):
+        raise NotReadyError(
+            f"the service {name} is not running", hint=f"llamafile-mgr service logs --name {name}"
+        )
+
+
+@command.command("logs")
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until Ctrl-C.")
+@_scope_option
+@_name_option
+@click.pass_obj
+def logs(context: Context, follow: bool, user: bool, name: str) -> int:
+    """Print the last lines that the service wrote; `llamafile-mgr logs MODEL` prints its engines' own.
+
+    \b
+    Examples:
+      llamafile-mgr service logs
+      llamafile-mgr service logs --follow
+    """
+    from llamafile_mgr.service.applying import check_installed
+    from llamafile_mgr.service.definition import Action
+
+    handle = _find_installed_or_not(context, name, user=user)
+    check_installed(name, handle.uninstall_steps().files)
+    try:
+        return subprocess.run(handle.command(Action.LOGS, follow=follow), check=False).returncode
+    except FileNotFoundError as error:
+        raise ServiceError(f"there is no {error.filename} here to read the logs with") from error
+
+
+def _act(context: Context, name: str, action: Action, *, user: bool) -> str:
+    from llamafile_mgr.service.applying import check_installed, run_command
+
+    handle = _find_installed_or_not(context, name, user=user)
+    check_installed(name, handle.uninstall_steps().files)
+    return run_command(handle.command(action))

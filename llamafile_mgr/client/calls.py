@@ -1,0 +1,157 @@
+"""What can be asked of the proxy, as exchanges. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llamafile_mgr.client.exchange import Exchange, send_json
+from llamafile_mgr.client.values import Embeddings, ItemError, ModelInfo, Ranked
+from llamafile_mgr.errors import EngineError, NotFoundError, UsageError, VectorSpaceError
+
+__all__ = ["EmbedOptions", "embed", "health", "models", "rerank", "split_texts", "vector_space"]
+
+#: One request stays well below the proxy's limits, and big enough for full batches.
+_MOST_TEXTS = 512
+_MOST_CHARACTERS = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How texts are embedded; None leaves it to the server.
+
+    ``input_type``: ``query``, ``document`` or ``none``. ``truncate``: ``error``, ``right``, ``left`` or
+    ``chunk``. ``dimensions``: of the vectors, for models that can be cut. ``if_vector_space``: the
+    fingerprint that the vectors must have. ``keep_going``: texts that fail do not fail the others.
+    """
+
+    model: str | None = None
+    input_type: str | None = None
+    truncate: str | None = None
+    dimensions: int | None = None
+    if_vector_space: str | None = None
+    keep_going: bool = False
+
+    def body(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Return the body of one request."""
+        given = {
+            "model": self.model,
+            "input_type": self.input_type,
+            "truncate": self.truncate,
+            "dimensions": self.dimensions,
+            "keep_going": self.keep_going or None,
+        }
+        told = {name: value for name, value in given.items() if value is not None}
+        return {"input": list(texts), "encoding_format": "base64", **told}
+
+
+def split_texts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield runs of texts that make one request each."""
+    start, size = 0, 0
+    for index, text in enumerate(texts):
+        full = index - start >= _MOST_TEXTS or size + len(text) > _MOST_CHARACTERS
+        if full and index > start:
+            yield texts[start:index]
+            start, size = index, 0
+        size += len(text)
+    if start < len(texts):
+        yield texts[start:]
+
+
+def embed(texts: Sequence[str], options: EmbedOptions, retries: int) -> Exchange[Embeddings]:
+    """Embed texts in as many requests as it takes.
+
+    Raises:
+        UsageError: one text instead of a list of them.
+        VectorSpaceError: the vectors are of another space than was asked for, or changed meanwhile.
+    """
+    if isinstance(texts, str):
+        raise UsageError("embed takes a list of texts", hint="embed_one takes a single one")
+    rows: list[str | None] = []
+    errors: list[ItemError] = []
+    truncated: list[int] = []
+    tokens, model, space = 0, None, options.if_vector_space
+    for part in split_texts(texts):
+        value, headers = yield from send_json(
+            "POST",
+            "/v1/embeddings",
+            options.body(part),
+            retries=retries,
+            # Refused before any work; the check of the answer is for servers that do not know the header.
+            headers={"if-vector-space": f'"{space}"'} if space is not None else None,
+        )
+        space = _check_space(space, headers.get("x-vector-space"))
+        model = value["model"]
+        tokens += int(value["usage"]["prompt_tokens"])
+        if len(value["data"]) != len(part):
+            raise EngineError(f"{len(part)} texts were sent and {len(value['data'])} vectors came back")
+        for item in value["data"]:
+            index = len(rows)
+            rows.append(item["embedding"])
+            if "error" in item:
+                errors.append(ItemError(index, item["error"]["code"], item["error"]["message"]))
+            if "truncated" in item:
+                truncated.append(index)
+    return Embeddings(tuple(rows), tuple(errors), tuple(truncated), model, space, tokens)
+
+
+def _check_space(wanted: str | None, got: str | None) -> str | None:
+    if wanted is not None and got != wanted:
+        raise VectorSpaceError(
+            f"the server's vectors are of the space {got}, not {wanted}",
+            cause="another model, other weights, or another prompt or pooling",
+            hint="index again, or ask the server that made the index",
+        )
+    return got
+
+
+def rerank(
+    query: str, documents: Sequence[str], model: str | None, top_n: int | None, retries: int
+) -> Exchange[list[Ranked]]:
+    """Order documents by how well they answer a query, the best first."""
+    body: dict[str, Any] = {"query": query, "documents": list(documents)}
+    body |= {"model": model} if model is not None else {}
+    body |= {"top_n": top_n} if top_n is not None else {}
+    value, _ = yield from send_json("POST", "/v1/rerank", body, retries=retries)
+    return [Ranked(int(each["index"]), float(each["relevance_score"])) for each in value["results"]]
+
+
+def models(retries: int) -> Exchange[list[ModelInfo]]:
+    """Return what is served."""
+    value, _ = yield from send_json("GET", "/v1/models", None, retries=retries)
+    return [_read_model(each) for each in value["data"]]
+
+
+def _read_model(entry: Mapping[str, Any]) -> ModelInfo:
+    meta = entry.get("meta", {})
+    return ModelInfo(
+        name=str(entry["id"]),
+        role=str(meta.get("role", "unknown")),
+        ready=bool(meta.get("ready", True)),
+        dimensions=meta.get("dimensions"),
+        max_tokens=meta.get("max_tokens"),
+        vector_space=meta.get("vector_space"),
+    )
+
+
+def health(retries: int) -> Exchange[dict[str, Any]]:
+    """Return what ``/health`` says."""
+    value, _ = yield from send_json("GET", "/health", None, retries=retries)
+    return dict(value)
+
+
+def vector_space(model: str | None, retries: int) -> Exchange[str]:
+    """Return the fingerprint of an embedding model's vectors.
+
+    Raises:
+        NotFoundError: no embedding model is served, or none of this name.
+    """
+    served = yield from models(retries)
+    for each in served:
+        if each.vector_space is not None and model in (None, each.name):
+            return each.vector_space
+    names = ", ".join(each.name for each in served) or "nothing"
+    raise NotFoundError(
+        f"no embedding model{f' {model}' if model else ''} is served", hint=f"served: {names}"
+    )

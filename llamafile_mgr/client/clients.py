@@ -1,0 +1,342 @@
+"""The two clients: they send what the exchanges say, over httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from urllib.parse import urlsplit
+
+import httpx
+
+from llamafile_mgr.client import calls
+from llamafile_mgr.client.calls import EmbedOptions
+from llamafile_mgr.client.exchange import Exchange, Lost, Outcome, Pause, Received, Send
+from llamafile_mgr.client.values import Embeddings, ModelInfo, Ranked
+from llamafile_mgr.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+__all__ = ["AsyncClient", "Client"]
+
+_T = TypeVar("_T")
+
+#: A call is held while its model loads, so an answer may take its time.
+TIMEOUT_SECONDS = 600.0
+RETRIES = 4
+_CONNECT_SECONDS = 5.0
+
+
+class Client:
+    """Asks a running server. Close it, or use it in a ``with`` block; threads may share one.
+
+    ``url``: the proxy's address, with or without ``/v1``. ``timeout_seconds``: the longest silence.
+    ``retries``: how often a call is sent again that met a full queue, a model that is not ready or a lost
+    connection; the server's ``Retry-After`` says when.
+
+    Every method raises an ``Error`` of ``llamafile_mgr.errors``: ``NotReadyError`` when nobody answers or the
+    model is not ready, ``NotFoundError`` for an unknown model, ``InputTooLongError``, ``RequestError``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        retries: int = RETRIES,
+    ) -> None:
+        settings = _settings(url, api_key, timeout_seconds)
+        self.url = settings.pop("base_url")
+        self._retries = retries
+        self._http = httpx.Client(base_url=self.url, **settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    @overload
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+        dimensions: int | None = None,
+        if_vector_space: str | None = None,
+        as_numpy: Literal[False] = False,
+    ) -> list[list[float]]: ...
+
+    @overload
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+        dimensions: int | None = None,
+        if_vector_space: str | None = None,
+        as_numpy: Literal[True],
+    ) -> NDArray[np.float32]: ...
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+        dimensions: int | None = None,
+        if_vector_space: str | None = None,
+        as_numpy: bool = False,
+    ) -> list[list[float]] | NDArray[np.float32]:
+        """Return a vector a text: lists of floats, or with ``as_numpy`` a float32 array (texts, dimensions).
+
+        ``input_type``: ``query``, ``document`` or ``none``. ``truncate``: ``error``, ``right``, ``left`` or
+        ``chunk``. ``if_vector_space``: fail with ``VectorSpaceError`` when the vectors would be of another
+        space. One text that cannot be embedded fails the call; ``embed_all`` tells of each instead.
+        """
+        options = EmbedOptions(model, input_type, truncate, dimensions, if_vector_space)
+        return _shape(self._run(calls.embed(texts, options, self._retries)), as_numpy)
+
+    def embed_all(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+        dimensions: int | None = None,
+        if_vector_space: str | None = None,
+    ) -> Embeddings:
+        """Return vectors and, for texts that have none, the error of each."""
+        options = EmbedOptions(model, input_type, truncate, dimensions, if_vector_space, keep_going=True)
+        return self._run(calls.embed(texts, options, self._retries))
+
+    def embed_one(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+    ) -> list[float]:
+        """Return the vector of one text."""
+        return self.embed([text], model=model, input_type=input_type, truncate=truncate)[0]
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, model: str | None = None, top_n: int | None = None
+    ) -> list[Ranked]:
+        """Return documents by how well they answer the query, the best first; needs a model that reranks."""
+        return self._run(calls.rerank(query, documents, model, top_n, self._retries))
+
+    def models(self) -> list[ModelInfo]:
+        """Return what is served."""
+        return self._run(calls.models(self._retries))
+
+    def health(self) -> dict[str, Any]:
+        """Return what the server says of itself: ``status`` and ``version``."""
+        return self._run(calls.health(self._retries))
+
+    def vector_space(self, model: str | None = None) -> str:
+        """Return the fingerprint of the embedding model's vectors, to keep with an index."""
+        return self._run(calls.vector_space(model, self._retries))
+
+    def _run(self, exchange: Exchange[_T]) -> _T:
+        outcome: Outcome = None
+        while True:
+            try:
+                step = exchange.send(outcome)
+            except StopIteration as end:
+                value: _T = end.value
+                return value
+            outcome = None
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+            else:
+                outcome = self._send(step)
+
+    def _send(self, step: Send) -> Received | Lost:
+        try:
+            reply = self._http.request(step.method, step.path, content=step.body, headers=step.headers)
+        except httpx.HTTPError as error:
+            return _lost(error)
+        return _received(reply)
+
+
+class AsyncClient:
+    """``Client`` for asyncio: the same methods and errors, awaited. Use it in an ``async with`` block."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        retries: int = RETRIES,
+    ) -> None:
+        settings = _settings(url, api_key, timeout_seconds)
+        self.url = settings.pop("base_url")
+        self._retries = retries
+        self._http = httpx.AsyncClient(base_url=self.url, **settings)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    @overload
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+        dimensions: int | None = None,
+        if_vector_space: str | None = None,
+        as_numpy: Literal[False] = False,
+    ) -> list[list[float]]: ...
+
+    @overload
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+        dimensions: int | None = None,
+        if_vector_space: str | None = None,
+        as_numpy: Literal[True],
+    ) -> NDArray[np.float32]: ...
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+        dimensions: int | None = None,
+        if_vector_space: str | None = None,
+        as_numpy: bool = False,
+    ) -> list[list[float]] | NDArray[np.float32]:
+        """Return a vector a text, as ``Client.embed`` does."""
+        options = EmbedOptions(model, input_type, truncate, dimensions, if_vector_space)
+        return _shape(await self._run(calls.embed(texts, options, self._retries)), as_numpy)
+
+    async def embed_all(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+        dimensions: int | None = None,
+        if_vector_space: str | None = None,
+    ) -> Embeddings:
+        """Return vectors and, for texts that have none, the error of each."""
+        options = EmbedOptions(model, input_type, truncate, dimensions, if_vector_space, keep_going=True)
+        return await self._run(calls.embed(texts, options, self._retries))
+
+    async def embed_one(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        input_type: str | None = None,
+        truncate: str | None = None,
+    ) -> list[float]:
+        """Return the vector of one text."""
+        return (await self.embed([text], model=model, input_type=input_type, truncate=truncate))[0]
+
+    async def rerank(
+        self, query: str, documents: Sequence[str], *, model: str | None = None, top_n: int | None = None
+    ) -> list[Ranked]:
+        """Return documents by how well they answer the query, the best first; needs a model that reranks."""
+        return await self._run(calls.rerank(query, documents, model, top_n, self._retries))
+
+    async def models(self) -> list[ModelInfo]:
+        """Return what is served."""
+        return await self._run(calls.models(self._retries))
+
+    async def health(self) -> dict[str, Any]:
+        """Return what the server says of itself: ``status`` and ``version``."""
+        return await self._run(calls.health(self._retries))
+
+    async def vector_space(self, model: str | None = None) -> str:
+        """Return the fingerprint of the embedding model's vectors, to keep with an index."""
+        return await self._run(calls.vector_space(model, self._retries))
+
+    async def _run(self, exchange: Exchange[_T]) -> _T:
+        outcome: Outcome = None
+        while True:
+            try:
+                step = exchange.send(outcome)
+            except StopIteration as end:
+                value: _T = end.value
+                return value
+            outcome = None
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+            else:
+                outcome = await self._send(step)
+
+    async def _send(self, step: Send) -> Received | Lost:
+        try:
+            reply = await self._http.request(step.method, step.path, content=step.body, headers=step.headers)
+        except httpx.HTTPError as error:
+            return _lost(error)
+        return _received(reply)
+
+
+def _settings(url: str, api_key: str | None, timeout_seconds: float) -> dict[str, Any]:
+    base = url.rstrip("/").removesuffix("/v1")
+    parts = urlsplit(base)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is no address of a server", hint="such as http://127.0.0.1:8080")
+    return {
+        "base_url": base,
+        "headers": {"authorization": f"Bearer {api_key}"} if api_key else {},
+        "timeout": httpx.Timeout(timeout_seconds, connect=_CONNECT_SECONDS),
+        # A web proxy of the environment cannot reach our loopback address.
+        "trust_env": parts.hostname not in ("127.0.0.1", "localhost", "::1"),
+    }
+
+
+def _received(reply: httpx.Response) -> Received:
+    headers = {name.lower(): value for name, value in reply.headers.items()}
+    return Received(reply.status_code, headers, reply.content)
+
+
+def _lost(error: httpx.HTTPError) -> Lost:
+    return Lost(f"{type(error).__name__}: {error}".rstrip(": "))
+
+
+def _shape(found: Embeddings, as_numpy: bool) -> list[list[float]] | NDArray[np.float32]:
+    if as_numpy:
+        return found.as_numpy()
+    return [vector for vector in found.vectors if vector is not None]

@@ -1,0 +1,151 @@
+"""Calls without I/O: generators that say what to send or how long to wait, and are told the outcome.
+
+Both clients drive the same generators, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+from llamafile_mgr.errors import (
+    EngineError,
+    Error,
+    InternalError,
+    NotFoundError,
+    NotReadyError,
+    RequestError,
+    error_class,
+)
+
+__all__ = ["Exchange", "Lost", "Outcome", "Pause", "Received", "Send", "send_json"]
+
+_T = TypeVar("_T")
+
+#: Worth another try: the queue is full, the model not ready, or an engine was lost.
+_AGAIN = frozenset({429, 502, 503})
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this request; ``body`` is JSON text."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait so long, then go on."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The answer to a request; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """There was no answer: ``reason`` says why."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Received | Lost | None
+Exchange: TypeAlias = Generator[Send | Pause, Outcome, _T]
+
+
+def send_json(
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    *,
+    retries: int,
+    headers: Mapping[str, str] | None = None,
+) -> Exchange[tuple[Any, Mapping[str, str]]]:
+    """Send one request, again when that may help, and return the answer's JSON value and headers.
+
+    Everything that is sent this way may be sent twice.
+
+    Raises:
+        Error: what the server answered, as its own class where that is ours.
+        NotReadyError: nobody answers there.
+    """
+    content = json.dumps(body).encode() if body is not None else None
+    sent = {**(headers or {}), **({"content-type": "application/json"} if content is not None else {})}
+    for attempt in range(retries + 1):
+        outcome = yield Send(method, path, content, sent)
+        if isinstance(outcome, Received) and outcome.status < 400:
+            return _parse(outcome), outcome.headers
+        last = attempt == retries
+        if isinstance(outcome, Received):
+            error = read_error(outcome)
+            if last or outcome.status not in _AGAIN:
+                raise error
+            wait = _retry_after(outcome) or _pause(attempt)
+        else:
+            if last:
+                why = outcome.reason if outcome is not None else None
+                raise NotReadyError(
+                    "the server does not answer", cause=why, hint="is it running? llamafile-mgr status"
+                )
+            wait = _pause(attempt)
+        yield Pause(min(wait, _LONGEST_PAUSE_SECONDS))
+    raise InternalError("a call ended without an answer")
+
+
+def _pause(attempt: int) -> float:
+    return float(_FIRST_PAUSE_SECONDS * 2**attempt)
+
+
+def _retry_after(outcome: Received) -> float | None:
+    text = outcome.headers.get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() else None
+
+
+def _parse(outcome: Received) -> Any:
+    try:
+        return json.loads(outcome.body)
+    except ValueError as error:
+        raise EngineError(
+            f"the server's answer is no JSON: {error}", hint="is it a llamafile-mgr server?"
+        ) from error
+
+
+def read_error(outcome: Received) -> Error:
+    """Return the error that an answer tells of."""
+    message, code = _told(outcome.body)
+    message = message or f"the server answered with status {outcome.status}"
+    cls = error_class(code) if code else None
+    error = (cls or _class_of_status(outcome.status))(message)
+    if isinstance(error, NotReadyError):
+        error.retry_after_seconds = _retry_after(outcome) or error.retry_after_seconds
+    return error
+
+
+def _told(body: bytes) -> tuple[str | None, str | None]:
+    try:
+        told = json.loads(body)["error"]
+        return (told, None) if isinstance(told, str) else (str(told["message"]), str(told.get("code")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None, None
+
+
+def _class_of_status(status: int) -> type[Error]:
+    if status == 404:
+        return NotFoundError
+    if status in (429, 503, 504):
+        return NotReadyError
+    return EngineError if status >= 500 else RequestError

@@ -1,0 +1,129 @@
+"""An endpoint in Python: a model that is served for as long as a ``with`` block runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from llamafile_mgr.client import AsyncClient, Client
+from llamafile_mgr.config import load_config
+from llamafile_mgr.endpoints.access import Access
+from llamafile_mgr.endpoints.joining import join_or_start
+from llamafile_mgr.endpoints.leasing import Lease
+from llamafile_mgr.endpoints.settings import Choice, choose
+from llamafile_mgr.paths import resolve_paths
+
+__all__ = ["AsyncEndpoint", "Endpoint", "aendpoint", "endpoint"]
+
+_LOG = logging.getLogger("llamafile_mgr.endpoint")
+
+
+class Endpoint(Client):
+    """A client of a server that lives at least as long as this object's ``with`` block.
+
+    ``url``: of the server. ``api_key``: None where none is needed. ``models``: role -> name.
+    """
+
+    def __init__(self, access: Access) -> None:
+        super().__init__(access.url, api_key=access.api_key)
+        self.api_key = access.api_key
+        self.models_by_role = dict(access.models)
+        self._access = access
+
+    def openai_kwargs(self) -> dict[str, Any]:
+        """Return ``base_url`` and ``api_key`` for ``openai.OpenAI`` and what is built on it."""
+        return self._access.openai_kwargs()
+
+
+class AsyncEndpoint(AsyncClient):
+    """``Endpoint`` for asyncio."""
+
+    def __init__(self, access: Access) -> None:
+        super().__init__(access.url, api_key=access.api_key)
+        self.api_key = access.api_key
+        self.models_by_role = dict(access.models)
+        self._access = access
+
+    def openai_kwargs(self) -> dict[str, Any]:
+        """Return ``base_url`` and ``api_key`` for ``openai.AsyncOpenAI`` and what is built on it."""
+        return self._access.openai_kwargs()
+
+
+@contextlib.contextmanager
+def endpoint(
+    embed: str | None = None,
+    generate: str | None = None,
+    *,
+    rerank: str | None = None,
+    port: int | None = None,
+    config_file: str | Path | None = None,
+    keep_seconds: float = 0.0,
+) -> Iterator[Endpoint]:
+    """Serve models while inside, joining a server that serves them already; `exec` shares it too.
+
+    ``embed``, ``generate``, ``rerank``: names from the store or paths; without any those of the settings.
+    ``port`` None takes any. ``keep_seconds``: how long the server shall outlast its last user.
+
+    Raises:
+        UsageError: no model is named anywhere.
+        NotFoundError: a model is neither in the store nor a file.
+        Error: why the server did not start, as ``llamafile-mgr serve`` would say it.
+    """
+    lease = _join(_choose(embed, generate, rerank, port, config_file), keep_seconds)
+    try:
+        with Endpoint(lease.access) as client:
+            yield client
+    finally:
+        lease.close()
+
+
+@contextlib.asynccontextmanager
+async def aendpoint(
+    embed: str | None = None,
+    generate: str | None = None,
+    *,
+    rerank: str | None = None,
+    port: int | None = None,
+    config_file: str | Path | None = None,
+    keep_seconds: float = 0.0,
+) -> AsyncIterator[AsyncEndpoint]:
+    """Serve models while inside, as ``endpoint`` does, for asyncio."""
+    choice = await asyncio.to_thread(_choose, embed, generate, rerank, port, config_file)
+    joining = asyncio.ensure_future(asyncio.to_thread(_join, choice, keep_seconds))
+    try:
+        lease = await asyncio.shield(joining)
+    except asyncio.CancelledError:
+        # The thread cannot be stopped; what it gets is given back.
+        joining.add_done_callback(_give_back)
+        raise
+    try:
+        async with AsyncEndpoint(lease.access) as client:
+            yield client
+    finally:
+        lease.close()
+
+
+def _choose(
+    embed: str | None,
+    generate: str | None,
+    rerank: str | None,
+    port: int | None,
+    config_file: str | Path | None,
+) -> Choice:
+    paths = resolve_paths()
+    file = Path(config_file) if config_file is not None else None
+    config = load_config(paths.config_file, file=file)
+    return choose(embed, generate, config, paths, rerank=rerank, port=port, config_file=file)
+
+
+def _join(choice: Choice, keep_seconds: float) -> Lease:
+    return join_or_start(choice, lambda line: _LOG.info("%s", line), keep_seconds=keep_seconds)
+
+
+def _give_back(joining: asyncio.Future[Lease]) -> None:
+    if not joining.cancelled() and joining.exception() is None:
+        joining.result().close()

@@ -1,0 +1,78 @@
+"""Our side of a lease: a connection to a running ``serve`` that is kept for as long as we need it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llamafile_mgr.endpoints.access import Access, reachable
+from llamafile_mgr.errors import NotReadyError
+from llamafile_mgr.store.processes import Holder
+from llamafile_mgr.supervisor.asking import send_command
+
+__all__ = ["Lease", "Report"]
+
+#: Takes one line that tells a person how a start goes.
+Report = Callable[[str], None]
+
+#: The service says at least every second how a start goes.
+_SILENCE_SECONDS = 30.0
+_REPORT_SECONDS = 10.0
+
+
+class Lease:
+    """Keeps a service alive until closed, or until this process ends in whatever way."""
+
+    def __init__(self, answers: Iterator[dict[str, Any]], first: dict[str, Any]) -> None:
+        self._answers = answers
+        self._first = first
+        self._models: dict[str, str] = {}
+
+    @classmethod
+    def take(cls, socket: Path, *, process: Holder | None = None, keep_seconds: float = 0.0) -> Lease:
+        """Take a lease of the ``serve`` behind this socket, for ``process`` too when it is given.
+
+        Raises:
+            NotReadyError: the service is ending, or gone.
+            RequestError: it cannot see the process.
+        """
+        command = {
+            "command": "lease",
+            "process": process.json() if process is not None else None,
+            "keep_seconds": keep_seconds,
+        }
+        answers = send_command(socket, command, seconds=_SILENCE_SECONDS)
+        first = next(answers, None)
+        if first is None:
+            raise NotReadyError("the running serve gave no lease", hint="is it of another version?")
+        return cls(answers, first)
+
+    def await_ready(self, report: Report) -> Access:
+        """Wait until every model is ready and return how to reach them.
+
+        Raises:
+            EngineStartError: a model failed for good.
+            NotReadyError: the service ended meanwhile.
+        """
+        began = told = time.monotonic()
+        for answer in self._answers:
+            if answer.get("ready"):
+                self._models = dict(answer["models"])
+                return self.access
+            if time.monotonic() - told >= _REPORT_SECONDS:
+                told = time.monotonic()
+                report(f"still starting {', '.join(answer['waiting'])} ({told - began:.0f} s)")
+        raise NotReadyError("the running serve ended while its models were starting")
+
+    @property
+    def access(self) -> Access:
+        """Return how to reach the service."""
+        return Access(reachable(self._first["url"]), self._first["api_key"], self._models)
+
+    def close(self) -> None:
+        """Give the lease back."""
+        close = getattr(self._answers, "close", None)
+        if close is not None:
+            close()

@@ -1,0 +1,274 @@
+"""Who uses this ``serve``: leases over the control channel, which a user cannot forget to give back.
+
+A lease lasts as long as its connection and, when its user named a process, as long as that process too: so
+`exec` can become the command that it runs, and a user that is killed is noticed like one that ends. A
+``serve`` that was started for its users ends itself when no lease has been held for a while; one that a
+person started counts leases and does nothing about them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamafile_mgr.errors import EngineStartError, Error, NotReadyError, RequestError, StoreError
+from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.store.locks import LockBusyError, Locks
+from llamafile_mgr.store.processes import Holder, is_alive, is_of_this_computer
+from llamafile_mgr.supervisor.snapshots import PoolSnapshot
+from llamafile_mgr.supervisor.states import EngineState
+
+__all__ = ["LeaseBook", "LeaseTerms", "Leases", "find_failure", "living_alone"]
+
+#: How long after its start a ``serve`` for its users waits for the first of them.
+FIRST_USER_SECONDS = 10.0
+_CHECK_SECONDS = 0.25
+_REPORT_SECONDS = 1.0
+_TELL_SECONDS = 2.0
+_PREDECESSOR_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms:
+    """What makes a ``serve`` one for its users.
+
+    ``key`` stands for its models and settings. ``starter_is_gone``: nobody waits for this start any more.
+    """
+
+    key: str
+    starter_is_gone: Callable[[], bool]
+
+
+class LeaseBook:
+    """Which leases are held, and since when none is. Times are those of one monotonic clock. Pure."""
+
+    def __init__(self, now: float, patience_seconds: float = FIRST_USER_SECONDS) -> None:
+        self._held: set[int] = set()
+        self._until = now + patience_seconds
+        self._used = False
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, now: float) -> int:
+        """Note a new lease and return its number."""
+        if not self._used:
+            self._used, self._until = True, now
+        number = next(self._numbers)
+        self._held.add(number)
+        return number
+
+    def drop(self, number: int, now: float, keep_seconds: float) -> None:
+        """Note the end of a lease, whose user wants the service kept for so long after it."""
+        if number in self._held:
+            self._held.remove(number)
+            self._until = max(self._until, now + keep_seconds)
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether nobody needs the service any more."""
+        return not self._held and now >= self._until
+
+
+class Leases:
+    """The leases of one running ``serve``.
+
+    ``snapshots``: the state of its models. ``access``: what a user gets with a lease, such as the URL.
+    """
+
+    def __init__(
+        self,
+        snapshots: Callable[[], Sequence[PoolSnapshot]],
+        access: Mapping[str, Any],
+        terms: LeaseTerms | None,
+    ) -> None:
+        self._snapshots = snapshots
+        self._access = access
+        self._terms = terms
+        self._book = LeaseBook(time.monotonic())
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+        self._started = False
+        self._failure: Error | None = None
+        self._closed = False
+
+    @property
+    def key(self) -> str | None:
+        """Return what stands for models and settings; None for a ``serve`` that a person started."""
+        return self._terms.key if self._terms is not None else None
+
+    @property
+    def users(self) -> int:
+        """Return how many leases are held."""
+        return len(self._book)
+
+    def mark_started(self) -> None:
+        """Note that every model was ready once; from now on an unloaded one is as good as a ready one."""
+        self._started = True
+
+    async def fail(self, error: Error) -> None:
+        """Tell everybody who waits that the start failed, before the channel is closed."""
+        self._failure, self._closed = error, True
+        deadline = time.monotonic() + _TELL_SECONDS
+        while True:
+            if not self._waiting or time.monotonic() >= deadline:
+                return
+            await asyncio.sleep(_CHECK_SECONDS / 10)
+
+    async def unused(self) -> None:
+        """Return when no lease has been held for long enough; none is given from then on."""
+        while True:
+            if self._book.is_over(time.monotonic()):
+                self._closed = True
+                return
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    async def close(self) -> None:
+        """Stop watching processes."""
+        for task in self._watchers:
+            task.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+
+    async def hold(
+        self, command: Mapping[str, Any], gone: asyncio.Event
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Give a lease, tell how the start goes until all models are ready, and keep it until ``gone``.
+
+        Raises:
+            NotReadyError: this service is about to end.
+            RequestError: the process that was named cannot be watched from here.
+            EngineStartError: a model failed for good.
+        """
+        process, keep_seconds = _read_process(command), _read_keep(command)
+        self._check()
+        number = self._book.add(time.monotonic())
+        try:
+            yield {"leased": True, "key": self.key, **self._access}
+            async with contextlib.aclosing(self._until_ready(gone)) as answers:
+                async for answer in answers:
+                    yield answer
+            await gone.wait()
+        finally:
+            if process is not None and is_alive(process):
+                task = asyncio.create_task(self._watch(number, process, keep_seconds), name="leased process")
+                self._watchers.add(task)
+                task.add_done_callback(self._watchers.discard)
+            else:
+                self._book.drop(number, time.monotonic(), keep_seconds)
+
+    async def _until_ready(self, gone: asyncio.Event) -> AsyncGenerator[dict[str, Any], None]:
+        told = time.monotonic()
+        with self._counted():
+            while not gone.is_set():
+                self._check()
+                snapshots = self._snapshots()
+                if self._started and all(pool.ready or not pool.loaded for pool in snapshots):
+                    yield {"ready": True, "models": {pool.role: pool.model for pool in snapshots}}
+                    return
+                if self._started and (failure := find_failure(snapshots)) is not None:
+                    raise failure
+                if time.monotonic() - told >= _REPORT_SECONDS:
+                    told = time.monotonic()
+                    yield {"waiting": [pool.model for pool in snapshots if not pool.ready]}
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(gone.wait(), _CHECK_SECONDS / 10)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise NotReadyError("this serve is about to end: nobody used it any more")
+
+    async def _watch(self, number: int, process: Holder, keep_seconds: float) -> None:
+        while True:
+            if not await asyncio.to_thread(is_alive, process):
+                break
+            await asyncio.sleep(_CHECK_SECONDS)
+        self._book.drop(number, time.monotonic(), keep_seconds)
+
+
+def find_failure(snapshots: Sequence[PoolSnapshot]) -> EngineStartError | None:
+    """Return why a model cannot be started, None while none has failed for good."""
+    for snapshot in snapshots:
+        if snapshot.engines and all(engine.state is EngineState.FAILED for engine in snapshot.engines):
+            engine = snapshot.engines[0]
+            return EngineStartError(
+                f"{snapshot.model} cannot be started", cause=engine.cause, hint=f"its log: {engine.log}"
+            )
+    return None
+
+
+def _read_process(command: Mapping[str, Any]) -> Holder | None:
+    told = command.get("process")
+    if told is None:
+        return None
+    try:
+        process = Holder(
+            pid=int(told["pid"]),
+            started_at=float(told["started_at"]),
+            host=str(told["host"]),
+            purpose=str(told["purpose"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"the process of the lease makes no sense: {error}") from error
+    if not is_of_this_computer(process) or not is_alive(process):
+        raise RequestError(
+            "the process of the lease cannot be seen from the serve",
+            cause="they run in different containers",
+            hint="give each its own LLAMAFILE_MGR_HOME",
+        )
+    return process
+
+
+def _read_keep(command: Mapping[str, Any]) -> float:
+    value = command.get("keep_seconds", 0.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise RequestError("keep_seconds must be a number of seconds")
+    return float(value)
+
+
+@contextlib.contextmanager
+def living_alone(runtime: Path, terms: LeaseTerms | None) -> Iterator[None]:
+    """Be the only ``serve`` of these terms while inside; one that is ending is waited for.
+
+    Raises:
+        NotReadyError: whoever started this one has gone meanwhile, perhaps because the other one was joined.
+        StoreError: the other one does not end.
+    """
+    if terms is None:
+        yield
+        return
+    directory = ensure_private_dir(runtime)
+    lock = Locks(directory).lock(directory / f"exec-{terms.key}.alive")
+    deadline = time.monotonic() + _PREDECESSOR_SECONDS
+    while True:
+        try:
+            lock.acquire()
+            break
+        except LockBusyError:
+            if time.monotonic() >= deadline:
+                raise StoreError(
+                    "an earlier serve of the same models does not end",
+                    hint="find it with llamafile-mgr status, and stop it",
+                ) from None
+        if terms.starter_is_gone():
+            raise NotReadyError("nobody waits for this serve any more")
+        time.sleep(_CHECK_SECONDS / 5)
+    try:
+        yield
+    finally:
+        lock.release()

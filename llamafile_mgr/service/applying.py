@@ -1,0 +1,203 @@
+"""Carrying out: files are compared and written whole, and the manager's own programs are run."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from llamafile_mgr.errors import NotFoundError, ServiceError
+from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.service.definition import Manager, Scope, Steps, UnitFile
+from llamafile_mgr.service.finding import Target
+from llamafile_mgr.store.files import write_atomically
+
+__all__ = [
+    "Change",
+    "FileChange",
+    "apply_install",
+    "apply_uninstall",
+    "check_installed",
+    "compare",
+    "make_directories",
+    "run_command",
+]
+
+_BOOTED = Path("/run/systemd/system")
+_UTF16_MARK = b"\xff\xfe"
+
+
+class Change(str, Enum):
+    """What writing a file would do."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One file and what becomes of it. ``lines``: what is taken out (``-``) and put in (``+``)."""
+
+    file: UnitFile
+    change: Change
+    lines: tuple[str, ...] = ()
+
+
+def compare(files: Sequence[UnitFile]) -> tuple[FileChange, ...]:
+    """Return what writing these files would change.
+
+    Raises:
+        ServiceError: one of them cannot be read.
+    """
+    return tuple(_compare(file) for file in files)
+
+
+def _compare(file: UnitFile) -> FileChange:
+    try:
+        before = file.path.read_bytes()
+    except FileNotFoundError:
+        return FileChange(file, Change.NEW)
+    except OSError as error:
+        raise ServiceError(f"cannot read {file.path}: {error.strerror}") from error
+    if before == file.data:
+        return FileChange(file, Change.UNCHANGED)
+    old, new = _lines(before), _lines(file.data)
+    lines = [
+        line for line in difflib.unified_diff(old, new, n=0, lineterm="") if line[:2] not in ("--", "++")
+    ]
+    return FileChange(file, Change.CHANGED, tuple(line for line in lines if not line.startswith("@@")))
+
+
+def _lines(data: bytes) -> list[str]:
+    encoding = "utf-16" if data.startswith(_UTF16_MARK) else "utf-8"
+    return data.decode(encoding, "replace").splitlines()
+
+
+def make_directories(target: Target) -> None:
+    """Make the directories that the service writes to, for its user alone.
+
+    Raises:
+        StoreError: one of them cannot be made.
+    """
+    paths = target.paths
+    for path in (paths.store, paths.state, paths.cache, paths.engine_home / "tmp", paths.logs):
+        _own_from(path, target)
+    if target.scope is Scope.SYSTEM:
+        _own_from(paths.runtime, target)
+
+
+def _own_from(path: Path, target: Target) -> None:
+    """Make ``path``; what did not exist before becomes the service user's."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    if not missing and target.user is None:
+        return
+    if missing:
+        ensure_private_dir(path)
+    if target.user is not None and sys.platform != "win32":
+        for each in missing:
+            os.chown(each, target.user_id, target.group_id)
+
+
+def apply_install(steps: Steps, changes: Sequence[FileChange], run: Callable[[Sequence[str]], None]) -> None:
+    """Write what is new or changed and run the commands that belong to it.
+
+    Raises:
+        ServiceError: a file cannot be written, or a command fails.
+    """
+    if any(each.change is Change.CHANGED for each in changes):
+        for command in steps.changed:
+            run(command)
+    wanted = [each.file for each in changes if each.change is not Change.UNCHANGED]
+    for file in wanted:
+        _write(file)
+    for command in (*(steps.written if wanted else ()), *steps.ensure):
+        run(command)
+
+
+def apply_uninstall(steps: Steps, run: Callable[[Sequence[str]], None]) -> list[Path]:
+    """Stop and remove it; return the files that were removed, none when it was not installed.
+
+    Raises:
+        ServiceError: a command fails, or a file cannot be removed.
+    """
+    found = [file.path for file in steps.files if file.path.exists()]
+    if not found:
+        return []
+    for command in steps.before:
+        run(command)
+    try:
+        for path in found:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ServiceError(f"cannot remove {error.filename}: {error.strerror}") from error
+    for command in steps.removed:
+        run(command)
+    return found
+
+
+def check_installed(name: str, files: Sequence[UnitFile]) -> None:
+    """Raise NotFoundError when this service is not installed."""
+    if not any(file.path.exists() for file in files):
+        raise NotFoundError(
+            f"there is no service {name}",
+            cause=f"{files[0].path} does not exist",
+            hint="install it: llamafile-mgr service install --embed MODEL",
+        )
+
+
+def _write(file: UnitFile) -> None:
+    try:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file.path, file.data, mode=0o644)
+    except PermissionError as error:
+        raise ServiceError(
+            f"may not write {file.path}", hint="a system service needs root: sudo, or install with --user"
+        ) from error
+    except OSError as error:
+        raise ServiceError(f"cannot write {file.path}: {error.strerror}") from error
+
+
+def run_command(argv: Sequence[str]) -> str:
+    """Run one of the manager's programs and return what it printed.
+
+    Raises:
+        ServiceError: there is no such manager here, or it refuses.
+    """
+    if shutil.which(argv[0]) is None or (argv[0] == "systemctl" and not _BOOTED.is_dir()):
+        raise ServiceError(
+            f"{_manager_of(argv[0]).value} does not run this system",
+            cause="containers and WSL often have another first process",
+            hint="keep `llamafile-mgr serve` running with what this system has; --dry-run prints the files",
+        )
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        return result.stdout
+    said = (result.stderr or result.stdout).strip()
+    raise ServiceError(
+        f"`{' '.join(argv)}` failed: {said.splitlines()[0] if said else f'exit code {result.returncode}'}",
+        cause=" ".join(said.splitlines()[1:]) or None,
+        hint=_hint(said),
+    )
+
+
+def _manager_of(program: str) -> Manager:
+    return {"launchctl": Manager.LAUNCHD, "schtasks": Manager.WINDOWS}.get(program, Manager.SYSTEMD)
+
+
+def _hint(said: str) -> str | None:
+    lowered = said.lower()
+    if "connect to bus" in lowered or "user scope bus" in lowered:
+        return (
+            "the user's service manager is not running: log in as that user (not with su or sudo), "
+            "or let it run without a login: loginctl enable-linger USER"
+        )
+    if "access denied" in lowered or "authentication" in lowered or "permission denied" in lowered:
+        return "a system service needs root: sudo, or use --user"
+    return None

@@ -1,0 +1,133 @@
+"""What a service is, independent of who manages it, and what installing it comes to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from llamafile_mgr.errors import ConfigError
+
+__all__ = ["Action", "Definition", "Manager", "Request", "Scope", "Steps", "UnitFile", "check_name"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+
+class Scope(str, Enum):
+    """Whose service it is: one user's, or the whole machine's."""
+
+    USER = "user"
+    SYSTEM = "system"
+
+
+class Manager(str, Enum):
+    """Who keeps services running here."""
+
+    SYSTEMD = "systemd"
+    LAUNCHD = "launchd"
+    WINDOWS = "windows"
+
+
+class Action(str, Enum):
+    """What can be asked about a service that is installed."""
+
+    START = "start"
+    STOP = "stop"
+    STATUS = "status"
+    LOGS = "logs"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A service. Every path is absolute.
+
+    ``argv``: the program; secrets never stand in it. ``user``: who runs it, for a system service.
+    ``directory``: where it starts. ``writable``: the directories that it may write to. ``readable``: files
+    and directories elsewhere that it needs (interpreter, package, models, settings). ``addresses``: where
+    it listens, as ``127.0.0.1:8080`` or ``[::1]:8080``. ``devices``: device files of GPUs. ``on_demand``:
+    the first call starts it. ``stop_seconds``: how long it may take to stop.
+    """
+
+    name: str
+    scope: Scope
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    directory: str
+    writable: tuple[str, ...]
+    readable: tuple[str, ...]
+    addresses: tuple[str, ...]
+    user: str | None = None
+    devices: tuple[str, ...] = ()
+    on_demand: bool = False
+    stop_seconds: int = 40
+    log: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        words = (*self.argv, *self.environment, *self.environment.values(), self.directory, self.user or "")
+        words += (*self.writable, *self.readable, *self.addresses, *self.devices)
+        for word in words:
+            if any(ord(character) < 32 or ord(character) == 127 for character in word):
+                raise ConfigError(f"{word!r} holds a control character, which no service definition can")
+        for place in (self.directory, *self.writable, *self.readable):
+            if not Path(place).is_absolute():
+                raise ConfigError(f"{place} is no absolute path")
+
+    def needs(self, *roots: str) -> bool:
+        """Return whether anything that the service uses lies under one of these directories."""
+        used = (self.directory, *self.writable, *self.readable)
+        return any(Path(root) in (Path(place), *Path(place).parents) for root in roots for place in used)
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` when it can be that of a service. Raises ConfigError."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be the name of a service", hint="letters, digits, '-', '_' and '.', at most 64"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFile:
+    """One file of a service manager."""
+
+    path: Path
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What installing or removing comes to.
+
+    ``files``: to write, or to remove. Commands: ``changed`` before a file of an installed service is written
+    anew, ``written`` when any file is new or changed, ``ensure`` always, ``before`` ahead of a removal and
+    ``removed`` after it.
+    """
+
+    files: tuple[UnitFile, ...]
+    changed: tuple[tuple[str, ...], ...] = ()
+    written: tuple[tuple[str, ...], ...] = ()
+    ensure: tuple[tuple[str, ...], ...] = ()
+    before: tuple[tuple[str, ...], ...] = ()
+    removed: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for.
+
+    ``arguments``: those of ``serve``, files as absolute paths. ``needed``: the files among them.
+    ``hosts``, ``port``: where it listens. ``drain_seconds``: how long accepted calls may take at the end.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    needed: tuple[Path, ...]
+    hosts: tuple[str, ...]
+    port: int
+    drain_seconds: float
+    config_file: Path | None = None
+    on_demand: bool = False

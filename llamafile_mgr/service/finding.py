@@ -1,0 +1,245 @@
+"""Filling a definition in from this machine: interpreter, directories, user, GPUs. Changes nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import llamafile_mgr
+from llamafile_mgr.config import CONFIG_VARIABLE
+from llamafile_mgr.errors import ServiceError
+from llamafile_mgr.paths import HOME_VARIABLE, Paths, resolve_paths
+from llamafile_mgr.service.definition import Definition, Manager, Request, Scope
+
+__all__ = ["Target", "find_definition", "find_manager", "find_target", "unit_directory"]
+
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Variables of the installing shell that change where files lie or which GPUs are used.
+_KEPT = (
+    "XDG_DATA_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_STATE_HOME",
+    "XDG_CACHE_HOME",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "GGML_VK_VISIBLE_DEVICES",
+    "HSA_OVERRIDE_GFX_VERSION",
+)
+_PREFIX = "LLAMAFILE_MGR_"
+_DROPPED = frozenset({CONFIG_VARIABLE, "LLAMAFILE_MGR_DEBUG", "LLAMAFILE_MGR_PYTHON"})
+_GPU_NODES = ("nvidia*", "nvidia-caps/*", "dri/renderD*", "kfd")
+#: Made by the NVIDIA driver when they are first used, which may be after the installation.
+_NVIDIA_LATER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
+#: Beyond the draining: engines end, caches are written.
+_STOP_EXTRA_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who runs the service. ``user``: for a system service; ``user_id`` is -1 where there are none."""
+
+    scope: Scope
+    home: Path
+    paths: Paths
+    user: str | None
+    user_id: int
+    group_id: int
+
+
+def find_manager() -> Manager:
+    """Return who keeps services running on this system."""
+    if sys.platform == "darwin":
+        return Manager.LAUNCHD
+    return Manager.WINDOWS if sys.platform == "win32" else Manager.SYSTEMD
+
+
+def find_target(scope: Scope, run_as: str | None, paths: Paths, environ: Mapping[str, str]) -> Target:
+    """Return who is to run it; ``paths`` are those of the user who asks.
+
+    Raises:
+        ServiceError: a system service without a user to run it, or one that does not exist.
+    """
+    if scope is Scope.USER or sys.platform == "win32":
+        if run_as:
+            raise ServiceError(
+                "a user's own service runs as that user", hint="drop --run-as, or add --system"
+            )
+        ids = (os.getuid(), os.getgid()) if hasattr(os, "getuid") else (-1, -1)
+        return Target(scope, Path.home(), paths, None, *ids)
+    import pwd
+
+    name = run_as or environ.get("SUDO_USER")
+    if not name:
+        raise ServiceError(
+            "whose models is the system service to serve?",
+            cause="it runs as a user, and should not be root",
+            hint="name one: --run-as USER",
+        )
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError as error:
+        raise ServiceError(f"there is no user {name}") from error
+    home = Path(entry.pw_dir)
+    found = resolve_paths(environ) if environ.get(HOME_VARIABLE) else _default_paths(home)
+    return Target(scope, home, found, name, entry.pw_uid, entry.pw_gid)
+
+
+def _default_paths(home: Path) -> Paths:
+    """Return what ``resolve_paths`` gives another user: neither XDG variables nor a session."""
+    if sys.platform == "darwin":
+        support = home / "Library/Application Support/llamafile-mgr"
+        caches = home / "Library/Caches"
+        return Paths(
+            support / "config.toml",
+            support / "store",
+            support,
+            caches / "llamafile-mgr",
+            caches / "TemporaryItems/llamafile-mgr",
+        )
+    state = home / ".local/state/llamafile-mgr"
+    return Paths(
+        home / ".config/llamafile-mgr/config.toml",
+        home / ".local/share/llamafile-mgr/store",
+        state,
+        home / ".cache/llamafile-mgr",
+        state / "run",
+    )
+
+
+def unit_directory(manager: Manager, target: Target, environ: Mapping[str, str]) -> Path:
+    """Return where this manager looks for services."""
+    if manager is Manager.WINDOWS:
+        return target.paths.state / "service"
+    if manager is Manager.LAUNCHD:
+        library = target.home if target.scope is Scope.USER else Path("/")
+        return library / "Library" / ("LaunchAgents" if target.scope is Scope.USER else "LaunchDaemons")
+    if target.scope is Scope.SYSTEM:
+        return Path("/etc/systemd/system")
+    return Path(environ.get("XDG_CONFIG_HOME") or target.home / ".config") / "systemd" / "user"
+
+
+def find_definition(request: Request, target: Target, environ: Mapping[str, str]) -> Definition:
+    """Return the whole definition. Starts the interpreter once, to see whether it finds the package alone.
+
+    Raises:
+        ConfigError: a name or path cannot stand in a service definition.
+        ServiceError: the user who is to run it cannot reach the interpreter, the package or a model.
+    """
+    paths, python = target.paths, Path(sys.executable)
+    package = Path(llamafile_mgr.__file__).parent
+    writable = _outermost((paths.store, paths.state, paths.cache, paths.runtime))
+    config = (request.config_file,) if request.config_file else ()
+    # A virtual environment only links to an interpreter, which lies somewhere else with its library.
+    code = (python, python.resolve(), Path(sys.prefix), Path(sys.base_prefix), package, package.resolve())
+    used = (*code, *config, *request.needed)
+    readable = _outermost(
+        (paths.config_file, *used, *(path.resolve() for path in (*config, *request.needed)))
+    )
+    if target.user is not None:
+        for path in used:
+            _check_reach(path, target)
+    settings = ("--config", str(request.config_file)) if request.config_file else ()
+    return Definition(
+        name=request.name,
+        scope=target.scope,
+        argv=(str(python), "-m", "llamafile_mgr", *settings, "serve", *request.arguments),
+        environment=_environment(target, package, environ),
+        directory=str(paths.state),
+        writable=tuple(map(str, writable)),
+        readable=tuple(map(str, readable)),
+        addresses=tuple(
+            f"[{host}]:{request.port}" if ":" in host else f"{host}:{request.port}"
+            for host in request.hosts
+            if _exists_here(host)
+        ),
+        user=target.user,
+        devices=_gpu_devices(Path("/dev")),
+        on_demand=request.on_demand,
+        stop_seconds=math.ceil(request.drain_seconds) + _STOP_EXTRA_SECONDS,
+        log=str(paths.logs / f"service-{request.name}.log"),
+    )
+
+
+def _exists_here(host: str) -> bool:
+    """Return whether a socket can have this address; a machine without IPv6 would refuse the socket unit."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _environment(target: Target, package: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    kept = {k: v for k, v in environ.items() if k.startswith(_PREFIX) and k not in _DROPPED}
+    if environ.get(HOME_VARIABLE):
+        kept[HOME_VARIABLE] = str(Path(environ[HOME_VARIABLE]).expanduser().absolute())
+    own = target.user is None
+    if own:
+        kept |= {name: environ[name] for name in _KEPT if environ.get(name)}
+    kept |= {
+        "HOME": str(target.home),
+        "PATH": _clean_path(environ.get("PATH", "")) if own else _SYSTEM_PATH,
+        "TMPDIR": str(target.paths.engine_home / "tmp"),
+        # `python -m` would take modules from the directory that it starts in.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if not _finds_package():
+        kept["PYTHONPATH"] = str(package.parent)
+    return kept
+
+
+def _clean_path(path: str) -> str:
+    """Return the absolute directories of a PATH, each once; the system's own when there are none."""
+    found = dict.fromkeys(part for part in path.split(os.pathsep) if Path(part).is_absolute())
+    return os.pathsep.join(found) or (_SYSTEM_PATH if os.name == "posix" else "")
+
+
+def _finds_package() -> bool:
+    """Return whether our interpreter imports the package from anywhere, as an installed one."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    code = "import importlib.util as u, sys; sys.path[:] = [p for p in sys.path if p]; sys.exit(u.find_spec('llamafile_mgr') is None)"  # noqa: E501
+    argv = [sys.executable, "-c", code]
+    return subprocess.run(argv, env=environ, cwd=Path(sys.executable).anchor, check=False).returncode == 0
+
+
+def _outermost(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return each path that lies in none of the others, in order."""
+    unique = list(dict.fromkeys(paths))
+    return tuple(path for path in unique if not any(other in path.parents for other in unique))
+
+
+def _gpu_devices(root: Path) -> tuple[str, ...]:
+    found = [node for pattern in _GPU_NODES for node in sorted(root.glob(pattern)) if not node.is_dir()]
+    if (root / "nvidia0") in found:
+        found += [root / name for name in _NVIDIA_LATER]
+    return tuple(dict.fromkeys(map(str, found)))
+
+
+def _check_reach(path: Path, target: Target) -> None:
+    """Raise ServiceError when a directory on the way to ``path``, or to its target, is closed to the user."""
+    for way in dict.fromkeys((path, path.resolve())):
+        for directory in reversed(way.parents):
+            try:
+                status = directory.stat()
+            except OSError:
+                return  # what does not exist is reported by who needs it
+            bit = 0o100 if status.st_uid == target.user_id else 0o010
+            if status.st_uid != target.user_id and status.st_gid != target.group_id:
+                bit = 0o001
+            if target.user_id != 0 and not status.st_mode & bit:
+                raise ServiceError(
+                    f"the user {target.user} cannot reach {path}",
+                    cause=f"{directory} is closed to others",
+                    hint="install llamafile-mgr where every user can read it, or choose another --run-as",
+                )

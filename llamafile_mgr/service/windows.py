@@ -1,0 +1,110 @@
+"""The Windows task scheduler: a task at logon, or at boot. Written after its XML schema; never run there."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+from llamafile_mgr.errors import ServiceError
+from llamafile_mgr.service.definition import Action, Definition, Scope, Steps, UnitFile
+
+__all__ = ["action_command", "install_steps", "render_task", "uninstall_steps"]
+
+_NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
+_RUN_AS_SERVICE = "S-1-5-19"  # LocalService
+
+
+def render_task(definition: Definition) -> bytes:
+    """Return the task as XML in UTF-16, which ``schtasks /XML`` wants.
+
+    A task has no environment of its own, so ``cmd`` sets the variables.
+    """
+    task = ElementTree.Element("Task", version="1.2", xmlns=_NAMESPACE)
+    triggers = ElementTree.SubElement(task, "Triggers")
+    trigger = "LogonTrigger" if definition.scope is Scope.USER else "BootTrigger"
+    _text(ElementTree.SubElement(triggers, trigger), "Enabled", "true")
+    principal = ElementTree.SubElement(ElementTree.SubElement(task, "Principals"), "Principal", id="Author")
+    if definition.scope is Scope.SYSTEM:
+        _text(principal, "UserId", _RUN_AS_SERVICE)
+    else:
+        _text(principal, "LogonType", "InteractiveToken")
+    _text(principal, "RunLevel", "LeastPrivilege")
+    settings = ElementTree.SubElement(task, "Settings")
+    _text(settings, "MultipleInstancesPolicy", "IgnoreNew")
+    _text(settings, "DisallowStartIfOnBatteries", "false")
+    _text(settings, "StopIfGoingOnBatteries", "false")
+    restart = ElementTree.SubElement(settings, "RestartOnFailure")
+    _text(restart, "Interval", "PT1M")
+    _text(restart, "Count", "10")
+    _text(settings, "ExecutionTimeLimit", "PT0S")
+    _text(settings, "Hidden", "true")
+    action = ElementTree.SubElement(ElementTree.SubElement(task, "Actions", Context="Author"), "Exec")
+    _text(action, "Command", "cmd.exe")
+    _text(action, "Arguments", _command_line(definition))
+    _text(action, "WorkingDirectory", definition.directory)
+    ElementTree.indent(task)
+    return b"\xff\xfe" + (
+        '<?xml version="1.0" encoding="UTF-16"?>\n' + ElementTree.tostring(task, encoding="unicode") + "\n"
+    ).encode("utf-16-le")
+
+
+def _command_line(definition: Definition) -> str:
+    """Return ``/c`` and the program after its variables.
+
+    Raises:
+        ServiceError: a value holds what ``cmd`` would read as its own.
+    """
+    values = (*definition.argv, *definition.environment.values(), definition.log or "")
+    for value in values:
+        if any(character in value for character in '%"&|<>^!'):
+            raise ServiceError(
+                f"{value!r} cannot stand in a Windows task", hint='use a path without % " & | < > ^ !'
+            )
+    sets = [f'set "{key}={value}"' for key, value in sorted(definition.environment.items())]
+    program = subprocess.list2cmdline(definition.argv)
+    redirect = f' >>"{definition.log}" 2>&1' if definition.log else ""
+    return f'/d /s /c "{" && ".join([*sets, program + redirect])}"'
+
+
+def _text(parent: ElementTree.Element, name: str, text: str) -> None:
+    ElementTree.SubElement(parent, name).text = text
+
+
+def install_steps(definition: Definition, directory: Path) -> Steps:
+    """Return how to install.
+
+    Raises:
+        ServiceError: the first call was to start it, or a value cannot be written into a task.
+    """
+    if definition.on_demand:
+        raise ServiceError(
+            "Windows cannot start the service at the first call", hint="install it without --on-demand"
+        )
+    path = directory / f"{definition.name}.xml"
+    return Steps(
+        files=(UnitFile(path, render_task(definition)),),
+        written=(("schtasks", "/Create", "/TN", definition.name, "/XML", str(path), "/F"),),
+        ensure=(("schtasks", "/Run", "/TN", definition.name),),
+        changed=(("schtasks", "/End", "/TN", definition.name),),
+    )
+
+
+def uninstall_steps(name: str, directory: Path) -> Steps:
+    """Return how to remove it; models, settings and logs stay."""
+    return Steps(
+        files=(UnitFile(directory / f"{name}.xml", b""),),
+        before=(
+            ("schtasks", "/End", "/TN", name),
+            ("schtasks", "/Delete", "/TN", name, "/F"),
+        ),
+    )
+
+
+def action_command(action: Action, name: str, log: str) -> tuple[str, ...]:
+    """Return the command that starts, stops or shows it."""
+    if action is Action.LOGS:
+        return ("powershell", "-NoProfile", "-Command", "Get-Content", "-Tail", "100", "-LiteralPath", log)
+    if action is Action.STATUS:
+        return ("schtasks", "/Query", "/TN", name, "/V", "/FO", "LIST")
+    return ("schtasks", "/Run" if action is Action.START else "/End", "/TN", name)

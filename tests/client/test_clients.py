@@ -1,0 +1,101 @@
+"""Both clients against the real engine."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import pytest
+
+import llamafile_mgr
+from llamafile_mgr.errors import (
+    InputTooLongError,
+    NotFoundError,
+    NotReadyError,
+    RequestError,
+    VectorSpaceError,
+)
+from tests.support.golden import golden_cosine
+from tests.support.service import Service
+
+MODEL = "all-minilm-l6-v2"
+LONG = "word " * 2000
+
+
+def test_client(service: Service) -> None:
+    with llamafile_mgr.Client(f"{service.url}/v1") as client:
+        assert client.health()["status"] == "ok"
+        embed = next(model for model in client.models() if model.role == "embed")
+        assert (embed.name, embed.dimensions, embed.ready) == (MODEL, 384, True)
+        space = client.vector_space()
+        assert space == embed.vector_space
+        lists = client.embed(["hello world", "second"], if_vector_space=space)
+        assert golden_cosine("hello world", lists[0]) >= 0.999
+        array = client.embed(["hello world", "second"], as_numpy=True)
+        assert array.shape == (2, 384)
+        assert array.dtype == np.float32
+        assert array.tolist() == lists
+        assert client.embed_one("hello world") == lists[0]
+        found = client.embed_all(["hello world", LONG, "second"])
+        assert [error.index for error in found.errors] == [1]
+        assert found.errors[0].code == "context_length_exceeded"
+        assert [row is None for row in found.vectors] == [False, True, False]
+        cut = client.embed_all([LONG], truncate="right")
+        assert (cut.truncated, cut.errors) == ((0,), ())
+
+
+def test_errors(service: Service) -> None:
+    with llamafile_mgr.Client(service.url, retries=0) as client:
+        with pytest.raises(InputTooLongError):
+            client.embed([LONG])
+        with pytest.raises(VectorSpaceError):
+            client.embed(["a"], if_vector_space="other")
+        with pytest.raises(RequestError, match="input_type"):
+            client.embed(["a"], input_type="sonnet")
+        with pytest.raises(NotFoundError):
+            client.vector_space("other")
+        with pytest.raises(llamafile_mgr.Error):
+            client.rerank("q", ["a"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (
+        llamafile_mgr.Client(f"http://127.0.0.1:{port}", retries=1) as client,
+        pytest.raises(NotReadyError, match="does not answer"),
+    ):
+        client.health()
+
+
+async def test_async_client(service: Service) -> None:
+    async with llamafile_mgr.AsyncClient(service.url) as client:
+        assert (await client.health())["status"] == "ok"
+        space = await client.vector_space(MODEL)
+        array = await client.embed(["hello world"] * 600, as_numpy=True, if_vector_space=space)
+        assert array.shape == (600, 384)
+        assert golden_cosine("hello world", array[599].tolist()) >= 0.999
+        found = await client.embed_all(["a", LONG])
+        assert [error.index for error in found.errors] == [1]
+        assert len(await client.embed_one("a", truncate="error")) == 384
+        assert {model.role for model in await client.models()} == {"embed", "generate"}
+        with pytest.raises(llamafile_mgr.Error):
+            await client.rerank("q", ["a"])
+
+
+def test_a_web_proxy_is_not_asked_for_loopback(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with llamafile_mgr.Client(service.url) as client:
+        assert client.health()["status"] == "ok"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get("http://192.0.2.1/")
+
+
+def test_lists_need_no_numpy(service: Service) -> None:
+    code = (
+        "import sys, llamafile_mgr\n"
+        f"with llamafile_mgr.Client({service.url!r}) as client: client.embed(['a'])\n"
+        "print('numpy' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
