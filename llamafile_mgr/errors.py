@@ -269,13 +269,20 @@ class VectorSpaceError(RequestError):
     """
 
     http_status = 409
-    code = "vector_space_changed"
+    code = "vector_space_mismatch"
 
     def __init__(
         self, message: str, *, cause: str | None = None, hint: str | None = None, space: str = ""
     ) -> None:
         super().__init__(message, cause=cause, hint=hint)
         self.space = space
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_space, (self.message, self.cause, self.hint, self.space)
+
+
+def _rebuild_space(message: str, cause: str | None, hint: str | None, space: str) -> VectorSpaceError:
+    return VectorSpaceError(message, cause=cause, hint=hint, space=space)
 
 
 class CheckpointError(Error):

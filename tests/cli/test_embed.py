@@ -121,7 +121,7 @@ def test_a_changed_input_is_refused(model_home: Path, tmp_path: Path) -> None:
 def test_a_running_serve_is_asked(service: Service, model_home: Path, tmp_path: Path) -> None:
     texts = list(GOLDEN)
     path = tmp_path / "golden.csv"
-    path.write_text("id,body\n" + "".join(f"g{n},{json.dumps(text)}\n" for n, text in enumerate(texts)))
+    path.write_text("id,body\n" + "".join(f"g{n},{json.dumps(text, ensure_ascii=False)}\n" for n, text in enumerate(texts)))
     for arguments in ([str(path), "--url", service.url], [str(path)]):
         result = embed(model_home, *arguments)
         assert result.returncode == 0, result.stderr
