@@ -269,7 +269,7 @@ class VectorSpaceError(RequestError):
     """
 
     http_status = 409
-    code = "vector_space_changed"
+    code = "vector_space_mismatch"
 
     def __init__(
         self, message: str, *, cause: str | None = None, hint: str | None = None, space: str = ""

@@ -1,9 +1,9 @@
 """A pytest plugin: the fixture ``llamafile_endpoint``, a served model for a whole test session.
 
-The models come from ``--llamafile-embed`` and ``--llamafile-generate``, else from the marker
-``@pytest.mark.llamafile(embed=..., generate=...)`` of any collected test, else from the ini options
-``llamafile_embed`` and ``llamafile_generate``. Parallel sessions, such as xdist's workers, share one server.
-Nothing but pytest is imported before a test asks for the fixture.
+For each ROLE of embed, generate and rerank the model comes from ``--llamafile-ROLE``, else from the marker
+``@pytest.mark.llamafile(ROLE=...)`` of any collected test, else from the ini option ``llamafile_ROLE``.
+Parallel sessions, such as xdist's workers, share one server. Nothing but pytest is imported before a test
+asks for the fixture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["llamafile_endpoint", "pytest_addoption", "pytest_configure"]
 
-_ROLES = ("embed", "generate")
+_ROLES = ("embed", "generate", "rerank")
 _MARKER = "llamafile"
 
 
@@ -37,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
     config.addinivalue_line(
-        "markers", f"{_MARKER}(embed=None, generate=None): the models that llamafile_endpoint serves"
+        "markers",
+        f"{_MARKER}(embed=None, generate=None, rerank=None): the models that llamafile_endpoint serves",
     )
 
 
@@ -50,13 +51,13 @@ def llamafile_endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
     """
     from llamafile_mgr.endpoints.blocks import endpoint
 
-    embed, generate = (_choose(request, role) for role in _ROLES)
-    if embed is None and generate is None:
+    embed, generate, rerank = (_choose(request, role) for role in _ROLES)
+    if embed is None and generate is None and rerank is None:
         raise pytest.UsageError(
             "llamafile_endpoint needs a model: set llamafile_embed in the ini file, use --llamafile-embed, "
             f"or mark a test with @pytest.mark.{_MARKER}(embed=...)"
         )
-    with endpoint(embed, generate) as client:
+    with endpoint(embed, generate, rerank=rerank) as client:
         yield client
 
 

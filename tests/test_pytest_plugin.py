@@ -63,14 +63,13 @@ def test_by_the_ini_file(pytester: pytest.Pytester, run: Run) -> None:
     run().assert_outcomes(passed=2)
 
 
-def test_by_a_marker(pytester: pytest.Pytester, run: Run) -> None:
+def test_a_marker_comes_before_the_ini_file(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makeini("[pytest]\nllamafile_embed = other\n")
     pytester.makepyfile(f"import pytest\npytestmark = pytest.mark.llamafile(embed={MODEL!r})\n{TEST}")
     run().assert_outcomes(passed=2)
-
-
-def test_the_command_line_comes_first(pytester: pytest.Pytester, run: Run) -> None:
-    pytester.makepyfile(f"import pytest\npytestmark = pytest.mark.llamafile(embed='other')\n{TEST}")
-    run("--llamafile-embed", MODEL).assert_outcomes(passed=2)
+    told = run("--llamafile-embed", "missing")  # the command line comes before both
+    told.assert_outcomes(errors=2)
+    told.stdout.fnmatch_lines(["*missing is not in the store*"])
 
 
 def test_without_a_model_or_with_two(pytester: pytest.Pytester, run: Run) -> None:

@@ -6,21 +6,22 @@ Commands live in modules of their own that are imported only when their command 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from llamafile_mgr import __version__
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import print_error
 from llamafile_mgr.errors import Error, InternalError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["main_group", "run"]
 
@@ -76,12 +77,16 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolve a command; for an unknown one name the nearest."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             ctx.fail(f"no such command: {args[0]}" + (f"; did you mean {near[0]}?" if near else ""))
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete command names from the table, without importing any of them, and options."""
+        from click.shell_completion import CompletionItem
+
         named = [
             CompletionItem(name, help=text)
             for name, (_, text) in COMMANDS.items()
@@ -119,6 +124,12 @@ def main_group(ctx: click.Context, config_file: Path | None, debug: bool) -> Non
     ctx.obj = Context(config_file=config_file, debug=debug or bool(os.environ.get("LLAMAFILE_MGR_DEBUG")))
 
 
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
 def run(args: list[str] | None = None) -> int:
     """Run one command and return its exit code; every error becomes a message and a code here."""
     debug = "--debug" in (sys.argv[1:] if args is None else args) or bool(
@@ -134,7 +145,7 @@ def run(args: list[str] | None = None) -> int:
         return error.exit_code
     except Error as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         print_error(error)
         return error.exit_code
     except BrokenPipeError:
@@ -143,7 +154,7 @@ def run(args: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:  # the last boundary: no traceback reaches a user who did not ask
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         print_error(
             InternalError(
                 f"unexpected {type(error).__name__}: {error}",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llamafile_mgr.config import Config, load_config
-from llamafile_mgr.paths import Paths, resolve_paths
+if TYPE_CHECKING:
+    from llamafile_mgr.config import Config
+    from llamafile_mgr.paths import Paths
 
 __all__ = ["Context"]
 
@@ -22,6 +24,8 @@ class Context:
     @functools.cached_property
     def paths(self) -> Paths:
         """Return the directories of this installation."""
+        from llamafile_mgr.paths import resolve_paths
+
         return resolve_paths()
 
     def load_config(self, flags: Mapping[str, object] | None = None) -> Config:
@@ -30,4 +34,6 @@ class Context:
         Raises:
             ConfigError: the file, a variable or a flag is wrong.
         """
+        from llamafile_mgr.config import load_config
+
         return load_config(self.paths.config_file, file=self.config_file, flags=flags)

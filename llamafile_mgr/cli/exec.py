@@ -31,6 +31,12 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
     shell_complete=complete_models,
     help="Serve this model for generation calls.",
 )
+@click.option(
+    "--rerank",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="Serve this model for reranking calls.",
+)
 @click.option("--port", type=click.IntRange(1, 65535), help="Serve on this port.  [default: any]")
 @click.option(
     "--keep",
@@ -54,6 +60,7 @@ def command(
     context: Context,
     embed: str | None,
     generate: str | None,
+    rerank: str | None,
     port: int | None,
     keep_seconds: float,
     quiet: bool,
@@ -64,7 +71,8 @@ def command(
     A running server that serves the models already is joined; two commands with the same models and settings
     share one. COMMAND takes this process's place, so signals and its exit code are its own. It finds in its
     environment OPENAI_BASE_URL, OPENAI_API_KEY, LLAMAFILE_URL, OLLAMA_HOST, and the names of the models in
-    LLAMAFILE_EMBED_MODEL and LLAMAFILE_GENERATE_MODEL. A COMMAND that does not exist gives 127.
+    LLAMAFILE_EMBED_MODEL, LLAMAFILE_GENERATE_MODEL and LLAMAFILE_RERANK_MODEL. A COMMAND that does not exist
+    gives 127.
 
     \b
     Examples:
@@ -80,8 +88,18 @@ def command(
         return _refuse(argv[0])
     began = time.monotonic()
     report = _silent if quiet else _report
+    config = context.load_config()
+    settings = config.serve
+    known = (embed, generate, rerank, settings.embed, settings.generate, settings.rerank)
+    if all(name is None for name in known):
+        from llamafile_mgr.cli.guidance import unnamed_model
+
+        raise unnamed_model(context.paths, "llamafile-mgr exec", " -- COMMAND")
     choice = choose(
-        embed, generate, context.load_config(), context.paths, port=port, config_file=context.config_file
+        *(embed, generate, config, context.paths),
+        rerank=rerank,
+        port=port,
+        config_file=context.config_file,
     )
     lease = join_or_start(choice, report, process=myself("exec"), keep_seconds=keep_seconds)
     access = lease.access

@@ -44,7 +44,9 @@ def export_command(context: Context, file: Path, names: tuple[str, ...], as_json
     store = Store(context.paths.store)
     entries = [store.find(name) for name in names] if names else store.entries()
     if not entries:
-        raise NotFoundError("the store is empty", hint="fetch something first: llamafile-mgr pull NAME")
+        from llamafile_mgr.cli.guidance import how_to_pull
+
+        raise NotFoundError("the store is empty", hint=how_to_pull())
     size = export_kit(store, entries, file)
     if as_json:
         print_json({"kit": str(file), "size": size, "names": [entry.name for entry in entries]})

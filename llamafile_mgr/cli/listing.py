@@ -31,7 +31,9 @@ def command(context: Context, as_json: bool) -> None:
         print_json([artifact_json(entry) for entry in entries])
         return
     if not entries:
-        print_line("the store is empty; llamafile-mgr pull NAME fetches a model")
+        from llamafile_mgr.cli.guidance import how_to_pull
+
+        print_line(f"the store is empty; next: {how_to_pull()}")
         return
     rows = [
         (

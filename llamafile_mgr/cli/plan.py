@@ -76,6 +76,10 @@ def command(
     if not (models or embed or generate or rerank):
         embed, generate, rerank = config.serve.embed, config.serve.generate, config.serve.rerank
     wanted = wanted_models(models, embed, generate, rerank)
+    if not wanted:
+        from llamafile_mgr.cli.guidance import unnamed_model
+
+        raise unnamed_model(context.paths, "llamafile-mgr plan")
     other = read_snapshot(snapshot) if snapshot is not None else None
     plans = make_plans(wanted, config, context.paths, other)
     machine = other or detect_machine()

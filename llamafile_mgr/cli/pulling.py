@@ -38,7 +38,9 @@ def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) ->
         NotFoundError: a name that the catalog does not have.
     """
     if not names:
-        raise UsageError("pull what?", hint="name a model: llamafile-mgr pull all-minilm-l6-v2")
+        from llamafile_mgr.cli.guidance import how_to_pull
+
+        raise UsageError("pull what?", hint=how_to_pull())
     if len(names) > 1 and (as_name or sha256):
         raise UsageError("--name and --sha256 are for one file", hint="pull one file at a time with them")
     targets: list[Target | Path] = []

@@ -79,7 +79,7 @@ def command(
     from llamafile_mgr.proxy.assembly import make_plans, wanted_models
     from llamafile_mgr.proxy.leases import LeaseTerms
     from llamafile_mgr.proxy.serving import serve
-    from llamafile_mgr.supervisor.control import tell_error
+    from llamafile_mgr.supervisor.asking import tell_error
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -94,6 +94,10 @@ def command(
     chosen_generate = generate or (None if models else config.serve.generate)
     chosen_rerank = rerank or (None if models else config.serve.rerank)
     wanted = wanted_models(models, chosen_embed, chosen_generate, chosen_rerank)
+    if not wanted:
+        from llamafile_mgr.cli.guidance import unnamed_model
+
+        raise unnamed_model(context.paths, "llamafile-mgr serve")
 
     def plan_all() -> Sequence[Plan]:
         plans = make_plans(wanted, context.load_config(flags), context.paths)

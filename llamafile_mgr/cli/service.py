@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ def command() -> None:
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--embed", metavar="MODEL", help="Serve this model for embedding calls.")
 @click.option("--generate", metavar="MODEL", help="Serve this model for generation calls.")
+@click.option("--rerank", metavar="MODEL", help="Serve this model for reranking calls.")
 @click.option("--host", metavar="ADDRESS", help="Listen here.  [default: 127.0.0.1 and ::1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Listen on this port.  [default: 8080]")
 @click.option("--no-cache", is_flag=True, help="Neither keep vectors of texts nor use those kept before.")
@@ -75,6 +76,7 @@ def install(
     models: tuple[str, ...],
     embed: str | None,
     generate: str | None,
+    rerank: str | None,
     host: str | None,
     port: int | None,
     no_cache: bool,
@@ -100,8 +102,9 @@ def install(
     from llamafile_mgr.service.finding import find_definition
 
     handle, target = _find(context, name, user=user, run_as=run_as)
+    roles = {"--embed": embed, "--generate": generate, "--rerank": rerank}
     request = _read_request(
-        context, target, name, models, embed, generate, host, port, no_cache=no_cache, on_demand=on_demand
+        context, target, name, models, roles, host, port, no_cache=no_cache, on_demand=on_demand
     )
     definition = find_definition(request, target, os.environ)
     steps = handle.install_steps(definition)
@@ -130,8 +133,7 @@ def _read_request(
     target: Target,
     name: str,
     models: Sequence[str],
-    embed: str | None,
-    generate: str | None,
+    roles: Mapping[str, str | None],
     host: str | None,
     port: int | None,
     *,
@@ -150,15 +152,16 @@ def _read_request(
     settings = config.serve
     wanted = wanted_models(
         models,
-        embed or (None if models else settings.embed),
-        generate or (None if models else settings.generate),
+        roles["--embed"] or (None if models else settings.embed),
+        roles["--generate"] or (None if models else settings.generate),
+        roles["--rerank"] or (None if models else settings.rerank),
     )
     files = {
         subject.name: subject.path
         for subject in find_subjects(wanted, target.paths)
         if subject.path.is_file()
     }
-    options = {"--embed": embed, "--generate": generate, "--host": host}
+    options = {**roles, "--host": host}
     arguments = [_absolute(model) for model in models]
     for option, value in options.items():
         if value is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import format_table, print_json, print_line
+from llamafile_mgr.cli.output import format_table, print_json, print_json_line, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
 __all__ = ["command"]
@@ -17,9 +17,18 @@ __all__ = ["command"]
 
 @click.command("status")
 @port_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--watch", "watched", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often with --watch.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch one line each time.")
 @click.pass_obj
-def command(context: Context, port: int | None, as_json: bool) -> None:
+def command(context: Context, port: int | None, watched: bool, interval: float, as_json: bool) -> None:
     """Show the models of the running serve and their engines.
 
     Below each engine stand why it last died and when it is started next, what was changed to make it start,
@@ -30,11 +39,21 @@ def command(context: Context, port: int | None, as_json: bool) -> None:
     Examples:
       llamafile-mgr status
       llamafile-mgr status --json
+      llamafile-mgr status --watch --interval 5
       llamafile-mgr status --port 8081
     """
+    if watched:
+        from llamafile_mgr.cli.watching import watch
+
+        watch(lambda: _show(context, port, print_json_line if as_json else None), interval, as_json=as_json)
+    else:
+        _show(context, port, print_json if as_json else None)
+
+
+def _show(context: Context, port: int | None, print_value: Callable[[object], None] | None) -> None:
     status = next(ask_running(context, port, {"command": "status"}, seconds=10.0))
-    if as_json:
-        print_json(status)
+    if print_value is not None:
+        print_value(status)
         return
     print_line(f"{status['url']}, up {_duration(status['uptime_seconds'])}, version {status['version']}")
     for model in status["models"]:

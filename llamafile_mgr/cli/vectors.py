@@ -57,7 +57,7 @@ def _find_serve(context: Context, model: str | None) -> Path | None:
     """Return the socket of a running ``serve`` that embeds with ``model``, or with any for None."""
     from llamafile_mgr.catalog import Role
     from llamafile_mgr.errors import Error
-    from llamafile_mgr.supervisor.control import find_sockets, send_command
+    from llamafile_mgr.supervisor.asking import find_sockets, send_command
 
     for _, socket in find_sockets(context.paths.runtime):
         try:

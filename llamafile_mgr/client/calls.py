@@ -78,7 +78,14 @@ def embed(texts: Sequence[str], options: EmbedOptions, retries: int) -> Exchange
     truncated: list[int] = []
     tokens, model, space = 0, None, options.if_vector_space
     for part in split_texts(texts):
-        value, headers = yield from send_json("POST", "/v1/embeddings", options.body(part), retries=retries)
+        value, headers = yield from send_json(
+            "POST",
+            "/v1/embeddings",
+            options.body(part),
+            retries=retries,
+            # Refused before any work; the check of the answer is for servers that do not know the header.
+            headers={"if-vector-space": f'"{space}"'} if space is not None else None,
+        )
         space = _check_space(space, headers.get("x-vector-space"))
         model = value["model"]
         tokens += int(value["usage"]["prompt_tokens"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from urllib.parse import urlsplit
@@ -180,7 +180,7 @@ class Client:
 
     def _send(self, step: Send) -> Received | Lost:
         try:
-            reply = self._http.request(step.method, step.path, content=step.body, headers=_headers(step))
+            reply = self._http.request(step.method, step.path, content=step.body, headers=step.headers)
         except httpx.HTTPError as error:
             return _lost(error)
         return _received(reply)
@@ -321,9 +321,7 @@ class AsyncClient:
 
     async def _send(self, step: Send) -> Received | Lost:
         try:
-            reply = await self._http.request(
-                step.method, step.path, content=step.body, headers=_headers(step)
-            )
+            reply = await self._http.request(step.method, step.path, content=step.body, headers=step.headers)
         except httpx.HTTPError as error:
             return _lost(error)
         return _received(reply)
@@ -341,10 +339,6 @@ def _settings(url: str, api_key: str | None, timeout_seconds: float) -> dict[str
         # A web proxy of the environment cannot reach our loopback address.
         "trust_env": parts.hostname not in ("127.0.0.1", "localhost", "::1"),
     }
-
-
-def _headers(step: Send) -> Mapping[str, str]:
-    return {"content-type": "application/json"} if step.body is not None else {}
 
 
 def _received(reply: httpx.Response) -> Received:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from llamafile_mgr.errors import (
@@ -37,6 +37,7 @@ class Send:
     method: str
     path: str
     body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,12 @@ Exchange: TypeAlias = Generator[Send | Pause, Outcome, _T]
 
 
 def send_json(
-    method: str, path: str, body: Mapping[str, Any] | None, *, retries: int
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    *,
+    retries: int,
+    headers: Mapping[str, str] | None = None,
 ) -> Exchange[tuple[Any, Mapping[str, str]]]:
     """Send one request, again when that may help, and return the answer's JSON value and headers.
 
@@ -78,8 +84,9 @@ def send_json(
         NotReadyError: nobody answers there.
     """
     content = json.dumps(body).encode() if body is not None else None
+    sent = {**(headers or {}), **({"content-type": "application/json"} if content is not None else {})}
     for attempt in range(retries + 1):
-        outcome = yield Send(method, path, content)
+        outcome = yield Send(method, path, content, sent)
         value = _parse(outcome) if isinstance(outcome, Received) and outcome.status < 400 else None
         # A call that was held has sent its status before it failed.
         failed_late = isinstance(value, dict) and set(value) == {"error"}

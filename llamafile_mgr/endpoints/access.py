@@ -43,6 +43,7 @@ class Access:
             "OLLAMA_HOST": self.url,
             "LLAMAFILE_EMBED_MODEL": self.models.get("embed"),
             "LLAMAFILE_GENERATE_MODEL": self.models.get("generate"),
+            "LLAMAFILE_RERANK_MODEL": self.models.get("rerank"),
         }
         merged = {name: value for name, value in environ.items() if name not in variables}
         merged.update({name: value for name, value in variables.items() if value is not None})

@@ -58,13 +58,14 @@ def endpoint(
     embed: str | None = None,
     generate: str | None = None,
     *,
+    rerank: str | None = None,
     port: int | None = None,
     config_file: str | Path | None = None,
     keep_seconds: float = 0.0,
 ) -> Iterator[Endpoint]:
     """Serve models while inside, joining a server that serves them already; `exec` shares it too.
 
-    ``embed``, ``generate``: names from the store or paths; without either those of the settings.
+    ``embed``, ``generate``, ``rerank``: names from the store or paths; without any those of the settings.
     ``port`` None takes any. ``keep_seconds``: how long the server shall outlast its last user.
 
     Raises:
@@ -72,7 +73,7 @@ def endpoint(
         NotFoundError: a model is neither in the store nor a file.
         Error: why the server did not start, as ``llamafile-mgr serve`` would say it.
     """
-    lease = _join(_choose(embed, generate, port, config_file), keep_seconds)
+    lease = _join(_choose(embed, generate, rerank, port, config_file), keep_seconds)
     try:
         with Endpoint(lease.access) as client:
             yield client
@@ -85,12 +86,13 @@ async def aendpoint(
     embed: str | None = None,
     generate: str | None = None,
     *,
+    rerank: str | None = None,
     port: int | None = None,
     config_file: str | Path | None = None,
     keep_seconds: float = 0.0,
 ) -> AsyncIterator[AsyncEndpoint]:
     """Serve models while inside, as ``endpoint`` does, for asyncio."""
-    choice = await asyncio.to_thread(_choose, embed, generate, port, config_file)
+    choice = await asyncio.to_thread(_choose, embed, generate, rerank, port, config_file)
     joining = asyncio.ensure_future(asyncio.to_thread(_join, choice, keep_seconds))
     try:
         lease = await asyncio.shield(joining)
@@ -106,13 +108,16 @@ async def aendpoint(
 
 
 def _choose(
-    embed: str | None, generate: str | None, port: int | None, config_file: str | Path | None
+    embed: str | None,
+    generate: str | None,
+    rerank: str | None,
+    port: int | None,
+    config_file: str | Path | None,
 ) -> Choice:
     paths = resolve_paths()
     file = Path(config_file) if config_file is not None else None
-    return choose(
-        embed, generate, load_config(paths.config_file, file=file), paths, port=port, config_file=file
-    )
+    config = load_config(paths.config_file, file=file)
+    return choose(embed, generate, config, paths, rerank=rerank, port=port, config_file=file)
 
 
 def _join(choice: Choice, keep_seconds: float) -> Lease:

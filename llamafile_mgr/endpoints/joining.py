@@ -15,7 +15,7 @@ from llamafile_mgr.errors import Error, NotReadyError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.store.locks import LockBusyError, Locks
 from llamafile_mgr.store.processes import Holder
-from llamafile_mgr.supervisor.control import find_sockets, send_command
+from llamafile_mgr.supervisor.asking import find_sockets, send_command
 
 __all__ = ["find_service", "join_or_start"]
 

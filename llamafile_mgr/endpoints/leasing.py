@@ -10,7 +10,7 @@ from typing import Any
 from llamafile_mgr.endpoints.access import Access, reachable
 from llamafile_mgr.errors import NotReadyError
 from llamafile_mgr.store.processes import Holder
-from llamafile_mgr.supervisor.control import send_command
+from llamafile_mgr.supervisor.asking import send_command
 
 __all__ = ["Lease", "Report"]
 

@@ -65,6 +65,7 @@ def choose(
     config: Config,
     paths: Paths,
     *,
+    rerank: str | None = None,
     port: int | None = None,
     config_file: Path | None = None,
 ) -> Choice:
@@ -74,9 +75,9 @@ def choose(
         UsageError: no model is named anywhere.
         NotFoundError: a model is neither in the store nor a file.
     """
-    if embed is None and generate is None:
-        embed, generate = config.serve.embed, config.serve.generate
-    named = [(Role.EMBED, embed), (Role.GENERATE, generate)]
+    if embed is None and generate is None and rerank is None:
+        embed, generate, rerank = config.serve.embed, config.serve.generate, config.serve.rerank
+    named = [(Role.EMBED, embed), (Role.GENERATE, generate), (Role.RERANK, rerank)]
     wants = tuple(_want(role, name, paths) for role, name in named if name is not None)
     if not wants:
         raise UsageError(
@@ -105,7 +106,7 @@ def for_users(config: Config) -> Config:
 def service_key(wants: Sequence[Want], config: Config, port: int | None, environ: Mapping[str, str]) -> str:
     """Return a word for everything that shapes a service; a replaced model file gives another one."""
     serve = dataclasses.asdict(for_users(config).serve)
-    for name in ("embed", "generate", "port"):
+    for name in ("embed", "generate", "rerank", "port"):
         del serve[name]
     facts = {
         "version": __version__,

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from llamafile_mgr.catalog import Role
 from llamafile_mgr.endpoints.leasing import Report
 from llamafile_mgr.endpoints.settings import Choice
 from llamafile_mgr.errors import EngineStartError, Error, StoreError, UsageError
 from llamafile_mgr.paths import ensure_private_dir
-from llamafile_mgr.supervisor.control import rebuild_error
+from llamafile_mgr.supervisor.asking import rebuild_error
 
 __all__ = ["start_service"]
 
@@ -71,7 +70,7 @@ def _argv(choice: Choice) -> list[str]:
         argv += ["--config", str(choice.config_file.absolute())]
     argv += ["serve", "--json", "--leased", choice.key, "--port", str(choice.port or 0)]
     for want in choice.wants:
-        argv += ["--embed" if want.role is Role.EMBED else "--generate", want.argument]
+        argv += [f"--{want.role.value}", want.argument]
     return argv
 
 

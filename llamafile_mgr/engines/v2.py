@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
-from llamafile_mgr.engines.replies import read_json, read_token_list, stack_vectors
+from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import EngineError
 from llamafile_mgr.llamafile.family import Family
@@ -39,7 +39,7 @@ class V2:
 
     def health(self) -> EngineRequest:
         """Return the cheapest request that every release answers."""
-        return EngineRequest("GET", "/tokenize?content=x")
+        return EngineRequest("GET", "/tokenize?prompt=x")
 
     def embed(self, texts: Sequence[str]) -> EngineRequest:
         """Return the request for one text."""
@@ -62,9 +62,17 @@ class V2:
         )
 
     def tokenize(self, text: str) -> EngineRequest:
-        """Return the request for the ids with special tokens."""
-        return json_request("/tokenize", {"content": text, "add_special": True})
+        """Return the request for the tokens with special ones; the text is called ``prompt`` here."""
+        return json_request("/tokenize", {"prompt": text, "add_special": True})
 
     def read_tokens(self, reply: EngineReply) -> list[int]:
-        """Return the token ids. Raises EngineError."""
-        return read_token_list(reply)
+        """Return as many numbers as there are tokens: this engine tells their texts and not their ids.
+
+        Raises:
+            EngineError: no list of tokens.
+        """
+        body = read_json(reply)
+        tokens = body.get("tokens") if isinstance(body, dict) else None
+        if not isinstance(tokens, list):
+            raise EngineError("the engine's reply has no token list")
+        return list(range(len(tokens)))

@@ -37,7 +37,11 @@ def inherited_sockets(
             sockets.append(socket.socket(fileno=number))
             _check(sockets[-1], public=public)
             sockets[-1].setblocking(False)
-    except OSError as error:
+    except BaseException as error:
+        for each in sockets:
+            each.close()
+        if not isinstance(error, OSError):
+            raise
         raise ConfigError(f"descriptor {number} of the service manager is no socket: {error}") from error
     return sockets
 

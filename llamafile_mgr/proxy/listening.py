@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
+import sys
 from collections.abc import Sequence
 
 from llamafile_mgr.errors import ConfigError, PortInUseError
 
-__all__ = ["addresses_of", "bind_sockets", "close_sockets", "endpoint"]
+__all__ = ["addresses_of", "allow_descriptors", "bind_sockets", "close_sockets", "endpoint"]
 
 _BACKLOG = 2048
+_DESCRIPTORS = 65_536
 #: ``localhost`` means either address, and clients differ in which they try.
 _LOOPBACK = ("127.0.0.1", "::1")
+
+
+def allow_descriptors() -> None:
+    """Let this process open as many files and connections as the system lets it, up to ``_DESCRIPTORS``.
+
+    Many systems start programs with a limit of 1,024, less than one busy proxy has connections.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a second limit that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def bind_sockets(host: str, port: int, *, public: bool = False) -> list[socket.socket]:

@@ -11,8 +11,8 @@ from llamafile_mgr import __version__
 from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.metrics import Sample, render_metric
-from llamafile_mgr.supervisor.engine import EngineSnapshot
 from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot
 
 __all__ = ["describe_status", "process_memory", "render_metrics"]
 

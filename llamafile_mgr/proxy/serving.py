@@ -30,9 +30,10 @@ from llamafile_mgr.proxy.control import Controller, replace_model
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
 from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, living_alone
-from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
+from llamafile_mgr.proxy.listening import allow_descriptors, bind_sockets, close_sockets, endpoint
 from llamafile_mgr.proxy.protocol import protocol_class
-from llamafile_mgr.supervisor.control import ControlServer, control_socket
+from llamafile_mgr.supervisor.asking import control_socket
+from llamafile_mgr.supervisor.control import ControlServer
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.notify import Notifier
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, PoolSnapshot
@@ -90,6 +91,7 @@ def serve(
         try:
             notifier.status("planning")
             plans = plan_all()
+            allow_descriptors()
             sockets = sockets or bind_sockets(settings.host, settings.port, public=public)
             with hold_files(plans, paths):
                 service = _Service(plans, plan_all, config, paths, announce, sockets, keys, notifier, terms)

@@ -138,9 +138,14 @@ def find_definition(request: Request, target: Target, environ: Mapping[str, str]
     package = Path(llamafile_mgr.__file__).parent
     writable = _outermost((paths.store, paths.state, paths.cache, paths.runtime))
     config = (request.config_file,) if request.config_file else ()
-    readable = _outermost((python, package, paths.config_file, *config, *request.needed))
+    # A virtual environment only links to an interpreter, which lies somewhere else with its library.
+    code = (python, python.resolve(), Path(sys.prefix), Path(sys.base_prefix), package, package.resolve())
+    used = (*code, *config, *request.needed)
+    readable = _outermost(
+        (paths.config_file, *used, *(path.resolve() for path in (*config, *request.needed)))
+    )
     if target.user is not None:
-        for path in (python, package, *config, *request.needed):
+        for path in used:
             _check_reach(path, target)
     settings = ("--config", str(request.config_file)) if request.config_file else ()
     return Definition(

@@ -9,61 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import socket
-import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
-from llamafile_mgr.errors import Error, NotReadyError, RequestError, StoreError, error_class
+from llamafile_mgr.errors import Error, RequestError, StoreError
 from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.supervisor.asking import tell_error
 
-__all__ = ["ControlServer", "control_socket", "find_sockets", "rebuild_error", "send_command", "tell_error"]
+__all__ = ["ControlServer"]
 
 #: Yields the answers to one command. The event is set when the one who asked has gone.
 Handler = Callable[[dict[str, Any], asyncio.Event], AsyncGenerator[dict[str, Any], None]]
 
-_PATTERN = "control-*.sock"
-#: sockaddr_un holds 104 (macOS) to 108 (Linux) bytes.
-_LONGEST_PATH = 100
 _LINE_BYTES = 64 * 1024
-_CONNECT_SECONDS = 2.0
-
-
-def control_socket(runtime: Path, port: int) -> Path:
-    """Return the socket of the ``serve`` on ``port``; it moves to a short path when it would be too long."""
-    return _directory(runtime) / f"control-{port}.sock"
-
-
-def find_sockets(runtime: Path) -> list[tuple[int, Path]]:
-    """Return (port, socket) of every ``serve`` of this installation that answers."""
-    found = []
-    for path in sorted(_directory(runtime).glob(_PATTERN)):
-        port = path.stem.removeprefix("control-")
-        if port.isascii() and port.isdigit() and _answers(path):
-            found.append((int(port), path))
-    return found
-
-
-def _directory(runtime: Path) -> Path:
-    if len(os.fsencode(runtime / "control-65535.sock")) <= _LONGEST_PATH:
-        return runtime
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    name = hashlib.sha256(os.fsencode(runtime)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"llamafile-mgr-{user}" / name
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_CONNECT_SECONDS)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 class ControlServer:
@@ -151,59 +113,6 @@ def _describe(error: Error) -> dict[str, Any]:
     return {"error": tell_error(error), "end": True}
 
 
-def tell_error(error: Error) -> dict[str, Any]:
-    """Return an error as plain values, for another process."""
-    return {
-        "message": error.message,
-        "cause": error.cause,
-        "hint": error.hint,
-        "code": error.code,
-        "exit_code": error.exit_code,
-    }
-
-
-def rebuild_error(told: dict[str, Any]) -> Error:
-    """Return the error that another process told of: of its own class where that is one of ``errors``."""
-    cls = error_class(str(told.get("code")))
-    if cls is None:
-        return _RemoteError(told)
-    return cls(str(told["message"]), cause=told.get("cause"), hint=told.get("hint"))
-
-
 async def _write(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
     writer.write(json.dumps(value).encode() + b"\n")
     await writer.drain()
-
-
-def send_command(path: Path, command: dict[str, Any], *, seconds: float | None) -> Iterator[dict[str, Any]]:
-    """Send one command and yield its answers; ``seconds``: the longest silence, None for no limit.
-
-    Raises:
-        Error: what the service answered, with its own exit code.
-        NotReadyError: the service went away or did not answer in time.
-    """
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_CONNECT_SECONDS)
-            connection.connect(str(path))
-            connection.settimeout(seconds)
-            connection.sendall(json.dumps(command).encode() + b"\n")
-            with connection.makefile("rb") as lines:
-                for line in lines:
-                    answer = json.loads(line)
-                    if "error" in answer:
-                        raise rebuild_error(answer["error"])
-                    if answer.get("end"):
-                        return
-                    yield answer
-    except (OSError, ValueError) as error:
-        raise NotReadyError(f"the running serve did not answer: {error}") from error
-    raise NotReadyError("the running serve ended before it had answered")
-
-
-class _RemoteError(Error):
-    """An error of the service whose class is its own, told to us."""
-
-    def __init__(self, told: dict[str, Any]) -> None:
-        super().__init__(told["message"], cause=told.get("cause"), hint=told.get("hint"))
-        self.exit_code = told.get("exit_code", 1)  # type: ignore[misc]

@@ -13,12 +13,9 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from llamafile_mgr.engines.families import family_rules
-from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
@@ -30,73 +27,19 @@ from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.memory import count_oom_kills
 from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
 from llamafile_mgr.supervisor.process import EngineProcess, spawn_engine
-from llamafile_mgr.supervisor.registry import Registry
-from llamafile_mgr.supervisor.restart import RestartPolicy, decide_restart
+from llamafile_mgr.supervisor.restart import decide_restart
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings, Transition
 from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
-from llamafile_mgr.supervisor.throughput import Job, Kind, SpeedPolicy, SpeedWatch
+from llamafile_mgr.supervisor.throughput import Job, SpeedWatch
 
-__all__ = ["Engine", "EngineSnapshot", "EngineSurroundings", "Transition"]
+__all__ = ["Engine"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: For the process of a start that failed: nothing of value is in it.
 _FAILED_GRACE_SECONDS = 2.0
 #: For the diagnosis of a death that a call has seen: its process is gone, so little is left to wait for.
 _FATE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSurroundings:
-    """What engines share. ``changed`` is called after every transition.
-
-    ``best_rates`` gives the best rates of engines with these settings, for all of them to read and raise.
-    """
-
-    logs: Path
-    home: Path
-    registry: Registry
-    stall_seconds: float
-    grace_seconds: float
-    restart: RestartPolicy
-    liveness: LivenessPolicy
-    changed: Callable[[], None]
-    speed: SpeedPolicy
-    best_rates: Callable[[LaunchSettings], MutableMapping[Kind, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One move: wall-clock ``at`` (seconds since 1970), the new state, and the seconds spent in the old."""
-
-    at: float
-    state: EngineState
-    after_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSnapshot:
-    """What can be told of an engine now.
-
-    ``cause``: why it last died. ``age_seconds``: of its state. ``steps``: what was changed to make it start.
-    ``speed``: the share of its best throughput that it shows now, None when unknown; ``slow``: too little.
-    ``retry_seconds``: until its next start, when it backs off.
-    """
-
-    name: str
-    state: EngineState
-    age_seconds: float
-    pid: int | None
-    port: int | None
-    restarts: int
-    in_flight: int
-    served: int
-    cause: str | None
-    steps: tuple[str, ...]
-    retry_seconds: float | None
-    transitions: tuple[Transition, ...]
-    log: str
-    speed: float | None = None
-    slow: bool = False
 
 
 class Engine:

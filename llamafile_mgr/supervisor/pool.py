@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, NotReadyError
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.engine import Engine, EngineSnapshot
+from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.memory import resident_bytes
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 
 __all__ = ["Pool", "PoolOptions", "PoolSnapshot"]
@@ -43,8 +44,8 @@ class PoolOptions:
 
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
-    """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: it was
-    unloaded on purpose, or left so at the start, and the next call starts it."""
+    """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: unloaded
+    on purpose, the next call starts it."""
 
     model: str
     role: str

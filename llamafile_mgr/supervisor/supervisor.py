@@ -13,13 +13,14 @@ from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.engine import Engine, EngineSurroundings
+from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.memory import available_bytes, resident_bytes
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from llamafile_mgr.supervisor.restart import RestartPolicy
+from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.starting import EngineChecks
 from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
 

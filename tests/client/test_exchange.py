@@ -111,6 +111,16 @@ def test_another_vector_space_is_an_error() -> None:
         embed(["x"] * 513, [vectors(*[{"embedding": ROW}] * 512), vectors({"embedding": ROW}, space="new")])
 
 
+def test_the_wanted_space_is_sent_and_a_second_request_asks_for_that_of_the_first() -> None:
+    answers = [vectors(*[{"embedding": ROW}] * 512), vectors({"embedding": ROW})]
+    _, steps = embed(["x"] * 513, answers)
+    conditions = [step.headers.get("if-vector-space") for step in steps if isinstance(step, Send)]
+    assert conditions == [None, '"space"']
+    _, [step] = embed(["x"], [vectors({"embedding": ROW})], if_vector_space="space")
+    assert isinstance(step, Send)
+    assert step.headers == {"if-vector-space": '"space"', "content-type": "application/json"}
+
+
 def test_too_few_vectors_are_an_error() -> None:
     with pytest.raises(EngineError, match="2 texts were sent and 1"):
         embed(["a", "b"], [vectors({"embedding": ROW})])
@@ -131,7 +141,7 @@ def test_what_may_help_is_tried_again() -> None:
         (refusal(400, "context_length_exceeded"), InputTooLongError, 1),
         (refusal(401, "invalid_api_key"), RequestError, 1),
         (refusal(404, "model_not_found"), NotFoundError, 1),
-        (refusal(409, "vector_space_changed"), VectorSpaceError, 1),
+        (refusal(409, "vector_space_mismatch"), VectorSpaceError, 1),
         (refusal(429, "busy"), NotReadyError, 3),
         (refusal(502, "engine"), EngineError, 3),
         (refusal(503, "not_ready", retry_after="9"), NotReadyError, 3),

@@ -6,8 +6,12 @@ set than the address. The libraries are imported inside: some take a second, som
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -178,6 +182,119 @@ def langchain_ollama_embeddings(url: str) -> None:
     check([client.embed_query(TEXTS[0])], TEXTS[:1])
 
 
+def langchain_openai_chat(url: str) -> None:
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(base_url=f"{url}/v1", api_key="x", model="m", max_tokens=4)  # type: ignore[call-arg,arg-type]
+    assert isinstance(model.invoke("Say hello.").content, str)
+    assert list(model.stream("Say hello."))
+
+
+def langchain_ollama_chat(url: str) -> None:
+    from langchain_ollama import ChatOllama
+
+    model = ChatOllama(model="m", base_url=url, num_predict=4)
+    assert isinstance(model.invoke("Say hello.").content, str)
+    assert list(model.stream("Say hello."))
+
+
+def litellm_embeddings(url: str) -> None:
+    import litellm
+
+    for model in ("llamafile/m", "openai/m"):
+        for texts in (TEXTS, TEXTS[:1]):
+            reply = litellm.embedding(model=model, input=texts, api_base=f"{url}/v1", api_key="sk-x")
+            check([item["embedding"] for item in reply.data], texts)
+
+
+def litellm_chat(url: str) -> None:
+    import litellm
+
+    def ask(**more: Any) -> Any:
+        return litellm.completion(
+            model="llamafile/m", messages=MESSAGES, api_base=f"{url}/v1", max_tokens=4, **more
+        )
+
+    assert ask().choices[0].message.role == "assistant"
+    assert list(ask(stream=True))[-1].choices[0].finish_reason in ("stop", "length")
+    whole = litellm.text_completion(
+        model="text-completion-openai/m",
+        prompt="Say hello.",
+        max_tokens=4,
+        api_base=f"{url}/v1",
+        api_key="sk-x",
+    )
+    assert isinstance(whole.choices[0].text, str)
+
+
+def any_llm_embeddings(url: str) -> None:
+    import any_llm
+
+    reply = any_llm.embedding("m", inputs=TEXTS, provider="llamacpp", api_base=f"{url}/v1", api_key="x")
+    check([item.embedding for item in reply.data])
+
+
+def any_llm_chat(url: str) -> None:
+    import any_llm
+
+    for provider in ("llamafile", "llamacpp"):
+        reply = any_llm.completion(
+            "m",
+            messages=MESSAGES,  # type: ignore[arg-type]
+            provider=provider,
+            api_base=f"{url}/v1",
+            api_key="x",
+            max_tokens=4,
+        )
+        assert reply.choices[0].message.role == "assistant"  # type: ignore[union-attr]
+
+
+def haystack_embeddings(url: str) -> None:
+    from haystack import Document
+    from haystack.components.embedders import OpenAIDocumentEmbedder, OpenAITextEmbedder
+    from haystack.utils import Secret
+    from haystack_integrations.components.embedders.ollama import OllamaDocumentEmbedder, OllamaTextEmbedder
+
+    key = Secret.from_token("x")
+    documents = [Document(content=text) for text in TEXTS]
+    texts = OpenAITextEmbedder(api_key=key, model="m", api_base_url=f"{url}/v1")
+    check([texts.run(TEXTS[0])["embedding"]], TEXTS[:1])
+    many = OpenAIDocumentEmbedder(api_key=key, model="m", api_base_url=f"{url}/v1", progress_bar=False)
+    check([document.embedding for document in many.run(documents)["documents"]])
+    check([OllamaTextEmbedder(model="m", url=url).run(TEXTS[0])["embedding"]], TEXTS[:1])
+    ollama = OllamaDocumentEmbedder(model="m", url=url, progress_bar=False)
+    check([document.embedding for document in ollama.run(documents)["documents"]])
+
+
+def llm_embeddings(url: str) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        own = {"LLM_USER_PATH": home, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "sk-x"}
+        done = subprocess.run(
+            [sys.executable, "-m", "llm", "embed", "-m", "3-small", "-c", TEXTS[0]],
+            env={**os.environ, **own},
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    check([json.loads(done.stdout)], TEXTS[:1])
+
+
+def llama_index_other_embeddings(url: str) -> None:
+    from llama_index.embeddings.ollama import OllamaEmbedding
+    from llama_index.embeddings.openai import OpenAIEmbedding
+    from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInference
+
+    for client in (
+        OpenAIEmbedding(api_base=f"{url}/v1", api_key="x"),
+        OllamaEmbedding(model_name="m", base_url=url),
+        TextEmbeddingsInference(model_name="m", base_url=url, text_instruction="", query_instruction=""),
+    ):
+        check(client.get_text_embedding_batch(TEXTS))
+        check([client.get_query_embedding(TEXTS[0])], TEXTS[:1])
+
+
 def rare_dialects(url: str) -> None:
     """langroid, Emacs' llm, Infinity, llama-index' and chroma's TEI, curl: as their sources send it."""
 
@@ -242,21 +359,43 @@ PROBES: dict[str, Callable[[str], None]] = {
     "voyage embeddings": voyage_embeddings,
     "huggingface_hub (TEI)": huggingface_hub_embeddings,
     "langchain-openai embeddings": langchain_openai_embeddings,
+    "langchain-openai chat": langchain_openai_chat,
     "langchain-ollama embeddings": langchain_ollama_embeddings,
+    "langchain-ollama chat": langchain_ollama_chat,
+    "litellm embeddings": litellm_embeddings,
+    "litellm chat": litellm_chat,
+    "haystack embeddings": haystack_embeddings,
+    "llm embed": llm_embeddings,
+    "llama-index OpenAI, Ollama, TEI": llama_index_other_embeddings,
     "rare dialects": rare_dialects,
 }
+if sys.version_info >= (3, 11):  # what any-llm asks for
+    PROBES |= {"any-llm embeddings": any_llm_embeddings, "any-llm chat": any_llm_chat}
 if install_node_clients():
     PROBES |= {"openai-node embeddings": openai_node, "ollama-js": ollama_node}
 
+#: These libraries report home, or look up prices there, unless told not to.
+os.environ |= {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "HAYSTACK_TELEMETRY_ENABLED": "False",
+    "ANONYMIZED_TELEMETRY": "False",
+}
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what these packages say while they are imported is not ours to mend
     for _module in (
+        *(("any_llm",) if sys.version_info >= (3, 11) else ()),
         "cohere",
+        "haystack.components.embedders",
+        "haystack_integrations.components.embedders.ollama",
         "langchain_community.embeddings",
         "langchain_community.llms.llamafile",
         "langchain_ollama",
         "langchain_openai",
+        "litellm",
         "llama_index.embeddings.llamafile",
+        "llama_index.embeddings.ollama",
+        "llama_index.embeddings.openai",
+        "llama_index.embeddings.text_embeddings_inference",
         "llama_index.llms.llamafile",
         "voyageai",
     ):

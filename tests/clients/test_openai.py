@@ -87,6 +87,23 @@ def test_completions(client: openai.OpenAI) -> None:
     assert pieces[-1].choices[0].finish_reason == "length"
 
 
+def test_responses(client: openai.OpenAI) -> None:
+    reply = client.responses.create(model="x", input="Say hello.", max_output_tokens=5)
+    assert reply.status in ("completed", "incomplete")
+    assert reply.output[0].type == "message"
+    assert isinstance(reply.output_text, str)
+    assert reply.usage is not None
+    assert reply.usage.output_tokens == 5
+
+
+def test_streamed_responses(client: openai.OpenAI) -> None:
+    events = list(client.responses.create(model="x", input="Say hello.", max_output_tokens=5, stream=True))
+    kinds = [event.type for event in events]
+    assert kinds[0] == "response.created"
+    assert kinds.count("response.output_text.delta") > 0
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+
+
 def test_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["all-minilm-l6-v2", "tiny-generator"]
 

@@ -7,6 +7,7 @@ import inspect
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,21 @@ import llamafile_mgr
 from llamafile_mgr.errors import NotFoundError, UsageError
 from tests.support.golden import golden_cosine
 from tests.support.leased import await_nobody, engines, services, wait_until
+from tests.support.reranker import ANSWERS, fit_reranker
 from tests.support.service import environment, run_program
 
 MODEL = "all-minilm-l6-v2"
 
 
 @pytest.fixture
-def home(model_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(model_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return a home of its own that this process uses."""
     shutil.copytree(model_home / "store", tmp_path / "store")
     (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\n')
     monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    for left in [*services(tmp_path), *engines(tmp_path)]:
+        left.kill()
 
 
 def test_a_block(home: Path) -> None:
@@ -65,6 +69,17 @@ async def test_a_cancelled_wait_gives_the_lease_back(home: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.to_thread(await_nobody, home)
+
+
+def test_a_reranker(home: Path, minilm: Path) -> None:
+    model = fit_reranker(minilm, home / "tiny-reranker.gguf")
+    with llamafile_mgr.endpoint(rerank=str(model)) as ep:
+        for number, question in enumerate(ANSWERS):
+            best, second = ep.rerank(question, list(ANSWERS.values()), top_n=2)
+            assert best.index == number
+            assert best.score > second.score
+        assert [each.role for each in ep.models()] == ["rerank"]
+    await_nobody(home)
 
 
 def test_a_script_that_ends_without_leaving_its_block(home: Path) -> None:

@@ -143,6 +143,24 @@ def test_vectors_of_two_widths_are_refused() -> None:
         family_rules(Family.V10).read_vectors(reply(body), 2)
 
 
+def test_v2_tells_texts_of_tokens_and_wants_a_prompt() -> None:
+    rules = family_rules(Family.V2)
+    asked = rules.tokenize("a b")
+    assert orjson.loads(asked.body or b"") == {"prompt": "a b", "add_special": True}
+    assert len(rules.read_tokens(reply({"add_special": True, "tokens": ["[CLS]", "a", "b", "[SEP]"]}))) == 4
+    with pytest.raises(EngineError):
+        rules.read_tokens(reply({"tokens": "a"}))
+
+
+def test_rerankers_are_told_to_rerank() -> None:
+    settings = replace(EMBED, role=Role.RERANK, pooling=Pooling.RANK)
+    for family in (Family.V10, Family.EMBEDDED):
+        words = argv(family, settings)
+        assert "--rerank" in words
+        assert words[words.index("--pooling") + 1] == "rank"
+        assert "--embedding" not in words
+
+
 def test_tokens_plain_or_with_pieces() -> None:
     rules = family_rules(Family.V10)
     assert rules.read_tokens(reply({"tokens": [1, 2]})) == [1, 2]

@@ -146,12 +146,12 @@ async def collect(http: httpx.AsyncClient, path: str, body: object, received: li
             received.append(piece)
 
 
-@pytest.mark.parametrize("family", [Family.V10, Family.V1])
+@pytest.mark.parametrize("family", [Family.V10, Family.V2, Family.V1])
 async def test_an_engine_that_dies_midway_is_told_and_cut(tmp_path: Path, family: Family) -> None:
     cut = FakeModel("g", Role.GENERATE, "--cut-after 2 --word-seconds 0.1", family)
     async with running_front(tmp_path, [cut]) as running, client(running) as http:
         body = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "stream": True}
-        for path in ("/completion", "/v1/chat/completions", "/api/generate"):
+        for path in ("/completion", "/v1/completions", "/v1/chat/completions", "/api/generate"):
             received: list[bytes] = []
             with pytest.raises(httpx.RemoteProtocolError):
                 await collect(http, path, body, received)

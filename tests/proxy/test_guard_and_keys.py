@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import hmac
 from pathlib import Path
 
 import pytest
@@ -134,6 +136,22 @@ def test_wrong_keys(ring: KeyRing) -> None:
     with pytest.raises(NotAdminError):
         ring.identify(bearer(USER), admin=True)
     assert KeyRing().identify({}, admin=True) == ""
+
+
+@pytest.mark.parametrize("given", ["", "x", USER[:-1], USER, ADMIN, "k" * 20, "x" * 10_000, "ü" * 32])
+def test_the_time_tells_nothing_of_a_key(ring: KeyRing, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is given, every key is compared in constant time, and by values of one length."""
+    compared: list[tuple[int, int]] = []
+    real = hmac.compare_digest
+
+    def record(left: bytes, right: bytes) -> bool:
+        compared.append((len(left), len(right)))
+        return real(left, right)
+
+    monkeypatch.setattr(hmac, "compare_digest", record)
+    with contextlib.suppress(MissingKeyError):
+        ring.identify(bearer(given), admin=False)
+    assert compared == [(32, 32)] * len(ring.keys)
 
 
 def test_keys_are_never_shown(ring: KeyRing) -> None:

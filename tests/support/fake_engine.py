@@ -1,8 +1,8 @@
 """An engine for faults that a real one cannot be made to show; run as a program by a packed llamafile.
 
-It speaks v10's HTTP (shapes recorded from the embedded engine) or v1's (shapes of llamafile 0.8.4's
-sources). Known texts get their golden vectors, all others a vector made of their hash. Switches stand before
-the engine's own flags: ``fake_engine.py [SWITCH...] -- FLAG...``.
+It speaks v10's HTTP (shapes recorded from the embedded engine), v1's or v2's (shapes of llamafile 0.8.4's
+and 0.9.3's sources). Known texts get their golden vectors, all others a vector made of their hash. Switches
+stand before the engine's own flags: ``fake_engine.py [SWITCH...] -- FLAG...``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         at = own.index("--")
         own, flags = own[:at], own[at + 1 :]
     parser = argparse.ArgumentParser()
-    parser.add_argument("--family", default="v10", choices=["v1", "v10"])
+    parser.add_argument("--family", default="v10", choices=["v1", "v2", "v10"])
     parser.add_argument("--slow-load", type=float, default=0.0, help="seconds before it serves")
     parser.add_argument("--chatty-load", action="store_true", help="print lines while loading")
     parser.add_argument("--exit", type=int, help="end at once with this code")
@@ -147,8 +147,20 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"error": error}, 503)
         return True
 
+    def refuse(self, status: int, why: str) -> None:
+        """Refuse as v2 does: its errors are no JSON."""
+        data = why.encode()
+        self.send_response(status, why)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
     def do_GET(self) -> None:
-        if not self.refuse_unless_ready():
+        if self.engine.switches.family == "v2":
+            known = self.path.startswith("/tokenize?prompt=")
+            self.answer({"tokens": ["x"]}) if known else self.refuse(404, "Not Found")
+        elif not self.refuse_unless_ready():
             self.answer({"status": "ok"})
 
     def do_POST(self) -> None:
@@ -166,7 +178,9 @@ class Handler(BaseHTTPRequestHandler):
                 file.write(
                     json.dumps({"path": self.path, "body": body, "headers": dict(self.headers)}) + "\n"
                 )
-        if self.path in ("/completion", "/v1/chat/completions", "/v1/completions"):
+        if self.engine.switches.family == "v2":
+            self.answer_v2(body)
+        elif self.path in ("/completion", "/v1/chat/completions", "/v1/completions"):
             self.generate(body)
         elif self.path == "/v1/rerank":
             words = set(body["query"].lower().split())
@@ -192,6 +206,35 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"object": "list", "data": data, "usage": {"prompt_tokens": len(data)}})
         else:
             self.answer({"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}, 404)
+
+    def answer_v2(self, body: dict[str, Any]) -> None:
+        """Answer as llamafiler: one text a request, no ids of tokens, and strict about what it reads."""
+        if self.path == "/embedding":
+            text = next((body[key] for key in ("content", "prompt", "input") if key in body), None)
+            if not isinstance(text, str):
+                self.refuse(400, "JSON missing content/prompt/input key")
+                return
+            used = len(text.split()) + 2
+            head = {"add_special": True, "parse_special": False, "tokens_provided": used, "tokens_used": used}
+            self.answer({**head, "embedding": self.engine.vector(text)})
+        elif self.path == "/tokenize":
+            if not isinstance(body.get("prompt"), str):
+                self.refuse(400, 'JSON missing "prompt" key')
+                return
+            tokens = ["[CLS]", *body["prompt"].split(), "[SEP]"]
+            self.answer({"add_special": True, "parse_special": False, "tokens": tokens})
+        elif self.path not in ("/v1/chat/completions", "/v1/completions"):
+            self.refuse(404, "Not Found")
+        elif not isinstance(body.get("model"), str):
+            self.refuse(400, "JSON missing model string")
+        elif any(body.get(key) is not None for key in ("tools", "logprobs", "functions", "n", "suffix")):
+            self.refuse(400, "field not supported")
+        elif not all(isinstance(m.get("content"), str) for m in body.get("messages", [])):
+            self.refuse(400, "message must have string content")
+        elif self.path == "/v1/completions" and not isinstance(body.get("prompt"), str):
+            self.refuse(400, "JSON missing prompt string")
+        else:
+            self.generate(body)
 
     def generate(self, body: dict[str, Any]) -> None:
         """Answer as v1 does (no ``[DONE]``, no ``/v1/completions``) or as v10 does (pings, a null role)."""
@@ -227,7 +270,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def stream(self, words: list[str], old: bool, body: dict[str, Any]) -> None:
         chat = "chat" in self.path
-        if chat and not old:
+        newest = self.engine.switches.family == "v10"
+        if self.engine.switches.family == "v2":
+            first = self.chunk("", None)
+            first["choices"] = [
+                {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+            ]
+            self.event(first)
+        elif chat and newest:
             self.event(self.chunk({"role": "assistant", "content": None}, None))
         for number, word in enumerate(words):
             if number == self.engine.switches.cut_after:
@@ -235,7 +285,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 raise OSError("cut")
             time.sleep(self.engine.switches.word_seconds)
-            if not old:
+            if newest:
                 self.piece(b": ping\n\n")
             if self.path == "/completion":
                 self.event({"content": word, "stop": False})
@@ -245,7 +295,7 @@ class Handler(BaseHTTPRequestHandler):
             self.event({"content": "", "stop": True, "tokens_predicted": len(words)})
         else:
             self.event(self.chunk({} if chat else "", "stop"))
-            if not old and (body.get("stream_options") or {}).get("include_usage"):
+            if newest and (body.get("stream_options") or {}).get("include_usage"):
                 usage = {"prompt_tokens": 3, "completion_tokens": len(words), "total_tokens": 3 + len(words)}
                 self.event({**self.chunk({}, None), "choices": [], "usage": usage})
             if not old:
@@ -313,7 +363,11 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     Handler.engine = Engine(switches, flags)
-    port = int(Handler.engine.flag("--port") or 0) + (1 if switches.other_port else 0)
+    listen = Handler.engine.flag("-l")
+    port = int(listen.rsplit(":", 1)[1] if listen else Handler.engine.flag("--port") or 0) + (
+        1 if switches.other_port else 0
+    )
+    ThreadingHTTPServer.request_queue_size = 512  # hundreds may come at once
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     address = f"http://127.0.0.1:{server.server_address[1]}"

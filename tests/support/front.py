@@ -48,7 +48,7 @@ class FakeModel:
     family: Family = Family.V10
 
     def plan(self) -> Plan:
-        family = "v1" if self.family is Family.V1 else "v10"
+        family = self.family.value if self.family in (Family.V1, Family.V2) else "v10"
         return Plan(
             name=self.name,
             role=self.role,

@@ -1,4 +1,7 @@
-"""OpenAI's text completion in terms of llamafile's own ``/completion``, for engines that lack the former."""
+"""OpenAI's text completion in terms of llamafile's own ``/completion``, and the other way round.
+
+v1 engines lack the former, v2 engines the latter.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 from llamafile_mgr.proxy.events import render_event
 
-__all__ = ["CompletionStream", "render_whole", "to_llamafile"]
+__all__ = ["CompletionStream", "LlamafileStream", "render_llamafile", "render_whole", "to_llamafile"]
 
 
 def to_llamafile(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,6 +45,51 @@ class CompletionStream:
     def finish(self) -> bytes:
         """Return the end that OpenAI's clients expect."""
         return b"data: [DONE]\n\n"
+
+
+def render_llamafile(reply: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return llamafile's own completion from a whole text completion of OpenAI's form."""
+    choice, usage = _first_choice(reply), reply.get("usage") or {}
+    return {
+        "content": str(choice.get("text") or ""),
+        "stop": True,
+        "stopped_limit": choice.get("finish_reason") == "length",
+        "model": model,
+        "tokens_evaluated": usage.get("prompt_tokens", 0),
+        "tokens_predicted": usage.get("completion_tokens", 0),
+    }
+
+
+class LlamafileStream:
+    """Turns the chunks of a text completion into the events of ``/completion``."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._pieces = 0
+        self._limited = False
+
+    def feed(self, event: Any) -> bytes:
+        """Return the event of one chunk, nothing for one without text; an error stays one."""
+        if not isinstance(event, dict) or "error" in event:
+            return render_event(event)
+        choice = _first_choice(event)
+        self._limited = self._limited or choice.get("finish_reason") == "length"
+        text = choice.get("text")
+        if not text:
+            return b""
+        self._pieces += 1
+        return render_event({"content": str(text), "stop": False})
+
+    def finish(self) -> bytes:
+        """Return the last event, which has no text."""
+        last = {"content": "", "stop": True, "stopped_limit": self._limited, "model": self._model}
+        return render_event({**last, "tokens_predicted": self._pieces})
+
+
+def _first_choice(reply: Mapping[str, Any]) -> dict[str, Any]:
+    choices = reply.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
 
 
 def _reason(reply: Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ from llamafile_mgr.errors import EngineError
 from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.proxy.admission import Cost, estimate_tokens
 from llamafile_mgr.proxy.dialects import completions
-from llamafile_mgr.proxy.dialects.errors import Dialect
+from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
+from llamafile_mgr.proxy.dialects.llamafiler import to_llamafiler
 from llamafile_mgr.proxy.dialects.ollama_chat import (
     OllamaCall,
     OllamaStream,
@@ -22,7 +23,7 @@ from llamafile_mgr.proxy.dialects.ollama_chat import (
     render_loaded,
     render_whole,
 )
-from llamafile_mgr.proxy.events import EventReader
+from llamafile_mgr.proxy.events import EventReader, render_event
 from llamafile_mgr.proxy.front import Front, Route
 from llamafile_mgr.proxy.generation import (
     SILENCE_SECONDS,
@@ -73,6 +74,10 @@ async def _generate(front: Front, path: str, request: Request) -> Reply | Stream
     pool = choice.pool
     _check_offered(pool, path)
     prepared = prepare_body(path, body, style)
+    if pool.plan.family is Family.V2:
+        prepared = to_llamafiler(prepared)
+        if path == "/completion":
+            return await _complete_on_v2(front, request, pool, prepared, choice.headers())
     if path == "/v1/completions" and pool.plan.family is Family.V1:
         return await _complete_on_v1(front, request, pool, prepared, choice.headers())
     return pass_on(await _ask(front, request, pool, path, prepared), style, choice.headers())
@@ -83,8 +88,6 @@ def _check_offered(pool: Pool, path: str) -> None:
     old = pool.plan.family in (Family.V1, Family.V2)
     if path == "/v1/responses" and old:
         raise UnsupportedError(f"the engine of {pool.plan.name} is too old for {path}", hint="use chat")
-    if path == "/completion" and pool.plan.family is Family.V2:
-        raise UnsupportedError(f"the engine of {pool.plan.name} has no {path}", hint="use /v1/completions")
 
 
 async def _ask(front: Front, request: Request, pool: Pool, path: str, body: dict[str, Any]) -> EngineAnswer:
@@ -124,7 +127,19 @@ async def _complete_on_v1(
             completions.render_whole(reply, pool.plan.name, request.request_id), headers=headers
         )
     stream = completions.CompletionStream(pool.plan.name, request.request_id)
-    return StreamReply(200, "text/event-stream", _translate(answer, stream.feed, stream.finish), headers)
+    return StreamReply(200, "text/event-stream", _events(answer, stream.feed, stream.finish), headers)
+
+
+async def _complete_on_v2(
+    front: Front, request: Request, pool: Pool, body: dict[str, Any], headers: dict[str, str]
+) -> Reply | StreamReply:
+    """Give llamafile's own completion from an engine that has only OpenAI's."""
+    answer = await _ask(front, request, pool, "/v1/completions", body)
+    if answer.whole is not None:
+        reply = read_json(check_reply(answer.whole))
+        return json_reply(completions.render_llamafile(reply, pool.plan.name), headers=headers)
+    stream = completions.LlamafileStream(pool.plan.name)
+    return StreamReply(200, "text/event-stream", _events(answer, stream.feed, stream.finish), headers)
 
 
 async def _ollama(front: Front, request: Request) -> Reply | StreamReply:
@@ -140,11 +155,24 @@ async def _ollama(front: Front, request: Request) -> Reply | StreamReply:
         return Reply(200, reply.body + b"\n", _NDJSON, headers) if call.stream else reply
     path = "/v1/chat/completions"
     prepared = prepare_body(path, {**call.body, "model": name}, style_of(path, {"model": name}))
+    if choice.pool.plan.family is Family.V2:
+        prepared = to_llamafiler(prepared)
     answer = await _ask(front, request, choice.pool, path, prepared)
     if answer.whole is not None:
         whole = read_json(check_reply(answer.whole))
         return json_reply(render_whole(call, name, whole, time.monotonic() - began), headers=headers)
     return StreamReply(200, _NDJSON, _ollama_lines(answer, call, name, began), headers)
+
+
+async def _events(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncIterator[bytes]:
+    """Yield translated server-sent events; a death midway is one more of them before the stream is cut."""
+    try:
+        async for event in _translate(answer, feed, finish):
+            yield event
+    except StreamCutError as cut:
+        if isinstance(cut.__cause__, EngineError):
+            yield render_event(render_error(cut.__cause__))
+        raise
 
 
 async def _ollama_lines(

@@ -49,7 +49,9 @@ async def _tokenize(front: Front, request: Request) -> Reply:
     if "inputs" in body and "content" not in body:
         return await _tokenize_tei(front, request, body, choice)
     text, pieces = read_text(body, "content", ""), read_flag(body, "with_pieces")
-    asked = {"content": text, "add_special": read_flag(body, "add_special"), "with_pieces": pieces}
+    # v2 calls the text "prompt", and tells the texts of tokens and not their ids.
+    key = "prompt" if choice.pool.plan.family is Family.V2 else "content"
+    asked = {key: text, "add_special": read_flag(body, "add_special"), "with_pieces": pieces}
     reply = await _call(front, request, choice.pool, json_request("/tokenize", asked))
     tokens = reply.get("tokens")
     if not isinstance(tokens, list):

@@ -1,0 +1,70 @@
+"""What engines share, and what is told of one: values without any behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.supervisor.liveness import LivenessPolicy
+from llamafile_mgr.supervisor.registry import Registry
+from llamafile_mgr.supervisor.restart import RestartPolicy
+from llamafile_mgr.supervisor.states import EngineState
+from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
+
+__all__ = ["EngineSnapshot", "EngineSurroundings", "Transition"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSurroundings:
+    """What engines share. ``changed`` is called after every transition.
+
+    ``best_rates`` gives the best rates of engines with these settings, for all of them to read and raise.
+    """
+
+    logs: Path
+    home: Path
+    registry: Registry
+    stall_seconds: float
+    grace_seconds: float
+    restart: RestartPolicy
+    liveness: LivenessPolicy
+    changed: Callable[[], None]
+    speed: SpeedPolicy
+    best_rates: Callable[[LaunchSettings], MutableMapping[Kind, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One move: wall-clock ``at`` (seconds since 1970), the new state, and the seconds spent in the old."""
+
+    at: float
+    state: EngineState
+    after_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """What can be told of an engine now.
+
+    ``cause``: why it last died. ``age_seconds``: of its state. ``steps``: what was changed to make it start.
+    ``speed``: the share of its best throughput that it shows now, None when unknown; ``slow``: too little.
+    ``retry_seconds``: until its next start, when it backs off.
+    """
+
+    name: str
+    state: EngineState
+    age_seconds: float
+    pid: int | None
+    port: int | None
+    restarts: int
+    in_flight: int
+    served: int
+    cause: str | None
+    steps: tuple[str, ...]
+    retry_seconds: float | None
+    transitions: tuple[Transition, ...]
+    log: str
+    speed: float | None = None
+    slow: bool = False
