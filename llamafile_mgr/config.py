@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -159,7 +160,8 @@ class ModelConfig:
     ``idle_unload``: end the engines after so long without calls, such as ``"10m"``; a call starts them.
     ``pinned``: never end them to make room for another model (embedding models are pinned by default).
     ``memory_limit``: replace an engine that grows beyond it, such as ``"2GB"``. ``aliases``: further names
-    that callers may use.
+    that callers may use. ``remote``: engines elsewhere that serve the same model, a URL or a table of
+    ``RemoteConfig``'s keys each; with ``replicas = 0`` none is started here.
     """
 
     context: int | None = None
@@ -170,12 +172,17 @@ class ModelConfig:
     pinned: bool | None = None
     memory_limit: str | None = None
     aliases: tuple[str, ...] = ()
+    remote: tuple[RemoteConfig, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("context", "threads", "slots", "replicas"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"models.*.{name} must be at least 1")
+            least = 0 if name == "replicas" and self.remote else 1
+            if value is not None and value < least:
+                raise ConfigError(f"models.*.{name} must be at least {least}")
+        names = [remote.name for remote in self.remote]
+        if len(set(names)) != len(names):
+            raise ConfigError("models.*.remote names the same address twice")
         for name, parse in (("idle_unload", parse_duration), ("memory_limit", parse_size)):
             text = getattr(self, name)
             if text is not None:
@@ -328,6 +335,8 @@ def _convert(value: object, hint: object, name: str, where: str) -> object:
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise ConfigError(f"{name} in {where} must be a list of texts")
+    if hint == tuple[RemoteConfig, ...]:
+        return _read_remotes(value, name, where)
     kind = _base_type(hint)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -336,6 +345,17 @@ def _convert(value: object, hint: object, name: str, where: str) -> object:
             f"{name} in {where} must be {_describe(kind)}, not {type(value).__name__} {value!r}"
         )
     return value
+
+
+def _read_remotes(value: object, name: str, where: str) -> tuple[RemoteConfig, ...]:
+    """Return remotes from a list of URLs and tables."""
+    if not isinstance(value, list):
+        raise ConfigError(f"{name} in {where} must be a list", hint='remote = ["http://gpu-box:8080"]')
+    tables = [{"url": entry} if isinstance(entry, str) else entry for entry in value]
+    read = [_read_table(table, RemoteConfig, name, where) for table in tables]
+    if any("url" not in table for table in read):
+        raise ConfigError(f"{name} in {where} has a table without a url")
+    return tuple(RemoteConfig(**table) for table in read)  # type: ignore[arg-type]
 
 
 def _convert_text(text: str, hint: object, name: str) -> object:

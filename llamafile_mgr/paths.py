@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafile_mgr.errors import StoreError
+from llamafile_mgr.errors import ConfigError, StoreError
 
-__all__ = ["HOME_VARIABLE", "Paths", "ensure_private_dir", "resolve_paths"]
+__all__ = ["HOME_VARIABLE", "Paths", "ensure_private_dir", "read_secrets", "resolve_paths"]
 
 HOME_VARIABLE = "LLAMAFILE_MGR_HOME"
 _APP = "llamafile-mgr"
+_MOST_SECRET_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +95,23 @@ def ensure_private_dir(path: Path) -> Path:
             hint=f"make it writable for you, or set {HOME_VARIABLE} to a directory that is",
         ) from error
     return path
+
+
+def read_secrets(path: Path) -> list[str]:
+    """Return the lines of a file of keys; those that hold none, as comments do, are empty.
+
+    Raises:
+        ConfigError: it cannot be read, is no text, or others than its owner can read it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
+                raise ConfigError(f"others can read the keys in {path}", hint=f"chmod 600 {path}")
+            text = stream.read(_MOST_SECRET_BYTES).decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the keys file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the keys file {path} is not text") from error
+    return [line if line.strip() and not line.lstrip().startswith("#") else "" for line in text.splitlines()]

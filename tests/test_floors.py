@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 #: Room -> floor. Rooms of one floor do not import each other.
 FLOORS = {
     "errors": 0,
+    "addresses": 0,
     "config": 0,
     "paths": 0,
     "catalog": 1,

@@ -99,6 +99,10 @@ def _print_plan(plan: Plan) -> None:
     print_line(format_table(("SETTING", "VALUE", "WHY"), rows))
     for warning in plan.warnings:
         print_line(f"warning: {warning}")
+    if plan.replicas == 0:
+        print_line("command: none, remotes serve this model")
+        print_line()
+        return
     times = f" ({plan.replicas} times)" if plan.replicas > 1 else ""
     print_line(f"command{times}: {shlex.join(describe_command(plan))}")
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(plan.environment.items()))

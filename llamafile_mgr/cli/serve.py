@@ -15,7 +15,7 @@ from llamafile_mgr.cli.output import print_json_line, print_line
 if TYPE_CHECKING:
     from llamafile_mgr.planner.plans import Plan
     from llamafile_mgr.proxy.serving import Announcements
-    from llamafile_mgr.supervisor.pool import PoolSnapshot
+    from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 
 
 @click.command()

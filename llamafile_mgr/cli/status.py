@@ -33,7 +33,8 @@ def command(context: Context, port: int | None, watched: bool, interval: float, 
 
     Below each engine stand why it last died and when it is started next, what was changed to make it start,
     whether it is slow (below half of the best throughput that it has shown), and its latest states with the
-    time of each. --json has up to 32 states, and the reason for every launch setting.
+    time of each. WORK/S are tokens embedded, or calls of other kinds, per second of work. --json has up to 32
+    states, and the reason for every launch setting.
 
     \b
     Examples:
@@ -72,11 +73,15 @@ _SHOWN_STATES = 5
 
 def _details(engine: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what does not fit the table, each with its label."""
+    remote = engine["remote"]
+    if remote:
+        yield "remote", remote
     if engine["cause"]:
         alive = engine["state"] in ("ready", "draining")
-        yield "died last because" if alive else "died because", engine["cause"]
+        end = "lost" if remote else "died"
+        yield f"{end} last because" if alive else f"{end} because", engine["cause"]
     if engine["retry_seconds"] is not None:
-        yield "next start", f"in {_duration(engine['retry_seconds'])}"
+        yield "next try" if remote else "next start", f"in {_duration(engine['retry_seconds'])}"
     for step in engine["steps"]:
         yield "changed", step
     if engine["slow"]:
@@ -92,7 +97,7 @@ def _clock(at: float) -> str:
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", then)
 
 
-_HEADERS = ("ENGINE", "STATE", "FOR", "PID", "PORT", "RESTARTS", "IN FLIGHT", "SERVED")
+_HEADERS = ("ENGINE", "STATE", "FOR", "PID", "PORT", "RESTARTS", "IN FLIGHT", "SERVED", "WORK/S")
 
 
 def _row(engine: dict[str, Any]) -> tuple[str, ...]:
@@ -105,6 +110,7 @@ def _row(engine: dict[str, Any]) -> tuple[str, ...]:
         str(engine["restarts"]),
         str(engine["in_flight"]),
         str(engine["served"]),
+        "-" if engine["rate"] is None else f"{engine['rate']:.0f}",
     )
 
 

@@ -20,7 +20,9 @@ class EngineConnection(Protocol):
 
 
 class Replica(Protocol):
-    """One engine of a pool. ``client`` is set while it may be asked."""
+    """One engine of a pool. ``client`` is set while it may be asked. ``width``: engines behind it."""
+
+    width: int
 
     @property
     def ready(self) -> bool:

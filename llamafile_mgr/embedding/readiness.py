@@ -52,11 +52,13 @@ class EmbeddingChecks:
     """Checks of an embedding engine: shape, agreement alone and in a batch, and known vectors.
 
     Known are the catalog's golden vectors or, for a model without any, those of its first start here.
+    ``records``: what the first engine answers becomes known; never so for one that is not ours.
     """
 
-    def __init__(self, plan: Plan, baselines: Baselines) -> None:
+    def __init__(self, plan: Plan, baselines: Baselines, *, records: bool = True) -> None:
         self._plan = plan
         self._baselines = baselines
+        self._records = records
         self._golden = load_golden(plan.model) if plan.model is not None else ()
         self._texts = [entry.text for entry in self._golden] or list(_PROBES)
         self._first: NDArray[np.float32] | None = None
@@ -97,7 +99,14 @@ class EmbeddingChecks:
     def _compare_baseline(self, vectors: NDArray[np.float32]) -> None:
         space = fingerprint_space(self._plan)
         known = self._baselines.load(space)
+        if known is None and not self._records:
+            raise EngineStartError(
+                f"there are no known vectors of {self._plan.name} yet to compare its own with",
+                hint="let one engine start here once, with replicas = 1",
+            )
         if known is None or known.shape != vectors.shape:
+            if not self._records:
+                raise EngineStartError("its vectors have another shape than those of the first start here")
             self._baselines.record(space, vectors)
         else:
             _require(cosines(vectors, known), GOLDEN_COSINE, "with the vectors of its first start here")

@@ -95,7 +95,7 @@ class Embedder:
         return space
 
     def _ready_replicas(self) -> int:
-        return sum(1 for engine in self.pool.engines if engine.ready)
+        return sum(engine.width for engine in self.pool.engines if engine.ready)
 
     def stats(self) -> EmbedderStats:
         """Return what was done so far and what waits now."""

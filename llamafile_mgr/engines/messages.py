@@ -26,11 +26,12 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineReply:
-    """One whole HTTP reply."""
+    """One whole HTTP reply. ``vector_space``: that of its vectors, where another proxy of ours says it."""
 
     status: int
     content_type: str
     body: bytes
+    vector_space: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

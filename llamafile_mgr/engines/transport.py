@@ -1,21 +1,22 @@
 """HTTP/1.1 to an engine: kept-alive connections on asyncio with httptools as the parser.
 
 An engine is asked thousands of times a second, which a general client would dominate. Only what engines
-speak is here: no redirects, no compression, no TLS. One exchange at a time per connection.
+speak is here: no redirects, no compression; TLS for remote ones. One exchange at a time per connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import httptools
 
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
-from llamafile_mgr.errors import EngineError, EngineLostError
+from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
 
 __all__ = ["EngineClient", "EngineStream"]
 
@@ -30,6 +31,7 @@ _HEADERS = {
     b"content-type": "content-type",
     b"content-length": "content-length",
     b"transfer-encoding": "transfer-encoding",
+    b"x-vector-space": "x-vector-space",
 }
 
 
@@ -94,7 +96,7 @@ class _Connection(asyncio.Protocol):
     """One socket; parses into the exchange that is in progress."""
 
     def __init__(self, client: EngineClient) -> None:
-        self.peer = f"{client.host}:{client.port}"
+        self.peer = client.peer
         self._client = client
         self.transport: asyncio.Transport | None = None
         self.exchange: _Exchange | None = None
@@ -250,20 +252,38 @@ class EngineStream:
 
 
 class EngineClient:
-    """A pool of connections to one engine on loopback.
+    """A pool of connections to one engine.
 
-    ``last_received``: monotonic seconds of the latest byte that came from it.
+    ``last_received``: monotonic seconds of the latest byte that came from it. ``connections_made``: so far.
+    For a remote engine: ``prefix`` stands before every path, ``tls`` makes the connections secure, and
+    ``check_address`` is given the address of each new connection before anything is sent over it; it raises
+    EngineError for one that must not be used.
     """
 
-    def __init__(self, host: str, port: int, *, api_key: str | None = None, max_idle: int = 64) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        api_key: str | None = None,
+        max_idle: int = 64,
+        prefix: str = "",
+        tls: ssl.SSLContext | None = None,
+        check_address: Callable[[str], None] | None = None,
+    ) -> None:
         self.host = host
         self.port = port
+        self.peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.last_received = time.monotonic()
+        self.connections_made = 0
         self._max_idle = max_idle
+        self._prefix = prefix
+        self._tls = tls
+        self._check_address = check_address
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
         self._closed = False
-        lines = [f"host: {host}:{port}", "accept: */*", "content-type: application/json"]
+        lines = [f"host: {self.peer}", "accept: */*", "content-type: application/json"]
         if api_key is not None:
             lines.append(f"authorization: Bearer {api_key}")
         self._headers = "\r\n".join(lines)
@@ -277,7 +297,13 @@ class EngineClient:
         """
         connection, exchange = await self._exchange(request, deadline_seconds, streamed=False)
         self._release(connection, exchange)
-        return EngineReply(exchange.status, exchange.headers.get("content-type", ""), b"".join(exchange.body))
+        headers = exchange.headers
+        return EngineReply(
+            exchange.status,
+            headers.get("content-type", ""),
+            b"".join(exchange.body),
+            headers.get("x-vector-space"),
+        )
 
     async def open_stream(self, request: EngineRequest, *, deadline_seconds: float) -> EngineStream:
         """Send ``request`` and return as soon as the reply's head is there; raises as ``request`` does."""
@@ -316,7 +342,7 @@ class EngineClient:
 
     def _serialize(self, request: EngineRequest) -> bytes:
         body = request.body or b""
-        start = f"{request.method} {request.path} HTTP/1.1\r\n{self._headers}\r\n"
+        start = f"{request.method} {self._prefix}{request.path} HTTP/1.1\r\n{self._headers}\r\n"
         for name, value in request.headers:
             start += f"{name}: {value}\r\n"
         return f"{start}content-length: {len(body)}\r\n\r\n".encode("ascii") + body
@@ -332,17 +358,32 @@ class EngineClient:
     async def _connect(self, seconds: float) -> _Connection:
         self._check_open()
         loop = asyncio.get_running_loop()
+        name = self.host if self._tls is not None else None
         try:
             _, connection = await asyncio.wait_for(
-                loop.create_connection(lambda: _Connection(self), self.host, self.port), seconds
+                loop.create_connection(
+                    lambda: _Connection(self), self.host, self.port, ssl=self._tls, server_hostname=name
+                ),
+                seconds,
             )
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", None) or error.reason or str(error)
+            raise EngineStartError(
+                f"no secure connection to {self.peer}",
+                cause=reason,
+                hint="for a certificate of your own authority name its ca_file",
+            ) from error
         except (OSError, asyncio.TimeoutError) as error:
-            peer = f"{self.host}:{self.port}"
-            raise EngineLostError(f"cannot reach the engine at {peer}: {error or 'no answer'}") from error
+            raise EngineLostError(
+                f"cannot reach the engine at {self.peer}: {error or 'no answer'}"
+            ) from error
+        self.connections_made += 1
         self._busy.add(connection)
         try:
             self._check_open()  # it may have been closed while we connected
-        except EngineLostError:
+            if self._check_address is not None and connection.transport is not None:
+                self._check_address(connection.transport.get_extra_info("peername")[0])
+        except EngineError:
             self._busy.discard(connection)
             connection.abort()
             raise
@@ -350,7 +391,7 @@ class EngineClient:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise EngineLostError(f"the engine at {self.host}:{self.port} was stopped")
+            raise EngineLostError(f"the engine at {self.peer} was stopped")
 
     def _release(self, connection: _Connection, exchange: _Exchange) -> None:
         self._busy.discard(connection)

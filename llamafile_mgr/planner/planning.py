@@ -19,6 +19,7 @@ from llamafile_mgr.planner.environments import make_environment
 from llamafile_mgr.planner.memory import MemoryEstimate, format_size, predict_memory
 from llamafile_mgr.planner.placement import GpuRoom, Placement, find_rooms, place_model, take_room
 from llamafile_mgr.planner.plans import Plan, Reason
+from llamafile_mgr.planner.remotes import add_remotes, only_remotes
 from llamafile_mgr.planner.rooms import HostRoom
 from llamafile_mgr.planner.selection import Selection, select_engine
 from llamafile_mgr.planner.sizing import (
@@ -89,8 +90,11 @@ def plan_models(
         more = any(subjects[later].role is not Role.EMBED for later in order[position + 1 :])
         situation = _Situation(machine, toolbox, environ, share, host, gpus, more)
         wish = wishes.get(subject.name, ModelConfig())
+        if wish.replicas == 0:
+            plans[at] = _plan_remotes(subject, situation, wish)
+            continue
         plan, fit = _plan_model(subject, situation, wish, (tuned or {}).get(subject.name, ()))
-        plans[at] = plan
+        plans[at] = add_remotes(plan, wish.remote)
         host = host.take(subject.name, fit.memory.joint)
         gpus = take_room(gpus, fit.placement, _device_bytes(fit))
     return tuple(plans[at] for at in range(len(subjects)))
@@ -144,6 +148,13 @@ def _plan_model(
         warnings=tuple(warnings),
     )
     return plan, fit
+
+
+def _plan_remotes(subject: Subject, situation: _Situation, wish: ModelConfig) -> Plan:
+    """Return the plan of a model that only remotes serve: nothing of it has to fit here."""
+    elsewhere = replace(situation, host=HostRoom(None, None, None), gpus=())
+    plan, _ = _plan_model(subject, elsewhere, replace(wish, replicas=1), ())
+    return only_remotes(plan, wish.remote)
 
 
 def _fit(subject: Subject, selection: Selection, sizing: Sizing, situation: _Situation) -> _Fit:

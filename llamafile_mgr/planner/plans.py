@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Model, Role
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.settings import LaunchSettings
@@ -31,10 +32,10 @@ class Plan:
     ``name``: what callers call it. ``weights_digest``: sha256 of the file that holds the weights, None for
     one that was named by its path and not pulled. ``program``: the argv in front of the flags.
     ``max_tokens``: the longest text an embedding engine takes, special tokens included; of a reranker, query
-    and document together. ``dimensions``: of
-    its vectors. ``replicas``: engines that are started alike. ``memory``: what they will take. ``device``:
-    the GPUs' names or ``cpu``. ``append_eos``: the model wants the end-of-sequence text behind every text
-    and this engine does not put it there. ``tuned``: settings come from a measurement on this machine.
+    and document together. ``dimensions``: of its vectors. ``replicas``: engines that are started alike.
+    ``memory``: what they will take. ``remotes``: engines elsewhere that stand beside them. ``device``: the
+    GPUs' names or ``cpu``. ``append_eos``: the model wants the end-of-sequence text behind every text and
+    this engine does not put it there. ``tuned``: settings come from a measurement on this machine.
     ``warnings``: what works, but not well.
     """
 
@@ -57,6 +58,7 @@ class Plan:
     append_eos: bool = False
     tuned: bool = False
     warnings: tuple[str, ...] = ()
+    remotes: tuple[RemoteConfig, ...] = ()
 
     def command(self, port: int, api_key_file: Path | None) -> tuple[str, ...]:
         """Return the whole argv for this port and key file."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.remotes import describe_remote
 
 __all__ = ["describe_command", "joint_memory", "plan_to_dict"]
 
@@ -72,4 +73,5 @@ def plan_to_dict(plan: Plan) -> dict[str, object]:
         },
         "reasons": [dataclasses.asdict(reason) for reason in plan.reasons],
         "warnings": list(plan.warnings),
+        "remotes": [describe_remote(remote) for remote in plan.remotes],
     }

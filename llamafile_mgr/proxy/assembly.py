@@ -25,6 +25,7 @@ from llamafile_mgr.machine.launch import SHELL_TOOLS
 from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.remotes import without_remotes
 from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
 from llamafile_mgr.planner.tuning import TunedSettings, TuneLimits
 from llamafile_mgr.store import Store, StoredArtifact
@@ -129,6 +130,7 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
         raise PlanError(f"{subject.name} reranks: only embedding and generation are measured")
     machine = detect_machine()
     (plan,) = plan_models((subject,), machine, make_toolbox(paths), os.environ, config.models)
+    plan = without_remotes(plan)
     if subject.digest is None:
         raise PlanError(f"{subject.name} holds no model")
     return Tunable(plan, limits_for(plan, subject.facts, machine), machine, subject.digest)

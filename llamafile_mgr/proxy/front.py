@@ -129,7 +129,7 @@ class Front:
 
 
 def _limits(pool: Pool, settings: ServeConfig) -> QueueLimits:
-    slots = pool.plan.settings.slots * pool.plan.replicas
+    slots = pool.plan.settings.slots * (pool.plan.replicas + len(pool.plan.remotes))
     active = slots + _SPARE_TURNS
     if pool.plan.role is not Role.GENERATE:
         active = max(_LEAST_EMBED_TURNS, _EMBED_TURNS_PER_SLOT * slots)

@@ -6,13 +6,12 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError
+from llamafile_mgr.paths import read_secrets
 from llamafile_mgr.proxy.refusals import MissingKeyError, NotAdminError
 
 __all__ = ["ADMIN_NAME", "Key", "KeyRing", "read_keys", "user_secret"]
@@ -20,7 +19,6 @@ __all__ = ["ADMIN_NAME", "Key", "KeyRing", "read_keys", "user_secret"]
 #: The name in the keys file whose key opens the administrator's routes.
 ADMIN_NAME = "admin"
 _LEAST_CHARACTERS = 16
-_MOST_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +84,7 @@ def read_keys(path: Path) -> KeyRing:
     Raises:
         ConfigError: unreadable, readable by others, empty, or a key that is too short.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        with os.fdopen(descriptor, "rb") as stream:
-            status = os.fstat(descriptor)
-            if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
-                raise ConfigError(f"others can read the keys in {path}", hint=f"chmod 600 {path}")
-            text = stream.read(_MOST_BYTES).decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the keys file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the keys file {path} is not text") from error
-    keys = [
-        _read_line(number, line, path) for number, line in enumerate(text.splitlines(), 1) if _has_key(line)
-    ]
+    keys = [_read_line(number, line, path) for number, line in enumerate(read_secrets(path), 1) if line]
     if not keys:
         raise ConfigError(f"there is no key in {path}", hint="write one a line, at least 16 characters long")
     return KeyRing(tuple(keys))
@@ -109,10 +94,6 @@ def user_secret(ring: KeyRing) -> str | None:
     """Return the key that the owner's own scripts get: the first that is not the administrator's."""
     ordered = sorted(ring.keys, key=lambda key: key.name == ADMIN_NAME)
     return ordered[0].secret if ordered else None
-
-
-def _has_key(line: str) -> bool:
-    return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
 def _read_line(number: int, line: str, path: Path) -> Key:

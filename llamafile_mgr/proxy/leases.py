@@ -21,7 +21,7 @@ from llamafile_mgr.errors import EngineStartError, Error, NotReadyError, Request
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.store.locks import LockBusyError, Locks
 from llamafile_mgr.store.processes import Holder, is_alive, is_of_this_computer
-from llamafile_mgr.supervisor.pool import PoolSnapshot
+from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 
 __all__ = ["LeaseBook", "LeaseTerms", "Leases", "find_failure", "living_alone"]

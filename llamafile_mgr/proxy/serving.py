@@ -20,6 +20,7 @@ from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duratio
 from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.readiness import make_checks
+from llamafile_mgr.embedding.remote_readiness import make_remote_checks
 from llamafile_mgr.errors import ConfigError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
@@ -36,7 +37,8 @@ from llamafile_mgr.supervisor.asking import control_socket
 from llamafile_mgr.supervisor.control import ControlServer
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.notify import Notifier
-from llamafile_mgr.supervisor.pool import Pool, PoolOptions, PoolSnapshot
+from llamafile_mgr.supervisor.pool import Pool, PoolOptions
+from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
@@ -132,7 +134,11 @@ class _Service:
         self._url = endpoint(sockets, secure=config.serve.tls_certificate is not None)
         baselines = Baselines(paths.state / "baselines")
         self._supervisor = Supervisor(
-            plans, lambda plan: make_checks(plan, baselines), paths, _supervisor_options(plans, config)
+            plans,
+            lambda plan: make_checks(plan, baselines),
+            paths,
+            _supervisor_options(plans, config),
+            lambda plan, facts: make_remote_checks(plan, baselines, facts),
         )
         self._cache = open_cache(paths, config.serve.cache_bytes)
         front = Front(self._supervisor.pools, config.serve, collect_aliases(config.models), self._cache)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.pool import Pool, PoolSnapshot
+from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 
 __all__ = ["render_models", "render_props", "render_ready"]
 
@@ -57,6 +58,7 @@ def render_models(pools: Sequence[Pool], spaces: Mapping[str, str], created: int
                     "max_tokens": pool.plan.max_tokens,
                     "slots": pool.plan.settings.slots,
                     "vector_space": spaces.get(pool.plan.name),
+                    "remotes": len(pool.plan.remotes),
                 },
             }
             for pool in pools

@@ -7,7 +7,6 @@ One task runs ``Engine.run`` and is the only writer of the engine's state; other
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -22,7 +21,6 @@ from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
 from llamafile_mgr.supervisor.ladder import drop_flags, step_down
-from llamafile_mgr.supervisor.liveness import LivenessPolicy, Probe, decide_probe
 from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.memory import count_oom_kills
 from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
@@ -32,6 +30,7 @@ from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurrounding
 from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
 from llamafile_mgr.supervisor.throughput import Job, SpeedWatch
+from llamafile_mgr.supervisor.watching import set_within, watch
 
 __all__ = ["Engine"]
 
@@ -54,6 +53,7 @@ class Engine:
         self.cause: Diagnosis | None = None
         self.in_flight = 0
         self.served = 0
+        self.width = 1
         self._served_before = 0
         self.log = EngineLog(surroundings.logs / f"{name}.log")
         self._checks = checks
@@ -185,7 +185,7 @@ class Engine:
                     return
                 self._retry_at = time.monotonic() + delay
                 self._move(EngineEvent.DIED)
-                if await _set_within(self._stop, delay):
+                if await set_within(self._stop, delay):
                     return
                 event = EngineEvent.RETRY
         finally:
@@ -304,39 +304,14 @@ class Engine:
         self._was_ready = True
         self._suspected.clear()
         self._move(EngineEvent.CHECKED)
-        await self._watch(client)
-
-    async def _watch(self, client: EngineClient) -> None:
-        """Look after a ready engine; raises EngineError when it hangs or answers wrongly."""
-        policy = self._surroundings.liveness
-        probed_at = 0.0
-        while True:
-            if await _set_within(self._suspected, policy.tick_seconds):
-                self._suspected.clear()
-                await self._probe_work(client, policy)
-            now = time.monotonic()
-            probe = decide_probe(
-                policy,
-                silent_for=now - client.last_received,
-                probed_ago=now - probed_at,
-                in_flight=self.in_flight,
-            )
-            if probe is Probe.HUNG:
-                raise EngineError(f"it hangs: no answer for {now - client.last_received:.0f} seconds")
-            if probe is not Probe.NOTHING:
-                probed_at = now
-            if probe is Probe.HEALTH:
-                await client.request(self.rules.health(), deadline_seconds=policy.health_deadline_seconds)
-            elif probe is Probe.WORK:
-                await self._probe_work(client, policy)
-
-    async def _probe_work(self, client: EngineClient, policy: LivenessPolicy) -> None:
-        try:
-            await asyncio.wait_for(self._checks.check_alive(client, self.rules), policy.work_deadline_seconds)
-        except asyncio.TimeoutError:
-            raise EngineError(
-                f"it hangs: no answer to a small request for {policy.work_deadline_seconds:g} seconds"
-            ) from None
+        await watch(
+            client,
+            self._surroundings.liveness,
+            suspected=self._suspected,
+            in_flight=lambda: self.in_flight,
+            check_health=lambda seconds: client.request(self.rules.health(), deadline_seconds=seconds),
+            check_alive=lambda: self._checks.check_alive(client, self.rules),
+        )
 
     async def _spawn(self, listening: asyncio.Future[int]) -> tuple[str, EngineProcess]:
         surroundings = self._surroundings
@@ -366,10 +341,3 @@ class Engine:
             await process.stop(grace_seconds)
             await asyncio.to_thread(self._surroundings.registry.forget_engine, self.name)
         self._port = None
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for ``event``; return whether it was set in time."""
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
-    return event.is_set()

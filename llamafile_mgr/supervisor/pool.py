@@ -10,22 +10,23 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from llamafile_mgr.addresses import RemoteConfig
+from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, NotReadyError
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.engine import Engine
+from llamafile_mgr.supervisor.members import Member, gone_for_long, not_settled
 from llamafile_mgr.supervisor.memory import resident_bytes
-from llamafile_mgr.supervisor.snapshots import EngineSnapshot
+from llamafile_mgr.supervisor.routing import Rates
+from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 
-__all__ = ["Pool", "PoolOptions", "PoolSnapshot"]
+__all__ = ["Pool", "PoolOptions"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _TICK_SECONDS = 1.0
-#: Calls are not held for an engine that will not even be started within this time.
-_LONGEST_HELD_BACKOFF_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,47 +43,34 @@ class PoolOptions:
     drain_seconds: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSnapshot:
-    """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: unloaded
-    on purpose, the next call starts it."""
-
-    model: str
-    role: str
-    family: str
-    ready: bool
-    loaded: bool
-    pinned: bool
-    waiting: int
-    idle_seconds: float
-    engines: tuple[EngineSnapshot, ...]
-    resting: bool = False
-
-
 Command = Callable[[], Awaitable[None]]
 
 
 class Pool:
-    """Routes calls to the ready engine with the fewest in flight; calls wait while none is ready.
+    """Routes calls to the ready engine with the fewest in flight, or with the shortest expected wait where
+    remote ones are among them; calls wait while none is ready.
 
-    ``make_engine`` makes the engine of a plan, given a number that none of this pool's had before.
-    ``make_room`` is awaited before engines are started.
+    ``make_engine`` makes the engine of a plan, given a number that none of this pool's had before, and
+    ``make_remote`` stands for one of its remotes. ``make_room`` is awaited before engines are started.
     """
 
     def __init__(
         self,
         plan: Plan,
         options: PoolOptions,
-        make_engine: Callable[[Plan, int], Engine],
+        make_engine: Callable[[Plan, int], Member],
+        make_remote: Callable[[Plan, RemoteConfig], Member],
         make_room: Callable[[Pool], Awaitable[None]],
     ) -> None:
         self.plan = plan
         self.options = options
-        self.engines: tuple[Engine, ...] = ()
+        self.engines: tuple[Member, ...] = ()
         self.resting = False
         self._make_engine = make_engine
+        self._make_remote = make_remote
         self._make_room = make_room
-        self._tasks: dict[Engine, asyncio.Task[None]] = {}
+        self._tasks: dict[Member, asyncio.Task[None]] = {}
+        self._rates = Rates()
         self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._loading = False
@@ -115,6 +103,7 @@ class Pool:
 
     def snapshot(self) -> PoolSnapshot:
         """Return what ``status`` and ``/ready`` show."""
+        now = time.monotonic()
         return PoolSnapshot(
             model=self.plan.name,
             role=self.plan.role.value,
@@ -124,7 +113,9 @@ class Pool:
             pinned=self.options.pinned,
             waiting=self._waiting,
             idle_seconds=self.idle_seconds,
-            engines=tuple(engine.snapshot() for engine in self.engines),
+            engines=tuple(
+                replace(engine.snapshot(), rate=self._rates.rate(engine, now)) for engine in self.engines
+            ),
             resting=self.resting,
         )
 
@@ -157,7 +148,7 @@ class Pool:
         await self._command(lambda: self._replace(plan or self.plan))
 
     @contextlib.asynccontextmanager
-    async def lease(self, wait_seconds: float, work: int = 0) -> AsyncIterator[Engine]:
+    async def lease(self, wait_seconds: float, work: int = 0) -> AsyncIterator[Member]:
         """Hold the least busy ready engine for one call; its ``client`` is set.
 
         ``work``: the call's tokens, by which the engine's speed is measured; 0 leaves it out.
@@ -168,11 +159,15 @@ class Pool:
         engine = await self._await_engine(wait_seconds)
         client, began = engine.client, time.monotonic()
         job = engine.take(work)
+        self._rates.begin(engine, began)
         try:
             yield engine
         finally:
-            engine.give_back(job, answered=client is not None and client.last_received >= began)
-            self._last_call = time.monotonic()
+            answered = client is not None and client.last_received >= began
+            self._last_call = now = time.monotonic()
+            done = work if self.plan.role is Role.EMBED else 1
+            self._rates.end(engine, done if answered else 0, now)
+            engine.give_back(job, answered=answered)
 
     async def call(
         self,
@@ -206,7 +201,7 @@ class Pool:
             await asyncio.sleep(0.01)
 
     async def _ask(
-        self, engine: Engine, request: EngineRequest, end: float, check: Callable[[EngineReply], None] | None
+        self, engine: Member, request: EngineRequest, end: float, check: Callable[[EngineReply], None] | None
     ) -> EngineReply:
         client = engine.client
         if client is None:
@@ -220,18 +215,18 @@ class Pool:
                 raise
         return reply
 
-    async def _await_engine(self, wait_seconds: float) -> Engine:
+    async def _await_engine(self, wait_seconds: float) -> Member:
         end = time.monotonic() + wait_seconds
         self._waiting += 1
         try:
             while True:
                 ready = [engine for engine in self.engines if engine.ready]
                 if ready:
-                    return min(ready, key=lambda engine: engine.in_flight)
+                    return self._choose(ready)
                 if not self.engines and not self._loading:
                     await self.load()
                     continue
-                if self.engines and all(_gone_for_long(engine) for engine in self.engines):
+                if self.engines and all(gone_for_long(engine) for engine in self.engines):
                     raise self._not_ready("cannot be started")
                 left = end - time.monotonic()
                 if left <= 0:
@@ -240,6 +235,11 @@ class Pool:
                     await asyncio.wait_for(self._changed.wait(), min(left, _TICK_SECONDS))
         finally:
             self._waiting -= 1
+
+    def _choose(self, ready: list[Member]) -> Member:
+        if len(ready) == 1 or not self.plan.remotes:
+            return min(ready, key=lambda engine: engine.in_flight)
+        return self._rates.choose(ready, time.monotonic())
 
     def _not_ready(self, what: str) -> NotReadyError:
         causes = [engine.cause for engine in self.engines if engine.cause is not None]
@@ -291,6 +291,8 @@ class Pool:
             await self._make_room(self)
             for _ in range(self.plan.replicas):
                 self._start()
+            for remote in self.plan.remotes:
+                self._add(self._make_remote(self.plan, remote))
         finally:
             self._loading = False
             self._last_call = time.monotonic()
@@ -303,12 +305,20 @@ class Pool:
     async def _replace(self, plan: Plan) -> None:
         self._loading = False
         old = self.engines
-        new: list[Engine] = []
+        new: list[Member] = []
         try:
             for _ in range(plan.replicas):
                 engine = self._start(plan, joins=False)
                 new.append(engine)
                 await self._until_settled(engine)
+            for remote in plan.remotes:
+                member = self._add(self._make_remote(plan, remote), joins=False)
+                new.append(member)
+                # One that cannot be had now is tried again later.
+                with contextlib.suppress(EngineStartError):
+                    await self._until_settled(member, patient=False)
+            if new and not any(each.ready for each in new):
+                raise not_settled(plan.name, new[0])
         except BaseException:
             await self._end(new, 0.0)
             raise
@@ -317,15 +327,12 @@ class Pool:
         self.note_change()
         await self._end(old, self.options.drain_seconds)
 
-    async def _until_settled(self, engine: Engine) -> None:
+    async def _until_settled(self, engine: Member, *, patient: bool = True) -> None:
+        """Wait until it is ready; unless ``patient``, no longer than its first try takes."""
         while not engine.ready:
-            if engine.over or self._tasks[engine].done():
-                cause = engine.cause
-                raise EngineStartError(
-                    f"the new engine of {self.plan.name} did not become ready; the old one serves on",
-                    cause=cause.cause if cause else None,
-                    hint=f"its log: {engine.log.path}",
-                )
+            tried = engine.state is EngineState.BACKING_OFF and not patient
+            if engine.over or tried or self._tasks[engine].done():
+                raise not_settled(self.plan.name, engine)
             changed = self._changed
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(changed.wait(), _TICK_SECONDS)
@@ -356,7 +363,7 @@ class Pool:
                 except EngineStartError as error:
                     _LOG.warning("%s", error.describe())
 
-    async def _exchange(self, old: Engine) -> None:
+    async def _exchange(self, old: Member) -> None:
         """Put a new engine in the place of one, ready before the old one drains."""
         new = self._start(joins=False)
         try:
@@ -368,9 +375,12 @@ class Pool:
         self.note_change()
         await self._end([old], self.options.drain_seconds)
 
-    def _start(self, plan: Plan | None = None, *, joins: bool = True) -> Engine:
+    def _start(self, plan: Plan | None = None, *, joins: bool = True) -> Member:
         engine = self._make_engine(plan or self.plan, self._made)
         self._made += 1
+        return self._add(engine, joins=joins)
+
+    def _add(self, engine: Member, *, joins: bool = True) -> Member:
         self._tasks[engine] = asyncio.create_task(engine.run(), name=f"engine {engine.name}")
         if joins:
             self.engines = (*self.engines, engine)
@@ -380,7 +390,7 @@ class Pool:
         engines, self.engines = list(self._tasks), ()
         await self._end(engines, 0.0 if self._hurried else self.options.drain_seconds)
 
-    async def _end(self, engines: list[Engine] | tuple[Engine, ...], drain_seconds: float) -> None:
+    async def _end(self, engines: list[Member] | tuple[Member, ...], drain_seconds: float) -> None:
         """Stop engines, each draining, and wait until they are gone."""
         tasks = [self._tasks[engine] for engine in engines]
         for engine in engines:
@@ -392,10 +402,3 @@ class Pool:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 self._tasks.pop(engine, None)
-
-
-def _gone_for_long(engine: Engine) -> bool:
-    """Tell whether waiting for this engine makes no sense."""
-    if engine.state is EngineState.BACKING_OFF:
-        return (engine.retry_seconds or 0.0) > _LONGEST_HELD_BACKOFF_SECONDS
-    return engine.over

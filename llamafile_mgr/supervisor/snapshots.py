@@ -1,4 +1,4 @@
-"""What engines share, and what is told of one: values without any behaviour."""
+"""What engines share, and what is told of them and their pools: values without any behaviour."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafile_mgr.supervisor.restart import RestartPolicy
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
 
-__all__ = ["EngineSnapshot", "EngineSurroundings", "Transition"]
+__all__ = ["EngineSnapshot", "EngineSurroundings", "PoolSnapshot", "Transition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ class EngineSnapshot:
 
     ``cause``: why it last died. ``age_seconds``: of its state. ``steps``: what was changed to make it start.
     ``speed``: the share of its best throughput that it shows now, None when unknown; ``slow``: too little.
-    ``retry_seconds``: until its next start, when it backs off.
+    ``retry_seconds``: until its next start, when it backs off. ``remote``: the URL of one elsewhere.
+    ``rate``: its work a second of late, tokens or, where texts are not embedded, calls; None when unknown.
     """
 
     name: str
@@ -68,3 +69,22 @@ class EngineSnapshot:
     log: str
     speed: float | None = None
     slow: bool = False
+    remote: str | None = None
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: it was
+    unloaded on purpose, or left so at the start, and the next call starts it."""
+
+    model: str
+    role: str
+    family: str
+    ready: bool
+    loaded: bool
+    pinned: bool
+    waiting: int
+    idle_seconds: float
+    engines: tuple[EngineSnapshot, ...]
+    resting: bool = False

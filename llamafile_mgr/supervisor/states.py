@@ -40,12 +40,14 @@ class EngineEvent(str, Enum):
 
 #: (state, event) -> state. ANSWERS: the health route is green. CHECKED: the readiness check passed.
 #: DIED: the process ended, hung, never became ready or failed a check, and may be tried again; GIVE_UP: it
-#: may not. DRAIN: it finishes what it has and takes no more. STOP ends a draining engine too, dead or alive.
+#: may not, but for a remote one, which is tried again after a pause. DRAIN: it finishes what it has and takes
+#: no more. STOP ends a draining engine too, dead or alive.
 TRANSITIONS: dict[tuple[EngineState, EngineEvent], EngineState] = {
     (EngineState.PLANNED, EngineEvent.SPAWN): EngineState.STARTING,
     (EngineState.STARTING, EngineEvent.ANSWERS): EngineState.WARMING,
     (EngineState.WARMING, EngineEvent.CHECKED): EngineState.READY,
     (EngineState.BACKING_OFF, EngineEvent.RETRY): EngineState.STARTING,
+    (EngineState.FAILED, EngineEvent.RETRY): EngineState.STARTING,
     (EngineState.READY, EngineEvent.DRAIN): EngineState.DRAINING,
     (EngineState.STOPPING, EngineEvent.GONE): EngineState.STOPPED,
     **{

@@ -8,17 +8,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.remote import PeerFacts
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.remotes import without_remotes
 from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.memory import available_bytes, resident_bytes
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
+from llamafile_mgr.supervisor.remote import Remote
 from llamafile_mgr.supervisor.restart import RestartPolicy
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.starting import EngineChecks
@@ -50,7 +54,8 @@ class SupervisorOptions:
 
 
 class Supervisor:
-    """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines."""
+    """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines, ``remote_checks`` those of its
+    remotes, of which it is given what they tell; without it remotes are left out."""
 
     def __init__(
         self,
@@ -58,10 +63,14 @@ class Supervisor:
         checks: Callable[[Plan], EngineChecks],
         paths: Paths,
         options: SupervisorOptions,
+        remote_checks: Callable[[Plan, PeerFacts | None], EngineChecks] | None = None,
     ) -> None:
         if len({plan.name for plan in plans}) != len(plans):
             raise PlanError("the same model was asked for twice")
         self._checks = checks
+        self._remote_checks = remote_checks
+        if remote_checks is None:
+            plans = [without_remotes(plan) for plan in plans]
         self._paths = paths
         self._options = options
         self._registry = Registry(paths.runtime)
@@ -90,7 +99,14 @@ class Supervisor:
             name = safe if number == 0 else f"{safe}-{number + 1}"
             return Engine(name, plan, self._checks(plan), surroundings)
 
-        pool = Pool(plan, self._options.pools.get(plan.name, default), make_engine, self._make_room)
+        def make_remote(plan: Plan, remote: RemoteConfig) -> Remote:
+            checks = self._remote_checks
+            if checks is None:
+                raise PlanError(f"nothing can tell whether {remote.name} serves {plan.name}")
+            return Remote(remote.name, remote, plan, lambda facts: checks(plan, facts), surroundings)
+
+        options = self._options.pools.get(plan.name, default)
+        pool = Pool(plan, options, make_engine, make_remote, self._make_room)
         return pool
 
     def pool(self, role: Role) -> Pool | None:

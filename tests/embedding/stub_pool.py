@@ -86,6 +86,7 @@ class StubEngine:
     deaths: int = 0
     suspicions: int = 0
     in_flight: int = 0
+    width: int = 1
     most_in_flight: int = 0
     tokenized: list[str] = field(default_factory=list)
     client: StubClient | None = None

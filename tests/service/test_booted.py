@@ -27,11 +27,17 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
 
 
 @pytest.fixture
-def installed(booted: Booted, model_home: Path) -> Iterator[Booted]:
-    """Install the service to start at once, and remove it at the end."""
+def installed(booted: Booted, model_home: Path) -> Booted:
+    """Install the service and start it, as far as an earlier test has not."""
     ours(booted, model_home, *INSTALL)
-    yield booted
+    return booted
+
+
+@pytest.fixture
+def bare(booted: Booted, model_home: Path) -> Booted:
+    """Remove the service that an earlier test installed."""
     ours(booted, model_home, "service", "uninstall", "--system")
+    return booted
 
 
 def ours(booted: Booted, home: Path, *arguments: str, check: bool = True) -> str:
@@ -50,6 +56,17 @@ def fetch(booted: Booted, route: str, body: str | None = None) -> str:
         "sys.argv[2].encode() if len(sys.argv) > 2 else None), timeout=50).read().decode())"
     )
     return booted.run([sys.executable, "-c", code, route, *([body] if body else [])]).stdout
+
+
+def test_nothing_outside_can_be_changed_from_inside(booted: Booted, tmp_path: Path) -> None:
+    """What the other tests rely on: the files are a copy that is thrown away."""
+    kept = tmp_path / "kept"
+    kept.write_text("x")
+    booted.run(["rm", str(kept)])
+    booted.run(["touch", str(tmp_path / "made")])
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+    for place in ("/proc/sys/kernel/hostname", "/sys/kernel/mm/transparent_hugepage/enabled"):
+        assert booted.run(["sh", "-c", f"cat {place} >{place}"], check=False).returncode != 0
 
 
 def test_it_is_ready_when_its_model_is(installed: Booted, model_home: Path) -> None:
@@ -79,21 +96,22 @@ def test_a_second_installation_changes_nothing(installed: Booted, model_home: Pa
 
 
 def test_one_that_is_killed_comes_back(installed: Booted) -> None:
+    before = int(installed.show(SERVICE, "NRestarts")["NRestarts"])
     installed.run(["systemctl", "kill", "--kill-who=main", "--signal=KILL", SERVICE])
-    installed.await_state(SERVICE, {**RUNNING, "NRestarts": "1"})
+    installed.await_state(SERVICE, {**RUNNING, "NRestarts": str(before + 1)})
     assert len(json.loads(fetch(installed, "/v1/models"))["data"]) == 1
 
 
 def test_one_whose_loop_is_stuck_is_killed_by_the_watchdog(installed: Booted) -> None:
     """A stopped process cannot feed; 30 seconds are shortened, everything else is the unit's own."""
     installed.run(["mkdir", "-p", f"/run/systemd/system/{SERVICE}.d"])
-    override = "[Service]\nWatchdogSec=3\n"
+    override = "[Service]\nWatchdogSec=2\n"
     code = f"printf '{override}' >/run/systemd/system/{SERVICE}.d/fast.conf".replace("\n", "\\n")
     installed.run(["sh", "-c", code])
     installed.run(["systemctl", "daemon-reload"])
     installed.run(["systemctl", "restart", SERVICE])
     pid = installed.show(SERVICE, "MainPID")["MainPID"]
-    installed.run(["sleep", "5"])  # longer than the watchdog waits: it is fed
+    installed.run(["sleep", "3"])  # longer than the watchdog waits: it is fed
     assert installed.show(SERVICE, "MainPID")["MainPID"] == pid
     installed.run(["kill", f"-{int(signal.SIGSTOP)}", pid])
     installed.await_state(SERVICE, {**RUNNING, "NRestarts": "1"})
@@ -125,17 +143,17 @@ def test_stop_takes_the_address_too(installed: Booted, model_home: Path) -> None
     assert installed.show(SERVICE, *RUNNING) == RUNNING
 
 
-def test_the_first_call_starts_it(booted: Booted, model_home: Path) -> None:
-    assert "the first call starts it" in ours(booted, model_home, *INSTALL, "--on-demand")
-    assert booted.show(SERVICE, "ActiveState") == {"ActiveState": "inactive"}
-    reply = json.loads(fetch(booted, "/v1/embeddings", '{"input": "hello world"}'))
+def test_the_first_call_starts_it(bare: Booted, model_home: Path) -> None:
+    assert "the first call starts it" in ours(bare, model_home, *INSTALL, "--on-demand")
+    assert bare.show(SERVICE, "ActiveState") == {"ActiveState": "inactive"}
+    reply = json.loads(fetch(bare, "/v1/embeddings", '{"input": "hello world"}'))
     assert len(reply["data"][0]["embedding"]) == 384
-    booted.await_state(SERVICE, RUNNING)
+    bare.await_state(SERVICE, RUNNING)
     assert "removed: /etc/systemd/system/llamafile-mgr.service" in ours(
-        booted, model_home, "service", "uninstall", "--system"
+        bare, model_home, "service", "uninstall", "--system"
     )
-    assert booted.show(SERVICE, "LoadState") == {"LoadState": "not-found"}
-    assert "there is no service" in ours(booted, model_home, "service", "uninstall", "--system")
+    assert bare.show(SERVICE, "LoadState") == {"LoadState": "not-found"}
+    assert "there is no service" in ours(bare, model_home, "service", "uninstall", "--system")
 
 
 USER_MANAGER = """\
@@ -148,23 +166,23 @@ Delegate=yes
 """
 
 
-def test_a_users_own_service(booted: Booted, model_home: Path) -> None:
+def test_a_users_own_service(bare: Booted, model_home: Path) -> None:
     """Under a user's manager, in which system services' mount namespaces do not exist."""
-    booted.run(["mkdir", "-p", "/run/user/0", "/run/systemd/system"])
-    booted.run(["sh", "-c", 'printf "%s" "$1" >/run/systemd/system/manager.service', "sh", USER_MANAGER])
-    booted.run(["systemctl", "daemon-reload"])
-    booted.run(["systemctl", "start", "manager.service"])
+    bare.run(["mkdir", "-p", "/run/user/0", "/run/systemd/system"])
+    bare.run(["sh", "-c", 'printf "%s" "$1" >/run/systemd/system/manager.service', "sh", USER_MANAGER])
+    bare.run(["systemctl", "daemon-reload"])
+    bare.run(["systemctl", "start", "manager.service"])
     variables = {**environment(model_home), "HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0"}
     variables.pop("XDG_CONFIG_HOME", None)
 
     def mine(*arguments: str) -> str:
-        return booted.run(program("service", *arguments), variables).stdout
+        return bare.run(program("service", *arguments), variables).stdout
 
     assert "new: /root/.config/systemd/user/llamafile-mgr.service" in mine(
         "install", "--embed", "all-minilm-l6-v2"
     )
     assert "llamafile-mgr: active (running), enabled" in mine("status")
-    reply = json.loads(fetch(booted, "/v1/embeddings", '{"input": "hello world"}'))
+    reply = json.loads(fetch(bare, "/v1/embeddings", '{"input": "hello world"}'))
     assert len(reply["data"][0]["embedding"]) == 384
     shown = json.loads(mine("status", "--json"))
     assert (shown["ActiveState"], shown["NRestarts"]) == ("active", "0")

@@ -1,0 +1,397 @@
+"""The life of one remote engine: reach it, check it, be asked, lose it, try again.
+
+It stands in a pool beside the engines of this machine, with the same states and restart policy. What it
+lacks is a process: nothing is started here, and why it was lost is known only from what it said last. A
+remote that has failed is tried again after a pause, for it is mended by somebody else, who tells nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafile_mgr.addresses import RemoteConfig
+from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.messages import EngineRequest
+from llamafile_mgr.engines.remote import PeerFacts, RemoteClient, count_ready
+from llamafile_mgr.errors import ConfigError, EngineError, EngineLostError, EngineStartError, Error
+from llamafile_mgr.paths import read_secrets
+from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.diagnosis import Diagnosis
+from llamafile_mgr.supervisor.logs import EngineLog
+from llamafile_mgr.supervisor.restart import decide_restart
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings, Transition
+from llamafile_mgr.supervisor.starting import EngineChecks
+from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
+from llamafile_mgr.supervisor.throughput import Job
+from llamafile_mgr.supervisor.watching import set_within, watch
+
+__all__ = ["Remote"]
+
+_LOG = logging.getLogger("llamafile_mgr.supervisor")
+_HEALTH_SECONDS, _HEALTH_PAUSE_SECONDS = 5.0, 0.5
+#: One that has too much to do is left alone for so long.
+_BUSY_SECONDS = 1.0
+#: All of the checks; slow ones of a large model on a busy remote included.
+_CHECK_SECONDS = 300.0
+#: So often a known vector is asked for while it serves: another model may be put behind its address.
+_PROOF_SECONDS = 30.0
+#: Losses under calls, within the policy's window, that are put down to the remote; more may be their doing.
+_FREE_LOSSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """Why a try ended. ``passing``: it had been ready, or cannot be reached at all, which may pass soon."""
+
+    diagnosis: Diagnosis
+    passing: bool
+
+
+class Remote:
+    """One remote engine; its task alone changes its state. ``make_checks`` is given what a proxy tells.
+
+    ``width``: how many engines stand behind it, as far as it tells.
+    """
+
+    pid: int | None = None
+
+    def __init__(
+        self,
+        name: str,
+        remote: RemoteConfig,
+        plan: Plan,
+        make_checks: Callable[[PeerFacts | None], EngineChecks],
+        surroundings: EngineSurroundings,
+    ) -> None:
+        self.name = name
+        self.plan = plan
+        self.state = EngineState.PLANNED
+        self.client: RemoteClient | None = None
+        self.cause: Diagnosis | None = None
+        self.in_flight = 0
+        self.served = 0
+        self.width = 1
+        safe = "".join(c if c.isalnum() or c in "-." else "-" for c in f"{plan.name}-at-{name}")
+        self.log = EngineLog(surroundings.logs / f"{safe}.log")
+        self._remote = remote
+        self._model = remote.model or plan.name
+        self._rules = family_rules(plan.family)
+        self._make_checks = make_checks
+        self._surroundings = surroundings
+        self._since = time.monotonic()
+        self._retry_at: float | None = None
+        self._rest_until = 0.0
+        self._tries = 0
+        self._half_open = False
+        self._failures: deque[float] = deque(maxlen=64)
+        self._losses: deque[float] = deque(maxlen=64)
+        self._transitions: deque[Transition] = deque(maxlen=32)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stop = asyncio.Event()
+        self._drain_seconds = 0.0
+        self._suspected = asyncio.Event()
+        self._fault: asyncio.Future[None] | None = None
+
+    # What others may ask and do.
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether calls may be sent to ``client``."""
+        return self.state is EngineState.READY and time.monotonic() >= self._rest_until
+
+    @property
+    def over(self) -> bool:
+        """Tell whether waiting for it makes no sense."""
+        return self.state in (EngineState.FAILED, EngineState.STOPPED)
+
+    @property
+    def retry_seconds(self) -> float | None:
+        """Return the seconds until it is tried again."""
+        return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
+
+    def take(self, work: int) -> Job | None:
+        """Count a call that is sent to it; its rate is its pool's business."""
+        self.in_flight += 1
+        self._idle.clear()
+        return None
+
+    def give_back(self, job: Job | None, *, answered: bool) -> None:
+        """Count a call's end."""
+        self.in_flight -= 1
+        self.served += answered
+        if self.in_flight == 0:
+            self._idle.set()
+
+    def request_stop(self, drain_seconds: float) -> None:
+        """Ask it to finish its calls within ``drain_seconds``, take no more, and end."""
+        self._drain_seconds = drain_seconds
+        self._stop.set()
+
+    def suspect(self) -> None:
+        """Say that an answer was not right; it is checked now, and lost if it is to blame."""
+        self._suspected.set()
+
+    async def was_ended(self, client: object) -> bool:
+        """Tell whether no request is to blame: machines and networks fail for reasons of their own.
+
+        Only when it is lost under its calls again and again may one of these be what kills it.
+        """
+        return self._count_recent(self._losses, time.monotonic()) <= _FREE_LOSSES
+
+    def snapshot(self) -> EngineSnapshot:
+        """Return what ``status`` shows."""
+        return EngineSnapshot(
+            name=self.name,
+            state=self.state,
+            age_seconds=time.monotonic() - self._since,
+            pid=None,
+            port=self._remote.port,
+            restarts=max(0, self._tries - 1),
+            in_flight=self.in_flight,
+            served=self.served,
+            cause=self.cause.cause if self.cause else None,
+            steps=(),
+            retry_seconds=self.retry_seconds,
+            transitions=tuple(self._transitions),
+            log=str(self.log.path),
+            remote=self._remote.url,
+        )
+
+    # Its life; everything below runs in one task.
+
+    async def run(self) -> None:
+        """Keep it in the pool until a stop is requested, or this task is cancelled."""
+        event = EngineEvent.SPAWN
+        try:
+            while True:
+                self._move(event)
+                loss = await self._live_once()
+                await self._close()
+                if loss is None:
+                    return
+                self.cause = loss.diagnosis
+                await self._note(f"lost: {loss.diagnosis.cause}")
+                delay, gone = self._decide_retry(loss)
+                self._retry_at = time.monotonic() + delay
+                self._move(EngineEvent.GIVE_UP if gone else EngineEvent.DIED)
+                if await set_within(self._stop, delay):
+                    return
+                self._retry_at = None
+                event = EngineEvent.RETRY
+        finally:
+            self._retry_at = None
+            self._move(EngineEvent.STOP)
+            await asyncio.shield(self._close())
+            await asyncio.to_thread(self.log.close)
+            if self.state is EngineState.STOPPING:
+                self._move(EngineEvent.GONE)
+
+    def _decide_retry(self, loss: _Loss) -> tuple[float, bool]:
+        """Return the seconds until the next try, and whether it counts as failed until then."""
+        now, policy = time.monotonic(), self._surroundings.restart
+        self._failures.append(now)
+        retry = decide_restart(
+            policy,
+            self._failures,
+            now,
+            random.random(),  # noqa: S311
+            was_ready=loss.passing,
+            half_open=self._half_open,
+        )
+        if retry is None:
+            return policy.cooldown_seconds, True
+        self._half_open = retry.half_open
+        return retry.delay_seconds, False
+
+    def _count_recent(self, times: deque[float], now: float) -> int:
+        return sum(1 for at in times if now - at <= self._surroundings.restart.window_seconds)
+
+    def _move(self, event: EngineEvent) -> None:
+        before, self.state = self.state, next_state(self.state, event)
+        now = time.monotonic()
+        spent, self._since = now - self._since, now
+        self._transitions.append(Transition(time.time(), self.state, spent))
+        _LOG.info("%s: %s -> %s after %.2f s", self.name, before.value, self.state.value, spent)
+        self._surroundings.changed()
+
+    async def _live_once(self) -> _Loss | None:
+        """Reach it and serve; return why that ended, None when it shall stop."""
+        self._tries += 1
+        try:
+            await self._live()
+        except Error as error:
+            was_ready = self.state is EngineState.READY
+            if was_ready and self.in_flight:
+                self._losses.append(time.monotonic())
+            passing = was_ready or isinstance(error, EngineLostError)
+            return _Loss(Diagnosis(error.describe(), error.hint), passing)
+        except Exception as error:  # the boundary of one try: a defect must show as a failed remote
+            _LOG.exception("%s: defect", self.name)
+            return _Loss(Diagnosis(f"a defect of ours: {type(error).__name__}: {error}"), passing=False)
+        return None
+
+    async def _live(self) -> None:
+        """Work until a stop is requested; then let the calls in progress end. Raises Error."""
+        stop = asyncio.create_task(self._stop.wait(), name=f"stop {self.name}")
+        work = asyncio.create_task(self._work(), name=f"work {self.name}")
+        try:
+            await asyncio.wait({stop, work}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            elif self.state is EngineState.READY:
+                self._move(EngineEvent.DRAIN)
+                await set_within(self._idle, self._drain_seconds)
+        finally:
+            for task in (stop, work):
+                task.cancel()
+            await asyncio.gather(stop, work, return_exceptions=True)
+
+    async def _work(self) -> None:
+        """Become ready, then watch for ever; raises Error for what is wrong with it."""
+        key, tls = await asyncio.to_thread(_prepare, self._remote)
+        client = self.client = RemoteClient(
+            self._remote, self._model, api_key=key, tls=tls, note_fault=self._note_fault
+        )
+        facts = await client.find_peer()
+        await self._await_health(client, facts)
+        self._move(EngineEvent.ANSWERS)
+        checks = self._make_checks(facts)
+        try:
+            await asyncio.wait_for(checks.check_ready(client, self._rules), _CHECK_SECONDS)
+        except asyncio.TimeoutError:
+            raise EngineStartError(f"it did not pass its checks within {_CHECK_SECONDS:g} seconds") from None
+        self._suspected.clear()
+        self._rest_until = 0.0
+        self._fault = asyncio.get_running_loop().create_future()
+        proves = self.plan.role is Role.EMBED
+        client.serve((lambda: checks.check_alive(client, self._rules)) if proves else None)
+        self._move(EngineEvent.CHECKED)
+        await self._note("ready")
+        await self._serve(client, facts, checks)
+
+    async def _serve(self, client: RemoteClient, facts: PeerFacts | None, checks: EngineChecks) -> None:
+        """Watch it, ask for proof now and then, and see the faults that calls meet, until one raises."""
+        assert self._fault is not None  # noqa: S101
+        fault = asyncio.ensure_future(self._fault)
+        watching = asyncio.create_task(
+            watch(
+                client,
+                self._surroundings.liveness,
+                suspected=self._suspected,
+                in_flight=lambda: self.in_flight,
+                check_health=lambda seconds: self._check_health(client, facts, seconds),
+                check_alive=lambda: checks.check_alive(client, self._rules),
+            ),
+            name=f"watch {self.name}",
+        )
+        proving = asyncio.create_task(self._prove(client, facts, checks), name=f"prove {self.name}")
+        try:
+            done, _ = await asyncio.wait({watching, proving, fault}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (watching, proving, fault):
+                task.cancel()
+            await asyncio.gather(watching, proving, fault, return_exceptions=True)
+
+    async def _prove(self, client: RemoteClient, facts: PeerFacts | None, checks: EngineChecks) -> None:
+        """A proxy that holds our calls while its own engines are gone says so when it is asked."""
+        policy, proved = self._surroundings.liveness, time.monotonic()
+        while True:
+            await asyncio.sleep(policy.silent_seconds)
+            if facts is not None and self.in_flight:
+                await self._check_health(client, facts, policy.health_deadline_seconds)
+            if time.monotonic() - proved >= _PROOF_SECONDS:
+                await checks.check_alive(client, self._rules)
+                proved = time.monotonic()
+
+    async def _await_health(self, client: RemoteClient, facts: PeerFacts | None) -> None:
+        """Return once it can be asked; a model that loads there has as long as one that loads here."""
+        end = time.monotonic() + self._surroundings.stall_seconds
+        while True:
+            try:
+                await self._check_health(client, facts, _HEALTH_SECONDS)
+            except EngineLostError:
+                raise
+            except EngineError:
+                if time.monotonic() >= end:
+                    raise
+            else:
+                return
+            await asyncio.sleep(_HEALTH_PAUSE_SECONDS)
+
+    async def _check_health(self, client: RemoteClient, facts: PeerFacts | None, seconds: float) -> None:
+        """Raise EngineError when it says that it cannot be asked, or says nothing."""
+        request = self._rules.health() if facts is None else EngineRequest("GET", "/ready")
+        reply = await client.ask_health(request, deadline_seconds=seconds)
+        if facts is None and reply.status != 200:
+            raise EngineError(f"it is not ready: {request.path} answers {reply.status}")
+        if facts is not None:
+            engines = count_ready(reply, self._model)
+            if not engines:
+                raise EngineError(f"{self._model} is not ready there")
+            self.width = engines
+
+    def _note_fault(self, error: EngineError, busy: bool) -> None:
+        """Take no calls for a while, or until it was reached and checked anew."""
+        if busy:
+            self._rest_until = time.monotonic() + _BUSY_SECONDS
+        elif self._fault is not None and not self._fault.done():
+            self._rest_until = float("inf")
+            self._fault.set_exception(error)
+
+    async def _note(self, text: str) -> None:
+        """Log an event where ``logs`` finds it."""
+        _LOG.warning("%s (%s): %s", self.name, self.plan.name, text)
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n".encode()
+        self.log.feed(line)
+        await asyncio.to_thread(self.log.append, line)
+
+    async def _close(self) -> None:
+        client, self.client = self.client, None
+        if client is not None:
+            await client.close()
+
+
+def _prepare(remote: RemoteConfig) -> tuple[str | None, ssl.SSLContext | None]:
+    """Return its API key and its TLS settings. Blocks on files; raises ConfigError."""
+    return _read_key(remote), _make_tls(remote) if remote.secure else None
+
+
+def _read_key(remote: RemoteConfig) -> str | None:
+    if remote.key_file is not None:
+        lines = [line for line in read_secrets(Path(remote.key_file).expanduser()) if line]
+        if len(lines) != 1:
+            raise ConfigError(f"{remote.key_file} must hold one key", hint="one line, as in the remote's own")
+        key = lines[0].split()[-1]
+    elif remote.key_env is not None:
+        key = os.environ.get(remote.key_env, "").strip()
+        if not key:
+            raise ConfigError(f"the variable {remote.key_env} with the key of {remote.name} is not set")
+    else:
+        return None
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"the key of {remote.name} has characters that no key has")
+    return key
+
+
+def _make_tls(remote: RemoteConfig) -> ssl.SSLContext:
+    """Trust the system's authorities and the remote's own."""
+    context = ssl.create_default_context()
+    if remote.ca_file is not None:
+        try:
+            context.load_verify_locations(Path(remote.ca_file).expanduser())
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise ConfigError(f"cannot use the certificates in {remote.ca_file}: {error}") from error
+    return context
