@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.model_names import role_options
 from llamafile_mgr.cli.output import print_json, print_json_line, print_line
 from llamafile_mgr.cli.service_view import describe, print_after, print_changes, print_done
 from llamafile_mgr.errors import NotReadyError, ServiceError
@@ -56,9 +57,7 @@ def command() -> None:
 
 @command.command("install")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--embed", metavar="MODEL", help="Serve this model for embedding calls.")
-@click.option("--generate", metavar="MODEL", help="Serve this model for generation calls.")
-@click.option("--rerank", metavar="MODEL", help="Serve this model for reranking calls.")
+@role_options("Serve")
 @click.option("--host", metavar="ADDRESS", help="Listen here.  [default: 127.0.0.1 and ::1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Listen on this port.  [default: 8080]")
 @click.option("--no-cache", is_flag=True, help="Neither keep vectors of texts nor use those kept before.")

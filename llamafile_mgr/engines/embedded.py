@@ -254,6 +254,10 @@ def _log(text: str) -> None:
     sys.stderr.flush()
 
 
+#: After a signal the engine goes on for at most so long.
+_SIGNAL_SECONDS = 0.25
+
+
 def _serve(params: Any) -> int:
     """Load, serve until SIGINT or SIGTERM, and return the exit code.
 
@@ -274,7 +278,8 @@ def _serve(params: Any) -> int:
     try:
         _log(f"llama server listening at {server.listening_address}")
         while True:
-            time.sleep(3600)
+            # A signal that the system hands to one of the server's threads does not end this one's sleep.
+            time.sleep(_SIGNAL_SECONDS)
     except KeyboardInterrupt:
         _log("stopping")
     del server
