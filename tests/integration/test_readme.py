@@ -1,7 +1,7 @@
 """Everything that the README shows, run as it stands there: commands, programs, settings and tables.
 
-A story is told in one home with one running service. What differs from the text is named in the tables
-below: the port, a tiny model that generates noise in place of a real one, and what a reader would type.
+The lines for a shell are a story, told in one home with one running service; ``tests.support.story`` names
+what stands in for what.
 """
 
 from __future__ import annotations
@@ -9,15 +9,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
-import os
 import re
 import shlex
 import shutil
-import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,11 +21,12 @@ import click
 import pytest
 
 from llamafile_mgr.addresses import RemoteConfig
+from llamafile_mgr.benchmarking.reports import BenchReport, report_json
 from llamafile_mgr.catalog import Role, load_catalog
 from llamafile_mgr.config import DownloadConfig, ModelConfig, ServeConfig, load_config
-from tests.support.commands import find_commands, parse_command
+from tests.support.commands import all_commands, find_commands, parse_command
 from tests.support.readme import README, Fence, fences, inline_commands, table_after
-from tests.support.service import START_SECONDS, environment, running_service
+from tests.support.story import SERVE_LINES, STAND_INS, Story
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,134 +37,10 @@ ROOT = Path(__file__).parent.parent.parent
 MODEL = "all-minilm-l6-v2"
 PLUGIN = "llamafile_mgr.pytest_plugin"
 
-#: Models of a hub -> what stands in for them where a command is run.
-STAND_INS = {"qwen3-5-2b": "tiny-generator.gguf"}
-#: What the reader has.
-FILES = {
-    "corpus.jsonl": "".join(json.dumps({"id": n, "text": f"text number {n}"}) + "\n" for n in range(40)),
-    "notes/museum.txt": "The museum closes at six in the evening, on Mondays it stays shut.",
-    "notes/garden.md": "Tomatoes want sun, water in the morning and a stake to climb.",
-}
-#: Commands that go on until Ctrl-C.
-ENDLESS = ("--watch", " -f ", "--follow")
-#: Exit codes other than 0 that say something of this machine and not of the command.
-MAY_EXIT = {"doctor": {10}, "recommend": {10}}
 #: Programs other than ours that a dry run knows.
 INSTALLERS = ("pip", "./scripts/quickstart", "./scripts/test")
 
 
-class Story:
-    """One home, one folder, and the service that the README's own lines start."""
-
-    def __init__(self, home: Path, folder: Path, port: int) -> None:
-        self.folder = folder
-        self._home = home
-        self._port = port
-        self._service: subprocess.Popen[str] | None = None
-        programs = folder / "bin"
-        programs.mkdir(parents=True)
-        for name, words in (("llamafile-mgr", "-m llamafile_mgr "), ("python", ""), ("python3", "")):
-            (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words}"$@"\n')
-            (programs / name).chmod(0o755)
-        variables = {
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-            "HOME": str(folder),
-            "LLAMAFILE_MGR_SERVE_PORT": str(port),
-            "LLAMAFILE_URL": f"http://127.0.0.1:{port}",
-        }
-        self.environ = environment(home, variables)
-        (folder / "scripts").symlink_to(ROOT / "scripts")
-        for name, text in FILES.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
-        for fence in fences():
-            if fence.file:
-                (folder / fence.file).write_text(fence.body, encoding="utf-8")
-
-    def run(self, line: str) -> str:
-        """Run a line as a shell does and return what it printed."""
-        line = self._localise(line)
-        if any(word in f"{line} " for word in ENDLESS):
-            return self._run_for_a_while(line)
-        done = subprocess.run(
-            ["sh", "-euc", line],
-            cwd=self.folder,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-        allowed = {0} | MAY_EXIT.get((shlex.split(line)[1:2] or [""])[0], set())
-        assert done.returncode in allowed, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done.stdout
-
-    def _localise(self, line: str) -> str:
-        for model, file in STAND_INS.items():
-            line = re.sub(rf"(?<=\s){model}(?=\s|$)", file, line)
-        line = line.replace("http://127.0.0.1:8080", f"http://127.0.0.1:{self._port}")
-        return f"{line} --silent --show-error --fail" if line.startswith("curl ") else line
-
-    def _run_for_a_while(self, line: str) -> str:
-        """Run a line until it has printed something, end it as Ctrl-C does, and return that."""
-        process = subprocess.Popen(
-            ["sh", "-euc", f"exec {line}"],
-            cwd=self.folder,
-            env=self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        first = process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-        assert process.returncode in (0, 130), f"{line}: {process.returncode} {errors}"
-        assert "Traceback" not in errors
-        return first
-
-    def serve(self, line: str) -> None:
-        """Start the service as this line of the README does, in place of one with fewer models."""
-        wanted = set(find_commands(line)[0][2::2])
-        running = self._service is not None and self._service.poll() is None
-        if running and wanted <= self._models:
-            return
-        self.stop()
-        argv = ["sh", "-euc", f"exec {self._localise(line)} --json"]
-        self._service = subprocess.Popen(
-            argv, cwd=self.folder, env=self.environ, stdout=subprocess.PIPE, text=True
-        )
-        self._models = wanted
-        assert self._service.stdout is not None
-        deadline = time.monotonic() + START_SECONDS
-        while json.loads(self._service.stdout.readline() or '{"event": "end"}')["event"] != "ready":
-            assert self._service.poll() is None, line
-            assert time.monotonic() < deadline
-
-    def need_service(self) -> None:
-        """Start the service with the README's longest line unless one runs."""
-        self.serve(max(SERVE_LINES, key=len))
-
-    def stop(self) -> None:
-        """End the service."""
-        if self._service is None:
-            return
-        if self._service.poll() is None:
-            self._service.send_signal(signal.SIGINT)
-        self._service.wait(20)
-        assert self._service.stdout is not None
-        self._service.stdout.close()
-        self._service = None
-
-
-SERVE_LINES = [
-    line
-    for fence in fences("sh")
-    if not fence.dry
-    for line in fence.commands
-    if line.startswith("llamafile-mgr serve")
-]
 SHELL = [fence for fence in fences("sh") if not fence.dry]
 DRY = [fence for fence in fences("sh") if fence.dry]
 PYTHON = fences("python")
@@ -241,15 +114,14 @@ def check_installer(line: str) -> None:
 
 
 @pytest.mark.parametrize("fence", PYTHON, ids=str)
-def test_programs(story: Story, fence: Fence, request: pytest.FixtureRequest) -> None:
+def test_programs(story: Story, fence: Fence) -> None:
     story.need_service()
     ast.parse(fence.body)
     program = story.folder / (fence.file or f"fence{fence.line}.py")
     program.write_text(fence.body, encoding="utf-8")
     if program.name.startswith("test_"):
-        plugins = request.config.pluginmanager.get_plugins()
-        load = "" if any(getattr(each, "__name__", "") == PLUGIN for each in plugins) else f"-p {PLUGIN} "
-        assert "1 passed" in story.run(f"python -m pytest -q {load}{program.name}")
+        told = story.run(f"PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest -q -p {PLUGIN} {program.name}")
+        assert "1 passed" in told
     elif fence.file:
         assert story.run(f"llamafile-mgr exec --embed {MODEL} -- python {program.name}").strip()
     else:
@@ -353,7 +225,6 @@ PRINTS = {
     "logs": f"logs {MODEL}",
     "load": f"load {MODEL}",
     "embed": f"embed --model {MODEL} --text hello",
-    "bench": f"bench {MODEL} --batch 1 --concurrency 1 --rounds 1 --seconds 0.1",
     "cache stats": "cache stats",
     "cache clear": "cache clear",
     "service install": f"service install --embed {MODEL} --dry-run",
@@ -387,17 +258,12 @@ def test_json_has_the_keys_that_the_table_names(story: Story, name: str) -> None
     assert values
     [keys] = {tuple(value) for value in values}
     named = re.findall(r"`([a-z_0-9]+)`", told.partition(";")[0])
-    if name == "show":
-        named.remove("id")
-        named.insert(0, "id")
     assert set(named) <= set(keys), (name, keys)
     if "..." not in told and name != "pull":
         assert set(named) == set(keys), name
 
 
 def test_the_table_of_json_knows_every_command() -> None:
-    from tests.support.commands import all_commands
-
     with_json = {
         name
         for name, command in all_commands()
@@ -406,6 +272,13 @@ def test_the_table_of_json_knows_every_command() -> None:
     assert with_json <= set(json_rows())
 
 
-def test_serve_prints_the_events_of_the_table(model_home: Path) -> None:
-    with running_service(model_home, "--embed", MODEL, "--no-cache", ready=False) as service:
-        assert set(service.await_event("ready")) == {"event", "url", "models", "served"}
+def test_serve_prints_the_events_of_the_table(story: Story) -> None:
+    story.need_service()
+    assert [event["event"] for event in story.events] == ["listening", "ready"]
+    named = re.findall(r"`(\w+)`", json_rows()["serve"])
+    assert set(named) == {key for event in story.events for key in event}
+
+
+def test_bench_prints_the_keys_of_the_table() -> None:
+    report = BenchReport(MODEL, rounds=1, seconds=1.0, texts=1, results=())
+    assert list(report_json(report)) == re.findall(r"`(\w+)`", json_rows()["bench"])
