@@ -119,7 +119,7 @@ class SharedWork:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is None and self._queue.done:
             await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
         for future in (self._facts, self._folder):
             future.cancel()

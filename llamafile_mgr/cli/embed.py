@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +158,7 @@ def command(
     from llamafile_mgr.embedding.requests import InputType, Truncation
     from llamafile_mgr.errors import UsageError
 
+    cluster = _cluster(ray_address, ray_cpus, ray_gpus)
     if bool(texts) == (file is not None):
         raise UsageError("embed what?", hint="name a file, - for standard input, or --text")
     if as_json and output is None:
@@ -172,14 +175,19 @@ def command(
     )
     job = Job(source, output, settings, batch, concurrency, fragment, overwrite, restart)
     wish = Wish(model, url, api_key, own or exact, exact)
-    if ray_address is None:
+    if cluster is None:
         report = _run(context, job, wish, quiet)
     else:
-        from llamafile_mgr.bulk.on_ray import RayCluster, check_address
-
-        cluster = RayCluster(check_address(ray_address), ray_cpus, ray_gpus)
         report = _run_on_ray(context, job, wish, cluster, quiet)
     _finish(report, output, as_json)
+
+
+def _cluster(address: str | None, cpus: float, gpus: int | None) -> RayCluster | None:
+    if address is None:
+        return None
+    from llamafile_mgr.bulk.on_ray import RayCluster, check_address
+
+    return RayCluster(check_address(address), cpus, gpus)
 
 
 def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
@@ -224,7 +232,12 @@ def _run_on_ray(context: Context, job: Job, wish: Wish, cluster: RayCluster, qui
     wish = name_model(context, wish)
     space = predict_space(context, wish)
     kept = "interrupted; run the same command again and it goes on from there"
-    with TextDisplay(quiet=quiet) as display:
+    # Ray prints pages about every lost node to standard output, with no switch to stop it.
+    with (
+        TextDisplay(quiet=quiet) as display,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
         connect = functools.partial(node_source, wish, job.settings)
         work = run_on_ray(job, cluster, connect, vector_space=space, observe=display, say=display.say)
         return run_until_signal(work, lambda: kept)
