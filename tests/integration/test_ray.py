@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from llamafile_mgr.cli import run
-from tests.support.models import forget_added_eos
 from tests.support.ray_cluster import RayNodes, ray_nodes
 from tests.support.service import environment, program, run_program
 
@@ -51,6 +50,14 @@ def arguments(source: Path, output: Path) -> list[str]:
     return ["embed", "--model", MODEL, str(source), "-o", str(output), "--keep-every", "16", "--batch", "8"]
 
 
+def write_variant(model: Path, path: Path) -> Path:
+    """Copy a GGUF with another letter in its header: other weights, as far as fingerprints know."""
+    data = model.read_bytes()
+    at = data.index(b"general.name") + len(b"general.name") + 4 + 8
+    path.write_bytes(data[:at] + b"X" + data[at + 1 :])
+    return path
+
+
 def await_parts(job: subprocess.Popen[str], output: Path, count: int) -> None:
     folder = output.with_name(f"{output.name}.parts")
     while len(list(folder.rglob("*.part"))) < count:
@@ -83,7 +90,7 @@ def test_a_killed_driver_and_a_killed_node_change_nothing(
     kept = len(list(tmp_path.rglob("*.part")))
     # A node with another file of that name joins, and one that has work is lost.
     other = tmp_path / "other"
-    variant = forget_added_eos(minilm, tmp_path / "variant.gguf")
+    variant = write_variant(minilm, tmp_path / "variant.gguf")
     assert run_program(other, "import", str(variant), "--name", MODEL).returncode == 0
     cluster.add(other)
     with subprocess.Popen([*argv, "--json"], stdout=subprocess.PIPE, **options) as driver:  # type: ignore[call-overload]
