@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.parts import FinishedFragment
@@ -23,7 +23,7 @@ def fragments_under_way(batch: int, concurrency: int, fragment: int) -> int:
 
 async def compute_in_order(
     fragments: Iterator[Fragment], source: VectorSource, batch: int, concurrency: int, window: int
-) -> AsyncIterator[FinishedFragment]:
+) -> AsyncGenerator[FinishedFragment, None]:
     """Yield computed fragments in order, ``window`` of them under way at once."""
     gate = asyncio.Semaphore(concurrency)
     under_way: deque[asyncio.Task[FinishedFragment]] = deque()
