@@ -8,27 +8,35 @@ input is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
-import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from llamafile_mgr.bulk.computing import compute_in_order, fragments_under_way
 from llamafile_mgr.bulk.fragments import Fragment, split_fragments
 from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.readers import TextInput, count_texts, form_of, read_texts
-from llamafile_mgr.bulk.records import TextResult
 from llamafile_mgr.bulk.sources import EmbedSettings, VectorSource
 from llamafile_mgr.bulk.writers import OutputFacts, output_form, write_output
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
 from llamafile_mgr.store.files import store_errors
 
-__all__ = ["Job", "JobReport", "Observe", "Progress", "check_job", "embed_file", "run_job", "stream_job"]
+__all__ = [
+    "Computer",
+    "Job",
+    "JobReport",
+    "Observe",
+    "Progress",
+    "check_job",
+    "complete_job",
+    "embed_file",
+    "run_job",
+    "stream_job",
+]
 
 _READ_BYTES = 1 << 20
 
@@ -83,6 +91,30 @@ class JobReport:
 Observe = Callable[[Progress], None]
 
 
+class Computer(Protocol):
+    """Computes the fragments of a job, all in one vector space. ``dimensions``: None where nothing tells."""
+
+    @property
+    def model(self) -> str:
+        """Return the model's name."""
+
+    @property
+    def vector_space(self) -> str:
+        """Return the fingerprint of its vectors."""
+
+    @property
+    def dimensions(self) -> int | None:
+        """Return how wide vectors are."""
+
+    def compute(self, fragments: Iterator[Fragment], folder: Path | None) -> AsyncIterator[FinishedFragment]:
+        """Yield every fragment once, in any order. ``folder``: what must outlive an interruption goes here.
+
+        Raises:
+            CheckpointError: the vectors are of another space by now.
+            Error: nothing is left that could compute them.
+        """
+
+
 def embed_file(
     job: Job,
     connect: Callable[[], AbstractAsyncContextManager[VectorSource]],
@@ -123,6 +155,11 @@ def check_job(job: Job) -> None:
 
 async def run_job(job: Job, source: VectorSource, observe: Observe = lambda _: None) -> JobReport:
     """Run a job with a source that is at hand; see ``embed_file``."""
+    return await complete_job(job, _OneSource(source, job), observe)
+
+
+async def complete_job(job: Job, source: Computer, observe: Observe = lambda _: None) -> JobReport:
+    """Run a job whose fragments ``source`` computes in whatever order; see ``embed_file``."""
     output = job.output
     if output is None:
         raise UsageError("a job that is kept needs an output")
@@ -145,7 +182,7 @@ async def run_job(job: Job, source: VectorSource, observe: Observe = lambda _: N
     return counts.report(source, width)
 
 
-async def _finish_fragments(job: Job, source: VectorSource, parts: Parts, counts: _Counts) -> None:
+async def _finish_fragments(job: Job, computer: Computer, parts: Parts, counts: _Counts) -> None:
     """See that every fragment is kept.
 
     Raises:
@@ -153,7 +190,7 @@ async def _finish_fragments(job: Job, source: VectorSource, parts: Parts, counts
     """
     fragments = split_fragments(read_texts(job.source), job.fragment)
     todo = _skip_finished(fragments, parts, counts)
-    async for part in _compute(todo, source, job):
+    async for part in computer.compute(todo, parts.folder):
         await asyncio.to_thread(parts.write, part)
         counts.add(part, kept=False)
 
@@ -182,84 +219,28 @@ async def stream_job(
     """Give the fragments of a job to ``write`` in order as they are finished; nothing is kept."""
     total = await asyncio.to_thread(count_texts, job.source)
     counts = _Counts(total, observe)
-    async for part in _compute(split_fragments(read_texts(job.source), job.fragment), source, job):
+    computer = _OneSource(source, job)
+    async for part in computer.compute(split_fragments(read_texts(job.source), job.fragment), None):
         counts.add(part, kept=False)
         write(part)
-    return counts.report(source, counts.width or source.dimensions or 0)
+    return counts.report(computer, counts.width or source.dimensions or 0)
 
 
-async def _compute(
-    fragments: Iterator[Fragment], source: VectorSource, job: Job
-) -> AsyncIterator[FinishedFragment]:
-    """Yield computed fragments in order, some of them under way at once."""
-    gate = asyncio.Semaphore(job.concurrency)
-    window = 1 + -(-job.concurrency * job.batch // job.fragment)
-    under_way: deque[asyncio.Task[FinishedFragment]] = deque()
-    try:
-        while True:
-            while len(under_way) < window:
-                fragment = await _read_next(fragments)
-                if fragment is None:
-                    break
-                under_way.append(asyncio.create_task(embed_fragment(fragment, source, job.batch, gate)))
-            if not under_way:
-                return
-            yield await under_way[0]
-            under_way.popleft()
-    finally:
-        for task in under_way:
-            task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+class _OneSource:
+    """A ``Computer`` of one source of vectors."""
 
+    def __init__(self, source: VectorSource, job: Job) -> None:
+        self._source = source
+        self._job = job
+        self.model = source.model
+        self.vector_space = source.vector_space
+        self.dimensions = source.dimensions
 
-async def _read_next(fragments: Iterator[Fragment]) -> Fragment | None:
-    """Return the next fragment, read by a thread that nobody waits for: standard input may never end."""
-    loop = asyncio.get_running_loop()
-    read: asyncio.Future[Fragment | None] = loop.create_future()
-
-    def settle(fragment: Fragment | None, error: BaseException | None) -> None:
-        if read.done():
-            return
-        if error is not None:
-            read.set_exception(error)
-        else:
-            read.set_result(fragment)
-
-    def work() -> None:
-        fragment, failure = None, None
-        try:
-            fragment = next(fragments, None)
-        except BaseException as error:  # handed on, whatever it is: the loop raises it
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, fragment, failure)
-
-    threading.Thread(target=work, name="reader", daemon=True).start()
-    return await read
-
-
-async def embed_fragment(
-    fragment: Fragment, source: VectorSource, batch: int, gate: asyncio.Semaphore
-) -> FinishedFragment:
-    """Return what becomes of a fragment's texts, asked for ``batch`` at a time through ``gate``."""
-    rows = [row for row, record in enumerate(fragment.records) if record.failure is None]
-    results = [TextResult(failure=record.failure) for record in fragment.records]
-
-    async def embed(some: list[int]) -> None:
-        async with gate:
-            answers = await source.embed([fragment.records[row].text for row in some])
-        for row, answer in zip(some, answers, strict=True):
-            results[row] = answer
-
-    tasks = [asyncio.ensure_future(embed(rows[at : at + batch])) for at in range(0, len(rows), batch)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    width = next((len(each.vector) for each in results if each.vector is not None), source.dimensions or 0)
-    return FinishedFragment.collect(fragment, results, width, exact=source.exact)
+    def compute(self, fragments: Iterator[Fragment], folder: Path | None) -> AsyncIterator[FinishedFragment]:
+        """Yield the fragments in order."""
+        job = self._job
+        window = fragments_under_way(job.batch, job.concurrency, job.fragment)
+        return compute_in_order(fragments, self._source, job.batch, job.concurrency, window)
 
 
 class _Counts:
@@ -290,7 +271,7 @@ class _Counts:
         self._exact = self._exact and part.exact
         self._observe(Progress(self.texts, self.kept, self.failed, self._total))
 
-    def report(self, source: VectorSource, width: int) -> JobReport:
+    def report(self, source: Computer, width: int) -> JobReport:
         """Return the end's figures."""
         return JobReport(
             source.model,
@@ -304,7 +285,7 @@ class _Counts:
         )
 
 
-def _describe(job: Job, source: VectorSource) -> dict[str, Any]:
+def _describe(job: Job, source: Computer) -> dict[str, Any]:
     """Return what must be the same when a job goes on."""
     settings, texts = job.settings, job.source
     return {

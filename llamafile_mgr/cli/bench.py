@@ -17,6 +17,7 @@ from llamafile_mgr.cli.output import format_table, print_json, print_line
 if TYPE_CHECKING:
     from llamafile_mgr.benchmarking.measuring import Cell, Target
     from llamafile_mgr.benchmarking.reports import BenchReport
+    from llamafile_mgr.bulk.scaling import ScaleRates
 
 __all__ = ["command"]
 
@@ -71,7 +72,25 @@ def _read_numbers(context: click.Context, parameter: click.Parameter, value: str
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw the results to this .svg or .png file.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (schema llamafile-mgr/bench/1).")
+@click.option("--scale", is_flag=True, help="Predict jobs of `embed --ray` on many such machines.")
+@click.option(
+    "--nodes",
+    default="1,2,4,8,16",
+    show_default=True,
+    callback=_read_numbers,
+    help="For --scale: how many machines.",
+)
+@click.option(
+    "--texts",
+    type=click.IntRange(1),
+    default=1_000_000,
+    show_default=True,
+    help="For --scale: the texts of a job.",
+)
+@click.option("--price-per-hour", type=click.FloatRange(0), help="For --scale: what a machine costs.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON (schema llamafile-mgr/bench/1, or bench-scale/1)."
+)
 @click.pass_obj
 def command(
     context: Context,
@@ -84,6 +103,10 @@ def command(
     url: str | None,
     api_key: str | None,
     chart: Path | None,
+    scale: bool,
+    nodes: tuple[int, ...],
+    texts: int,
+    price_per_hour: float | None,
     as_json: bool,
 ) -> None:
     """Measure texts a second and the latency of requests for MODEL, over batch x concurrency.
@@ -91,6 +114,9 @@ def command(
     A running serve with this model is asked over HTTP, else one is started; its cache is left aside. The
     texts are docstrings of Python's standard library, of mixed length. Rounds are interleaved, so that other
     work on the machine falls on all cells alike; still, stop it first.
+
+    With --scale engines of this machine alone are measured once, at the largest batch and concurrency, as
+    well as the disk; how many texts a second so many machines do is calculated, with all that is assumed.
 
     \b
     The JSON has for each target, batch and concurrency:
@@ -101,12 +127,21 @@ def command(
       llamafile-mgr bench all-minilm-l6-v2
       llamafile-mgr bench mxbai-embed-large-v1 --direct --chart speed.svg
       llamafile-mgr bench all-minilm-l6-v2 --batch 1,64 --concurrency 1,64 --rounds 5 --json
+      llamafile-mgr bench all-minilm-l6-v2 --scale --nodes 1,8,64 --texts 100000000 --price-per-hour 0.34
     """
     from llamafile_mgr.benchmarking.charts import check_chart, write_chart
     from llamafile_mgr.benchmarking.measuring import Cell
     from llamafile_mgr.benchmarking.reports import HEADERS, report_json, table_rows
     from llamafile_mgr.cli.interrupts import run_until_signal
+    from llamafile_mgr.errors import UsageError
 
+    if scale:
+        if direct or url is not None or chart is not None:
+            raise UsageError("--scale measures engines of its own: not with --direct, --url or --chart")
+        _scale(
+            context, model, max(batches), max(concurrencies), seconds, nodes, texts, price_per_hour, as_json
+        )
+        return
     if chart is not None:
         check_chart(chart)
     cells = [Cell(batch, concurrency) for batch in batches for concurrency in concurrencies]
@@ -119,6 +154,56 @@ def command(
         return
     print_line(f"{report.model}: median of {rounds} rounds of {seconds:g} s")
     print_line(format_table(HEADERS, table_rows(report.results)))
+
+
+def _scale(
+    context: Context,
+    model: str,
+    batch: int,
+    concurrency: int,
+    seconds: float,
+    nodes: tuple[int, ...],
+    texts: int,
+    price: float | None,
+    as_json: bool,
+) -> None:
+    from llamafile_mgr.bulk.scaling import ASSUMPTIONS, HEADERS, predict, scale_json, scale_rows
+    from llamafile_mgr.cli.interrupts import run_until_signal
+
+    work = _measure_scale(context, model, batch, concurrency, seconds)
+    rates = run_until_signal(work, lambda: "interrupted; nothing is kept")
+    predictions = [predict(rates, texts, count, price) for count in nodes]
+    if as_json:
+        print_json(scale_json(model, rates, texts, predictions))
+        return
+    print_line(
+        f"{model}: {rates.node:.1f} texts/s by this machine, ready after {rates.start_seconds:.1f} s; "
+        f"the disk reads {rates.read:.0f}, keeps {rates.keep:.0f} and writes {rates.write:.0f} texts/s"
+    )
+    print_line(
+        f"{texts} texts, {rates.batch} a request, {rates.concurrency} at once, kept by {rates.fragment}:"
+    )
+    print_line(format_table(HEADERS, scale_rows(predictions)))
+    print_line("assumed:\n" + "\n".join(f"  {each}" for each in ASSUMPTIONS))
+
+
+async def _measure_scale(
+    context: Context, model: str, batch: int, concurrency: int, seconds: float
+) -> ScaleRates:
+    import asyncio
+    import time
+
+    from llamafile_mgr.benchmarking.texts import read_docstrings
+    from llamafile_mgr.bulk import EmbedSettings, Job, TextInput
+    from llamafile_mgr.bulk.rates import measure_rates
+    from llamafile_mgr.cli.vectors import Wish, connect
+
+    texts = await asyncio.to_thread(read_docstrings, _TEXTS)
+    sizes = Job(TextInput(), batch=batch, concurrency=concurrency)
+    began = time.monotonic()
+    async with connect(context, Wish(model, own=True), EmbedSettings()) as source:
+        started = time.monotonic() - began
+        return await measure_rates(source, texts, sizes, seconds=seconds, start_seconds=started)
 
 
 async def _measure(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from llamafile_mgr.cli.output import print_json
 
 if TYPE_CHECKING:
     from llamafile_mgr.bulk import Job, JobReport
+    from llamafile_mgr.bulk.on_ray import RayCluster
     from llamafile_mgr.bulk.parts import FinishedFragment
     from llamafile_mgr.cli.vectors import Wish
 
@@ -49,6 +52,16 @@ _INEXACT = (
 @click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", help="For --url.  [env: OPENAI_API_KEY]")
 @click.option("--own", is_flag=True, help="Start engines for this job alone, also when a serve runs.")
 @click.option("--exact", is_flag=True, help="Start engines that give equal texts equal bytes, slow on a GPU.")
+@click.option(
+    "--ray",
+    "ray_address",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Share the job among the nodes of a Ray cluster: HOST:PORT, auto or local.",
+)
+@click.option("--ray-cpus", type=click.FloatRange(0.01), default=1.0, help="Processors to claim per node.")
+@click.option("--ray-gpus", type=click.IntRange(0), help="GPUs to claim per node.  [default: all it has]")
 @click.option("--input-type", type=click.Choice(["query", "document", "none"]), help="Which prompt to add.")
 @click.option(
     "--truncate",
@@ -100,6 +113,9 @@ def command(
     api_key: str | None,
     own: bool,
     exact: bool,
+    ray_address: str | None,
+    ray_cpus: float,
+    ray_gpus: int | None,
     input_type: str | None,
     truncate: str,
     dimensions: int | None,
@@ -123,6 +139,10 @@ def command(
     as that of a job that was never interrupted, when the engines compute one text at a time: engines started
     for the job do, on a GPU with --exact; a serve does with `slots = 1`. --json says so as "exact".
 
+    --ray shares a job with --output among the nodes of a Ray cluster, which have llamafile-mgr installed too:
+    each plans for its own machine and pulls the model when it does not have it. What a lost node had goes to
+    the others; nodes with other vectors leave the job. Write --ray=ADDRESS, or --ray behind FILE.
+
     Texts that fail do not end the job: the output names them, and the exit code is 18. When the input, the
     settings or the vector space changed since the job was begun, the exit code is 17.
 
@@ -130,6 +150,7 @@ def command(
     Examples:
       llamafile-mgr embed --model mxbai-embed-large-v1 corpus.jsonl -o vectors.npy --input-type document
       llamafile-mgr embed --model all-minilm-l6-v2 --text "hello world"
+      llamafile-mgr embed --ray=10.0.0.1:6379 -m mxbai-embed-large-v1 corpus.parquet -o vectors.parquet
       cut -f2 questions.tsv | llamafile-mgr embed --url http://gpu-box:8080 - -o questions.parquet
     """
     from llamafile_mgr.bulk import EmbedSettings, InputForm, Job, TextInput
@@ -137,6 +158,7 @@ def command(
     from llamafile_mgr.embedding.requests import InputType, Truncation
     from llamafile_mgr.errors import UsageError
 
+    cluster = _cluster(ray_address, ray_cpus, ray_gpus)
     if bool(texts) == (file is not None):
         raise UsageError("embed what?", hint="name a file, - for standard input, or --text")
     if as_json and output is None:
@@ -152,8 +174,20 @@ def command(
         id_column=id_column,
     )
     job = Job(source, output, settings, batch, concurrency, fragment, overwrite, restart)
-    report = _run(context, job, Wish(model, url, api_key, own or exact, exact), quiet)
+    wish = Wish(model, url, api_key, own or exact, exact)
+    if cluster is None:
+        report = _run(context, job, wish, quiet)
+    else:
+        report = _run_on_ray(context, job, wish, cluster, quiet)
     _finish(report, output, as_json)
+
+
+def _cluster(address: str | None, cpus: float, gpus: int | None) -> RayCluster | None:
+    if address is None:
+        return None
+    from llamafile_mgr.bulk.on_ray import RayCluster, check_address
+
+    return RayCluster(check_address(address), cpus, gpus)
 
 
 def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
@@ -179,6 +213,34 @@ def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
                 return await run_job(job, vectors, display)
 
         return run_until_signal(work(), lambda: kept)
+
+
+def _run_on_ray(context: Context, job: Job, wish: Wish, cluster: RayCluster, quiet: bool) -> JobReport:
+    import functools
+
+    from llamafile_mgr.bulk.job import check_job
+    from llamafile_mgr.bulk.on_ray import run_on_ray
+    from llamafile_mgr.cli.interrupts import run_until_signal
+    from llamafile_mgr.cli.nodes import node_source
+    from llamafile_mgr.cli.progress import TextDisplay
+    from llamafile_mgr.cli.vectors import name_model, predict_space
+    from llamafile_mgr.errors import UsageError
+
+    if job.output is None or wish.url is not None:
+        raise UsageError("--ray needs --output, and does not go with --url")
+    check_job(job)
+    wish = name_model(context, wish)
+    space = predict_space(context, wish)
+    kept = "interrupted; run the same command again and it goes on from there"
+    # Ray prints pages about every lost node to standard output, with no switch to stop it.
+    with (
+        TextDisplay(quiet=quiet) as display,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        connect = functools.partial(node_source, wish, job.settings)
+        work = run_on_ray(job, cluster, connect, vector_space=space, observe=display, say=display.say)
+        return run_until_signal(work, lambda: kept)
 
 
 def _write_lines(vector_space: str) -> Callable[[FinishedFragment], None]:

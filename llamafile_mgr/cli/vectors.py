@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llamafile_mgr.config import Config
     from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Wish", "connect", "plan_alone", "plan_embedder"]
+__all__ = ["Wish", "connect", "name_model", "plan_alone", "plan_embedder", "predict_space", "run_engines"]
 
 _STATUS_SECONDS = 10.0
 
@@ -50,7 +50,7 @@ def connect(
     socket = None if wish.own else _find_serve(context, wish.model)
     if socket is not None:
         return _join(socket, wish.model, settings)
-    return _run_engines(context, plan_alone(context, wish), settings)
+    return run_engines(context, plan_alone(context, wish), settings)
 
 
 def _find_serve(context: Context, model: str | None) -> Path | None:
@@ -101,6 +101,32 @@ def plan_alone(context: Context, wish: Wish) -> Plan:
     return _plan(context, wish.model, alone)
 
 
+def name_model(context: Context, wish: Wish) -> Wish:
+    """Return the wish with a model that other machines know it by: a file's whole path, else the name.
+
+    Raises:
+        UsageError: no model is named and none is configured.
+    """
+    from llamafile_mgr.errors import UsageError
+
+    model = wish.model or context.load_config().serve.embed
+    if model is None:
+        raise UsageError("no model was named", hint="name one: --model all-minilm-l6-v2")
+    return dataclasses.replace(wish, model=str(Path(model).absolute()) if Path(model).is_file() else model)
+
+
+def predict_space(context: Context, wish: Wish) -> str | None:
+    """Return the vector space that the model has as it lies here, None when it does not lie here or cannot
+    run here: another machine may well have it."""
+    from llamafile_mgr.embedding.space import fingerprint_space
+    from llamafile_mgr.errors import NotFoundError, PlanError
+
+    try:
+        return fingerprint_space(plan_alone(context, wish))
+    except (NotFoundError, PlanError):
+        return None
+
+
 def plan_embedder(context: Context, model: str) -> Plan:
     """Return the plan of an embedding model as ``serve`` would run it."""
     return _plan(context, model, context.load_config())
@@ -114,7 +140,8 @@ def _plan(context: Context, model: str | None, config: Config) -> Plan:
 
 
 @asynccontextmanager
-async def _run_engines(context: Context, plan: Plan, settings: EmbedSettings) -> AsyncIterator[VectorSource]:
+async def run_engines(context: Context, plan: Plan, settings: EmbedSettings) -> AsyncIterator[VectorSource]:
+    """Run the engines of ``plan`` while inside, its files held. Raises NotFoundError and NotReadyError."""
     from llamafile_mgr.bulk import own_engines
     from llamafile_mgr.proxy.assembly import hold_files
 

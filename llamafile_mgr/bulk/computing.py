@@ -1,0 +1,94 @@
+"""Fragments into vectors: what one source of vectors does with them, some under way at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+
+from llamafile_mgr.bulk.fragments import Fragment
+from llamafile_mgr.bulk.parts import FinishedFragment
+from llamafile_mgr.bulk.records import TextResult
+from llamafile_mgr.bulk.sources import VectorSource
+
+__all__ = ["compute_in_order", "embed_fragment", "fragments_under_way", "read_next"]
+
+
+def fragments_under_way(batch: int, concurrency: int, fragment: int) -> int:
+    """Return how many fragments must be at hand so that ``concurrency`` requests are always under way."""
+    return 1 + -(-concurrency * batch // fragment)
+
+
+async def compute_in_order(
+    fragments: Iterator[Fragment], source: VectorSource, batch: int, concurrency: int, window: int
+) -> AsyncGenerator[FinishedFragment, None]:
+    """Yield computed fragments in order, ``window`` of them under way at once."""
+    gate = asyncio.Semaphore(concurrency)
+    under_way: deque[asyncio.Task[FinishedFragment]] = deque()
+    try:
+        while True:
+            while len(under_way) < window:
+                fragment = await read_next(fragments)
+                if fragment is None:
+                    break
+                under_way.append(asyncio.create_task(embed_fragment(fragment, source, batch, gate)))
+            if not under_way:
+                return
+            yield await under_way[0]
+            under_way.popleft()
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def read_next(fragments: Iterator[Fragment]) -> Fragment | None:
+    """Return the next fragment, read by a thread that nobody waits for: standard input may never end."""
+    loop = asyncio.get_running_loop()
+    read: asyncio.Future[Fragment | None] = loop.create_future()
+
+    def settle(fragment: Fragment | None, error: BaseException | None) -> None:
+        if read.done():
+            return
+        if error is not None:
+            read.set_exception(error)
+        else:
+            read.set_result(fragment)
+
+    def work() -> None:
+        fragment, failure = None, None
+        try:
+            fragment = next(fragments, None)
+        except BaseException as error:  # handed on, whatever it is: the loop raises it
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, fragment, failure)
+
+    threading.Thread(target=work, name="reader", daemon=True).start()
+    return await read
+
+
+async def embed_fragment(
+    fragment: Fragment, source: VectorSource, batch: int, gate: asyncio.Semaphore
+) -> FinishedFragment:
+    """Return what becomes of a fragment's texts, asked for ``batch`` at a time through ``gate``."""
+    rows = [row for row, record in enumerate(fragment.records) if record.failure is None]
+    results = [TextResult(failure=record.failure) for record in fragment.records]
+
+    async def embed(some: list[int]) -> None:
+        async with gate:
+            answers = await source.embed([fragment.records[row].text for row in some])
+        for row, answer in zip(some, answers, strict=True):
+            results[row] = answer
+
+    tasks = [asyncio.ensure_future(embed(rows[at : at + batch])) for at in range(0, len(rows), batch)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    width = next((len(each.vector) for each in results if each.vector is not None), source.dimensions or 0)
+    return FinishedFragment.collect(fragment, results, width, exact=source.exact)

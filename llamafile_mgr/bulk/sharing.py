@@ -1,0 +1,370 @@
+"""The fragments of one job shared among nodes that come, fail and go.
+
+Knows nothing of how nodes are reached. Every fragment that is at a node when that is lost goes to another. A
+node takes part only with vectors of the job's vector space that agree with those of the job's first node; the
+others leave with a reason. When none is left the job ends with all reasons, and what is finished is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamafile_mgr import __version__
+from llamafile_mgr.bulk.computing import read_next
+from llamafile_mgr.bulk.fragments import Fragment
+from llamafile_mgr.bulk.parts import FinishedFragment
+from llamafile_mgr.embedding.baselines import Baselines
+from llamafile_mgr.embedding.readiness import GOLDEN_COSINE
+from llamafile_mgr.embedding.vectors import cosines
+from llamafile_mgr.errors import (
+    EngineError,
+    EngineLostError,
+    Error,
+    InternalError,
+    NotReadyError,
+    VectorSpaceError,
+)
+
+__all__ = ["PROBES", "Finder", "Node", "NodeFacts", "SharedWork"]
+
+#: What every node embeds before it takes part; its vectors must agree with the first node's.
+PROBES = (
+    "How do I reset my password?",
+    "Steps to recover a forgotten account password.",
+    "Bananas are rich in potassium.",
+    "Überraschend: 漢字, emoji 🙂 and a somewhat longer sentence, with commas, that goes on for a while.",
+)
+#: How often a node is started that keeps being lost, and at how many losses a fragment is the suspect.
+_STARTS = 3
+_LOSSES = 4
+_LOOK_SECONDS = 2.0
+_STOP_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What a node tells when it is ready. ``probes``: its vectors of ``PROBES``, a row each."""
+
+    version: str
+    model: str
+    vector_space: str
+    dimensions: int | None
+    probes: NDArray[np.float32]
+
+
+class Node(Protocol):
+    """Something that computes fragments."""
+
+    @property
+    def name(self) -> str:
+        """Return what people call it."""
+
+    async def start(self) -> NodeFacts:
+        """Make it ready, again after it was lost.
+
+        Raises:
+            EngineLostError: it ended meanwhile, and may be started again.
+            Error: it cannot take part.
+        """
+
+    async def embed(self, fragment: Fragment) -> FinishedFragment:
+        """Return what becomes of the fragment. Raises what ``start`` says."""
+
+    async def stop(self) -> None:
+        """End what was started. Raises nothing."""
+
+
+class Finder(Protocol):
+    """Finds nodes."""
+
+    async def find(self) -> Sequence[Node]:
+        """Return the nodes that are there now and were not returned before. Raises Error."""
+
+
+class SharedWork:
+    """A ``Computer`` of many nodes, to be entered; ``first`` tells when one of them is ready.
+
+    ``vector_space``: which one the nodes must have, None takes the first one's. ``window``: fragments at a
+    node at once. ``say``: takes one line for a person.
+    """
+
+    def __init__(
+        self, finder: Finder, vector_space: str | None, window: int, say: Callable[[str], None]
+    ) -> None:
+        self._finder = finder
+        self._expected = vector_space
+        self._window = window
+        self._say = say
+        self._queue = _Queue(window)
+        self._results: asyncio.Queue[FinishedFragment | Error | None] = asyncio.Queue(2 * window)
+        self._facts: asyncio.Future[NodeFacts] = asyncio.get_running_loop().create_future()
+        self._known = asyncio.Lock()
+        self._folder: asyncio.Future[Path] = asyncio.get_running_loop().create_future()
+        self._left: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lost: Counter[int] = Counter()
+        self._starts: Counter[str] = Counter()
+
+    async def __aenter__(self) -> SharedWork:
+        self._begin(self._watch())
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._queue.done:
+            await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
+        for future in (self._facts, self._folder):
+            future.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def first(self) -> NodeFacts:
+        """Wait for the first node that can take part. Raises NotReadyError when none is left before."""
+        return await asyncio.shield(self._facts)
+
+    @property
+    def model(self) -> str:
+        """Return the model's name; ``first`` was awaited before."""
+        return self._facts.result().model
+
+    @property
+    def vector_space(self) -> str:
+        """Return the fingerprint of the job's vectors."""
+        return self._facts.result().vector_space
+
+    @property
+    def dimensions(self) -> int | None:
+        """Return how wide vectors are."""
+        return self._facts.result().dimensions
+
+    async def compute(
+        self, fragments: Iterator[Fragment], folder: Path | None
+    ) -> AsyncIterator[FinishedFragment]:
+        """Yield the fragments as they are finished. Raises what ``Computer`` says."""
+        if folder is None:
+            raise NotReadyError("work is shared only by jobs that are kept")
+        self._folder.set_result(folder)
+        self._begin(self._read(fragments))
+        while (result := await self._results.get()) is not None:
+            if isinstance(result, Error):
+                raise result
+            yield result
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        return task
+
+    async def _read(self, fragments: Iterator[Fragment]) -> None:
+        try:
+            await self._queue.fill(fragments)
+        except Error as error:
+            await self._results.put(error)
+
+    async def _watch(self) -> None:
+        """Give every node that comes its part, until all is done or no node is left."""
+        living: set[asyncio.Task[None]] = set()
+        ended = self._begin(self._queue.wait())
+        while not self._queue.done:
+            try:
+                living |= {self._begin(self._live(node)) for node in await self._finder.find()}
+            except Error as error:
+                await self._fail(error)
+                return
+            if not living:
+                await self._fail(self._none_left())
+                return
+            finished, _ = await asyncio.wait(
+                {*living, ended}, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            living -= finished
+            for failed in filter(None, (task.exception() for task in finished)):
+                await self._fail(failed if isinstance(failed, Error) else InternalError(repr(failed)))
+                return
+        await self._results.put(None)
+
+    async def _fail(self, error: Error) -> None:
+        if not self._facts.done():
+            self._facts.set_exception(error)
+            self._facts.exception()  # it may be that nobody waits for it
+        await self._results.put(error)
+
+    def _none_left(self) -> NotReadyError:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self._left.items())
+        return NotReadyError(
+            "no node is left that could go on with the job" if self._left else "there is no node for the job",
+            cause=reasons or "none has the processors and GPUs that were asked for",
+            hint="what is finished is kept: run the same command again when there are nodes",
+        )
+
+    async def _live(self, node: Node) -> None:
+        """Lead one node through the job. Raises Error when the job cannot go on without it."""
+        try:
+            while True:
+                with contextlib.suppress(_AgainError):
+                    await self._live_once(node)
+                    return
+        except _SuspectError:
+            raise
+        except Error as error:
+            self._left[node.name] = error.describe()
+            self._say(f"{node.name} leaves the job: {error.describe()}")
+        finally:
+            await node.stop()
+
+    async def _live_once(self, node: Node) -> None:
+        try:
+            await self._admit(node, await node.start())
+            await self._serve(node)
+        except EngineLostError as error:
+            self._starts[node.name] += 1
+            if self._starts[node.name] == _STARTS:
+                raise
+            self._say(f"{node.name}: {error.describe()}; it is started again")
+            raise _AgainError from error
+
+    async def _admit(self, node: Node, facts: NodeFacts) -> None:
+        """Let a node take part, or raise why not."""
+        if facts.version != __version__:
+            raise NotReadyError(f"it runs llamafile-mgr {facts.version}, not {__version__}")
+        if self._expected is None:
+            self._expected = facts.vector_space
+        if facts.vector_space != self._expected:
+            raise VectorSpaceError(
+                f"its vector space is {facts.vector_space}, not {self._expected}",
+                cause="its weights, pooling, prompts or engine generation are others",
+            )
+        if not self._facts.done():
+            self._facts.set_result(facts)
+        folder = await asyncio.shield(self._folder)
+        async with self._known:
+            await asyncio.to_thread(_compare, Baselines(folder / "golden"), facts)
+        self._say(f"{node.name} takes part")
+
+    async def _serve(self, node: Node) -> None:
+        """Give fragments to a node until there are none; what it cannot finish goes back."""
+        pulls = [asyncio.create_task(self._pull(node)) for _ in range(self._window)]
+        try:
+            await asyncio.gather(*pulls)
+        finally:
+            for pull in pulls:
+                pull.cancel()
+            await asyncio.gather(*pulls, return_exceptions=True)
+
+    async def _pull(self, node: Node) -> None:
+        while (fragment := await self._queue.take()) is not None:
+            try:
+                part = await node.embed(fragment)
+                await self._results.put(part)
+            except EngineLostError as error:
+                self._queue.give_back(fragment)
+                self._lost[fragment.index] += 1
+                if self._lost[fragment.index] == _LOSSES:
+                    raise _SuspectError(
+                        f"{_LOSSES} nodes were lost that worked at fragment {fragment.index}",
+                        cause=error.describe(),
+                        hint="what is finished is kept: run the same command again",
+                    ) from error
+                raise
+            except BaseException:
+                self._queue.give_back(fragment)
+                raise
+            self._queue.finish()
+
+
+class _AgainError(Exception):
+    """A node was lost and is worth another start."""
+
+
+class _SuspectError(EngineError):
+    """Nodes end whenever they get a certain fragment."""
+
+
+def _compare(baselines: Baselines, facts: NodeFacts) -> None:
+    """Compare a node's vectors with those of the job's first node, or keep them when it is that.
+
+    Raises:
+        VectorSpaceError: they differ.
+        StoreError: they cannot be kept.
+    """
+    known = baselines.load(facts.vector_space)
+    if known is None:
+        baselines.record(facts.vector_space, facts.probes)
+        return
+    if known.shape != facts.probes.shape:
+        raise VectorSpaceError("its vectors have another shape than those of the job's first node")
+    worst = float(np.min(cosines(facts.probes, known)))
+    if not worst >= GOLDEN_COSINE:
+        raise VectorSpaceError(
+            "its vectors are not those of the job",
+            cause=f"cosine {worst:.4f} with those of its first node, where {GOLDEN_COSINE} is the least",
+        )
+
+
+class _Queue:
+    """Fragments that wait for a node. All of it happens on one event loop, each step without a pause."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._waiting: deque[Fragment] = deque()
+        self._under_way = 0
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    @property
+    def done(self) -> bool:
+        """Tell whether every fragment of the input is finished."""
+        return self._ended and not self._waiting and not self._under_way
+
+    async def wait(self) -> None:
+        """Wait until all are finished."""
+        while not self.done:
+            await self._changed.wait()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def fill(self, fragments: Iterator[Fragment]) -> None:
+        """Read the input to its end, only as fast as it is taken. Raises what reading raises."""
+        while True:
+            while len(self._waiting) >= self._depth:
+                await self._changed.wait()
+            fragment = await read_next(fragments)
+            if fragment is None:
+                self._ended = True
+                self._tell()
+                return
+            self._waiting.append(fragment)
+            self._tell()
+
+    async def take(self) -> Fragment | None:
+        """Return the next fragment, None when all are finished; waits while one could still come back."""
+        while not self.done:
+            if self._waiting:
+                self._under_way += 1
+                fragment = self._waiting.popleft()
+                self._tell()
+                return fragment
+            await self._changed.wait()
+        return None
+
+    def give_back(self, fragment: Fragment) -> None:
+        """Let another node have it."""
+        self._under_way -= 1
+        self._waiting.appendleft(fragment)
+        self._tell()
+
+    def finish(self) -> None:
+        """Count one that was taken as finished."""
+        self._under_way -= 1
+        self._tell()

@@ -1,0 +1,131 @@
+"""Bulk jobs on a real Ray cluster of several node processes, with the real engine."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamafile_mgr.cli import run
+from tests.support.ray_cluster import RayNodes, ray_nodes
+from tests.support.service import environment, program, run_program
+
+MODEL = "all-minilm-l6-v2"
+COUNT = 600
+
+
+@pytest.fixture(scope="module")
+def cluster(model_home: Path) -> Iterator[RayNodes]:
+    with ray_nodes() as nodes:
+        nodes.add(model_home)
+        nodes.add(model_home)
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def whole(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the output of one process, its input beside it."""
+    folder = tmp_path_factory.mktemp("whole")
+    choose = random.Random(3)
+    words = ["quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "it", "rains", "in", "spain"]
+    texts = [" ".join(choose.choices(words, k=choose.randint(2, 12))) for _ in range(COUNT)]
+    texts[100] = "far too long " * 400
+    lines = [json.dumps({"id": f"doc{n}", "text": text}) + "\n" for n, text in enumerate(texts)]
+    (folder / "in.jsonl").write_text("".join(lines))
+    result = run_program(
+        model_home, *arguments(folder / "in.jsonl", folder / "whole.npy"), "--own", "--quiet"
+    )
+    assert result.returncode == 18, result.stderr
+    return folder / "whole.npy"
+
+
+def arguments(source: Path, output: Path) -> list[str]:
+    return ["embed", "--model", MODEL, str(source), "-o", str(output), "--keep-every", "16", "--batch", "8"]
+
+
+def write_variant(model: Path, path: Path) -> Path:
+    """Copy a GGUF with another letter in its header: other weights, as far as fingerprints know."""
+    data = model.read_bytes()
+    at = data.index(b"general.name") + len(b"general.name") + 4 + 8
+    path.write_bytes(data[:at] + b"X" + data[at + 1 :])
+    return path
+
+
+def await_parts(job: subprocess.Popen[str], output: Path, count: int) -> None:
+    folder = output.with_name(f"{output.name}.parts")
+    while len(list(folder.rglob("*.part"))) < count:
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.02)
+
+
+def check_output(output: Path, whole: Path) -> None:
+    """Compare row by row; a row that is lost or doubled would show in the ids."""
+    vectors, expected = np.load(output), np.load(whole)
+    assert output.with_suffix(".ids.jsonl").read_bytes() == whole.with_suffix(".ids.jsonl").read_bytes()
+    assert output.with_suffix(".errors.jsonl").read_bytes() == whole.with_suffix(".errors.jsonl").read_bytes()
+    assert vectors.shape == (COUNT, 384)
+    right = ~np.isnan(expected[:, 0])
+    assert right.sum() == COUNT - 1
+    assert np.min(np.sum(vectors[right] * expected[right], axis=1)) >= 0.9999
+    assert not output.with_name(f"{output.name}.parts").exists()
+
+
+@pytest.mark.timeout(180)
+def test_a_killed_driver_and_a_killed_node_change_nothing(
+    cluster: RayNodes, model_home: Path, minilm: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.npy"
+    argv = program(*arguments(whole.with_name("in.jsonl"), output), f"--ray={cluster.address}")
+    options = {"env": environment(model_home), "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(argv, **options) as driver:  # type: ignore[call-overload]
+        await_parts(driver, output, 4)
+        driver.send_signal(signal.SIGKILL)
+    kept = len(list(tmp_path.rglob("*.part")))
+    # A node with another file of that name joins, and one that has work is lost.
+    other = tmp_path / "other"
+    variant = write_variant(minilm, tmp_path / "variant.gguf")
+    assert run_program(other, "import", str(variant), "--name", MODEL).returncode == 0
+    cluster.add(other)
+    with subprocess.Popen([*argv, "--json"], stdout=subprocess.PIPE, **options) as driver:  # type: ignore[call-overload]
+        await_parts(driver, output, kept + 6)
+        cluster.kill(0)
+        said, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 18, errors
+    assert "Traceback" not in errors
+    assert said.startswith("{"), said
+    report = json.loads(said)
+    assert (report["texts"], report["failed"]) == (COUNT, 1)
+    assert report["kept"] >= 16 * kept
+    assert "leaves the job: its vector space is" in errors
+    assert errors.count("takes part") == 2
+    check_output(output, whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--ray", "corpus.jsonl"], 2, "--ray=HOST:PORT"),
+        (["corpus.jsonl", "--ray"], 2, "--ray needs --output"),
+        (["corpus.jsonl", "--ray=localhost:1", "-o", "x.npy", "--url", "http://127.0.0.1:1"], 2, "--url"),
+        (["corpus.jsonl", "--ray=../x", "-o", "x.npy"], 2, "is no address"),
+    ],
+)
+def test_what_is_refused(
+    words: Sequence[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text('"one"\n')
+    assert run(["embed", "--model", MODEL, *words]) == code
+    assert says in capsys.readouterr().err
