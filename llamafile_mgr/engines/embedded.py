@@ -259,7 +259,7 @@ _SIGNAL_SECONDS = 0.25
 
 
 def _serve(params: Any) -> int:
-    """Load, serve until SIGINT or SIGTERM, and return the exit code.
+    """Load, serve until SIGINT or SIGTERM ends the process, and return an exit code when nothing loads.
 
     While the model loads both signals kill at once, as they do in llama.cpp's own program.
     """
@@ -282,8 +282,10 @@ def _serve(params: Any) -> int:
             time.sleep(_SIGNAL_SECONDS)
     except KeyboardInterrupt:
         _log("stopping")
-    del server
-    return 0
+    # The server's destructor waits for ever for a thread that a signal just after the start finds on its way
+    # to accept connections. Calls were drained by whoever sent the signal, and the system frees the rest.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
