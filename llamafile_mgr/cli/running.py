@@ -29,9 +29,7 @@ def ask_running(
     """
     from llamafile_mgr.supervisor.asking import find_sockets, send_command
 
-    # A system service has no login session, so its socket lies with its state.
-    places = dict.fromkeys((context.paths.runtime, context.paths.state / "run"))
-    found = [each for place in places for each in find_sockets(place)]
+    found = find_sockets(context.paths)
     if port is not None:
         found = [each for each in found if each[0] == port]
     if not found:

@@ -59,7 +59,7 @@ def _find_serve(context: Context, model: str | None) -> Path | None:
     from llamafile_mgr.errors import Error
     from llamafile_mgr.supervisor.asking import find_sockets, send_command
 
-    for _, socket in find_sockets(context.paths.runtime):
+    for _, socket in find_sockets(context.paths):
         try:
             status = next(send_command(socket, {"command": "status"}, seconds=_STATUS_SECONDS), None)
         except Error:

@@ -205,7 +205,7 @@ class _Pull:
             if hashes.sha256 != claimed:
                 self._notice(f"{path} in the Hugging Face cache is damaged; it is not used")
                 return None
-            kind = self._target.kind or kind_of_file(temporary)
+            kind = self._target.kind or kind_of_file(temporary, self._target.name)
             record = self._record(hashes.sha256, hashes.size, kind, resolution)
             if self._target.sha256 is None and resolution is None:
                 record = replace(record, trust=Trust.HUB)
@@ -332,7 +332,7 @@ class _Pull:
     def _publish(self, part: Part, hashes: BlockHashes, resolution: Resolution) -> StoredArtifact:
         if self._target.conversion is not None:
             return self._convert(part.data, self._target.conversion, hashes, resolution)
-        kind = self._target.kind or kind_of_file(part.data)
+        kind = self._target.kind or kind_of_file(part.data, self._target.name)
         return self._store.publish(
             part.data, hashes, self._record(hashes.sha256, hashes.size, kind, resolution)
         )

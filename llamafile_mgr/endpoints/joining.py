@@ -94,7 +94,7 @@ def find_service(choice: Choice) -> Path | None:
     That is one of the same key, or one that a person started with these models.
     """
     joinable = None
-    for port, socket in find_sockets(choice.paths.runtime):
+    for port, socket in find_sockets(choice.paths):
         try:
             status = next(send_command(socket, {"command": "status"}, seconds=_STATUS_SECONDS))
         except (Error, StopIteration):

@@ -58,7 +58,7 @@ def import_file(
     try:
         with store_errors(temporary):
             how = _bring(path, temporary, method)
-        kind = kind_of_file(temporary)
+        kind = kind_of_file(temporary, str(path))
         hashes = hash_file(temporary, advance)
         if sha256 is not None and hashes.sha256 != sha256:
             raise InvalidFileError(

@@ -14,8 +14,8 @@ __all__ = ["kind_of_file"]
 _PROGRAMS = (b"MZqFpD", b"jartsr", b"APEDBG", b"\x7fELF", b"\xcf\xfa\xed\xfe")
 
 
-def kind_of_file(path: Path) -> ArtifactKind:
-    """Tell what a file is.
+def kind_of_file(path: Path, name: str) -> ArtifactKind:
+    """Tell what a file is, which its user knows by ``name``.
 
     Raises:
         InvalidFileError: none of ours; the message says what it looks like.
@@ -27,9 +27,9 @@ def kind_of_file(path: Path) -> ArtifactKind:
     if head.startswith(_PROGRAMS):
         return ArtifactKind.LLAMAFILE if _holds_weights(path) else ArtifactKind.RUNTIME
     raise InvalidFileError(
-        f"{path.name} is neither a llamafile nor a GGUF",
+        f"{name} is neither a llamafile nor a GGUF",
         cause=_looks_like(head),
-        hint="check the address: it should lead to the file itself, not to a page about it",
+        hint="it must be the file itself, not an archive of it or a page about it",
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.errors import Error, NotReadyError, error_class
+from llamafile_mgr.paths import Paths
 
 __all__ = ["control_socket", "find_sockets", "rebuild_error", "send_command", "tell_error"]
 
@@ -29,10 +30,12 @@ def control_socket(runtime: Path, port: int) -> Path:
     return _directory(runtime) / f"control-{port}.sock"
 
 
-def find_sockets(runtime: Path) -> list[tuple[int, Path]]:
+def find_sockets(paths: Paths) -> list[tuple[int, Path]]:
     """Return (port, socket) of every ``serve`` of this installation that answers."""
     found = []
-    for path in sorted(_directory(runtime).glob(_PATTERN)):
+    # A system service has no login session, so its socket lies with its state.
+    places = dict.fromkeys((paths.runtime, paths.state / "run"))
+    for path in [each for place in places for each in sorted(_directory(place).glob(_PATTERN))]:
         port = path.stem.removeprefix("control-")
         if port.isascii() and port.isdigit() and _answers(path):
             found.append((int(port), path))

@@ -37,6 +37,9 @@ ROOT = Path(__file__).parent.parent.parent
 MODEL = "all-minilm-l6-v2"
 PLUGIN = "llamafile_mgr.pytest_plugin"
 
+# A fence holds up to ten commands, and a busy machine takes seconds for each.
+pytestmark = pytest.mark.timeout(150)
+
 #: Programs other than ours that a dry run knows.
 INSTALLERS = ("pip", "./scripts/quickstart", "./scripts/test")
 

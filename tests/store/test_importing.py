@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -165,3 +166,11 @@ def test_reading_and_writing(tmp_path: Path) -> None:
     artifact = LockedArtifact("x", ArtifactKind.WEIGHTS, "hf:a/b/c", 1, "a" * 64)
     write_lock(path, [artifact])
     assert read_lock(path) == {"x": artifact}
+
+
+def test_a_file_of_another_kind_is_named_as_its_user_knows_it(tmp_path: Path) -> None:
+    page = tmp_path / "saved.html"
+    page.write_text("<html>")
+    with pytest.raises(InvalidFileError, match=re.escape(f"{page} is neither")) as caught:
+        import_file(page, Store(tmp_path / "store"), load_catalog())
+    assert caught.value.cause == "it is a web page"
