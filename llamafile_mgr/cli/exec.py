@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import complete_file, complete_models
+from llamafile_mgr.cli.model_names import complete_file, role_options
 
 __all__ = ["command"]
 
@@ -22,21 +22,7 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.option(
-    "--embed", metavar="MODEL", shell_complete=complete_models, help="Serve this model for embedding calls."
-)
-@click.option(
-    "--generate",
-    metavar="MODEL",
-    shell_complete=complete_models,
-    help="Serve this model for generation calls.",
-)
-@click.option(
-    "--rerank",
-    metavar="MODEL",
-    shell_complete=complete_models,
-    help="Serve this model for reranking calls.",
-)
+@role_options("Serve")
 @click.option("--port", type=click.IntRange(1, 65535), help="Serve on this port.  [default: any]")
 @click.option(
     "--keep",

@@ -6,7 +6,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
-from llamafile_mgr.cli.output import print_line
+from llamafile_mgr.cli.output import print_json, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
 __all__ = ["command"]
@@ -15,8 +15,9 @@ __all__ = ["command"]
 @click.command("load")
 @click.argument("model", shell_complete=complete_stored)
 @port_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def command(context: Context, model: str, port: int | None) -> None:
+def command(context: Context, model: str, port: int | None, as_json: bool) -> None:
     """Start the engines of MODEL in the running serve: it was unloaded, or it failed.
 
     \b
@@ -24,4 +25,7 @@ def command(context: Context, model: str, port: int | None) -> None:
       llamafile-mgr load all-minilm-l6-v2
     """
     list(ask_running(context, port, {"command": "load", "model": model}))
-    print_line(f"{model}: loaded")
+    if as_json:
+        print_json({"model": model, "done": "loaded"})
+    else:
+        print_line(f"{model}: loaded")

@@ -6,7 +6,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
-from llamafile_mgr.cli.output import print_line
+from llamafile_mgr.cli.output import print_json_line, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
 __all__ = ["command"]
@@ -16,8 +16,9 @@ __all__ = ["command"]
 @click.argument("model", shell_complete=complete_stored)
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until Ctrl-C.")
 @port_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_obj
-def command(context: Context, model: str, follow: bool, port: int | None) -> None:
+def command(context: Context, model: str, follow: bool, port: int | None, as_json: bool) -> None:
     """Print the last lines of MODEL's engines in the running serve.
 
     \b
@@ -27,4 +28,7 @@ def command(context: Context, model: str, follow: bool, port: int | None) -> Non
     """
     wish = {"command": "logs", "model": model, "follow": follow}
     for answer in ask_running(context, port, wish, seconds=None):
-        print_line(f"{answer['engine']}: {answer['line']}")
+        if as_json:
+            print_json_line({"engine": answer["engine"], "line": answer["line"]})
+        else:
+            print_line(f"{answer['engine']}: {answer['line']}")

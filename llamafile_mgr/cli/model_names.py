@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from llamafile_mgr.errors import Error
 
-__all__ = ["complete_file", "complete_models", "complete_pullable", "complete_stored"]
+__all__ = ["complete_file", "complete_models", "complete_pullable", "complete_stored", "role_options"]
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 #: What a path looks like before it is complete.
 _PATH_STARTS = (".", "/", "~")
+
+
+def role_options(verb: str) -> Callable[[C], C]:
+    """Add an option for each role that a model may have; ``verb``: what is done with it."""
+
+    def add(command: C) -> C:
+        for role, calls in (("rerank", "reranking"), ("generate", "generation"), ("embed", "embedding")):
+            command = click.option(
+                f"--{role}",
+                metavar="MODEL",
+                shell_complete=complete_models,
+                help=f"{verb} this model for {calls} calls.",
+            )(command)
+        return command
+
+    return add
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

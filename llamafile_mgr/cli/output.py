@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
 from llamafile_mgr.errors import Error
 
-__all__ = ["format_bytes", "format_table", "print_error", "print_json", "print_json_line", "print_line"]
+__all__ = [
+    "format_bytes",
+    "format_table",
+    "print_error",
+    "print_json",
+    "print_json_line",
+    "print_line",
+    "print_rows",
+    "printable",
+    "styled",
+]
+
+_GAP = "  "
+#: The last column is wrapped into what is left of the line, unless that is narrower.
+_LEAST_WRAP = 20
 
 
 def print_line(text: str = "") -> None:
@@ -32,25 +48,62 @@ def print_json_line(value: object) -> None:
 
 def print_error(error: Error) -> None:
     """Write what happened, why and what to do to standard error."""
-    click.echo(click.style("error: ", fg="red", bold=True) + error.message, err=True)
+    click.echo(styled("error: ", colour="red", bold=True) + error.message, err=True)
     if error.cause:
         click.echo(f"  why: {error.cause}", err=True)
     if error.hint:
         click.echo(f"  fix: {error.hint}", err=True)
 
 
-def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return left-aligned columns; the last one is cut at the terminal's width when there is one."""
+def styled(text: str, *, colour: str | None = None, bold: bool = False) -> str:
+    """Return ``text`` in a colour; as it is where NO_COLOR is set or the terminal has none.
+
+    Where output is no terminal, the colours are taken away when it is written.
+    """
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return click.style(text, fg=colour, bold=bold or None)
+
+
+def print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    """Write labels and values in two columns; what could drive a terminal is escaped."""
+    rows = list(rows)
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        print_line(f"{label.ljust(width)}{_GAP}{printable(value)}")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with escapes for what could drive a terminal: files are strangers' work."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, columns: int | None = None) -> str:
+    """Return left-aligned columns that fit the terminal, when output goes to one.
+
+    The last column is wrapped, so that no reason loses its end; where the others leave no room for it,
+    lines are cut. ``columns``: the width to fit instead.
+    """
     lines = [tuple(headers), *(tuple(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
-    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    rendered = (
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-    return "\n".join(
-        text if limit is None or len(text) <= limit else text[: limit - 1] + "…" for text in rendered
-    )
+    if columns is None and sys.stdout.isatty():
+        columns = shutil.get_terminal_size().columns
+    return "\n".join(text for line in lines for text in _lay_out(line, widths, columns))
+
+
+def _lay_out(line: Sequence[str], widths: Sequence[int], columns: int | None) -> Iterator[str]:
+    """Yield one row as the lines that it takes."""
+    head = _GAP.join([*(c.ljust(w) for c, w in zip(line[:-1], widths, strict=False)), ""])
+    whole = (head + line[-1]).rstrip()
+    if columns is None or len(whole) <= columns:
+        yield whole
+        return
+    room = columns - len(head)
+    if room < _LEAST_WRAP:
+        yield whole[: columns - 1] + "…"
+        return
+    for number, piece in enumerate(textwrap.wrap(line[-1], room)):
+        yield (head if number == 0 else " " * len(head)) + piece
 
 
 def format_bytes(count: int | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import complete_models
+from llamafile_mgr.cli.model_names import complete_models, role_options
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
 
 if TYPE_CHECKING:
@@ -23,21 +23,7 @@ __all__ = ["command"]
 
 @click.command("plan")
 @click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models)
-@click.option(
-    "--embed", metavar="MODEL", shell_complete=complete_models, help="Plan this model for embedding calls."
-)
-@click.option(
-    "--generate",
-    metavar="MODEL",
-    shell_complete=complete_models,
-    help="Plan this model for generation calls.",
-)
-@click.option(
-    "--rerank",
-    metavar="MODEL",
-    shell_complete=complete_models,
-    help="Plan this model for reranking calls.",
-)
+@role_options("Plan")
 @click.option(
     "--machine",
     "snapshot",

@@ -32,7 +32,10 @@ __all__ = ["command"]
     show_default=True,
     help="The lock file.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be fetched, from where and to where; no network."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line; with --dry-run a list.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.pass_obj
 def command(
@@ -48,6 +51,7 @@ def command(
     lock: bool,
     locked: bool,
     lock_file: Path,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -60,13 +64,14 @@ def command(
     \b
     Examples:
       llamafile-mgr pull all-minilm-l6-v2
+      llamafile-mgr pull --dry-run mxbai-embed-large-v1
       llamafile-mgr pull mxbai-embed-large-v1:gguf-f16 llamafile-0.10.5
       llamafile-mgr pull hf:Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf@23749fe
       llamafile-mgr pull --lock all-minilm-l6-v2
       llamafile-mgr pull --locked
     """
     from llamafile_mgr.cli.progress import make_display
-    from llamafile_mgr.cli.pulling import locked_jobs, pull_all, targets_of, update_lock
+    from llamafile_mgr.cli.pulling import locked_jobs, print_previews, pull_all, targets_of, update_lock
     from llamafile_mgr.downloader import PullOptions
     from llamafile_mgr.errors import UsageError
     from llamafile_mgr.store import Store
@@ -82,6 +87,9 @@ def command(
     else:
         options = PullOptions(update=update, restart=restart)
         work = [(target, options) for target in targets_of(names, as_name, sha256)]
+    if dry_run:
+        print_previews([target for target, _ in work], store, config, as_json=as_json)
+        return
     with make_display(as_json=as_json, quiet=quiet, files=len(work)) as display:
         entries = pull_all(work, store, config, display)
     if lock:

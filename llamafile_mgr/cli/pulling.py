@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llamafile_mgr.catalog import load_catalog
 from llamafile_mgr.cli.interrupts import run_until_signal
-from llamafile_mgr.cli.output import format_bytes
+from llamafile_mgr.cli.output import format_bytes, print_json, print_line, print_rows
 from llamafile_mgr.cli.progress import Display
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import PullOptions, Target, pull, repair, target_of
+from llamafile_mgr.downloader import Preview, PullOptions, Target, preview, pull, repair, target_of
 from llamafile_mgr.downloader.events import Published
 from llamafile_mgr.errors import NotFoundError, UsageError
 from llamafile_mgr.store import Range, Store, StoredArtifact
@@ -24,7 +24,7 @@ from llamafile_mgr.store.importing import import_file
 from llamafile_mgr.store.layout import check_digest, check_name
 from llamafile_mgr.store.lockfile import LockedArtifact, locked, read_lock, write_lock
 
-__all__ = ["locked_jobs", "pull_all", "repair_all", "targets_of", "update_lock"]
+__all__ = ["locked_jobs", "print_previews", "pull_all", "repair_all", "targets_of", "update_lock"]
 
 _T = TypeVar("_T")
 Job = tuple[Target | Path, PullOptions]
@@ -100,6 +100,61 @@ def update_lock(path: Path, entries: Sequence[StoredArtifact]) -> None:
         pins = read_lock(path)
     pins.update({entry.name: locked(entry) for entry in entries})
     write_lock(path, pins.values())
+
+
+def print_previews(
+    targets: Sequence[Target | Path], store: Store, config: DownloadConfig, *, as_json: bool
+) -> None:
+    """Say what pulling would do; nothing is fetched, asked or written.
+
+    Raises:
+        NotFoundError: a file of this computer is not there.
+    """
+    seen = [_preview_of(target, store, config) for target in targets]
+    if as_json:
+        print_json([{**asdict(one), "path": str(one.path)} for one in seen])
+        return
+    for number, one in enumerate(seen):
+        if number:
+            print_line()
+        print_rows(_preview_rows(one))
+
+
+def _preview_of(target: Target | Path, store: Store, config: DownloadConfig) -> Preview:
+    if isinstance(target, Target):
+        return preview(target, store, config)
+    file = target.expanduser()
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise NotFoundError(f"cannot read {file}: {error.strerror}") from error
+    return Preview(
+        name=file.name,
+        source=str(target),
+        url=file.absolute().as_uri(),
+        size=size,
+        exact=True,
+        sha256=None,
+        licence=None,
+        arrived=0,
+        path=store.layout.root / "blobs",
+        present=False,
+    )
+
+
+def _preview_rows(one: Preview) -> Iterator[tuple[str, str]]:
+    yield "Name", one.name
+    yield "Source", one.source
+    yield "Address", one.url
+    about = "" if one.exact or one.size is None else "about "
+    yield "Size", "only the hub knows it" if one.size is None else about + format_bytes(one.size)
+    yield "SHA-256", one.sha256 or "not known beforehand: the hub is asked, and what arrives is recorded"
+    yield "Licence", one.licence or "not known"
+    yield "Into", str(one.path)
+    if one.present:
+        yield "State", "in the store already"
+    else:
+        yield "State", f"{format_bytes(one.arrived)} are here" if one.arrived else "not here yet"
 
 
 def pull_all(

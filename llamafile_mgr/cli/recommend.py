@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
+from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line, styled
 
 if typing.TYPE_CHECKING:
     from llamafile_mgr.planner.verdicts import Recommendation, Verdict
@@ -140,7 +140,7 @@ def command(
 def _print_answer(answer: Recommendation) -> None:
     for label, verdict in (("embedding", answer.embedding), ("generation", answer.generation)):
         if verdict is not None:
-            name = click.style(f"{verdict.model}:{verdict.artifact}", bold=True)
+            name = styled(f"{verdict.model}:{verdict.artifact}", bold=True)
             print_line(f"{label}: {name}")
             _print_reasons(verdict)
     others = [verdict for verdict in answer.verdicts if verdict.outcome.value != "chosen"]

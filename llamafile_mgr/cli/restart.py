@@ -6,7 +6,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
-from llamafile_mgr.cli.output import print_line
+from llamafile_mgr.cli.output import print_json, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
 __all__ = ["command"]
@@ -16,8 +16,9 @@ __all__ = ["command"]
 @click.argument("model", shell_complete=complete_stored)
 @click.option("--new-vector-space", is_flag=True, help="Allow vectors that do not fit those made before.")
 @port_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def command(context: Context, model: str, new_vector_space: bool, port: int | None) -> None:
+def command(context: Context, model: str, new_vector_space: bool, port: int | None, as_json: bool) -> None:
     """Replace the engines of MODEL: each new one is ready and checked before its old one drains.
 
     The model is planned again first, so that a new file or changed settings take effect. A change that
@@ -29,4 +30,7 @@ def command(context: Context, model: str, new_vector_space: bool, port: int | No
     """
     wish = {"command": "restart", "model": model, "new_vector_space": new_vector_space}
     list(ask_running(context, port, wish, seconds=None))
-    print_line(f"{model}: restarted")
+    if as_json:
+        print_json({"model": model, "done": "restarted"})
+    else:
+        print_line(f"{model}: restarted")

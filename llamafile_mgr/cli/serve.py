@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import complete_models
+from llamafile_mgr.cli.model_names import complete_models, role_options
 from llamafile_mgr.cli.output import print_json_line, print_line
 
 if TYPE_CHECKING:
@@ -20,21 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models)
-@click.option(
-    "--embed", metavar="MODEL", shell_complete=complete_models, help="Serve this model for embedding calls."
-)
-@click.option(
-    "--generate",
-    metavar="MODEL",
-    shell_complete=complete_models,
-    help="Serve this model for generation calls.",
-)
-@click.option(
-    "--rerank",
-    metavar="MODEL",
-    shell_complete=complete_models,
-    help="Serve this model for reranking calls.",
-)
+@role_options("Serve")
 @click.option("--host", metavar="ADDRESS", help="Listen here; loopback only.  [default: 127.0.0.1 and ::1]")
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Listen on this port, 0 for any.  [default: 8080]"

@@ -6,17 +6,18 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import print_json, print_line
+from llamafile_mgr.cli.model_names import role_options
+from llamafile_mgr.cli.output import print_json, print_json_line, print_line
+from llamafile_mgr.cli.service_view import describe, print_after, print_changes, print_done
 from llamafile_mgr.errors import NotReadyError, ServiceError
 
 if TYPE_CHECKING:
-    from llamafile_mgr.service.applying import FileChange
-    from llamafile_mgr.service.definition import Action, Definition, Request, Steps
+    from llamafile_mgr.service.definition import Action, Request
     from llamafile_mgr.service.finding import Target
     from llamafile_mgr.service.managing import Handle
 
@@ -56,9 +57,7 @@ def command() -> None:
 
 @command.command("install")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--embed", metavar="MODEL", help="Serve this model for embedding calls.")
-@click.option("--generate", metavar="MODEL", help="Serve this model for generation calls.")
-@click.option("--rerank", metavar="MODEL", help="Serve this model for reranking calls.")
+@role_options("Serve")
 @click.option("--host", metavar="ADDRESS", help="Listen here.  [default: 127.0.0.1 and ::1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Listen on this port.  [default: 8080]")
 @click.option("--no-cache", is_flag=True, help="Neither keep vectors of texts nor use those kept before.")
@@ -113,10 +112,10 @@ def install(
         make_directories(target)
         apply_install(steps, changes, _runner())
     if as_json:
-        print_json({"service": name, "dry_run": dry_run, **_describe(changes, steps)})
+        print_json({"service": name, "dry_run": dry_run, **describe(changes, steps)})
         return
-    _print_changes(changes, steps, dry_run=dry_run)
-    _print_after(definition, dry_run=dry_run)
+    print_changes(changes, steps, dry_run=dry_run)
+    print_after(definition, dry_run=dry_run)
 
 
 def _find(context: Context, name: str, *, user: bool, run_as: str | None = None) -> tuple[Handle, Target]:
@@ -196,45 +195,6 @@ def _runner(*, quiet: bool = True) -> Callable[[Sequence[str]], None]:
     return run
 
 
-def _describe(changes: Sequence[FileChange], steps: Steps) -> dict[str, Any]:
-    return {
-        "files": [
-            {"path": str(c.file.path), "change": c.change.value, "lines": list(c.lines)} for c in changes
-        ],
-        "commands": [list(argv) for argv in _commands(changes, steps)],
-    }
-
-
-def _commands(changes: Sequence[FileChange], steps: Steps) -> list[tuple[str, ...]]:
-    """Return what installing runs, in order."""
-    kinds = {each.change.value for each in changes}
-    changed = steps.changed if "changed" in kinds else ()
-    return [*changed, *(steps.written if kinds != {"unchanged"} else ()), *steps.ensure]
-
-
-def _print_changes(changes: Sequence[FileChange], steps: Steps, *, dry_run: bool) -> None:
-    for each in changes:
-        print_line(f"{each.change.value}: {each.file.path}")
-        for line in each.lines:
-            print_line(f"  {line}")
-        if dry_run and each.change.value == "new":
-            encoding = "utf-16" if each.file.data.startswith(b"\xff\xfe") else "utf-8"
-            for line in each.file.data.decode(encoding).splitlines():
-                print_line(f"  {line}".rstrip())
-    for argv in _commands(changes, steps):
-        print_line(f"{'would run' if dry_run else 'ran'}: {subprocess.list2cmdline(argv)}")
-
-
-def _print_after(definition: Definition, *, dry_run: bool) -> None:
-    if dry_run:
-        return
-    where = " and ".join(definition.addresses)
-    print_line(f"{'the first call starts it' if definition.on_demand else 'running'}: {where}")
-    linger = Path("/var/lib/systemd/linger")
-    if definition.user is None and linger.parent.is_dir() and not (linger / Path.home().name).exists():
-        print_line("it ends when you log out; to keep it running: loginctl enable-linger")
-
-
 @command.command("uninstall")
 @_scope_option
 @_name_option
@@ -289,8 +249,9 @@ def _any_user() -> str:
 @command.command("start")
 @_scope_option
 @_name_option
+@_json_option
 @click.pass_obj
-def start(context: Context, user: bool, name: str) -> None:
+def start(context: Context, user: bool, name: str, as_json: bool) -> None:
     """Start the service and wait until its models are ready.
 
     \b
@@ -300,14 +261,15 @@ def start(context: Context, user: bool, name: str) -> None:
     from llamafile_mgr.service.definition import Action
 
     _act(context, name, Action.START, user=user)
-    print_line(f"started {name}")
+    print_done(name, "started", as_json=as_json)
 
 
 @command.command("stop")
 @_scope_option
 @_name_option
+@_json_option
 @click.pass_obj
-def stop(context: Context, user: bool, name: str) -> None:
+def stop(context: Context, user: bool, name: str, as_json: bool) -> None:
     """Stop the service; it starts again at the next boot or login.
 
     \b
@@ -317,7 +279,7 @@ def stop(context: Context, user: bool, name: str) -> None:
     from llamafile_mgr.service.definition import Action
 
     _act(context, name, Action.STOP, user=user)
-    print_line(f"stopped {name}")
+    print_done(name, "stopped", as_json=as_json)
 
 
 @command.command("status")
@@ -358,8 +320,9 @@ def status(context: Context, user: bool, name: str, as_json: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until Ctrl-C.")
 @_scope_option
 @_name_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_obj
-def logs(context: Context, follow: bool, user: bool, name: str) -> int:
+def logs(context: Context, follow: bool, user: bool, name: str, as_json: bool) -> int:
     """Print the last lines that the service wrote; `llamafile-mgr logs MODEL` prints its engines' own.
 
     \b
@@ -372,8 +335,14 @@ def logs(context: Context, follow: bool, user: bool, name: str) -> int:
 
     handle = _find_installed_or_not(context, name, user=user)
     check_installed(name, handle.uninstall_steps().files)
+    argv = handle.command(Action.LOGS, follow=follow)
     try:
-        return subprocess.run(handle.command(Action.LOGS, follow=follow), check=False).returncode
+        if not as_json:
+            return subprocess.run(argv, check=False).returncode
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, errors="replace") as reader:
+            for line in reader.stdout or ():
+                print_json_line({"line": line.rstrip("\n")})
+        return reader.returncode
     except FileNotFoundError as error:
         raise ServiceError(f"there is no {error.filename} here to read the logs with") from error
 

@@ -10,7 +10,14 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_models
-from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
+from llamafile_mgr.cli.output import (
+    format_bytes,
+    format_table,
+    print_json,
+    print_line,
+    print_rows,
+    printable,
+)
 
 if TYPE_CHECKING:
     from llamafile_mgr.catalog import Artifact, Model
@@ -56,10 +63,10 @@ def _show_file(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(_file_as_json(facts, effects))
         return
-    _print_rows(_file_rows(facts))
+    print_rows(_file_rows(facts))
     for weights in facts.weights:
         print_line()
-        _print_rows(_weights_rows(weights))
+        print_rows(_weights_rows(weights))
     if facts.arguments is not None:
         print_line()
         print_line("Embedded arguments")
@@ -80,33 +87,21 @@ def _show_entry(name: str, as_json: bool) -> None:
         print_json(_artifact_as_json(artifact) if model is None else _model_as_json(model))
         return
     if model is None:
-        _print_rows([("Runtime", artifact.name), *_artifact_rows(artifact)])
+        print_rows([("Runtime", artifact.name), *_artifact_rows(artifact)])
         return
-    _print_rows(_model_rows(model))
+    print_rows(_model_rows(model))
     print_line()
     print_line("Files (the first is the recommended one)")
     header = ("NAME", "KIND", "SIZE", "QUANTISATION", "ENGINE", "SOURCE")
     print_line(format_table(header, [_artifact_cells(entry) for entry in model.artifacts]))
 
 
-def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
-    rows = list(rows)
-    width = max(len(label) for label, _ in rows)
-    for label, value in rows:
-        print_line(f"{label.ljust(width)}  {_printable(value)}")
-
-
 def _print_effects(effects: Iterable[ArgumentEffect]) -> None:
     for effect in effects:
         words = " ".join(effect.arguments) or "$"
-        print_line(f"  {_printable(words)}: {_printable(effect.meaning)}")
+        print_line(f"  {printable(words)}: {printable(effect.meaning)}")
         if effect.warning:
-            print_line(f"      ! {_printable(effect.warning)}")
-
-
-def _printable(text: str) -> str:
-    """Return ``text`` with escapes for what could drive a terminal: files are strangers' work."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+            print_line(f"      ! {printable(effect.warning)}")
 
 
 def _or_dash(value: object) -> str:

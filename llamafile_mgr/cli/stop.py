@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import print_line
+from llamafile_mgr.cli.output import print_json, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
 __all__ = ["command"]
@@ -13,8 +13,9 @@ __all__ = ["command"]
 
 @click.command("stop")
 @port_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def command(context: Context, port: int | None) -> None:
+def command(context: Context, port: int | None, as_json: bool) -> None:
     """Stop the running serve: accepted calls are answered, then its engines end.
 
     \b
@@ -22,4 +23,7 @@ def command(context: Context, port: int | None) -> None:
       llamafile-mgr stop
     """
     list(ask_running(context, port, {"command": "stop"}, seconds=10.0))
-    print_line("stopping")
+    if as_json:
+        print_json({"done": "stopping"})
+    else:
+        print_line("stopping")

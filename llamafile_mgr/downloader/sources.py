@@ -56,12 +56,14 @@ class Target:
     """One thing to pull: the name it will have, and what is known of it beforehand.
 
     ``sha256``, ``size``: promised by the catalog, a lock file or the user, of the file as it arrives.
+    ``approximate_size``: a rounded figure, where the catalog has no better one.
     """
 
     name: str
     source: str
     kind: ArtifactKind | None = None
     size: int | None = None
+    approximate_size: int | None = None
     sha256: str | None = None
     model_id: str | None = None
     artifact: str | None = None
@@ -87,6 +89,7 @@ def target_of(text: str, catalog: Catalog, *, name: str | None = None) -> Target
         source=artifact.source,
         kind=artifact.kind,
         size=artifact.size,
+        approximate_size=artifact.approximate_size,
         sha256=artifact.sha256,
         model_id=model.id if model else None,
         artifact=artifact.name if model else None,

@@ -254,8 +254,12 @@ def _log(text: str) -> None:
     sys.stderr.flush()
 
 
+#: After a signal the engine goes on for at most so long.
+_SIGNAL_SECONDS = 0.25
+
+
 def _serve(params: Any) -> int:
-    """Load, serve until SIGINT or SIGTERM, and return the exit code.
+    """Load, serve until SIGINT or SIGTERM ends the process, and return an exit code when nothing loads.
 
     While the model loads both signals kill at once, as they do in llama.cpp's own program.
     """
@@ -274,11 +278,14 @@ def _serve(params: Any) -> int:
     try:
         _log(f"llama server listening at {server.listening_address}")
         while True:
-            time.sleep(3600)
+            # A signal that the system hands to one of the server's threads does not end this one's sleep.
+            time.sleep(_SIGNAL_SECONDS)
     except KeyboardInterrupt:
         _log("stopping")
-    del server
-    return 0
+    # The server's destructor waits for ever for a thread that a signal just after the start finds on its way
+    # to accept connections. Calls were drained by whoever sent the signal, and the system frees the rest.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

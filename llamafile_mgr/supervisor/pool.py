@@ -157,8 +157,7 @@ class Pool:
             NotReadyError: no engine became ready within ``wait_seconds``, or all have failed.
         """
         engine = await self._await_engine(wait_seconds)
-        client, began = engine.client, time.monotonic()
-        job = engine.take(work)
+        client, began, job = engine.client, time.monotonic(), engine.take(work)
         self._rates.begin(engine, began)
         try:
             yield engine
@@ -222,7 +221,9 @@ class Pool:
             while True:
                 ready = [engine for engine in self.engines if engine.ready]
                 if ready:
-                    return self._choose(ready)
+                    if self.plan.remotes and len(ready) > 1:
+                        return self._rates.choose(ready, time.monotonic())
+                    return min(ready, key=lambda engine: engine.in_flight)
                 if not self.engines and not self._loading:
                     await self.load()
                     continue
@@ -235,11 +236,6 @@ class Pool:
                     await asyncio.wait_for(self._changed.wait(), min(left, _TICK_SECONDS))
         finally:
             self._waiting -= 1
-
-    def _choose(self, ready: list[Member]) -> Member:
-        if len(ready) == 1 or not self.plan.remotes:
-            return min(ready, key=lambda engine: engine.in_flight)
-        return self._rates.choose(ready, time.monotonic())
 
     def _not_ready(self, what: str) -> NotReadyError:
         causes = [engine.cause for engine in self.engines if engine.cause is not None]
@@ -313,8 +309,7 @@ class Pool:
                 await self._until_settled(engine)
             for remote in plan.remotes:
                 member = self._add(self._make_remote(plan, remote), joins=False)
-                new.append(member)
-                # One that cannot be had now is tried again later.
+                new.append(member)  # one that cannot be had now is tried again later
                 with contextlib.suppress(EngineStartError):
                     await self._until_settled(member, patient=False)
             if new and not any(each.ready for each in new):

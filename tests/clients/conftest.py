@@ -1,4 +1,4 @@
-"""Engines for the clients, and the client x engine matrix at the end of a run."""
+"""Engines for the clients."""
 
 from __future__ import annotations
 
@@ -14,14 +14,6 @@ from llamafile_mgr.llamafile.family import Family
 from tests.support.front import FakeModel, running_front
 from tests.support.llamafiles import pack_fake
 from tests.support.service import Service, running_service
-
-MATRIX = pytest.StashKey[dict[tuple[str, str], bool]]()
-
-
-@pytest.fixture(scope="session")
-def matrix(request: pytest.FixtureRequest) -> dict[tuple[str, str], bool]:
-    """Return (client, engine) -> whether it worked."""
-    return request.config.stash.setdefault(MATRIX, {})
 
 
 @pytest.fixture(scope="session")
@@ -72,17 +64,3 @@ class _Front(threading.Thread):
             self.url = running.url
             self.up.set()
             await self.over.wait()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print which client worked with which engine."""
-    found = config.stash.get(MATRIX, {})
-    if not found:
-        return
-    engines = sorted({engine for _, engine in found})
-    terminalreporter.section("clients x engines")
-    terminalreporter.line(f"{'':34}" + "".join(f"{engine:>14}" for engine in engines))
-    for client in dict.fromkeys(client for client, _ in found):
-        cells = [found.get((client, engine)) for engine in engines]
-        words = ["ok" if cell else "-" if cell is None else "RED" for cell in cells]
-        terminalreporter.line(f"{client:34}" + "".join(f"{word:>14}" for word in words))

@@ -15,6 +15,7 @@ import pytest
 
 from tests.clients.probes import PROBES
 from tests.support.llamafiles import pack_fake
+from tests.support.matrix import CELL
 from tests.support.service import Service, running_service
 
 #: Longer than the silence after which held answers are kept alive.
@@ -63,17 +64,17 @@ def run(probe: Callable[[str], None], url: str) -> str | None:
 @pytest.mark.parametrize("name", PROBES)
 @pytest.mark.parametrize("engine", ["v10", "v2", "v1"])
 def test_a_client(
-    name: str, engine: str, request: pytest.FixtureRequest, matrix: dict[tuple[str, str], bool]
+    name: str, engine: str, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> None:
     service: Service = request.getfixturevalue("service" if engine == "v10" else f"{engine}_service")
     failure = run(PROBES[name], service.url)
-    matrix[name, engine] = failure is None
+    record_property(CELL, [name, engine, failure is None])
     assert failure is None, failure
 
 
 @pytest.mark.timeout(120)
 def test_all_clients_wait_while_the_models_load(
-    minilm: Path, tiny_generator: Path, tmp_path: Path, matrix: dict[tuple[str, str], bool]
+    minilm: Path, tiny_generator: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     slow = ("--slow-load", str(LOADING_SECONDS), "--chatty-load")
     embed = pack_fake(minilm, tmp_path / "all-minilm-l6-v2.llamafile", *slow)
@@ -85,5 +86,5 @@ def test_all_clients_wait_while_the_models_load(
         results = {name: threads.submit(run, probe, service.url) for name, probe in PROBES.items()}
         failures = {name: result.result() for name, result in results.items()}
     for name, failure in failures.items():
-        matrix[name, "loading"] = failure is None
+        record_property(CELL, [name, "loading", failure is None])
     assert not [text for text in failures.values() if text], "\n".join(filter(None, failures.values()))

@@ -102,6 +102,8 @@ def test_a_crash_loop_ends_in_a_cause_and_a_503(minilm: Path, home: Path) -> Non
             reply = embed(service)
             if reply.status_code == 503:
                 break
+            if reply.status_code == 200:
+                continue  # its last vector before it crashes: ready took one less
             assert reply.status_code == 502
             assert "engines died while they computed this text" in reply.json()["error"]["message"]
         assert reply.status_code == 503

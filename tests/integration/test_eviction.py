@@ -12,17 +12,19 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.models import write_tiny_generator
 from tests.support.service import Service, run_program, running_service
 
 EMBEDDER, NAMES = "all-minilm-l6-v2", ("one", "two", "three")
 
 
 @pytest.fixture
-def home(model_home: Path, tmp_path: Path, tiny_generator: Path) -> Path:
+def home(model_home: Path, tmp_path: Path) -> Path:
     """Return a home with an embedding model and three generators, and memory for all but one generator."""
     shutil.copytree(model_home / "store", tmp_path / "store")
     for name in NAMES:
-        shutil.copy(tiny_generator, tmp_path / f"{name}.gguf")
+        # With a context that takes longer to fill than others take to load.
+        write_tiny_generator(tmp_path / f"{name}.gguf", context=16384)
     result = run_program(tmp_path, "plan", EMBEDDER, str(tmp_path / "one.gguf"), "--json")
     assert result.returncode == 0, result.stderr
     embed, generate = (joint_memory(plan) for plan in json.loads(result.stdout)["plans"])

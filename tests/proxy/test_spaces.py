@@ -86,7 +86,7 @@ def test_a_cached_text_is_refused_too(service: Service) -> None:
     assert httpx.post(f"{service.url}/v1/embeddings", json=body, headers=fits).headers["x-cached"] == "1"
     reply = httpx.post(f"{service.url}/v1/embeddings", json=body, headers={"If-Vector-Space": OTHER})
     assert reply.status_code == 409
-    assert reply.json()["error"]["code"] == "vector_space_changed"
+    assert reply.json()["error"]["code"] == "vector_space_mismatch"
 
 
 def test_the_header_is_documented(service: Service) -> None:
