@@ -3,11 +3,16 @@
 Overhead: the same texts through ``embed --own`` and through one node, in turn, several times; the median of
 each. Equality: one process, against two nodes of which one is killed midway, by a driver that was killed
 before. Every row must be there once, and its vector have a cosine of 0.9999 and more with the other's.
+
+Scaling (--scale): 1, 2 and 4 nodes whose engine takes a fixed time for a text, so that cores do not matter,
+against what ``bench --scale`` would predict. Counted from the first node's readiness.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import functools
 import json
 import os
 import random
@@ -25,9 +30,15 @@ sys.path.insert(1, str(Path(__file__).parent.parent))
 
 from bench_embed import MODEL, ROOT, run_ours
 
+from llamafile_mgr.bulk import Job, TextInput
+from llamafile_mgr.bulk.on_ray import RayCluster, run_on_ray
+from llamafile_mgr.bulk.scaling import ScaleRates, predict
+from tests.support.fixed_source import fixed_source
 from tests.support.ray_cluster import ray_nodes
 
 COSINE = 0.9999
+#: So long that nodes which share one core still keep it.
+TEXT_SECONDS = 0.01
 WORDS = ["quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "it", "rains", "in", "spain"]
 
 
@@ -89,20 +100,49 @@ def same(output: Path, whole: Path) -> tuple[float, bool]:
     return float(np.min(np.sum(one * other, axis=1))), output.read_bytes() == whole.read_bytes()
 
 
+def measure_scaling(folder: Path, texts: int) -> bool:
+    """Print what 1, 2 and 4 nodes take and what was predicted; tell whether that is within 15 %."""
+    source = TextInput(write_corpus(folder / "scale.jsonl", texts))
+    rates = ScaleRates(1 / TEXT_SECONDS, 1e9, 1e9, 1e9, 0.0, 64, 32, 4)
+    good = True
+    with ray_nodes() as cluster:
+        for have, nodes in ((0, 1), (1, 2), (2, 4)):
+            for _ in range(nodes - have):
+                cluster.add(folder)
+            job = Job(source, folder / "scale.npy", fragment=rates.fragment, overwrite=True, restart=True)
+            ready: list[float] = []
+            connect = functools.partial(fixed_source, TEXT_SECONDS)
+            where = RayCluster(cluster.address)
+            asyncio.run(
+                run_on_ray(job, where, connect, observe=lambda p, r=ready: r.append(time.monotonic()))
+            )
+            took = (ready[-1] - ready[0]) * texts / (texts - rates.fragment)
+            predicted = predict(rates, texts, nodes).seconds
+            good = good and abs(took / predicted - 1) <= 0.15
+            print(
+                f"{nodes} nodes: {took:.1f} s, predicted {predicted:.1f} s, {took / predicted:.2f}",
+                flush=True,
+            )
+    return good
+
+
 def main() -> int:
     """Run all of it; the exit code says whether everything is as it should be."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--texts", type=int, default=20_000)
-    parser.add_argument("--overhead-texts", type=int, default=4000)
+    parser.add_argument("--overhead-texts", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--home", type=Path, default=ROOT / "build" / "bench-home")
+    parser.add_argument("--scale", action="store_true", help="check the scaling model, nothing else")
     options = parser.parse_args()
     home = options.home.absolute()
     run_ours(home, "pull", MODEL)
     folder = home / "ray"
     folder.mkdir(parents=True, exist_ok=True)
+    if options.scale:
+        return 0 if measure_scaling(folder, options.overhead_texts) else 1
     few = Jobs(write_corpus(folder / "few.jsonl", options.overhead_texts), home)
     many = Jobs(write_corpus(folder / "many.jsonl", options.texts), home)
     whole, cut = folder / "whole.npy", folder / "cut.npy"

@@ -20,6 +20,7 @@ from llamafile_mgr.bulk.computing import compute_in_order, fragments_under_way
 from llamafile_mgr.bulk.fragments import Fragment, split_fragments
 from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.readers import TextInput, count_texts, form_of, read_texts
+from llamafile_mgr.bulk.remote_files import identify_url
 from llamafile_mgr.bulk.sources import EmbedSettings, VectorSource
 from llamafile_mgr.bulk.writers import OutputFacts, output_form, write_output
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
@@ -307,6 +308,8 @@ def _describe(job: Job, source: Computer) -> dict[str, Any]:
 
 def _identify(source: TextInput) -> dict[str, Any]:
     """Return what tells an input from another: a file's digest, nothing for what cannot be read twice."""
+    if source.url is not None:
+        return {"url": source.url, **identify_url(source.url)}
     if source.path is None:
         return {"texts": list(source.texts) if source.texts is not None else None}
     digest, size = hashlib.blake2b(digest_size=16), 0

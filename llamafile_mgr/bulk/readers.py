@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from llamafile_mgr.bulk.records import Record, bad_record, make_record
+from llamafile_mgr.bulk.remote_files import open_url
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 
 __all__ = ["InputForm", "TextInput", "count_texts", "form_of", "import_parquet", "read_texts"]
@@ -45,7 +47,7 @@ _SUFFIXES = {".txt": InputForm.TXT, ".ndjson": InputForm.JSONL} | {
 
 @dataclass(frozen=True, slots=True)
 class TextInput:
-    """Where texts come from. ``path`` None: standard input, or ``texts`` where they are given.
+    """Where texts come from. ``path`` None: standard input, or ``url`` or ``texts`` where they are given.
 
     ``form`` None: by the file's suffix; standard input holds lines. ``text_column``, ``id_column``: the names
     of a column or key; None takes the usual ones. Items without an id get their number, from 1.
@@ -56,6 +58,12 @@ class TextInput:
     form: InputForm | None = None
     text_column: str | None = None
     id_column: str | None = None
+    url: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return what errors call it."""
+        return self.url or str(self.path or "standard input")
 
 
 def form_of(source: TextInput) -> InputForm:
@@ -64,14 +72,15 @@ def form_of(source: TextInput) -> InputForm:
     Raises:
         UsageError: the suffix tells nothing, or the form cannot come from standard input.
     """
-    if source.path is None:
+    if source.path is None and source.url is None:
         if source.form is InputForm.PARQUET:
             raise UsageError("a Parquet file cannot come from standard input", hint="name the file")
         return source.form or InputForm.TXT
-    form = source.form or _SUFFIXES.get(source.path.suffix.lower())
+    file = source.path or Path(urlsplit(source.url or "").path)
+    form = source.form or _SUFFIXES.get(file.suffix.lower())
     if form is None:
         raise UsageError(
-            f"the name of {source.path} does not say what it holds",
+            f"the name of {source.name} does not say what it holds",
             hint=f"say it with --input-format: {', '.join(each.value for each in InputForm)}",
         )
     return form
@@ -95,15 +104,18 @@ def read_texts(source: TextInput) -> Iterator[Record]:
 
 
 def count_texts(source: TextInput) -> int | None:
-    """Return about how many items there are: exact for given texts and Parquet, lines of other files."""
+    """Return about how many items there are: exact for given texts and Parquet, lines of other files.
+
+    None for what would have to be fetched, or cannot be read, twice.
+    """
     if source.texts is not None:
         return len(source.texts)
-    if source.path is None:
-        return None
     form = form_of(source)
     if form is InputForm.PARQUET:
-        with _parquet_file(source.path) as file:
+        with _parquet_file(source) as file:
             return int(file.metadata.num_rows)
+    if source.path is None:
+        return None
     lines, last = 0, b"\n"
     with _opened(source) as stream:
         while block := stream.read(1 << 20):
@@ -114,6 +126,10 @@ def count_texts(source: TextInput) -> int | None:
 
 @contextmanager
 def _opened(source: TextInput) -> Iterator[BinaryIO]:
+    if source.url is not None:
+        with open_url(source.url) as remote:
+            yield remote
+        return
     if source.path is None:
         # Not sys.stdin: its end would wait for a thread that still reads.
         with open(0, "rb", closefd=False) as stream:
@@ -203,7 +219,7 @@ def _column(names: Sequence[str], wanted: str | None, usual: Sequence[str], wher
 
 
 def _text_column(names: Sequence[str], source: TextInput) -> str:
-    where = source.path or "standard input"
+    where = source.name
     found = _column(names, source.text_column, TEXT_COLUMNS, where)
     if found is None and len(names) == 1:
         return names[0]
@@ -224,16 +240,16 @@ def _read_table(source: TextInput) -> Iterator[Record]:
             rows = csv.reader(text, delimiter="\t" if form_of(source) is InputForm.TSV else ",")
             header = next(rows, None)
             if header is None:
-                raise InvalidFileError(f"{source.path or 'standard input'} is empty, without a header")
+                raise InvalidFileError(f"{source.name} is empty, without a header")
             yield from _read_rows(rows, header, source)
         except csv.Error as error:
-            raise InvalidFileError(f"{source.path or 'standard input'} is no CSV: {error}") from error
+            raise InvalidFileError(f"{source.name} is no CSV: {error}") from error
         finally:
             text.detach()
 
 
 def _read_rows(rows: Iterator[list[str]], header: list[str], source: TextInput) -> Iterator[Record]:
-    where = source.path or "standard input"
+    where = source.name
     text_at = header.index(_text_column(header, source))
     id_column = _column(header, source.id_column, ID_COLUMNS, where)
     id_at = header.index(id_column) if id_column is not None else None
@@ -260,25 +276,24 @@ def import_parquet() -> Any:
 
 
 @contextmanager
-def _parquet_file(path: Path) -> Iterator[Any]:
+def _parquet_file(source: TextInput) -> Iterator[Any]:
     arrow = import_parquet()
     try:
-        file = arrow.parquet.ParquetFile(path)
+        file = arrow.parquet.ParquetFile(open_url(source.url) if source.url is not None else source.path)
     except FileNotFoundError as error:
-        raise NotFoundError(f"there is no file {path}") from error
+        raise NotFoundError(f"there is no file {source.name}") from error
     except (OSError, arrow.ArrowException) as error:
-        raise InvalidFileError(f"{path} is no Parquet file: {error}") from error
+        raise InvalidFileError(f"{source.name} is no Parquet file: {error}") from error
     with file:
         yield file
 
 
 def _read_parquet(source: TextInput) -> Iterator[Record]:
-    arrow, path = import_parquet(), source.path
-    assert path is not None  # noqa: S101  # form_of refuses Parquet from standard input
-    with _parquet_file(path) as file:
+    arrow = import_parquet()
+    with _parquet_file(source) as file:
         names = list(file.schema_arrow.names)
         text = _text_column(names, source)
-        known = _column(names, source.id_column, ID_COLUMNS, path)
+        known = _column(names, source.id_column, ID_COLUMNS, source.name)
         number = 0
         try:
             for batch in file.iter_batches(_BATCH_ROWS, columns=[text] if known is None else [text, known]):
@@ -288,4 +303,4 @@ def _read_parquet(source: TextInput) -> Iterator[Record]:
                     number += 1
                     yield make_record(number, each, value, f"row {number}")
         except (OSError, arrow.ArrowException) as error:
-            raise InvalidFileError(f"{path} is damaged: {error}") from error
+            raise InvalidFileError(f"{source.name} is damaged: {error}") from error

@@ -133,6 +133,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Embed the texts of FILE (.txt: one a line, .jsonl, .csv, .tsv, .parquet), of standard input or --text.
+    FILE may be an URL such as s3://bucket/corpus.parquet, when fsspec (extra ray) and its s3fs are installed.
 
     A running serve that has the model is asked; otherwise engines are started for the job. With --output an
     interrupted job goes on where it stopped when the same command is run again. Its output has the same bytes
@@ -154,6 +155,7 @@ def command(
       cut -f2 questions.tsv | llamafile-mgr embed --url http://gpu-box:8080 - -o questions.parquet
     """
     from llamafile_mgr.bulk import EmbedSettings, InputForm, Job, TextInput
+    from llamafile_mgr.bulk.remote_files import is_url
     from llamafile_mgr.cli.vectors import Wish
     from llamafile_mgr.embedding.requests import InputType, Truncation
     from llamafile_mgr.errors import UsageError
@@ -166,12 +168,14 @@ def command(
     settings = EmbedSettings(
         InputType(input_type) if input_type else None, Truncation(truncate), dimensions, task, cache
     )
+    url_given = file if file is not None and is_url(file) else None
     source = TextInput(
-        path=Path(file) if file not in (None, "-") else None,
+        path=Path(file) if file not in (None, "-") and url_given is None else None,
         texts=texts or None,
         form=InputForm(input_format) if input_format else None,
         text_column=text_column,
         id_column=id_column,
+        url=url_given,
     )
     job = Job(source, output, settings, batch, concurrency, fragment, overwrite, restart)
     wish = Wish(model, url, api_key, own or exact, exact)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from llamafile_mgr.cli import run
 from llamafile_mgr.errors import UsageError
 from tests.bulk.texts import FakeSource
 from tests.embedding.stub_pool import WIDTH, vector_of
-from tests.support.service import run_program
+from tests.support.service import environment, program
 
 FAST = 1e12
 NODE = ScaleRates(100.0, FAST, FAST, FAST, 0.0, 100, 32, 4)
@@ -147,6 +148,7 @@ async def test_rates_are_measured() -> None:
     assert (rates.start_seconds, rates.fragment, rates.batch, rates.concurrency) == (1.5, 8, 4, 2)
 
 
+@pytest.mark.timeout(150)
 def test_the_command(model_home: Path) -> None:
     words = [
         "bench",
@@ -159,7 +161,13 @@ def test_the_command(model_home: Path) -> None:
         "--nodes",
         "1,4",
     ]
-    result = run_program(model_home, *words, "--price-per-hour", "0.5", "--json")
+    result = subprocess.run(
+        program(*words, "--price-per-hour", "0.5", "--json"),
+        env=environment(model_home),
+        capture_output=True,
+        text=True,
+        timeout=140,
+    )
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout)
     one, four = said["predictions"]

@@ -1,0 +1,64 @@
+"""Inputs that lie behind an URL such as ``s3://bucket/corpus.parquet``, opened by fsspec."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, BinaryIO, cast
+
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
+
+__all__ = ["identify_url", "is_url", "open_url"]
+
+
+def is_url(name: str) -> bool:
+    """Tell whether ``name`` is an URL and no path."""
+    return "://" in name
+
+
+def open_url(url: str) -> BinaryIO:
+    """Return a stream that can seek. Raises what ``_filesystem`` says."""
+    system, path = _filesystem(url)
+    try:
+        return cast("BinaryIO", system.open(path, "rb"))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {url}") from error
+    except Exception as error:  # every kind of store has errors of its own
+        raise _unreadable(url, error) from error
+
+
+def identify_url(url: str) -> dict[str, Any]:
+    """Return what tells a file from another without reading it: size, and a digest of what its store says.
+
+    Raises what ``open_url`` does.
+    """
+    system, path = _filesystem(url)
+    try:
+        return {"bytes": system.size(path), "digest": f"{system.checksum(path):x}"}
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {url}") from error
+    except Exception as error:
+        raise _unreadable(url, error) from error
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system and the path in it.
+
+    Raises:
+        UsageError: fsspec, or what it needs for this kind of URL, is not installed.
+        InvalidFileError: the file system cannot be reached.
+    """
+    try:
+        core = importlib.import_module("fsspec.core")
+    except ImportError as error:
+        raise UsageError(f"nothing here opens {url}", hint="pip install 'llamafile-mgr[ray]'") from error
+    try:
+        system, path = core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"nothing here opens {url}", cause=str(error), hint="s3:// needs s3fs") from error
+    except Exception as error:
+        raise _unreadable(url, error) from error
+    return system, str(path)
+
+
+def _unreadable(url: str, error: Exception) -> InvalidFileError:
+    return InvalidFileError(f"cannot read {url}", cause=f"{type(error).__name__}: {error}")
