@@ -48,6 +48,8 @@ class RayNodes:
 def ray_nodes() -> Iterator[RayNodes]:
     """Run a cluster whose head computes nothing while inside."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    # Else Ray's workers yield to whatever else runs on this machine, and a comparison would measure that.
+    environment["RAY_worker_niceness"] = "0"
     argv = [sys.executable, "-m", "tests.support.ray_cluster"]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, cwd=ROOT
