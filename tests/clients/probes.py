@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import httpx
 import pytest
 
@@ -339,9 +340,13 @@ def install_node_clients() -> bool:
     if shutil.which("node") is None or shutil.which("npm") is None:
         return False
     NODE.mkdir(parents=True, exist_ok=True)
-    if not (NODE / "node_modules" / "ollama").is_dir():
-        (NODE / "package.json").write_text('{"private": true}\n')
-        subprocess.run(["npm", "install", "--silent", "openai", "ollama"], cwd=NODE, check=True, timeout=55)
+    with filelock.FileLock(NODE / "install.lock"):  # several test processes collect at once
+        if not (NODE / "installed").exists():
+            (NODE / "package.json").write_text('{"private": true}\n')
+            subprocess.run(
+                ["npm", "install", "--silent", "openai", "ollama"], cwd=NODE, check=True, timeout=90
+            )
+            (NODE / "installed").touch()
     return True
 
 
