@@ -23,7 +23,8 @@ _STATUS_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _REPORT_SECONDS = 10.0
 #: A service may end between being found and being joined, and its successor too.
-_ATTEMPTS = 5
+_ATTEMPTS = 20
+_PAUSE_SECONDS = 0.5
 
 
 def join_or_start(
@@ -44,6 +45,7 @@ def join_or_start(
             lease = _take(choice, report, process, keep_seconds)
         except NotReadyError as error:
             lost = error
+            time.sleep(_PAUSE_SECONDS)  # one that is about to end is still found until it has
             continue
         try:
             lease.await_ready(report)

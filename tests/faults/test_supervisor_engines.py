@@ -138,8 +138,9 @@ def test_an_unknown_flag_is_dropped_once_and_said(minilm: Path, home: Path) -> N
         assert f"{MODEL}: died last because: this engine does not know the flag --no-webui" in shown
 
 
+@pytest.mark.timeout(150)
 def test_an_engine_dead_by_a_signal_says_which(minilm: Path, home: Path) -> None:
     packed = pack_fake(minilm, home / f"{MODEL}.llamafile", "--die-by", "SIGSEGV")
-    result = run_program(home, "serve", "--port", "0", "--embed", str(packed))
+    result = run_program(home, "serve", "--port", "0", "--embed", str(packed), seconds=140)
     assert result.returncode == 12
     assert "SIGSEGV" in result.stderr

@@ -34,7 +34,7 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
 
 
 def run_program(
-    home: Path, *arguments: str, extra: Mapping[str, str] | None = None
+    home: Path, *arguments: str, extra: Mapping[str, str] | None = None, seconds: float = 50
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end and return what it said."""
     return subprocess.run(
@@ -42,7 +42,7 @@ def run_program(
         env=environment(home, extra),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=seconds,
         check=False,
     )
 
