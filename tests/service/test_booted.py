@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 import signal
 import sys
 from collections.abc import Iterator
@@ -156,11 +157,12 @@ def test_the_first_call_starts_it(bare: Booted, model_home: Path) -> None:
     assert "there is no service" in ours(bare, model_home, "service", "uninstall", "--system")
 
 
-USER_MANAGER = """\
+ROOTS_HOME = pwd.getpwuid(0).pw_dir
+USER_MANAGER = f"""\
 [Service]
 Type=notify
 User=root
-Environment=HOME=/root XDG_RUNTIME_DIR=/run/user/0
+Environment=HOME={ROOTS_HOME} XDG_RUNTIME_DIR=/run/user/0
 ExecStart=/lib/systemd/systemd --user --log-target=journal
 Delegate=yes
 """
@@ -172,19 +174,18 @@ def test_a_users_own_service(bare: Booted, model_home: Path) -> None:
     bare.run(["sh", "-c", 'printf "%s" "$1" >/run/systemd/system/manager.service', "sh", USER_MANAGER])
     bare.run(["systemctl", "daemon-reload"])
     bare.run(["systemctl", "start", "manager.service"])
-    variables = {**environment(model_home), "HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0"}
+    units = f"{ROOTS_HOME}/.config/systemd/user"
+    variables = {**environment(model_home), "HOME": ROOTS_HOME, "XDG_RUNTIME_DIR": "/run/user/0"}
     variables.pop("XDG_CONFIG_HOME", None)
 
     def mine(*arguments: str) -> str:
         return bare.run(program("service", *arguments), variables).stdout
 
-    assert "new: /root/.config/systemd/user/llamafile-mgr.service" in mine(
-        "install", "--embed", "all-minilm-l6-v2"
-    )
+    assert f"new: {units}/llamafile-mgr.service" in mine("install", "--embed", "all-minilm-l6-v2")
     assert "llamafile-mgr: active (running), enabled" in mine("status")
     reply = json.loads(fetch(bare, "/v1/embeddings", '{"input": "hello world"}'))
     assert len(reply["data"][0]["embedding"]) == 384
     shown = json.loads(mine("status", "--json"))
     assert (shown["ActiveState"], shown["NRestarts"]) == ("active", "0")
     assert "serving all-minilm-l6-v2" in shown["StatusText"]
-    assert "removed: /root/.config/systemd/user/llamafile-mgr.socket" in mine("uninstall")
+    assert f"removed: {units}/llamafile-mgr.socket" in mine("uninstall")

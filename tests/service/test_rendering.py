@@ -31,6 +31,11 @@ BASE = Definition(
 USERS = dataclasses.replace(BASE, scope=Scope.USER, user=None)
 
 
+@pytest.mark.parametrize("homes", ["home", "root", "run/user"])
+def test_what_lies_in_a_home_is_seen(homes: str) -> None:
+    assert "ProtectHome=read-only" in lines_of(writable=(f"/{homes}/x",))
+
+
 def lines_of(**changes: object) -> list[str]:
     return systemd.render_service(dataclasses.replace(BASE, **changes)).split("\n")  # type: ignore[arg-type]
 
@@ -47,7 +52,6 @@ def lines_of(**changes: object) -> list[str]:
         ({}, "ReadWritePaths=/srv/models"),
         ({}, "WantedBy=multi-user.target"),
         ({"readable": ("/home/me/m.gguf",)}, "ProtectHome=read-only"),
-        ({"writable": ("/root/x",)}, "ProtectHome=read-only"),
         ({"directory": "/tmp/x"}, "PrivateTmp=no"),
         ({"devices": ("/dev/nvidia0", "/dev/dri/renderD128")}, "DeviceAllow=/dev/dri/renderD128 rw"),
         ({"devices": ("/dev/nvidia0",)}, "DevicePolicy=closed"),
