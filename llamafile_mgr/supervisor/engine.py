@@ -19,6 +19,7 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.course import Course
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
 from llamafile_mgr.supervisor.ladder import drop_flags, step_down
 from llamafile_mgr.supervisor.logs import EngineLog
@@ -26,9 +27,9 @@ from llamafile_mgr.supervisor.memory import count_oom_kills
 from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
 from llamafile_mgr.supervisor.process import EngineProcess, spawn_engine
 from llamafile_mgr.supervisor.restart import decide_restart
-from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings, Transition
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
 from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
-from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
+from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 from llamafile_mgr.supervisor.throughput import Job, SpeedWatch
 from llamafile_mgr.supervisor.watching import set_within, watch
 
@@ -41,41 +42,25 @@ _FAILED_GRACE_SECONDS = 2.0
 _FATE_SECONDS = 5.0
 
 
-class Engine:
+class Engine(Course):
     """One engine. Only the task that runs ``run`` changes its state; everybody may read it."""
 
     def __init__(self, name: str, plan: Plan, checks: EngineChecks, surroundings: EngineSurroundings) -> None:
-        self.name = name
+        super().__init__(name, EngineLog(surroundings.logs / f"{name}.log"), surroundings)
         self.plan = plan
         self.rules = family_rules(plan.family)
-        self.state = EngineState.PLANNED
         self.client: EngineClient | None = None
-        self.cause: Diagnosis | None = None
-        self.in_flight = 0
-        self.served = 0
-        self.width = 1
         self._served_before = 0
-        self.log = EngineLog(surroundings.logs / f"{name}.log")
         self._checks = checks
-        self._surroundings = surroundings
         self._settings = plan.settings
         self._speed = SpeedWatch(surroundings.speed, surroundings.best_rates(plan.settings))
         self._dropped: list[str] = []
         self._steps: list[str] = []
-        self._since = time.monotonic()
-        self._retry_at: float | None = None
         self._process: EngineProcess | None = None
         self._port: int | None = None
         self._starts = 0
         self._was_ready = False
-        self._half_open = False
         self._deaths: deque[float] = deque(maxlen=64)
-        self._transitions: deque[Transition] = deque(maxlen=32)
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._stop = asyncio.Event()
-        self._drain_seconds = 0.0
-        self._suspected = asyncio.Event()
         self._fates: weakref.WeakKeyDictionary[object, asyncio.Future[Diagnosis]] = (
             weakref.WeakKeyDictionary()
         )
@@ -88,34 +73,20 @@ class Engine:
         return self.state is EngineState.READY
 
     @property
-    def over(self) -> bool:
-        """Tell whether it will never serve again by itself."""
-        return self.state in (EngineState.FAILED, EngineState.STOPPED)
-
-    @property
     def pid(self) -> int | None:
         """Return the process id while there is a process."""
         return self._process.pid if self._process else None
 
-    @property
-    def retry_seconds(self) -> float | None:
-        """Return the seconds until the next start of an engine that backs off."""
-        return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
-
     def take(self, work: int) -> Job | None:
-        """Count a call that is sent to this engine; ``work``: its tokens, 0 for one that is not measured."""
-        self.in_flight += 1
-        self._idle.clear()
+        """Count a call and begin to measure it."""
+        super().take(work)
         return self._speed.begin(work, time.monotonic()) if work > 0 else None
 
     def give_back(self, job: Job | None, *, answered: bool) -> None:
-        """Count a call's end."""
+        """Count a call's end, and tell when the engine has become slow, or fast again."""
         if job is not None and self._speed.end(job, time.monotonic(), answered=answered):
             self._tell_speed()
-        self.in_flight -= 1
-        self.served += answered
-        if self.in_flight == 0:
-            self._idle.set()
+        super().give_back(job, answered=answered)
 
     def _tell_speed(self) -> None:
         share = self._speed.share or 0.0
@@ -125,15 +96,6 @@ class Engine:
             )
         else:
             _LOG.warning("%s is as fast again as it was: %.0f %% of its best", self.name, 100 * share)
-
-    def request_stop(self, drain_seconds: float) -> None:
-        """Ask it to finish its calls within ``drain_seconds``, take no more, and end."""
-        self._drain_seconds = drain_seconds
-        self._stop.set()
-
-    def suspect(self) -> None:
-        """Say that an answer was not right; the engine is checked now, and replaced if it is to blame."""
-        self._suspected.set()
 
     async def was_ended(self, client: object) -> bool:
         """Tell whether the process behind ``client``, an earlier one of ours, was ended by somebody, so that
@@ -230,14 +192,6 @@ class Engine:
         )
         self._half_open = restart is not None and restart.half_open
         return restart.delay_seconds if restart is not None else None
-
-    def _move(self, event: EngineEvent) -> None:
-        before, self.state = self.state, next_state(self.state, event)
-        now = time.monotonic()
-        spent, self._since = now - self._since, now
-        self._transitions.append(Transition(time.time(), self.state, spent))
-        _LOG.info("%s: %s -> %s after %.2f s", self.name, before.value, self.state.value, spent)
-        self._surroundings.changed()
 
     async def _live_once(self) -> Diagnosis | None:
         """Start the engine once; return why it died, None when it shall stop."""

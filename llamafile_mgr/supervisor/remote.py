@@ -26,13 +26,13 @@ from llamafile_mgr.engines.remote import PeerFacts, RemoteClient, count_ready
 from llamafile_mgr.errors import ConfigError, EngineError, EngineLostError, EngineStartError, Error
 from llamafile_mgr.paths import read_secrets
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.course import Course
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
 from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.restart import decide_restart
-from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings, Transition
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
 from llamafile_mgr.supervisor.starting import EngineChecks
-from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
-from llamafile_mgr.supervisor.throughput import Job
+from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 from llamafile_mgr.supervisor.watching import set_within, watch
 
 __all__ = ["Remote"]
@@ -57,7 +57,7 @@ class _Loss:
     passing: bool
 
 
-class Remote:
+class Remote(Course):
     """One remote engine; its task alone changes its state. ``make_checks`` is given what a proxy tells.
 
     ``width``: how many engines stand behind it, as far as it tells.
@@ -73,34 +73,18 @@ class Remote:
         make_checks: Callable[[PeerFacts | None], EngineChecks],
         surroundings: EngineSurroundings,
     ) -> None:
-        self.name = name
-        self.plan = plan
-        self.state = EngineState.PLANNED
-        self.client: RemoteClient | None = None
-        self.cause: Diagnosis | None = None
-        self.in_flight = 0
-        self.served = 0
-        self.width = 1
         safe = "".join(c if c.isalnum() or c in "-." else "-" for c in f"{plan.name}-at-{name}")
-        self.log = EngineLog(surroundings.logs / f"{safe}.log")
+        super().__init__(name, EngineLog(surroundings.logs / f"{safe}.log"), surroundings)
+        self.plan = plan
+        self.client: RemoteClient | None = None
         self._remote = remote
         self._model = remote.model or plan.name
         self._rules = family_rules(plan.family)
         self._make_checks = make_checks
-        self._surroundings = surroundings
-        self._since = time.monotonic()
-        self._retry_at: float | None = None
         self._rest_until = 0.0
         self._tries = 0
-        self._half_open = False
         self._failures: deque[float] = deque(maxlen=64)
         self._losses: deque[float] = deque(maxlen=64)
-        self._transitions: deque[Transition] = deque(maxlen=32)
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._stop = asyncio.Event()
-        self._drain_seconds = 0.0
-        self._suspected = asyncio.Event()
         self._fault: asyncio.Future[None] | None = None
 
     # What others may ask and do.
@@ -109,38 +93,6 @@ class Remote:
     def ready(self) -> bool:
         """Tell whether calls may be sent to ``client``."""
         return self.state is EngineState.READY and time.monotonic() >= self._rest_until
-
-    @property
-    def over(self) -> bool:
-        """Tell whether waiting for it makes no sense."""
-        return self.state in (EngineState.FAILED, EngineState.STOPPED)
-
-    @property
-    def retry_seconds(self) -> float | None:
-        """Return the seconds until it is tried again."""
-        return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
-
-    def take(self, work: int) -> Job | None:
-        """Count a call that is sent to it; its rate is its pool's business."""
-        self.in_flight += 1
-        self._idle.clear()
-        return None
-
-    def give_back(self, job: Job | None, *, answered: bool) -> None:
-        """Count a call's end."""
-        self.in_flight -= 1
-        self.served += answered
-        if self.in_flight == 0:
-            self._idle.set()
-
-    def request_stop(self, drain_seconds: float) -> None:
-        """Ask it to finish its calls within ``drain_seconds``, take no more, and end."""
-        self._drain_seconds = drain_seconds
-        self._stop.set()
-
-    def suspect(self) -> None:
-        """Say that an answer was not right; it is checked now, and lost if it is to blame."""
-        self._suspected.set()
 
     async def was_ended(self, client: object) -> bool:
         """Tell whether no request is to blame: machines and networks fail for reasons of their own.
@@ -216,14 +168,6 @@ class Remote:
 
     def _count_recent(self, times: deque[float], now: float) -> int:
         return sum(1 for at in times if now - at <= self._surroundings.restart.window_seconds)
-
-    def _move(self, event: EngineEvent) -> None:
-        before, self.state = self.state, next_state(self.state, event)
-        now = time.monotonic()
-        spent, self._since = now - self._since, now
-        self._transitions.append(Transition(time.time(), self.state, spent))
-        _LOG.info("%s: %s -> %s after %.2f s", self.name, before.value, self.state.value, spent)
-        self._surroundings.changed()
 
     async def _live_once(self) -> _Loss | None:
         """Reach it and serve; return why that ended, None when it shall stop."""
