@@ -6,8 +6,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
-from llamafile_mgr.cli.output import print_json, print_line
-from llamafile_mgr.cli.running import ask_running, port_option
+from llamafile_mgr.cli.running import change_model, port_option
 
 __all__ = ["command"]
 
@@ -24,8 +23,4 @@ def command(context: Context, model: str, port: int | None, as_json: bool) -> No
     Examples:
       llamafile-mgr load all-minilm-l6-v2
     """
-    list(ask_running(context, port, {"command": "load", "model": model}))
-    if as_json:
-        print_json({"model": model, "done": "loaded"})
-    else:
-        print_line(f"{model}: loaded")
+    change_model(context, port, {"command": "load", "model": model}, "loaded", as_json=as_json)

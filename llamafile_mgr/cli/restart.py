@@ -6,8 +6,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
-from llamafile_mgr.cli.output import print_json, print_line
-from llamafile_mgr.cli.running import ask_running, port_option
+from llamafile_mgr.cli.running import change_model, port_option
 
 __all__ = ["command"]
 
@@ -29,8 +28,4 @@ def command(context: Context, model: str, new_vector_space: bool, port: int | No
       llamafile-mgr restart mxbai-embed-large-v1
     """
     wish = {"command": "restart", "model": model, "new_vector_space": new_vector_space}
-    list(ask_running(context, port, wish, seconds=None))
-    if as_json:
-        print_json({"model": model, "done": "restarted"})
-    else:
-        print_line(f"{model}: restarted")
+    change_model(context, port, wish, "restarted", as_json=as_json, seconds=None)

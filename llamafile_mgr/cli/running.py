@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.output import print_json, print_line
 from llamafile_mgr.errors import NotReadyError, UsageError
 
-__all__ = ["ask_running", "port_option"]
+__all__ = ["ask_running", "change_model", "port_option"]
 
 port_option = click.option(
     "--port", type=click.IntRange(1, 65535), help="The port of the serve that is meant, when several run."
@@ -41,3 +42,22 @@ def ask_running(
         ports = ", ".join(str(each[0]) for each in found)
         raise UsageError(f"several serves are running, on ports {ports}", hint="say which with --port")
     return send_command(found[0][1], command, seconds=seconds)
+
+
+def change_model(
+    context: Context,
+    port: int | None,
+    command: dict[str, Any],
+    done: str,
+    *,
+    as_json: bool,
+    seconds: float | None = 600.0,
+) -> None:
+    """Have the running ``serve`` do something to ``command``'s model, and say so; raises as ``ask_running``."""
+    for _ in ask_running(context, port, command, seconds=seconds):
+        pass  # what it tells on the way is for other commands
+    model = command["model"]
+    if as_json:
+        print_json({"model": model, "done": done})
+    else:
+        print_line(f"{model}: {done}")
