@@ -53,7 +53,7 @@ def change_model(
     as_json: bool,
     seconds: float | None = 600.0,
 ) -> None:
-    """Have the running ``serve`` do something to ``command``'s model, and say so; raises as ``ask_running``."""
+    """Have the running ``serve`` do something to a model, and say so; raises as ``ask_running``."""
     for _ in ask_running(context, port, command, seconds=seconds):
         pass  # what it tells on the way is for other commands
     model = command["model"]
