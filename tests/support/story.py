@@ -6,7 +6,6 @@ of a real one, and what a reader has or types.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -113,14 +112,13 @@ class Story:
         )
         assert process.stdout is not None
         first = process.stdout.readline()
-        for _ in range(20):
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1)
-                break
-        else:
+        process.send_signal(signal.SIGINT)
+        try:
+            _, errors = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
             process.kill()
-        _, errors = process.communicate()
+            process.communicate()
+            raise
         assert process.returncode in (0, 130), f"{line}: {process.returncode} {errors}"
         assert "Traceback" not in errors
         return first
