@@ -23,7 +23,7 @@ from llamafile_mgr.bulk.computing import read_next
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.readiness import GOLDEN_COSINE
+from llamafile_mgr.embedding.readiness import GOLDEN_COSINE, PROBE_TEXTS
 from llamafile_mgr.embedding.vectors import cosines
 from llamafile_mgr.errors import (
     EngineError,
@@ -38,9 +38,7 @@ __all__ = ["PROBES", "Finder", "Node", "NodeFacts", "SharedWork"]
 
 #: What every node embeds before it takes part; its vectors must agree with the first node's.
 PROBES = (
-    "How do I reset my password?",
-    "Steps to recover a forgotten account password.",
-    "Bananas are rich in potassium.",
+    *PROBE_TEXTS,
     "Überraschend: 漢字, emoji 🙂 and a somewhat longer sentence, with commas, that goes on for a while.",
 )
 #: How often a node is started that keeps being lost, and at how many losses a fragment is the suspect.

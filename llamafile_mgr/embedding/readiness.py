@@ -24,7 +24,7 @@ from llamafile_mgr.errors import EngineError, EngineStartError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.starting import EngineChecks
 
-__all__ = ["GOLDEN_COSINE", "EmbeddingChecks", "GenerationChecks", "make_checks"]
+__all__ = ["GOLDEN_COSINE", "PROBE_TEXTS", "EmbeddingChecks", "GenerationChecks", "make_checks"]
 
 #: Against vectors of the unquantised model: F16 measured at 0.999999 and more, Q8_0 at 0.998 and more.
 GOLDEN_COSINE = 0.999
@@ -34,7 +34,7 @@ _BATCH_COSINE = 0.9999
 _UNIT_TOLERANCE = 1e-2
 _REQUEST_SECONDS = 600.0
 #: Two texts that mean the same and one that does not, for models without golden vectors.
-_PROBES = (
+PROBE_TEXTS = (
     "How do I reset my password?",
     "Steps to recover a forgotten account password.",
     "Bananas are rich in potassium.",
@@ -60,7 +60,7 @@ class EmbeddingChecks:
         self._baselines = baselines
         self._records = records
         self._golden = load_golden(plan.model) if plan.model is not None else ()
-        self._texts = [entry.text for entry in self._golden] or list(_PROBES)
+        self._texts = [entry.text for entry in self._golden] or list(PROBE_TEXTS)
         self._first: NDArray[np.float32] | None = None
 
     async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llamafile_mgr.supervisor.members import Member
 
-__all__ = ["Load", "RateMeter", "Rates", "choose_member"]
+__all__ = ["Load", "MemberRate", "Rates", "choose_member"]
 
 #: Busy time after which a measurement counts half.
 _HALF_LIFE_SECONDS = 20.0
@@ -41,7 +41,7 @@ def choose_member(loads: Sequence[Load]) -> int:
     return min(range(len(loads)), key=lambda at: (loads[at].in_flight + 1) / (loads[at].rate or usual))
 
 
-class RateMeter:
+class MemberRate:
     """The rate of one engine: work that was answered per second in which it had any, lately."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Rates:
     """The meters of a pool's engines; one is forgotten with its engine."""
 
     def __init__(self) -> None:
-        self._meters: weakref.WeakKeyDictionary[Member, RateMeter] = weakref.WeakKeyDictionary()
+        self._meters: weakref.WeakKeyDictionary[Member, MemberRate] = weakref.WeakKeyDictionary()
 
     def begin(self, member: Member, now: float) -> None:
         """Note that a call was sent."""
@@ -104,8 +104,8 @@ class Rates:
         """Return the one where a call is done soonest."""
         return members[choose_member([Load(each.in_flight, self.rate(each, now)) for each in members])]
 
-    def _meter(self, member: Member) -> RateMeter:
+    def _meter(self, member: Member) -> MemberRate:
         meter = self._meters.get(member)
         if meter is None:
-            meter = self._meters[member] = RateMeter()
+            meter = self._meters[member] = MemberRate()
         return meter

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.supervisor.routing import Load, RateMeter, choose_member
+from llamafile_mgr.supervisor.routing import Load, MemberRate, choose_member
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_work_spreads_in_proportion_to_the_rates(rates: list[float]) -> None:
         assert (count + 1) / rate >= longest * (1 - 1e-9)
 
 
-def measure(calls: int, seconds: float, work: float, *, start: float = 100.0) -> tuple[RateMeter, float]:
+def measure(calls: int, seconds: float, work: float, *, start: float = 100.0) -> tuple[MemberRate, float]:
     """Return a meter after calls one after the other, and the time of its end."""
-    meter, now = RateMeter(), start
+    meter, now = MemberRate(), start
     for _ in range(calls):
         meter.begin(now)
         now += seconds
@@ -83,7 +83,7 @@ def test_few_answers_and_old_ones_say_nothing() -> None:
 
 
 def test_calls_at_once_share_the_time() -> None:
-    meter = RateMeter()
+    meter = MemberRate()
     for _ in range(10):
         meter.begin(0.0)
     for _ in range(10):
