@@ -10,10 +10,12 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from llamafile_mgr.errors import EngineStartError, StoreError
 from llamafile_mgr.supervisor.logs import EngineLog
@@ -21,38 +23,96 @@ from llamafile_mgr.supervisor.logs import EngineLog
 __all__ = ["EngineProcess", "spawn_engine"]
 
 _PR_SET_PDEATHSIG = 1
-_READ_BYTES = 64 * 1024
+#: Between two looks at an engine's output. Engines log several lines a call, and each would wake us.
+_BURST_SECONDS = 0.02
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """Takes a process's output in bursts and notes its end."""
+
+    def __init__(self) -> None:
+        self.exited = asyncio.Event()
+        self.last_output = time.monotonic()
+        self._pieces: list[bytes] = []
+        self._changed = asyncio.Event()
+        self._closed = False
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    async def bursts(self) -> AsyncIterator[bytes]:
+        """Yield what was written since the last time, until the pipe is closed."""
+        while self._pieces or not self._closed:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._pieces:
+                data = b"".join(self._pieces)
+                self._pieces.clear()
+                yield data
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._pieces.append(data)
+        self.last_output = time.monotonic()
+        self._changed.set()
+        assert self._transport is not None  # noqa: S101
+        pipe = cast(asyncio.ReadTransport, self._transport.get_pipe_transport(fd))
+        pipe.pause_reading()
+        asyncio.get_running_loop().call_later(_BURST_SECONDS, _resume, pipe)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._closed = True
+        self._changed.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+
+def _resume(pipe: asyncio.ReadTransport) -> None:
+    if not pipe.is_closing():
+        pipe.resume_reading()
 
 
 class EngineProcess:
-    """A running engine. ``last_output``: monotonic seconds of the latest log output."""
+    """A running engine."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, log: EngineLog, on_line: Callable[[str], None]
+        self,
+        transport: asyncio.SubprocessTransport,
+        output: _Output,
+        log: EngineLog,
+        on_line: Callable[[str], None],
     ) -> None:
-        self._process = process
+        self._transport = transport
+        self._output = output
         self._log = log
         self._on_line = on_line
         self.started_at = time.monotonic()
-        self.last_output = self.started_at
-        self._drain = asyncio.create_task(self._drain_output(), name=f"drain {process.pid}")
+        self._drain = asyncio.create_task(self._drain_output(), name=f"drain {self.pid}")
 
     @property
     def pid(self) -> int:
         """Return the process id, which is also that of its process group."""
-        return self._process.pid
+        return self._transport.get_pid()
 
     @property
     def exit_code(self) -> int | None:
         """Return the exit code, negative for a signal, None while it runs."""
-        return self._process.returncode
+        return self._transport.get_returncode()
+
+    @property
+    def last_output(self) -> float:
+        """Return when it last wrote to its log, in monotonic seconds."""
+        return self._output.last_output
 
     async def wait(self) -> int:
         """Wait for the end, then for the last of its output, and return the exit code."""
-        code = await self._process.wait()
+        await self._output.exited.wait()
         # A grandchild that keeps the pipe open must not keep us.
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._drain), 1.0)
+        code = self.exit_code
+        assert code is not None  # noqa: S101
         return code
 
     async def stop(self, grace_seconds: float) -> None:
@@ -65,9 +125,9 @@ class EngineProcess:
                 break
             self._signal(number)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._process.wait(), grace_seconds / 2)
+                await asyncio.wait_for(self._output.exited.wait(), grace_seconds / 2)
         self._signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-        await self._process.wait()
+        await self._output.exited.wait()
         self._drain.cancel()
         await asyncio.gather(self._drain, return_exceptions=True)
         await asyncio.to_thread(self._log.close)
@@ -77,13 +137,10 @@ class EngineProcess:
             if os.name == "posix":
                 os.killpg(self.pid, number)
             elif self.exit_code is None:
-                self._process.terminate()
+                self._transport.terminate()
 
     async def _drain_output(self) -> None:
-        reader = self._process.stdout
-        assert reader is not None  # noqa: S101
-        while data := await reader.read(_READ_BYTES):
-            self.last_output = time.monotonic()
+        async for data in self._output.bursts():
             for line in self._log.feed(data):
                 self._on_line(line)
             # A full disk costs us the log, not the engine: its pipe must be read on.
@@ -104,11 +161,12 @@ async def spawn_engine(
         EngineStartError: the program could not be started at all.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
+        transport, output = await asyncio.get_running_loop().subprocess_exec(
+            _Output,
             *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             env=dict(environment),
             cwd=directory,
             start_new_session=True,
@@ -119,7 +177,7 @@ async def spawn_engine(
             f"cannot start {argv[0]}: {error.strerror or error}",
             hint="`llamafile-mgr doctor` checks what engines need",
         ) from error
-    return EngineProcess(process, log, on_line)
+    return EngineProcess(transport, output, log, on_line)
 
 
 # Loaded at import: between fork and exec nothing may be looked up or allocated that a lock guards.
