@@ -71,7 +71,6 @@ def command(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     flags = {"serve.host": host, "serve.port": port, "serve.cache_bytes": 0 if no_cache else None}
     config = context.load_config(flags)
     if leased is not None:

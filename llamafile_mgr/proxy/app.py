@@ -1,4 +1,4 @@
-"""The HTTP front as an ASGI application: the routes and their dispatch, and nothing that knows a dialect."""
+"""The HTTP front: the routes and their dispatch, and nothing that knows a dialect."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import re
 import secrets
 import time
 import urllib.parse
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 
 from llamafile_mgr.errors import (
     Error,
@@ -22,21 +22,12 @@ from llamafile_mgr.errors import (
 )
 from llamafile_mgr.proxy.access import LogEntry, log_request
 from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
+from llamafile_mgr.proxy.exchange import Exchange
 from llamafile_mgr.proxy.front import Front, RecentError, Route
 from llamafile_mgr.proxy.generation import StreamCutError
 from llamafile_mgr.proxy.guard import Guard
 from llamafile_mgr.proxy.holding import Delivery
-from llamafile_mgr.proxy.http import (
-    ClientGoneError,
-    Receive,
-    Reply,
-    Request,
-    Scope,
-    Send,
-    StreamReply,
-    json_reply,
-    read_body,
-)
+from llamafile_mgr.proxy.http import ClientGoneError, Reply, Request, StreamReply, json_reply
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.openapi import render_openapi
 from llamafile_mgr.proxy.refusals import BusyError, DeadlineError
@@ -74,26 +65,16 @@ def make_routes(front: Front) -> list[Route]:
     return [*routes, Route("GET", "/openapi.json", openapi)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """A request's head, before anything is known about it."""
-
-    method: str
-    path: str
-    scheme: str
-    query: bytes
-    headers: Mapping[str, str]
-    address: str
-    request_id: str
-
-
-def _collect_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return name -> value; repeated headers are joined, so that of two hosts neither is believed."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in pairs:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+def _split_target(target: bytes) -> tuple[str, dict[str, str]]:
+    """Return the path, without a slash at its end, and the query of a request's target (RFC 9112, 3.2)."""
+    if not target.startswith((b"/", b"*")):
+        target = urllib.parse.urlsplit(target)._replace(scheme=b"", netloc=b"").geturl() or b"/"
+    raw, _, query = target.partition(b"#")[0].partition(b"?")
+    path = raw.decode("latin-1")
+    if "%" in path:
+        path = urllib.parse.unquote(path)
+    found = urllib.parse.parse_qsl(query.decode("latin-1"), max_num_fields=32) if query else []
+    return path.rstrip("/") or "/", dict(found)
 
 
 class Proxy:
@@ -114,79 +95,66 @@ class Proxy:
             if route.method == "GET":
                 methods["HEAD"] = route
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI 3, HTTP only)."""
-        if scope["type"] != "http":
-            return
+    async def answer(self, exchange: Exchange) -> None:
+        """Answer one request."""
         began = time.monotonic()
-        headers = _collect_headers(scope["headers"])
-        given = headers.get("x-request-id", "")
-        arrival = _Arrival(
-            scope["method"],
-            scope["path"].rstrip("/") or "/",
-            scope.get("scheme", "http"),
-            scope.get("query_string", b""),
-            headers,
-            (scope.get("client") or ("",))[0],
-            given if _ID.fullmatch(given) else secrets.token_hex(8),
-        )
-        entry = LogEntry(arrival.request_id, arrival.method, arrival.path)
-        delivery = Delivery(receive, send, {"x-request-id": arrival.request_id})
+        given = exchange.headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        entry = LogEntry(request_id, exchange.method, "")
+        delivery = Delivery(exchange, {"x-request-id": request_id})
         try:
-            await self._answer(arrival, delivery, entry)
+            await self._answer(exchange, delivery, entry)
         except (ClientGoneError, StreamCutError) as end:
             entry.status = 499 if isinstance(end, ClientGoneError) else entry.status
-            _LOG.info("%s %s: ended early", arrival.request_id, arrival.path)
+            _LOG.info("%s %s: ended early", request_id, entry.path)
         finally:
             entry.seconds = time.monotonic() - began
-            log_request(self._front.metrics, entry, headers)
+            log_request(self._front.metrics, entry, exchange.headers)
 
-    async def _answer(self, arrival: _Arrival, delivery: Delivery, entry: LogEntry) -> None:
+    async def _answer(self, exchange: Exchange, delivery: Delivery, entry: LogEntry) -> None:
         dialect, request = Dialect.OPENAI, None
         reply: Reply | StreamReply
         try:
-            delivery.headers |= self._guard.check(arrival.headers, arrival.scheme)
-            if arrival.method == "OPTIONS":
-                preflight = Reply(204, b"", headers=self._guard.preflight(arrival.headers))
+            entry.path, query = _split_target(exchange.target)
+            delivery.headers |= self._guard.check(exchange.headers, exchange.scheme)
+            if exchange.method == "OPTIONS":
+                preflight = Reply(204, b"", headers=self._guard.preflight(exchange.headers))
                 entry.status = await delivery.send(preflight)
                 return
-            route = self._find_route(arrival.method, arrival.path)
+            route = self._find_route(exchange.method, entry.path)
             dialect, entry.route = route.dialect, route.path
-            request = await self._read(arrival, route, delivery)
+            request = await self._read(exchange, route, entry, query)
             entry.progress = request.progress
             reply = await delivery.hold(
-                lambda: self._run(route, request), request.progress, self._first_drip(route, request)
+                partial(self._run, route, request), request.progress, self._first_drip(route, request)
             )
         except Error as error:
-            reply = self._refuse(error, dialect, request, arrival)
+            reply = self._refuse(error, dialect, request, entry)
             entry.error = error.code
         except ClientGoneError:
             raise
         except Exception:  # the request boundary: one broken request must not end the service
-            _LOG.exception("%s %s %s: defect", arrival.request_id, arrival.method, arrival.path)
-            defect = InternalError("the proxy failed on this request", hint=f"id {arrival.request_id}")
-            reply = self._refuse(defect, dialect, request, arrival)
+            _LOG.exception("%s %s %s: defect", entry.request_id, entry.method, entry.path)
+            defect = InternalError("the proxy failed on this request", hint=f"id {entry.request_id}")
+            reply = self._refuse(defect, dialect, request, entry)
             entry.error = defect.code
         entry.status = reply.status
         await delivery.send(reply)
 
-    async def _read(self, arrival: _Arrival, route: Route, delivery: Delivery) -> Request:
-        settings = self._front.settings
-        name = "" if route.access.public else self._keys.identify(arrival.headers, admin=route.access.admin)
-        body = await read_body(
-            delivery.receive, arrival.headers, settings.max_body_bytes, settings.body_idle_seconds
-        )
-        agent = arrival.headers.get("user-agent", "")[:80]
+    async def _read(
+        self, exchange: Exchange, route: Route, entry: LogEntry, query: Mapping[str, str]
+    ) -> Request:
+        settings, headers = self._front.settings, exchange.headers
+        name = "" if route.access.public else self._keys.identify(headers, admin=route.access.admin)
+        body = await exchange.read_body(settings.max_body_bytes, settings.body_idle_seconds)
         return Request(
-            arrival.method,
-            arrival.path,
-            arrival.headers,
+            exchange.method,
+            entry.path,
+            headers,
             body,
-            dict(urllib.parse.parse_qsl(arrival.query.decode("latin-1"), max_num_fields=32))
-            if arrival.query
-            else {},
-            name or f"{arrival.address} {agent}",
-            arrival.request_id,
+            query,
+            name or f"{exchange.address} {headers.get('user-agent', '')[:80]}",
+            entry.request_id,
         )
 
     async def _run(self, route: Route, request: Request) -> Reply | StreamReply:
@@ -213,13 +181,13 @@ class Proxy:
             raise WrongMethodError(f"{path} takes {' and '.join(methods)}, not {method}")
         return methods[method]
 
-    def _refuse(self, error: Error, dialect: Dialect, request: Request | None, arrival: _Arrival) -> Reply:
+    def _refuse(self, error: Error, dialect: Dialect, request: Request | None, entry: LogEntry) -> Reply:
         """Return the error in the dialect's form, with what tells the client whether to try again."""
         status = error.http_status
-        said = RecentError(time.time(), status, arrival.path[:200], error.describe()[:500])
+        said = RecentError(time.time(), status, entry.path[:200], error.describe()[:500])
         self._front.recent_errors.append(said)
         if status >= 500:
-            _LOG.warning("%s %s %s: %s", arrival.request_id, arrival.method, arrival.path, error.describe())
+            _LOG.warning("%s %s %s: %s", entry.request_id, entry.method, entry.path, error.describe())
         headers = {}
         pool = request.progress.pool if request is not None else None
         hopeless = pool is not None and all(e.state is EngineState.FAILED for e in pool.engines)

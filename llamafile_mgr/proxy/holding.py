@@ -10,39 +10,25 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 
-from llamafile_mgr.proxy.http import (
-    ClientGoneError,
-    Drip,
-    Progress,
-    Receive,
-    Reply,
-    Send,
-    StreamReply,
-    await_disconnect,
-    head_message,
-    run_until_disconnect,
-    send_reply,
-    send_stream,
-)
+from llamafile_mgr.proxy.exchange import Exchange
+from llamafile_mgr.proxy.http import ClientGoneError, Drip, Progress, Reply, StreamReply
 
 __all__ = ["Delivery"]
 
 _TYPES = {Drip.JSON: "application/json", Drip.EVENTS: "text/event-stream"}
 _LONGEST_SILENCE_SECONDS = 5.0
-_WATCH_AFTER_SECONDS = 0.02
 
 
 class Delivery:
     """One request's way back. ``headers``: sent with any answer."""
 
-    def __init__(self, receive: Receive, send: Send, headers: dict[str, str]) -> None:
-        self.receive = receive
+    def __init__(self, exchange: Exchange, headers: dict[str, str]) -> None:
         self.headers = headers
-        self._send = send
+        self._exchange = exchange
         self._begun: Drip = Drip.NONE
-        self._gone = False
-        self._watcher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def hold(
         self, work: Callable[[], Awaitable[Reply | StreamReply]], progress: Progress, silence_seconds: float
@@ -52,76 +38,91 @@ class Delivery:
         Raises:
             ClientGoneError: the client went away; the work is cancelled.
         """
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101
-        # A call that is answered at once needs nobody to watch its client.
-        timer = asyncio.get_running_loop().call_later(
-            _WATCH_AFTER_SECONDS, self._begin_watch, task, progress, silence_seconds
-        )
+        self._set_timer(silence_seconds, progress, silence_seconds)
         try:
-            return await work()
-        except asyncio.CancelledError:
-            if not self._gone:
-                raise
-            if sys.version_info >= (3, 11):
-                task.uncancel()
-            raise ClientGoneError from None
+            with _EndedByClient(self._exchange):
+                return await work()
         finally:
-            timer.cancel()
-            if self._watcher is not None:
-                self._watcher.cancel()
-                await asyncio.gather(self._watcher, return_exceptions=True)
+            if self._timer is not None:
+                self._timer.cancel()
 
-    def _begin_watch(self, task: asyncio.Task[object], progress: Progress, silence_seconds: float) -> None:
-        self._watcher = asyncio.ensure_future(self._watch(task, progress, silence_seconds))
+    def _set_timer(self, seconds: float, progress: Progress, silence_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._keep_alive, progress, silence_seconds)
 
-    async def _watch(self, task: asyncio.Task[object], progress: Progress, silence_seconds: float) -> None:
-        """Cancel ``task`` when the client goes away; keep the connection alive until then."""
-        leaving = asyncio.ensure_future(await_disconnect(self.receive))
-        silence = silence_seconds
-        try:
-            while not (await asyncio.wait({leaving}, timeout=silence))[0]:
-                silence = min(silence_seconds, _LONGEST_SILENCE_SECONDS)
-                await self._drip(progress)
-            self._gone = True
-            task.cancel()
-        finally:
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
-
-    async def _drip(self, progress: Progress) -> None:
+    def _keep_alive(self, progress: Progress, silence_seconds: float) -> None:
+        self._set_timer(min(silence_seconds, _LONGEST_SILENCE_SECONDS), progress, silence_seconds)
         if self._begun is Drip.NONE:
             if progress.drip is Drip.NONE or progress.pool is None or progress.pool.ready:
                 return
             self._begun = progress.drip
             headers = {"content-type": _TYPES[self._begun], "cache-control": "no-store", **self.headers}
-            await self._send(head_message(200, headers))
-        await self._send({"type": "http.response.body", "body": self._begun.value, "more_body": True})
+            self._exchange.begin(200, headers)
+        self._exchange.write(self._begun.value)
 
     async def send(self, reply: Reply | StreamReply) -> int:
         """Send the answer, or what is left of one that has begun; return its status.
 
         Raises:
-            ClientGoneError: the client went away during a stream, whose engine is given back.
+            ClientGoneError: the client went away; during a stream its engine is given back.
         """
         if isinstance(reply, StreamReply):
             await self._send_stream(reply)
         elif self._begun is Drip.NONE:
-            headers = {**reply.headers, **self.headers}
-            await send_reply(self._send, Reply(reply.status, reply.body, reply.content_type, headers))
+            headers = {"content-type": reply.content_type, **reply.headers, **self.headers}
+            await self._exchange.send(reply.status, headers, reply.body)
         else:
-            body = reply.body
-            if self._begun is Drip.EVENTS:
-                body = b"data: " + body + b"\n\n"
-            await self._send({"type": "http.response.body", "body": body})
+            event = self._begun is Drip.EVENTS
+            self._exchange.write(b"data: " + reply.body + b"\n\n" if event else reply.body)
+            await self._exchange.end()
         return reply.status
 
     async def _send_stream(self, reply: StreamReply) -> None:
-        begun = self._begun is not Drip.NONE
-        stream = StreamReply(
-            reply.status, reply.content_type, reply.chunks, {**reply.headers, **self.headers}
-        )
+        """Send each piece as it comes; the body ends properly only when the pieces ended properly."""
+        exchange = self._exchange
         try:
-            await run_until_disconnect(send_stream(self._send, stream, begun=begun), self.receive)
+            if self._begun is Drip.NONE:
+                headers = {"content-type": reply.content_type, "cache-control": "no-store"}
+                exchange.begin(reply.status, {**headers, **reply.headers, **self.headers})
+            with _EndedByClient(exchange):
+                async for piece in reply.chunks:
+                    await exchange.stream(piece)
+                await exchange.end()
         finally:
             await reply.chunks.aclose()  # type: ignore[attr-defined]
+
+
+class _EndedByClient:
+    """A context that is cancelled when the client goes away, and then raises ClientGoneError."""
+
+    __slots__ = ("_exchange", "_left", "_task")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._left = False
+        self._task: asyncio.Task[object] | None = None
+
+    def __enter__(self) -> None:
+        if self._exchange.gone:
+            raise ClientGoneError
+        self._task = asyncio.current_task()
+        self._exchange.on_gone = self._leave
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exchange.on_gone = None
+        if not self._left or self._task is None:
+            return
+        # Somebody else who cancelled us at the same moment must not be overheard.
+        cancelled_again = sys.version_info >= (3, 11) and self._task.uncancel() > 0
+        if kind is asyncio.CancelledError and not cancelled_again:
+            raise ClientGoneError from None
+
+    def _leave(self) -> None:
+        self._left = True
+        if self._task is not None:
+            self._task.cancel()

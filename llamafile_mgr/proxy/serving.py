@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
 from llamafile_mgr.embedding.baselines import Baselines
@@ -32,7 +30,7 @@ from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
 from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, living_alone
 from llamafile_mgr.proxy.listening import allow_descriptors, bind_sockets, close_sockets, endpoint
-from llamafile_mgr.proxy.protocol import protocol_class
+from llamafile_mgr.proxy.server import HttpServer
 from llamafile_mgr.supervisor.asking import control_socket
 from llamafile_mgr.supervisor.control import ControlServer
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
@@ -42,7 +40,7 @@ from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
-__all__ = ["Announcements", "Server", "collect_aliases", "serve", "uvicorn_config"]
+__all__ = ["Announcements", "collect_aliases", "serve"]
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
 _POLL_SECONDS = 0.02
@@ -57,14 +55,6 @@ class Announcements:
     listening: Callable[[str], None]
     ready: Callable[[str, Sequence[PoolSnapshot]], None]
     stopping: Callable[[], None]
-
-
-class Server(uvicorn.Server):
-    """uvicorn without its own signal handling: ours stops engines too."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def serve(
@@ -142,8 +132,8 @@ class _Service:
         )
         self._cache = open_cache(paths, config.serve.cache_bytes)
         front = Front(self._supervisor.pools, config.serve, collect_aliases(config.models), self._cache)
-        app = Proxy(front, keys)
-        self._server = Server(uvicorn_config(app, config.serve))
+        self._server = HttpServer(Proxy(front, keys).answer, config.serve)
+        self._drain_seconds = config.serve.drain_seconds
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
@@ -157,26 +147,22 @@ class _Service:
     async def run(self) -> int:
         """Run until a signal, the control channel or a failed start ends it."""
         with _signals(self._stop, self._hurry, self._reload):
-            serving = asyncio.create_task(self._server.serve(sockets=self._sockets), name="http server")
             starting = asyncio.create_task(self._start(), name="start")
             reloading = asyncio.create_task(self._reload_on_request(), name="reload")
             stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
-            hurrying = asyncio.create_task(self._hurry.wait(), name="second stop signal")
             leaving = asyncio.create_task(self._end_when_unused(), name="users")
             feeding = asyncio.create_task(self._feed(), name="watchdog")
-            tasks = (serving, starting, reloading, stopping, hurrying, leaving)
+            tasks = (starting, reloading, stopping, leaving)
             try:
-                self._announce.listening(self._url)
-                self._notifier.status(f"listening on {self._url}, starting engines")
-                await self._until_end(serving, starting, stopping)
+                await self._until_end(starting, stopping)
                 self._announce.stopping()
                 self._notifier.stopping()
-                self._server.should_exit = True
-                await asyncio.wait({serving, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+                await self._stop_serving()
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                await self._server.stop(0.0)
                 await self._control.close()
                 await self._leases.close()
                 await self._supervisor.stop(drain=not self._hurry.is_set())
@@ -184,12 +170,23 @@ class _Service:
                     await asyncio.to_thread(self._cache.close)
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
-            for task in (starting, serving):
-                if not task.cancelled() and (error := task.exception()) is not None:
-                    raise error
+            if not starting.cancelled() and (error := starting.exception()) is not None:
+                raise error
         return 0
 
+    async def _stop_serving(self) -> None:
+        """Let answers finish, until the time for that is over or a second signal comes."""
+        draining = asyncio.create_task(self._server.stop(self._drain_seconds), name="http server")
+        hurrying = asyncio.create_task(self._hurry.wait(), name="second stop signal")
+        await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, hurrying):
+            task.cancel()
+        await asyncio.gather(draining, hurrying, return_exceptions=True)
+
     async def _start(self) -> None:
+        await self._server.start(self._sockets)
+        self._announce.listening(self._url)
+        self._notifier.status(f"listening on {self._url}, starting engines")
         await self._control.start()
         await self._supervisor.start()
         try:
@@ -226,12 +223,10 @@ class _Service:
             await self._leases.unused()
             self._stop.set()
 
-    async def _until_end(
-        self, serving: asyncio.Task[None], starting: asyncio.Task[None], stopping: asyncio.Task[bool]
-    ) -> None:
-        await asyncio.wait({serving, starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    async def _until_end(self, starting: asyncio.Task[None], stopping: asyncio.Task[bool]) -> None:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done() and starting.exception() is None:
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await stopping
 
     async def _reload_on_request(self) -> None:
         """On SIGHUP plan again and replace the engines of the models whose plan changed."""
@@ -298,39 +293,6 @@ async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements)
             announce.ready(url, snapshots)
             return
         await asyncio.sleep(_POLL_SECONDS)
-
-
-def uvicorn_config(app: Proxy, settings: ServeConfig) -> uvicorn.Config:
-    """Return how uvicorn serves ``app``.
-
-    Raises:
-        ConfigError: the certificate or its key cannot be used.
-    """
-    config = uvicorn.Config(
-        app,
-        http=protocol_class(settings.header_seconds, settings.idle_seconds),
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=max(1, int(settings.idle_seconds)),
-        timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
-        backlog=2048,
-        ssl_certfile=settings.tls_certificate,
-        ssl_keyfile=settings.tls_key,
-    )
-    try:
-        config.load()
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise ConfigError(
-            f"cannot use the certificate {settings.tls_certificate} with its key: {error}",
-            hint="both must be PEM files that belong together",
-        ) from error
-    return config
 
 
 def collect_aliases(models: Mapping[str, ModelConfig]) -> dict[str, str]:

@@ -63,9 +63,15 @@ class _Output(asyncio.SubprocessProtocol):
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         self._closed = True
         self._changed.set()
+        self._close_when_over()
 
     def process_exited(self) -> None:
         self.exited.set()
+        self._close_when_over()
+
+    def _close_when_over(self) -> None:
+        if self._closed and self.exited.is_set() and self._transport is not None:
+            self._transport.close()
 
 
 def _resume(pipe: asyncio.ReadTransport) -> None:
@@ -128,6 +134,7 @@ class EngineProcess:
                 await asyncio.wait_for(self._output.exited.wait(), grace_seconds / 2)
         self._signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
         await self._output.exited.wait()
+        self._transport.close()
         self._drain.cancel()
         await asyncio.gather(self._drain, return_exceptions=True)
         await asyncio.to_thread(self._log.close)

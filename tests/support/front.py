@@ -23,7 +23,7 @@ from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
-from llamafile_mgr.proxy.serving import Server, uvicorn_config
+from llamafile_mgr.proxy.server import HttpServer
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
 __all__ = ["FakeModel", "Planned", "RunningFront", "running_front"]
@@ -106,17 +106,15 @@ async def running_front(
     )
     front = Front(supervisor.pools, settings, aliases)
     sockets = bind_sockets("127.0.0.1", 0)
-    server = Server(uvicorn_config(Proxy(front, keys), settings))
+    server = HttpServer(Proxy(front, keys).answer, settings)
     await supervisor.start()
-    serving = asyncio.create_task(server.serve(sockets=sockets))
+    await server.start(sockets)
     try:
-        while not server.started or (ready and not all(pool.ready for pool in supervisor.pools)):  # noqa: ASYNC110
+        while ready and not all(pool.ready for pool in supervisor.pools):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         secure = settings.tls_certificate is not None
         yield RunningFront(endpoint(sockets, secure=secure), front, supervisor)
     finally:
-        server.should_exit = True
-        server.force_exit = True
-        await serving
+        await server.stop(0.0)
         await supervisor.stop()
         close_sockets(sockets)

@@ -1,0 +1,258 @@
+"""One HTTP request on a connection, and the way back to its client."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Protocol
+
+from llamafile_mgr.errors import BodyTooLargeError
+from llamafile_mgr.proxy.http import ClientGoneError
+from llamafile_mgr.proxy.refusals import SlowBodyError
+
+__all__ = ["Exchange", "Line", "render_head"]
+
+#: Unread bytes of a body above this stop the reading until somebody wants them.
+_HIGH_WATER_BYTES = 64 * 1024
+_STATUS_LINES = {int(each): f"HTTP/1.1 {int(each)} {each.phrase}\r\n" for each in HTTPStatus}
+#: RFC 9110, 8.6 and 15.3.5: these have neither a body nor a length.
+_BODILESS = frozenset({204, 304})
+#: What ends a header's line, or is read differently by different parsers.
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Line(Protocol):
+    """The connection as its exchanges need it; ``connection.Connection`` is one."""
+
+    address: str
+    scheme: str
+    stall_seconds: float
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or hold them back while the client does not take them."""
+
+    def pause_reading(self) -> None:
+        """Take no more from the client for now."""
+
+    def resume_reading(self) -> None:
+        """Take more again."""
+
+    @property
+    def unsent(self) -> int:
+        """Return how many bytes wait for the client, 0 unless there are so many that we should wait too."""
+
+    def abort(self) -> None:
+        """End the connection at once."""
+
+
+def render_head(status: int, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a response; control characters in values become ``?``."""
+    lines = [_STATUS_LINES[status]]
+    for name, value in headers.items():
+        lines.append(f"{name}: {value if value.isprintable() else _CONTROLS.sub('?', value)}\r\n")
+    lines.append("\r\n")
+    return "".join(lines).encode("latin-1", "replace")
+
+
+class Exchange:
+    """What the client sent, and what it is answered: one whole reply, or a head and pieces.
+
+    ``target``: as sent. ``headers``: names in lower case; repeated ones are joined, so that of two hosts
+    neither is believed. ``gone``: the client has left. ``on_gone`` is called when it does.
+    ``begun``: a reply's head has been sent; ``answered``: its end too. ``reusable``: the connection may
+    serve another request.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_continued",
+        "_line",
+        "_pieces",
+        "_unread",
+        "_waiter",
+        "answered",
+        "begun",
+        "complete",
+        "expects_continue",
+        "gone",
+        "headers",
+        "method",
+        "on_gone",
+        "received",
+        "reusable",
+        "target",
+        "version",
+    )
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self.method = ""
+        self.target = b""
+        self.version = "1.1"
+        self.headers: dict[str, str] = {}
+        self.expects_continue = False
+        self.reusable = True
+        self.complete = False
+        self.received = 0
+        self.begun = False
+        self.answered = False
+        self.gone = False
+        self.on_gone: Callable[[], None] | None = None
+        self._pieces: list[bytes] = []
+        self._unread = True
+        self._continued = False
+        self._chunked = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """Return the client's address."""
+        return self._line.address
+
+    @property
+    def scheme(self) -> str:
+        """Return ``http`` or ``https``."""
+        return self._line.scheme
+
+    # What the connection tells.
+
+    def take(self, piece: bytes) -> None:
+        """Take a piece of the body; once there is an answer the rest is dropped."""
+        if self.answered:
+            return
+        self._pieces.append(piece)
+        self.received += len(piece)
+        if self._unread and self.received > _HIGH_WATER_BYTES:
+            self._line.pause_reading()
+        self.wake()
+
+    def finish_request(self) -> None:
+        """Note that the whole request is there."""
+        self.complete = True
+        self.wake()
+
+    def leave(self) -> None:
+        """Note that the client has gone."""
+        if self.gone or self.answered:
+            return
+        self.gone = True
+        self.wake()
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def wake(self) -> None:
+        """Let whoever waits for the client look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What the application does.
+
+    async def read_body(self, limit: int, idle_seconds: float) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            BodyTooLargeError: more than ``limit`` bytes were announced or came.
+            SlowBodyError: nothing came for ``idle_seconds``.
+            ClientGoneError: the client left before the end.
+        """
+        announced = self.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            raise _too_large(limit)
+        while not self.complete:
+            if self._unread:
+                self._unread = False
+                if self.expects_continue:
+                    self._continued = True
+                    self._line.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._line.resume_reading()
+            before = self.received
+            await self._wait(idle_seconds)
+            if self.received > limit:
+                raise _too_large(limit)
+            if not self.complete and self.received == before:
+                raise SlowBodyError(f"no part of the body came for {idle_seconds:g} seconds")
+        if self.received > limit:
+            raise _too_large(limit)
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        return body
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a whole reply. Raises ClientGoneError."""
+        said = {**headers}
+        if status not in _BODILESS:
+            said["content-length"] = str(len(body))
+        head = self._render_head(status, said)
+        self._line.write(head if self.method == "HEAD" or status in _BODILESS else head + body)
+        await self._drain()
+        self.answered = True
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send the head of a reply whose pieces follow."""
+        said = {**headers}
+        self._chunked = self.version == "1.1"
+        if self._chunked:
+            said["transfer-encoding"] = "chunked"
+        else:
+            self.reusable = False  # only the connection's end can tell the end of the body
+        self._line.write(self._render_head(status, said))
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece after ``begin``, without waiting for a slow client."""
+        if piece and self.method != "HEAD":
+            self._line.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+
+    async def stream(self, piece: bytes) -> None:
+        """Send a piece after ``begin`` and wait while the client lags. Raises ClientGoneError."""
+        self.write(piece)
+        await self._drain()
+
+    async def end(self) -> None:
+        """End the pieces properly. Raises ClientGoneError."""
+        if self._chunked and self.method != "HEAD":
+            self._line.write(b"0\r\n\r\n")
+        await self._drain()
+        self.answered = True
+
+    def _render_head(self, status: int, headers: dict[str, str]) -> bytes:
+        self.begun = True
+        # A client that still waits to be asked for its body may send it or not: nobody can tell which.
+        unasked = self.expects_continue and not self._continued and not self.complete
+        if unasked or headers.get("connection") == "close":
+            self.reusable = False
+        if not self.reusable:
+            headers["connection"] = "close"
+        return render_head(status, headers)
+
+    async def _drain(self) -> None:
+        """Wait while much is unsent; a client that takes nothing for ``stall_seconds`` is let go."""
+        while unsent := self._line.unsent:
+            await self._wait(self._line.stall_seconds)
+            if self._line.unsent >= unsent:
+                self._line.abort()
+                raise ClientGoneError
+        if self.gone:
+            raise ClientGoneError
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until the connection has something to tell, at most so long. Raises ClientGoneError."""
+        if not self.gone:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(seconds, self.wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        if self.gone:
+            raise ClientGoneError
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the body is larger than {limit} bytes",
+        hint="send fewer texts in a request, or raise serve.max_body_bytes",
+    )
