@@ -46,12 +46,14 @@ class _Exchange:
         "error",
         "framed",
         "headers",
+        "path",
         "started",
         "status",
         "streamed",
     )
 
-    def __init__(self, *, streamed: bool) -> None:
+    def __init__(self, path: str, *, streamed: bool) -> None:
+        self.path = path
         self.streamed = streamed
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -77,19 +79,23 @@ class _Exchange:
             self.error = error
             self.wake()
 
-    async def wait(self, seconds: float, silence: str) -> None:
+    async def wait(self, seconds: float, limit: float) -> None:
         """Wait for the next piece, or for the end of a reply that is not streamed.
 
-        After ``seconds`` the exchange fails with ``silence``. One timer and no task: this is the hot path.
+        After ``seconds``, the rest of ``limit``, the exchange fails. One timer and no task: the hot path.
         """
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        timer = loop.call_later(seconds, self.fail, EngineError(silence))
+        timer = loop.call_later(seconds, self._time_out, limit)
         try:
             await self._waiter
         finally:
             timer.cancel()
             self._waiter = None
+
+    def _time_out(self, limit: float) -> None:
+        what = "said nothing for" if self.streamed and self.answered else f"did not answer {self.path} within"
+        self.fail(EngineError(f"the engine {what} {limit:g} seconds"))
 
 
 class _Connection(asyncio.Protocol):
@@ -109,7 +115,7 @@ class _Connection(asyncio.Protocol):
     def open(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
 
-    def begin(self, data: bytes, *, streamed: bool) -> _Exchange:
+    def begin(self, data: bytes, path: str, *, streamed: bool) -> _Exchange:
         """Send a request and return its exchange.
 
         Raises:
@@ -117,7 +123,7 @@ class _Connection(asyncio.Protocol):
         """
         if self.transport is None or self.transport.is_closing():
             raise EngineLostError(f"the connection to the engine at {self.peer} is closed")
-        self.exchange = _Exchange(streamed=streamed)
+        self.exchange = _Exchange(path, streamed=streamed)
         self._parser = httptools.HttpResponseParser(self)
         self.transport.write(data)
         return self.exchange
@@ -234,7 +240,7 @@ class EngineStream:
                 return
             if exchange.error is not None:
                 raise exchange.error
-            await exchange.wait(silence_seconds, f"the engine said nothing for {silence_seconds:g} seconds")
+            await exchange.wait(silence_seconds, silence_seconds)
 
     async def read(self, silence_seconds: float) -> EngineReply:
         """Read the rest and return the whole reply; raises as ``chunks`` does."""
@@ -319,18 +325,17 @@ class EngineClient:
         """
         data = self._serialize(request)
         end = time.monotonic() + seconds
-        silence = f"the engine did not answer {request.path} within {seconds:g} seconds"
         while True:
             connection = self._take_idle() or await self._connect(min(_CONNECT_SECONDS, seconds))
             fresh = not connection.used
             try:
-                exchange = connection.begin(data, streamed=streamed)
+                exchange = connection.begin(data, request.path, streamed=streamed)
             except EngineLostError:
                 self._busy.discard(connection)
                 raise
             try:
                 # Nothing can have come yet: the bytes were written in this very step of the loop.
-                await exchange.wait(max(0.001, end - time.monotonic()), silence)
+                await exchange.wait(max(0.001, end - time.monotonic()), seconds)
             except asyncio.CancelledError:
                 self._release(connection, exchange)
                 raise

@@ -8,16 +8,16 @@ may hold at most twice what is free (the dynamic threshold of switch buffers).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from llamafile_mgr.proxy.refusals import BusyError
 
-__all__ = ["Admission", "Cost", "FairQueue", "QueueLimits", "RateMeter", "Ticket", "estimate_tokens"]
+__all__ = ["Admission", "Cost", "FairQueue", "QueueLimits", "RateMeter", "Ticket", "Turn", "estimate_tokens"]
 
 _THRESHOLD = 2
 _CHARACTERS_PER_TOKEN = 3
@@ -160,20 +160,19 @@ class RateMeter:
 
 
 class Admission:
-    """The queue of one pool, for handlers: an async context in which a request has its turn."""
+    """The queue of one pool, for handlers."""
 
     def __init__(self, limits: QueueLimits) -> None:
         self.queue = FairQueue(limits)
         self.meter = RateMeter()
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
 
-    @contextlib.asynccontextmanager
-    async def turn(self, client: str, cost: Cost) -> AsyncIterator[float]:
-        """Wait for this request's turn and hold it; yields the seconds waited.
+    def turn(self, client: str, cost: Cost) -> Turn:
+        """Return an async context in which the request has its turn."""
+        return Turn(self, client, cost)
 
-        Raises:
-            BusyError: the queue is full.
-        """
+    async def take(self, client: str, cost: Cost) -> Ticket:
+        """Wait for a turn; raises as ``Turn`` does."""
         ticket = self.queue.offer(client, cost)
         if ticket is None:
             seconds = self.meter.retry_seconds(self.queue.tokens)
@@ -182,17 +181,60 @@ class Admission:
                 retry_seconds=seconds,
                 hint=f"try again in {seconds} seconds",
             )
+        if not ticket.started:
+            waiter = self._turns[ticket] = asyncio.get_running_loop().create_future()
+            try:
+                await waiter
+            except BaseException:
+                self.give_back(ticket)
+                raise
+        return ticket
+
+    def give_back(self, ticket: Ticket) -> None:
+        """End a turn and begin the next."""
+        self._turns.pop(ticket, None)
+        for started in self.queue.leave(ticket):
+            waiter = self._turns.get(started)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+
+class Turn:
+    """A request's turn: an async context that waits for it and yields the seconds waited. A class and no
+    generator, because every request passes here.
+
+    Raises:
+        BusyError: the queue is full.
+    """
+
+    __slots__ = ("_admission", "_began", "_client", "_cost", "_ticket")
+
+    def __init__(self, admission: Admission, client: str, cost: Cost) -> None:
+        self._admission = admission
+        self._client = client
+        self._cost = cost
+        self._ticket: Ticket | None = None
+        self._began = 0.0
+
+    async def __aenter__(self) -> float:
         arrived = time.monotonic()
-        try:
-            if not ticket.started:
-                self._turns[ticket] = asyncio.get_running_loop().create_future()
-                await self._turns[ticket]
-            began = time.monotonic()
-            yield began - arrived
-            self.meter.note(began, time.monotonic(), cost.tokens)
-        finally:
-            self._turns.pop(ticket, None)
-            for started in self.queue.leave(ticket):
-                waiter = self._turns.get(started)
-                if waiter is not None and not waiter.done():
-                    waiter.set_result(None)
+        self._ticket = await self._admission.take(self._client, self._cost)
+        self._began = time.monotonic()
+        return self._began - arrived
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end(done=kind is None)
+
+    def end(self, *, done: bool) -> None:
+        """Give the place to the next; ``done``: the work counts for the measured rate."""
+        if self._ticket is None:
+            return
+        if done:
+            self._admission.meter.note(self._began, time.monotonic(), self._cost.tokens)
+        self._admission.give_back(self._ticket)
+        self._ticket = None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
+import os
 import re
-import secrets
 import time
 import urllib.parse
 from collections.abc import Mapping
-from functools import partial
 
 from llamafile_mgr.errors import (
     Error,
@@ -26,11 +24,11 @@ from llamafile_mgr.proxy.exchange import Exchange
 from llamafile_mgr.proxy.front import Front, RecentError, Route
 from llamafile_mgr.proxy.generation import StreamCutError
 from llamafile_mgr.proxy.guard import Guard
-from llamafile_mgr.proxy.holding import Delivery
+from llamafile_mgr.proxy.holding import Delivery, Patience
 from llamafile_mgr.proxy.http import ClientGoneError, Reply, Request, StreamReply, json_reply
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.openapi import render_openapi
-from llamafile_mgr.proxy.refusals import BusyError, DeadlineError
+from llamafile_mgr.proxy.refusals import BusyError
 from llamafile_mgr.proxy.routes.embedding import embedding_routes
 from llamafile_mgr.proxy.routes.generation import generation_routes
 from llamafile_mgr.proxy.routes.models import model_routes
@@ -38,7 +36,6 @@ from llamafile_mgr.proxy.routes.pages import page_routes
 from llamafile_mgr.proxy.routes.rerank import rerank_routes
 from llamafile_mgr.proxy.routes.tokens import token_routes
 from llamafile_mgr.proxy.spaces import SPACE_HEADER
-from llamafile_mgr.proxy.timing import TimeLimit
 from llamafile_mgr.supervisor.states import EngineState
 
 __all__ = ["Proxy", "make_routes"]
@@ -99,7 +96,7 @@ class Proxy:
         """Answer one request."""
         began = time.monotonic()
         given = exchange.headers.get("x-request-id", "")
-        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = given if _ID.fullmatch(given) else os.urandom(8).hex()
         entry = LogEntry(request_id, exchange.method, "")
         delivery = Delivery(exchange, {"x-request-id": request_id})
         try:
@@ -125,9 +122,7 @@ class Proxy:
             dialect, entry.route = route.dialect, route.path
             request = await self._read(exchange, route, entry, query)
             entry.progress = request.progress
-            reply = await delivery.hold(
-                partial(self._run, route, request), request.progress, self._first_drip(route, request)
-            )
+            reply = await delivery.hold(route.handler, request, self._patience(route, request))
         except Error as error:
             reply = self._refuse(error, dialect, request, entry)
             entry.error = error.code
@@ -157,18 +152,12 @@ class Proxy:
             entry.request_id,
         )
 
-    async def _run(self, route: Route, request: Request) -> Reply | StreamReply:
-        seconds = self._front.settings.request_seconds
-        try:
-            async with TimeLimit(seconds):
-                return await route.handler(request)
-        except asyncio.TimeoutError:
-            raise DeadlineError(f"there was no answer within {seconds:g} seconds") from None
-
-    def _first_drip(self, route: Route, request: Request) -> float:
-        """Return after how much silence the connection is kept alive: well before its client gives up."""
-        announced = request.read_timeout_seconds
-        return route.hold_seconds if announced is None else min(route.hold_seconds, announced / 2)
+    def _patience(self, route: Route, request: Request) -> Patience:
+        """Return when the connection is kept alive: well before its client gives up."""
+        announced, silence = request.read_timeout_seconds, route.hold_seconds
+        if announced is not None:
+            silence = min(silence, announced / 2)
+        return Patience(silence, self._front.settings.request_seconds)
 
     def _find_route(self, method: str, path: str) -> Route:
         methods = self._routes.get(path)

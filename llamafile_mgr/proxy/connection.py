@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._incoming: Exchange | None = None
+        self._offering: Exchange | None = None
         self._current: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._head_bytes = 0
@@ -143,10 +144,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # The offer of another protocol is declined by going on in this one (RFC 9110, 7.8).
-            self._parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
-                self.data_received(rest)
+            self._decline_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
             if not self._last:
@@ -158,6 +156,18 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(431)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the request again without its offer of another protocol (RFC 9110, 7.8), which Java's client
+        makes with its first; the parser takes its body for that protocol."""
+        exchange, self._offering = self._offering, None
+        self._parser = httptools.HttpRequestParser(self)
+        if exchange is None or exchange.method == "CONNECT":
+            self._refuse(400)
+            return
+        kept = [f"{n}: {v}\r\n" for n, v in exchange.headers.items() if n not in ("upgrade", "connection")]
+        line = b"%b %b HTTP/1.1\r\n" % (exchange.method.encode("latin-1"), exchange.target)
+        self.data_received(line + "".join(kept).encode("latin-1") + b"\r\n" + rest)
 
     # httptools callbacks
 
@@ -182,6 +192,9 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         exchange.method = self._parser.get_method().decode("latin-1")
+        if self._parser.should_upgrade():
+            self._offering, self._incoming = exchange, None
+            return
         exchange.version = self._parser.get_http_version()
         exchange.reusable = exchange.version == "1.1" and self._parser.should_keep_alive()
         exchange.expects_continue = exchange.headers.get("expect", "").lower() == "100-continue"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
@@ -20,7 +20,7 @@ from llamafile_mgr.proxy.metrics import ProxyMetrics
 from llamafile_mgr.proxy.routing import Choice, Router
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["Access", "Front", "Handler", "RecentError", "Route"]
+__all__ = ["Access", "Front", "Handler", "RecentError", "RequestTurn", "Route"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +107,55 @@ class Front:
             return allowed
         return min(allowed, max(0.1, announced - _BEFORE_TIMEOUT_SECONDS))
 
-    @contextlib.asynccontextmanager
-    async def turn(self, request: Request, pool: Pool, cost: Cost) -> AsyncIterator[None]:
-        """Hold a place in the pool's queue from the request's turn to its end.
+    def turn(self, request: Request, pool: Pool, cost: Cost) -> RequestTurn:
+        """Return an async context that holds a place in the pool's queue while there is a ready engine."""
+        return RequestTurn(self, request, pool, cost)
 
-        Raises:
-            BusyError: the queue is full.
-            NotReadyError: no engine became ready in time.
-        """
-        async with self.queues[pool.plan.name].turn(request.client, cost) as waited:
-            request.progress.queue_seconds = waited
-            request.progress.items = cost.items
-            if not pool.ready:
-                async with pool.lease(self.hold_seconds(request)):
-                    pass
-            began = time.monotonic()
+
+class RequestTurn:
+    """A place in the pool's queue, from the request's turn to its end: an async context.
+
+    Raises:
+        BusyError: the queue is full.
+        NotReadyError: no engine became ready in time.
+    """
+
+    __slots__ = ("_began", "_cost", "_front", "_pool", "_request", "_turn")
+
+    def __init__(self, front: Front, request: Request, pool: Pool, cost: Cost) -> None:
+        self._front = front
+        self._request = request
+        self._pool = pool
+        self._cost = cost
+        self._turn = front.queues[pool.plan.name].turn(request.client, cost)
+        self._began = 0.0
+
+    async def __aenter__(self) -> None:
+        progress = self._request.progress
+        progress.queue_seconds = await self._turn.__aenter__()
+        progress.items = self._cost.items
+        self._began = time.monotonic()
+        if not self._pool.ready:
             try:
-                yield
-            finally:
-                request.progress.engine_seconds = time.monotonic() - began
+                async with self._pool.lease(self._front.hold_seconds(self._request)):
+                    pass
+            except BaseException:
+                self._turn.end(done=False)
+                raise
+            self._began = time.monotonic()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end(done=kind is None)
+
+    def end(self, *, done: bool) -> None:
+        """End the turn; ``done``: with an answer."""
+        self._request.progress.engine_seconds = time.monotonic() - self._began
+        self._turn.end(done=done)
 
 
 def _limits(pool: Pool, settings: ServeConfig) -> QueueLimits:

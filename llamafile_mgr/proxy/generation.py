@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, json_request
 from llamafile_mgr.engines.replies import error_text
-from llamafile_mgr.engines.transport import EngineStream
+from llamafile_mgr.engines.transport import EngineClient, EngineStream
 from llamafile_mgr.errors import EngineError, EngineLostError, RequestError
 from llamafile_mgr.proxy.allowed import allowed_body
 from llamafile_mgr.proxy.dialects.errors import render_error
 from llamafile_mgr.proxy.events import EventFilter, EventStyle, render_event
 from llamafile_mgr.proxy.http import Reply, StreamReply
 from llamafile_mgr.proxy.refusals import EngineRefusedError
+from llamafile_mgr.supervisor.members import Member
 from llamafile_mgr.supervisor.pool import Pool
 
 __all__ = [
@@ -47,11 +48,11 @@ class StreamCutError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineAnswer:
-    """An engine's answer: ``whole``, or the head of a ``stream``. ``stack`` must be closed with it."""
+    """An engine's answer: ``whole``, or the head of a ``stream``. ``stack`` must be closed with a stream."""
 
-    stack: contextlib.AsyncExitStack
     whole: EngineReply | None
-    stream: EngineStream | None
+    stream: EngineStream | None = None
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
 def style_of(path: str, body: Mapping[str, Any]) -> EventStyle:
@@ -94,6 +95,7 @@ async def ask_engine(
     *,
     wait_seconds: float,
     deadline_seconds: float,
+    streamed: bool,
     headers: tuple[tuple[str, str], ...] = (),
 ) -> EngineAnswer:
     """Send a call to the least busy engine; when it dies before it answers, to the next one.
@@ -105,7 +107,7 @@ async def ask_engine(
     request = json_request(path, {"model": pool.plan.name, **body}, headers)
     for attempt in range(1, _TRIES + 1):
         try:
-            return await _ask_once(pool, request, wait_seconds, deadline_seconds)
+            return await _ask_once(pool, request, wait_seconds, deadline_seconds, streamed=streamed)
         except EngineLostError:
             if attempt == _TRIES:
                 raise
@@ -115,19 +117,28 @@ async def ask_engine(
 
 
 async def _ask_once(
-    pool: Pool, request: EngineRequest, wait_seconds: float, deadline_seconds: float
+    pool: Pool, request: EngineRequest, wait_seconds: float, deadline_seconds: float, *, streamed: bool
 ) -> EngineAnswer:
-    async with contextlib.AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(pool.lease(wait_seconds))
-        if engine.client is None:
-            raise EngineLostError(f"{engine.name} was stopped")
-        stream = await engine.client.open_stream(request, deadline_seconds=deadline_seconds)
+    if not streamed:
+        async with pool.lease(wait_seconds) as engine:
+            return EngineAnswer(await _client_of(engine).request(request, deadline_seconds=deadline_seconds))
+    lease = pool.lease(wait_seconds)
+    engine = await lease.__aenter__()
+    with contextlib.ExitStack() as stack:
+        stack.callback(lease.end)
+        stream = await _client_of(engine).open_stream(request, deadline_seconds=deadline_seconds)
         stack.callback(stream.close)
         if not stream.content_type.startswith("text/event-stream"):
-            return EngineAnswer(stack, await stream.read(deadline_seconds), None)
+            return EngineAnswer(await stream.read(deadline_seconds))
         # The lease and the connection now belong to the stream, which gives them back at its end.
-        return EngineAnswer(stack.pop_all(), None, stream)
+        return EngineAnswer(None, stream, stack.pop_all())
     raise AssertionError("unreachable")
+
+
+def _client_of(engine: Member) -> EngineClient:
+    if engine.client is None:
+        raise EngineLostError(f"{engine.name} was stopped")
+    return engine.client
 
 
 def check_reply(reply: EngineReply) -> EngineReply:
@@ -161,11 +172,11 @@ def pass_on(answer: EngineAnswer, style: EventStyle, headers: Mapping[str, str])
 
 
 async def _relay(
-    stream: EngineStream, style: EventStyle, stack: contextlib.AsyncExitStack
+    stream: EngineStream, style: EventStyle, stack: contextlib.ExitStack
 ) -> AsyncIterator[bytes]:
     """Yield the engine's events; a death midway becomes an error event and a cut connection."""
     events = EventFilter(style)
-    async with stack:
+    with stack:
         try:
             async for piece in _with_keep_alive(stream.chunks(SILENCE_SECONDS), style.takes_comments):
                 if out := (piece if piece is _KEEP_ALIVE else events.feed(piece)):

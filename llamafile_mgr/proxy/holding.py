@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from llamafile_mgr.proxy.exchange import Exchange
-from llamafile_mgr.proxy.http import ClientGoneError, Drip, Progress, Reply, StreamReply
+from llamafile_mgr.proxy.front import Handler
+from llamafile_mgr.proxy.http import ClientGoneError, Drip, Progress, Reply, Request, StreamReply
+from llamafile_mgr.proxy.refusals import DeadlineError
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "Patience"]
 
 _TYPES = {Drip.JSON: "application/json", Drip.EVENTS: "text/event-stream"}
 _LONGEST_SILENCE_SECONDS = 5.0
+#: How coarse the loop's clock may be.
+_CLOCK_SECONDS = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """``silence_seconds``: until the connection is kept alive; ``seconds``: for the whole work."""
+
+    silence_seconds: float
+    seconds: float
 
 
 class Delivery:
@@ -28,30 +40,23 @@ class Delivery:
         self.headers = headers
         self._exchange = exchange
         self._begun: Drip = Drip.NONE
-        self._timer: asyncio.TimerHandle | None = None
 
-    async def hold(
-        self, work: Callable[[], Awaitable[Reply | StreamReply]], progress: Progress, silence_seconds: float
-    ) -> Reply | StreamReply:
-        """Await ``work``; after ``silence_seconds`` of holding begin to keep the connection alive.
+    async def hold(self, handler: Handler, request: Request, patience: Patience) -> Reply | StreamReply:
+        """Await the handler's reply, and keep the connection alive meanwhile where that is needed and safe.
 
         Raises:
-            ClientGoneError: the client went away; the work is cancelled.
+            ClientGoneError: the client went away; the handler is cancelled.
+            DeadlineError: its time is over; it is cancelled.
         """
-        self._set_timer(silence_seconds, progress, silence_seconds)
-        try:
-            with _EndedByClient(self._exchange):
-                return await work()
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
+        with _Interruption(self._exchange) as interruption:
+            watch = _Watch(self, request.progress, patience, interruption)
+            try:
+                return await handler(request)
+            finally:
+                watch.cancel()
 
-    def _set_timer(self, seconds: float, progress: Progress, silence_seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, self._keep_alive, progress, silence_seconds)
-
-    def _keep_alive(self, progress: Progress, silence_seconds: float) -> None:
-        self._set_timer(min(silence_seconds, _LONGEST_SILENCE_SECONDS), progress, silence_seconds)
+    def keep_alive(self, progress: Progress) -> None:
+        """Send what the format allows while its model loads."""
         if self._begun is Drip.NONE:
             if progress.drip is Drip.NONE or progress.pool is None or progress.pool.ready:
                 return
@@ -84,7 +89,7 @@ class Delivery:
             if self._begun is Drip.NONE:
                 headers = {"content-type": reply.content_type, "cache-control": "no-store"}
                 exchange.begin(reply.status, {**headers, **reply.headers, **self.headers})
-            with _EndedByClient(exchange):
+            with _Interruption(exchange):
                 async for piece in reply.chunks:
                     await exchange.stream(piece)
                 await exchange.end()
@@ -92,21 +97,53 @@ class Delivery:
             await reply.chunks.aclose()  # type: ignore[attr-defined]
 
 
-class _EndedByClient:
-    """A context that is cancelled when the client goes away, and then raises ClientGoneError."""
+class _Watch:
+    """One timer for both: keeping the connection alive, and the end of patience."""
 
-    __slots__ = ("_exchange", "_left", "_task")
+    __slots__ = ("_delivery", "_end", "_interruption", "_patience", "_progress", "_timer")
+
+    def __init__(
+        self, delivery: Delivery, progress: Progress, patience: Patience, interruption: _Interruption
+    ) -> None:
+        self._delivery = delivery
+        self._progress = progress
+        self._patience = patience
+        self._interruption = interruption
+        loop = asyncio.get_running_loop()
+        self._end = loop.time() + patience.seconds
+        self._timer = loop.call_later(min(patience.silence_seconds, patience.seconds), self._look)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        left = self._end - loop.time()
+        if left <= _CLOCK_SECONDS:
+            said = f"there was no answer within {self._patience.seconds:g} seconds"
+            self._interruption.interrupt(DeadlineError(said))
+            return
+        wait = min(self._patience.silence_seconds, _LONGEST_SILENCE_SECONDS, left)
+        self._timer = loop.call_later(wait, self._look)
+        self._delivery.keep_alive(self._progress)
+
+
+class _Interruption:
+    """A context whose body an error can interrupt: ClientGoneError does when the client leaves."""
+
+    __slots__ = ("_error", "_exchange", "_task")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._left = False
+        self._error: Exception | None = None
         self._task: asyncio.Task[object] | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Interruption:
         if self._exchange.gone:
             raise ClientGoneError
         self._task = asyncio.current_task()
         self._exchange.on_gone = self._leave
+        return self
 
     def __exit__(
         self,
@@ -115,14 +152,17 @@ class _EndedByClient:
         traceback: TracebackType | None,
     ) -> None:
         self._exchange.on_gone = None
-        if not self._left or self._task is None:
+        if self._error is None or self._task is None:
             return
         # Somebody else who cancelled us at the same moment must not be overheard.
         cancelled_again = sys.version_info >= (3, 11) and self._task.uncancel() > 0
         if kind is asyncio.CancelledError and not cancelled_again:
-            raise ClientGoneError from None
+            raise self._error from None
+
+    def interrupt(self, error: Exception) -> None:
+        if self._error is None and self._task is not None:
+            self._error = error
+            self._task.cancel()
 
     def _leave(self) -> None:
-        self._left = True
-        if self._task is not None:
-            self._task.cancel()
+        self.interrupt(ClientGoneError())

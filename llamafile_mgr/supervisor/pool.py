@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from types import TracebackType
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
+from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, NotReadyError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.members import Member, gone_for_long, not_settled
@@ -22,8 +24,9 @@ from llamafile_mgr.supervisor.memory import resident_bytes
 from llamafile_mgr.supervisor.routing import Rates
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
+from llamafile_mgr.supervisor.throughput import Job
 
-__all__ = ["Pool", "PoolOptions"]
+__all__ = ["Lease", "Pool", "PoolOptions"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _TICK_SECONDS = 1.0
@@ -147,26 +150,24 @@ class Pool:
         """
         await self._command(lambda: self._replace(plan or self.plan))
 
-    @contextlib.asynccontextmanager
-    async def lease(self, wait_seconds: float, work: int = 0) -> AsyncIterator[Member]:
-        """Hold the least busy ready engine for one call; its ``client`` is set.
+    def lease(self, wait_seconds: float, work: int = 0) -> Lease:
+        """Return an async context that holds the least busy ready engine for one call; its ``client`` is set.
 
         ``work``: the call's tokens, by which the engine's speed is measured; 0 leaves it out.
-
-        Raises:
-            NotReadyError: no engine became ready within ``wait_seconds``, or all have failed.
         """
+        return Lease(self, wait_seconds, work)
+
+    async def take(self, wait_seconds: float) -> Member:
+        """Wait for an engine; raises as ``Lease`` does."""
         engine = await self._await_engine(wait_seconds)
-        client, began, job = engine.client, time.monotonic(), engine.take(work)
-        self._rates.begin(engine, began)
-        try:
-            yield engine
-        finally:
-            answered = client is not None and client.last_received >= began
-            self._last_call = now = time.monotonic()
-            done = work if self.plan.role is Role.EMBED else 1
-            self._rates.end(engine, done if answered else 0, now)
-            engine.give_back(job, answered=answered)
+        self._rates.begin(engine, time.monotonic())
+        return engine
+
+    def give_back(self, engine: Member, work: int, *, answered: bool) -> None:
+        """Note the end of a call."""
+        self._last_call = now = time.monotonic()
+        done = work if self.plan.role is Role.EMBED else 1
+        self._rates.end(engine, done if answered else 0, now)
 
     async def call(
         self,
@@ -397,3 +398,44 @@ class Pool:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 self._tasks.pop(engine, None)
+
+
+class Lease:
+    """An engine held for one call: an async context. A class and no generator, for every call passes here.
+
+    Raises:
+        NotReadyError: no engine became ready within ``wait_seconds``, or all have failed.
+    """
+
+    __slots__ = ("_began", "_client", "_engine", "_job", "_pool", "_wait_seconds", "_work")
+
+    def __init__(self, pool: Pool, wait_seconds: float, work: int) -> None:
+        self._pool = pool
+        self._wait_seconds = wait_seconds
+        self._work = work
+        self._began = 0.0
+        self._engine: Member | None = None
+        self._client: EngineClient | None = None
+        self._job: Job | None = None
+
+    async def __aenter__(self) -> Member:
+        engine = await self._pool.take(self._wait_seconds)
+        self._engine, self._client, self._began = engine, engine.client, time.monotonic()
+        self._job = engine.take(self._work)
+        return engine
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Give the engine back; it answered if anything came from it meanwhile."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            answered = self._client is not None and self._client.last_received >= self._began
+            self._pool.give_back(engine, self._work, answered=answered)
+            engine.give_back(self._job, answered=answered)

@@ -104,15 +104,16 @@ async def _ask(front: Front, request: Request, pool: Pool, path: str, body: dict
             body,
             wait_seconds=front.hold_seconds(request),
             deadline_seconds=front.settings.request_seconds,
+            streamed=body.get("stream") is True,
             headers=engine_headers(request.headers, request.request_id),
         )
-    except BaseException as error:
-        await turn.__aexit__(type(error), error, error.__traceback__)
+    except BaseException:
+        turn.end(done=False)
         raise
     if answer.stream is None:
-        await turn.__aexit__(None, None, None)
+        turn.end(done=True)
     else:
-        answer.stack.push_async_exit(turn)
+        answer.stack.callback(turn.end, done=True)
     return answer
 
 
@@ -192,7 +193,7 @@ async def _translate(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncItera
     """Yield what ``feed`` makes of each event and ``finish`` at the end; a death midway cuts the stream."""
     reader = EventReader()
     assert answer.stream is not None  # noqa: S101
-    async with answer.stack:
+    with answer.stack:
         try:
             async for piece in answer.stream.chunks(SILENCE_SECONDS):
                 for event in reader.feed(piece):
