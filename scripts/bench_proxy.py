@@ -1,4 +1,4 @@
-"""Measure requests a second and latency through nginx and through our proxy, before one static upstream."""
+"""Measure requests a second and latency through nginx, our proxy and LiteLLM's before one upstream."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -50,7 +51,11 @@ def run_upstream(flags: Sequence[str]) -> None:
     port = int(flags[flags.index("--port") + 1])
     folder = Path(tempfile.mkdtemp(prefix="bench-upstream-"))
     text = "x" * (ANSWER_BYTES - 140)
-    answer = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    head = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+    answer = json.dumps({**head, "choices": [choice], "usage": usage})
     (folder / "answer.json").write_text(answer)
     server = f"""server {{ listen 127.0.0.1:{port} reuseport; root {folder}; default_type application/json;
 location = /health {{ return 200 '{{"status":"ok"}}'; }}
@@ -86,8 +91,35 @@ async def run_proxy() -> None:
 
 
 @contextmanager
-def proxies() -> Iterator[dict[str, str]]:
-    """Start ours and nginx; yields name -> base URL."""
+def litellm_proxy(program: str | None, upstream: int) -> Iterator[dict[str, str]]:
+    """Start LiteLLM's proxy where its program is given; yields name -> base URL."""
+    if program is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        parameters = {
+            "model": "openai/m",
+            "api_base": f"http://127.0.0.1:{upstream}/v1",
+            "api_key": "none",
+        }
+        config = {"model_list": [{"model_name": "m", "litellm_params": parameters}]}
+        (Path(folder) / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+        command = [program, "--config", f"{folder}/config.yaml", "--host", "127.0.0.1", "--port", str(port)]
+        quiet = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        process = subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield {"litellm": f"http://127.0.0.1:{port}"}
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@contextmanager
+def proxies(litellm: str | None = None) -> Iterator[dict[str, str]]:
+    """Start ours, nginx and, where its program is given, LiteLLM's; yields name -> base URL."""
     ours = subprocess.Popen(
         [sys.executable, __file__, "proxy"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -107,9 +139,11 @@ proxy_set_header Connection ""; }} }}"""
         "ours": started["url"],
     }
     try:
-        for url in urls.values():
-            await_answer(url)
-        yield urls
+        with litellm_proxy(litellm, started["upstream"]) as more:
+            urls |= more
+            for url in urls.values():
+                await_answer(url)
+            yield urls
     finally:
         nginx.terminate()
         nginx.wait(5)
@@ -118,10 +152,11 @@ proxy_set_header Connection ""; }} }}"""
 
 
 def await_answer(url: str) -> None:
-    body = b'{"messages": [{"role": "user", "content": "x"}]}'
-    for _ in range(100):
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
+    request = urllib.request.Request(url + PATH, body, {"content-type": "application/json"})
+    for _ in range(1200):
         try:
-            with urllib.request.urlopen(urllib.request.Request(url + PATH, body), timeout=5) as reply:
+            with urllib.request.urlopen(request, timeout=5) as reply:
                 assert len(reply.read()) > ANSWER_BYTES * 0.9
                 return
         except OSError:  # noqa: PERF203
@@ -152,8 +187,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--litellm", metavar="PROGRAM", help="measure LiteLLM's proxy too")
     options = parser.parse_args()
-    with proxies() as urls, tempfile.TemporaryDirectory() as folder:
+    with proxies(options.litellm) as urls, tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
         script.write_text(WRK_SCRIPT)
         found: dict[tuple[str, int], list[Measured]] = {}
@@ -168,6 +204,8 @@ def main() -> None:
         median = medians[name, connections]
         print(f"{name:8} {connections:3} connections {rate:9.0f} requests/s  median {median:7.3f} ms")
     print(f"ours / nginx, 16 connections: {rates['ours', 16] / rates['nginx', 16]:.2f}")
+    if ("litellm", 16) in rates:
+        print(f"ours / LiteLLM, 16 connections: {rates['ours', 16] / rates['litellm', 16]:.0f}")
     print(f"added median latency, 1 connection: {medians['ours', 1] - medians['direct', 1]:.3f} ms")
 
 

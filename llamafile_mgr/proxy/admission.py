@@ -56,13 +56,21 @@ class Ticket:
     started: bool = False
 
 
+@dataclass(slots=True)
+class _Share:
+    """What one client holds."""
+
+    items: int = 0
+    tokens: int = 0
+
+
 class FairQueue:
     """Admits, orders and bounds; returns what may start and does nothing itself."""
 
     def __init__(self, limits: QueueLimits) -> None:
         self._limits = limits
         self._waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()
-        self._held: dict[str, Cost] = {}
+        self._shares: dict[str, _Share] = {}
         self.active = 0
         self.items = 0
         self.tokens = 0
@@ -77,14 +85,18 @@ class FairQueue:
 
         A request larger than the whole queue is taken while the queue is empty: it could never run else.
         """
-        held = self._held.get(client, Cost(0, 0))
+        share = self._shares.get(client) or _Share()
         if self.items and not (
-            self._fits(held.items, cost.items, self.items, self._limits.items)
-            and self._fits(held.tokens, cost.tokens, self.tokens, self._limits.tokens)
+            self._fits(share.items, cost.items, self.items, self._limits.items)
+            and self._fits(share.tokens, cost.tokens, self.tokens, self._limits.tokens)
         ):
             return None
+        self._shares[client] = share
         ticket = Ticket(client, cost)
-        self._hold(client, cost, +1)
+        self._hold(share, cost, +1)
+        if not self._waiting and self.active < self._limits.active:
+            self._start(ticket)
+            return ticket
         self._waiting.setdefault(client, deque()).append(ticket)
         self._start_some()
         return ticket
@@ -96,7 +108,10 @@ class FairQueue:
 
     def leave(self, ticket: Ticket) -> list[Ticket]:
         """Give a place back, whether it ran or still waited; return the tickets that may start now."""
-        self._hold(ticket.client, ticket.cost, -1)
+        share = self._shares.get(ticket.client) or _Share()
+        self._hold(share, ticket.cost, -1)
+        if share.items <= 0 and share.tokens <= 0:
+            self._shares.pop(ticket.client, None)
         if ticket.started:
             self.active -= 1
         else:
@@ -116,20 +131,19 @@ class FairQueue:
                 self._waiting.move_to_end(client)
             else:
                 del self._waiting[client]
-            ticket.started = True
-            self.active += 1
+            self._start(ticket)
             started.append(ticket)
         return started
 
-    def _hold(self, client: str, cost: Cost, sign: int) -> None:
-        held = self._held.get(client, Cost(0, 0))
-        now = Cost(held.items + sign * cost.items, held.tokens + sign * cost.tokens)
+    def _start(self, ticket: Ticket) -> None:
+        ticket.started = True
+        self.active += 1
+
+    def _hold(self, share: _Share, cost: Cost, sign: int) -> None:
+        share.items += sign * cost.items
+        share.tokens += sign * cost.tokens
         self.items += sign * cost.items
         self.tokens += sign * cost.tokens
-        if now.items or now.tokens:
-            self._held[client] = now
-        else:
-            self._held.pop(client, None)
 
 
 @dataclass(slots=True)

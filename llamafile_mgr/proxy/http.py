@@ -81,15 +81,19 @@ class Request:
             ) from error
         if not isinstance(value, dict):
             raise RequestError(f"the body must be a JSON object, not {type(value).__name__}")
-        if _is_deeper(value, _MAX_DEPTH):
+        opened = self.body.count(b"{") + self.body.count(b"[")
+        if opened > _MAX_DEPTH and _is_deeper(value, _MAX_DEPTH):
             raise RequestError(f"the body is nested more than {_MAX_DEPTH} levels deep")
         return {key: item for key, item in value.items() if item is not None}
 
     @property
     def read_timeout_seconds(self) -> float | None:
         """Return how long the client waits for the next byte, where it says so (OpenAI's clients do)."""
+        announced = self.headers.get("x-stainless-read-timeout")
+        if announced is None:
+            return None
         try:
-            seconds = float(self.headers.get("x-stainless-read-timeout", ""))
+            seconds = float(announced)
         except ValueError:
             return None
         return seconds if 0 < seconds < 1e6 else None
