@@ -267,19 +267,53 @@ def haystack_embeddings(url: str) -> None:
     check([document.embedding for document in ollama.run(documents)["documents"]])
 
 
+def chroma_embeddings(url: str) -> None:
+    import chromadb
+    from chromadb.utils import embedding_functions
+
+    for function in (
+        embedding_functions.OpenAIEmbeddingFunction(api_key="x", model_name="m", api_base=f"{url}/v1"),
+        embedding_functions.OllamaEmbeddingFunction(url=url, model_name="m"),
+        embedding_functions.HuggingFaceEmbeddingServer(url=f"{url}/embed"),
+    ):
+        check(function(TEXTS))
+        quiet = chromadb.config.Settings(anonymized_telemetry=False)
+        collection = chromadb.EphemeralClient(quiet).create_collection(
+            f"c{type(function).__name__}{url.rsplit(':', 1)[1]}", embedding_function=function
+        )
+        collection.add(ids=[str(number) for number in range(len(TEXTS))], documents=TEXTS)
+        found = collection.query(query_texts=[TEXTS[1]], n_results=1)
+        assert found["ids"] == [["1"]]
+
+
+def run_llm(home: str, url: str, *arguments: str) -> str:
+    own = {"LLM_USER_PATH": home, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "sk-x"}
+    done = subprocess.run(
+        [sys.executable, "-m", "llm", *arguments],
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def llm_embeddings(url: str) -> None:
     with tempfile.TemporaryDirectory() as home:
-        own = {"LLM_USER_PATH": home, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "sk-x"}
-        done = subprocess.run(
-            [sys.executable, "-m", "llm", "embed", "-m", "3-small", "-c", TEXTS[0]],
-            env={**os.environ, **own},
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    check([json.loads(done.stdout)], TEXTS[:1])
+        printed = run_llm(home, url, "embed", "-m", "3-small", "-c", TEXTS[0])
+    check([json.loads(printed)], TEXTS[:1])
+
+
+def llm_chat(url: str) -> None:
+    """Whole and streamed; an answer of the tiny model may be any text, but an error is none."""
+    with tempfile.TemporaryDirectory() as home:
+        model = {"model_id": "local", "model_name": "llamafile", "api_base": f"{url}/v1"}
+        Path(home, "extra-openai-models.yaml").write_text(json.dumps([model]))  # JSON is YAML
+        for more in ("--no-stream", "--no-log"):
+            printed = run_llm(home, url, "-m", "local", "-o", "max_tokens", "4", "Say hello.", more)
+            assert "Error" not in printed
 
 
 def llama_index_other_embeddings(url: str) -> None:
@@ -370,7 +404,9 @@ PROBES: dict[str, Callable[[str], None]] = {
     "litellm embeddings": litellm_embeddings,
     "litellm chat": litellm_chat,
     "haystack embeddings": haystack_embeddings,
+    "chroma embeddings": chroma_embeddings,
     "llm embed": llm_embeddings,
+    "llm chat": llm_chat,
     "llama-index OpenAI, Ollama, TEI": llama_index_other_embeddings,
     "rare dialects": rare_dialects,
 }
@@ -389,6 +425,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what these packages say while they are imported is not ours to mend
     for _module in (
         *(("any_llm",) if sys.version_info >= (3, 11) else ()),
+        "chromadb",
         "cohere",
         "haystack.components.embedders",
         "haystack_integrations.components.embedders.ollama",
