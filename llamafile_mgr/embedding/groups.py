@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamafile_mgr.embedding.engine_pool import EngineConnection, EnginePool, Replica
-from llamafile_mgr.embedding.vectors import find_bad, normalise
+from llamafile_mgr.embedding.vectors import scale_rows
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors
 from llamafile_mgr.engines.replies import error_text, says_too_long
@@ -102,8 +102,8 @@ class GroupRunner:
 
         When it is none again, either the text is to blame or the engine, which then has to prove itself.
         """
-        bad = find_bad(answer.vectors)
-        results = _share_out(answer, tokens, bad)
+        units, bad = scale_rows(answer.vectors)
+        results = _share_out(units, bad.tolist(), answer.prompt_tokens, tokens)
         for index in np.flatnonzero(bad).tolist():
             if len(texts) == 1:
                 engine.suspect()
@@ -189,13 +189,16 @@ class GroupRunner:
         return answer
 
 
-def _share_out(answer: EngineVectors, tokens: Sequence[int], bad: NDArray[np.int8]) -> list[ItemResult]:
-    """Return the results of the good rows, and empty ones in the place of the others."""
-    total, estimated = answer.prompt_tokens, max(1, sum(tokens))
+def _share_out(
+    units: NDArray[np.float32], bad: Sequence[int], total: int | None, tokens: Sequence[int]
+) -> list[ItemResult]:
+    """Return the results of the good rows, and empty ones in the place of the others.
+
+    ``total``: the engine's own count of all tokens, which is shared out by the estimates ``tokens``.
+    """
+    estimated = max(1, sum(tokens))
     alone = total if len(tokens) == 1 else None
-    units = normalise(answer.vectors[bad == 0]) if (bad == 0).any() else answer.vectors[:0]
-    rows = iter(units)
     return [
-        ItemResult(next(rows), None, alone, (total or 0) * count / estimated) if not wrong else ItemResult()
-        for count, wrong in zip(tokens, bad, strict=True)
+        ItemResult() if wrong else ItemResult(row, None, alone, (total or 0) * count / estimated)
+        for row, count, wrong in zip(units, tokens, bad, strict=True)
     ]

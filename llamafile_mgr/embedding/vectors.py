@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.errors import EngineError
 
-__all__ = ["cosines", "find_bad", "normalise"]
+__all__ = ["cosines", "normalise", "scale_rows"]
 
 #: Below this length a vector has no direction worth the name; engines write zeros where they failed.
 _SHORTEST = 1e-12
@@ -19,23 +19,22 @@ def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         EngineError: NaN, infinity or a zero vector; the message names the first culprit's index.
     """
-    bad = find_bad(vectors)
+    units, bad = scale_rows(vectors)
     if bad.any():
         index = int(np.argmax(bad != 0))
         what = "a zero vector" if bad[index] == 1 else "numbers that are not finite"
         raise EngineError(f"the engine gave {what} for text {index}")
-    wide = vectors.astype(np.float64)
-    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    unit: NDArray[np.float32] = (wide / lengths[:, np.newaxis]).astype(np.float32)
-    return unit
+    return units
 
 
-def find_bad(vectors: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Return for each row 0 when it is a vector, 1 when it is zero, 2 when it has NaN or infinity."""
+def scale_rows(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Return the rows at unit length, and for each 0 when it is a vector, 1 when it is zero, 2 when it has
+    NaN or infinity; such rows are left as they are."""
     wide = vectors.astype(np.float64)
     lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    finite = np.isfinite(lengths)
-    return np.where(finite, lengths < _SHORTEST, 2).astype(np.int8)
+    bad = np.where(np.isfinite(lengths), lengths < _SHORTEST, 2).astype(np.int8)
+    lengths[bad != 0] = 1.0
+    return (wide / lengths[:, np.newaxis]).astype(np.float32), bad
 
 
 def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:

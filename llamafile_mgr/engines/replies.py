@@ -89,7 +89,7 @@ def stack_vectors(rows: list[object], count: int) -> NDArray[np.float32]:
     vectors = [_read_vector(row) for row in rows]
     if len({len(vector) for vector in vectors}) != 1:
         raise EngineError("the engine gave vectors of different widths")
-    return np.stack(vectors)
+    return np.stack(vectors) if len(vectors) > 1 else vectors[0][np.newaxis]
 
 
 def _read_vector(row: object) -> NDArray[np.float32]:
