@@ -57,6 +57,12 @@ def test_a_name_that_is_not_served_is_answered_and_said(service: Service) -> Non
 
 
 def test_a_stream_arrives_as_it_is_made(service: Service) -> None:
+    """Held back, all would come at the end; a test that was not run for a while sees that too, so it may try
+    again."""
+    assert min(first_share_of_a_stream(service) for _ in range(3)) < 0.8
+
+
+def first_share_of_a_stream(service: Service) -> float:
     body = {
         "messages": [{"role": "user", "content": "x"}],
         "max_tokens": 400,
@@ -71,7 +77,7 @@ def test_a_stream_arrives_as_it_is_made(service: Service) -> None:
             if line.startswith("data: {"):
                 arrivals.append(time.monotonic() - began)
     assert len(arrivals) > 100
-    assert arrivals[0] < 0.8 * arrivals[-1]  # held back, they would all come at the end
+    return arrivals[0] / arrivals[-1]
 
 
 def test_a_client_that_leaves_frees_the_engine(service: Service) -> None:
