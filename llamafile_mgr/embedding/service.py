@@ -81,7 +81,7 @@ class Embedder:
         self._counter = TokenCounter(pool, self._counters.tokenize.add)
         self._runner = GroupRunner(pool, self._counters.engine.add)
         self._scheduler = Scheduler(
-            self._runner, options.policy or make_policy(pool.plan), self._ready_replicas
+            self._runner, options.policy or make_policy(pool.plan), self._ready_replicas, self._note_wait
         )
 
     @property
@@ -96,6 +96,9 @@ class Embedder:
 
     def _ready_replicas(self) -> int:
         return sum(engine.width for engine in self.pool.engines if engine.ready)
+
+    def _note_wait(self, lane: Lane, seconds: float, texts: int) -> None:
+        self._counters.waiting[lane].add(seconds, texts)
 
     def stats(self) -> EmbedderStats:
         """Return what was done so far and what waits now."""
