@@ -46,13 +46,16 @@ class EmbedOptions:
 def make_policy(plan: Plan) -> BatchPolicy:
     """Return how texts are grouped for engines of this plan.
 
-    Engines that take one text a request get as many requests at once as they have slots.
+    A query waits for one group of bulk at an engine, never for two. Engines that take one text a request get
+    as many requests at once as they have slots: their queries wait for the first slot. A GPU gets a second
+    group, since its groups are so short that it would idle between two requests.
     """
     most = family_rules(plan.family).max_texts
     if most == 1:
         return BatchPolicy(group_texts=1, bulk_groups=max(1, plan.settings.slots))
     default = BatchPolicy()
-    return replace(default, group_texts=min(default.group_texts, most))
+    on_gpu = plan.settings.gpu not in (None, "disable")
+    return replace(default, group_texts=min(default.group_texts, most), bulk_groups=2 if on_gpu else 1)
 
 
 class Embedder:
