@@ -24,6 +24,7 @@ from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors
 from llamafile_mgr.engines.replies import error_text, says_too_long
 from llamafile_mgr.errors import EngineError, EngineLostError, Error, InputTooLongError
+from llamafile_mgr.planner.plans import Plan
 
 __all__ = ["Budget", "GroupRunner", "ItemResult"]
 
@@ -65,7 +66,6 @@ class GroupRunner:
     def __init__(self, pool: EnginePool, observe: Callable[[float], None] = lambda _: None) -> None:
         self._observe = observe
         self._pool = pool
-        self._rules = family_rules(pool.plan.family)
         self._suspects = asyncio.Lock()
         self._dead: weakref.WeakSet[EngineConnection] = weakref.WeakSet()
         self.requests = 0
@@ -79,7 +79,7 @@ class GroupRunner:
         except Error as error:
             return [ItemResult(error=error)] * len(texts)
         try:
-            answer = self._read(reply, len(texts))
+            answer = _read(engine.plan, reply, len(texts))
         except Error as error:
             if len(texts) == 1:
                 if reply.status == 200:
@@ -127,7 +127,8 @@ class GroupRunner:
         for _ in range(_DEATHS_ALONE):
             try:
                 engine, reply = await self._ask([text], tokens, budget)
-                return (await self._check([text], [tokens], engine, self._read(reply, 1), budget))[0]
+                answer = _read(engine.plan, reply, 1)
+                return (await self._check([text], [tokens], engine, answer, budget))[0]
             except EngineLostError as error:  # noqa: PERF203  # an engine's death outweighs a try
                 lost = error
             except Error as error:
@@ -147,7 +148,6 @@ class GroupRunner:
             NotReadyError: no engine became ready in time.
             EngineError: the budget is spent.
         """
-        request = self._rules.embed(texts)
         while True:
             now = time.monotonic()
             if now >= budget.end:
@@ -155,6 +155,7 @@ class GroupRunner:
             wait_seconds = max(0.001, min(budget.ready_by, budget.end) - now)
             async with self._pool.lease(wait_seconds, tokens) as engine:
                 client = engine.client
+                request = family_rules(engine.plan.family).embed(texts)
                 reply, lost = await self._ask_engine(client, request, budget)
             if lost is not None and not await engine.was_ended(client):
                 raise lost
@@ -179,14 +180,20 @@ class GroupRunner:
         finally:
             self._observe(time.monotonic() - began)
 
-    def _read(self, reply: EngineReply, count: int) -> EngineVectors:
-        if says_too_long(reply):
-            raise InputTooLongError(f"the engine refused the text as too long: {error_text(reply)}")
-        answer = self._rules.read_vectors(reply, count)
-        width, known = answer.vectors.shape[1], self._pool.plan.dimensions
-        if known is not None and width != known:
-            raise EngineError(f"the engine gave a vector of {width} dimensions where {known} were expected")
-        return answer
+
+def _read(plan: Plan, reply: EngineReply, count: int) -> EngineVectors:
+    """Return the vectors in the reply of an engine with this plan. Raises EngineError."""
+    if says_too_long(reply):
+        raise InputTooLongError(f"the engine refused the text as too long: {error_text(reply)}")
+    answer = family_rules(plan.family).read_vectors(reply, count)
+    rows, width = answer.vectors.shape
+    if rows != count:
+        raise EngineError(f"the engine gave {rows} vectors for {count} texts")
+    if plan.dimensions is not None and width != plan.dimensions:
+        raise EngineError(
+            f"the engine gave a vector of {width} dimensions where {plan.dimensions} were expected"
+        )
+    return answer
 
 
 def _share_out(answer: EngineVectors, tokens: Sequence[int], bad: NDArray[np.int8]) -> list[ItemResult]:

@@ -57,7 +57,8 @@ class _Finished:
 
 
 class Scheduler:
-    """Queues texts for one pool. ``replicas`` tells how many engines can be asked now.
+    """Queues texts for one pool. ``policy`` and ``replicas`` tell how groups are made for the engines that
+    the pool has now, and how many of them can be asked.
 
     ``observe`` is told the lane, the seconds that texts of one call waited to be sent, and their number.
     """
@@ -65,14 +66,15 @@ class Scheduler:
     def __init__(
         self,
         runner: Runner,
-        policy: BatchPolicy,
+        policy: Callable[[], BatchPolicy],
         replicas: Callable[[], int],
         observe: Callable[[Lane, float, int], None] = lambda *_: None,
     ) -> None:
         self._runner = runner
+        self._policy = policy
         self._replicas = replicas
         self._observe = observe
-        self._queue = Queue(policy)
+        self._queue = Queue(policy())
         self._numbers = itertools.count()
         self._calls: dict[int, _Call] = {}
         self._inbox: deque[tuple[int, _Call] | int | _Finished] = deque()
@@ -120,6 +122,7 @@ class Scheduler:
                 self._wake.clear()
                 while self._inbox:
                     self._read(self._inbox.popleft())
+                self._queue.policy = self._policy()
                 while (group := self._queue.next_group(self._replicas())) is not None:
                     self._send(group)
                 if self._queue.idle:

@@ -151,7 +151,7 @@ class LoadingEngine(StubEngine):
 
 async def test_an_engine_that_loads_is_waited_for() -> None:
     pool = StubPool()
-    pool.engines[0] = LoadingEngine()
+    pool.engines[0] = LoadingEngine(pool.plan)
     [result] = await run(pool, ["a"])
     assert result.error is None
 
@@ -196,7 +196,7 @@ async def test_failures_of_old_engines_stay_with_their_text(
             return await super().answer(client, request)
 
     pool = StubPool(make_plan(family=family))
-    pool.engines[0] = OldEngine()
+    pool.engines[0] = OldEngine(pool.plan)
     embedder = Embedder(pool, wait_seconds=5)
     result = await embedder.embed(EmbedRequest(("good", "bad", "fine"), keep_going=True))
     assert [outcome.error is None for outcome in result.outcomes] == [True, False, True]

@@ -58,7 +58,7 @@ ONE_A_REQUEST = make_plan(family=Family.V2, slots=3)
 @pytest.mark.parametrize(("plan", "slots"), [(make_plan(), 1), (ONE_A_REQUEST, 3)], ids=["v10", "v2"])
 async def test_a_query_waits_for_one_group_of_bulk(plan: Plan, slots: int, replicas: int) -> None:
     engines = TickingEngines(replicas, slots)
-    scheduler = Scheduler(engines, make_policy(plan), lambda: replicas)
+    scheduler = Scheduler(engines, lambda: make_policy(plan), lambda: replicas)
     end = time.monotonic() + 60
 
     def ask(texts: int, lane: Lane) -> asyncio.Task[list[ItemResult | None]]:
