@@ -9,6 +9,7 @@ die of when they are given nothing else is to blame.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 import weakref
@@ -60,14 +61,19 @@ class Budget:
 class GroupRunner:
     """Runs groups on a pool. ``tokens`` of a group are the caller's estimates, for sharing out sums.
 
+    ``wait_seconds``: so long a text is held when engines are lost, however old its call is by then.
     ``observe`` is told the seconds of every request; ``requests`` counts them.
     """
 
-    def __init__(self, pool: EnginePool, observe: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self, pool: EnginePool, *, wait_seconds: float, observe: Callable[[float], None] = lambda _: None
+    ) -> None:
+        self._wait_seconds = wait_seconds
         self._observe = observe
         self._pool = pool
         self._suspects = asyncio.Lock()
         self._dead: weakref.WeakSet[EngineConnection] = weakref.WeakSet()
+        self._last_seen = -math.inf
         self.requests = 0
 
     async def run(self, texts: Sequence[str], tokens: Sequence[int], budget: Budget) -> list[ItemResult]:
@@ -152,7 +158,8 @@ class GroupRunner:
             now = time.monotonic()
             if now >= budget.end:
                 raise EngineError("the text was not computed within the call's deadline")
-            wait_seconds = max(0.001, min(budget.ready_by, budget.end) - now)
+            ready_by = max(budget.ready_by, self._last_seen + self._wait_seconds)
+            wait_seconds = max(0.001, min(ready_by, budget.end) - now)
             async with self._pool.lease(wait_seconds, tokens) as engine:
                 client = engine.client
                 request = family_rules(engine.plan.family).embed(texts)
@@ -178,7 +185,10 @@ class GroupRunner:
             self._dead.add(client)
             return None, None if was_dead else error
         finally:
-            self._observe(time.monotonic() - began)
+            ended = time.monotonic()
+            self._observe(ended - began)
+            if not was_dead:
+                self._last_seen = ended
 
 
 def _read(plan: Plan, reply: EngineReply, count: int) -> EngineVectors:

@@ -79,7 +79,7 @@ class Embedder:
         self._cache = cache
         self._counters = Counters()
         self._setup = self._set_up()
-        self._runner = GroupRunner(pool, self._counters.engine.add)
+        self._runner = GroupRunner(pool, wait_seconds=wait_seconds, observe=self._counters.engine.add)
         self._scheduler = Scheduler(
             self._runner, lambda: self._present.policy, self._ready_replicas, self._note_wait
         )

@@ -182,10 +182,11 @@ class StubPool:
 
     @contextlib.asynccontextmanager
     async def lease(self, wait_seconds: float, work: int = 0) -> AsyncIterator[StubEngine]:
-        ready = [index for index, engine in enumerate(self.engines) if engine.ready]
-        if not ready:
-            await asyncio.sleep(wait_seconds)
-            raise NotReadyError("the model stub is not ready yet")
+        end = asyncio.get_running_loop().time() + wait_seconds
+        while not (ready := [index for index, engine in enumerate(self.engines) if engine.ready]):
+            if asyncio.get_running_loop().time() >= end:
+                raise NotReadyError("the model stub is not ready yet")
+            await asyncio.sleep(0.001)
         chosen = min(ready, key=lambda index: self._leases[index])
         engine, leases = self.engines[chosen], self._leases
         leases[chosen] += 1
