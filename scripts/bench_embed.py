@@ -11,8 +11,10 @@ import argparse
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -29,14 +31,17 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from llamafile_mgr.benchmarking.texts import read_docstrings  # noqa: E402
+from llamafile_mgr.embedding.batching import BatchPolicy  # noqa: E402
+from llamafile_mgr.embedding.lengths import estimate_tokens  # noqa: E402
 from llamafile_mgr.engines.messages import json_request  # noqa: E402
 from llamafile_mgr.engines.transport import EngineClient  # noqa: E402
 from llamafile_mgr.store import Store  # noqa: E402
 
 MODEL = "all-minilm-l6-v2"
-BATCH, CLIENTS, QUERIES = 64, 64, 15
+BATCH, CLIENTS = 64, 64
+QUERY_ROUNDS, LONE_QUERIES = 5, 12
 #: What one group of ours holds, for the time that a query may have to wait.
-GROUP_CHARACTERS = 256 * 4
+GROUP_TOKENS = BatchPolicy().group_tokens
 SECONDS = 300.0
 
 
@@ -159,29 +164,52 @@ async def time_one(server: Server, texts: Sequence[str]) -> float:
     return time.perf_counter() - began
 
 
-async def measure_queries(server: Server, texts: Sequence[str]) -> dict[str, float]:
-    """Return medians in seconds: a lone query, a group, and a query that arrives during a bulk job."""
-    queries = [f"how do I use {text.split()[0]} number {n}?" for n, text in enumerate(texts[:QUERIES])]
-    lone = [await time_one(server, [query]) for query in queries]
-    group, size = [], 0
-    for text in texts:
-        size += len(text)
+def pack_group(texts: Sequence[str]) -> list[str]:
+    """Return as many of the first texts as one group of ours holds."""
+    group, room = [texts[0]], GROUP_TOKENS - estimate_tokens(texts[0])
+    for text in texts[1:]:
+        room -= estimate_tokens(text)
+        if room < 0:
+            break
         group.append(text)
-        if size > GROUP_CHARACTERS:
-            break
-    groups = [await time_one(server, group) for _ in range(5)]
+    return group
+
+
+async def measure_queries(server: Server, texts: Sequence[str]) -> dict[str, float]:
+    """Return seconds: medians of a lone query, of a group, and of a query that arrives during a bulk job.
+
+    Every round measures all three. Queries arrive at random moments of the job, as soon as its groups are
+    under way.
+    """
+    lone: list[float] = []
+    groups: list[float] = []
     busy: list[float] = []
-    bulk = asyncio.create_task(in_batches(server, texts, len(texts)))
-    await asyncio.sleep(0.2)
-    for query in queries:
-        seconds = await time_one(server, [query + " please"])
-        if bulk.done():
-            break
-        busy.append(seconds)
-        await asyncio.sleep(0.05)
-    await bulk
-    median = statistics.median
-    return {"lone": median(lone), "group": median(groups), "busy": median(busy), "busy_count": len(busy)}
+    moments = random.Random(7)
+    numbers = itertools.count()
+
+    def query() -> list[str]:
+        number = next(numbers)
+        return [f"how do I use {texts[number % len(texts)].split()[0]} number {number}?"]
+
+    step = len(texts) // QUERY_ROUNDS
+    for at in range(0, step * QUERY_ROUNDS, step):
+        part = texts[at : at + step]
+        lone += [await time_one(server, query()) for _ in range(LONE_QUERIES)]
+        groups += [await time_one(server, pack_group(part[n:])) for n in range(0, step, step // 4)]
+        bulk = asyncio.create_task(in_batches(server, part, len(part)))
+        while not bulk.done():
+            await asyncio.sleep(moments.uniform(0.02, 0.2))
+            seconds = await time_one(server, query())
+            if not bulk.done():
+                busy.append(seconds)
+        await bulk
+    return {
+        "lone": statistics.median(lone),
+        "group": statistics.median(groups),
+        "busy": statistics.median(busy),
+        "busy_95th": statistics.quantiles(busy, n=20)[-1],
+        "busy_count": len(busy),
+    }
 
 
 async def measure_cache(server: Server, texts: Sequence[str]) -> tuple[float, float]:
@@ -246,7 +274,7 @@ async def run_all(options: argparse.Namespace, home: Path) -> dict[str, object]:
         for number, at in enumerate(range(0, len(texts), step)):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 await arms[name].measure(texts[at : at + step])
-        queries = await measure_queries(served, texts[:200])
+        queries = await measure_queries(served, texts)
         await direct.client.close()
         await served.client.close()
     cache_home = home / "bench-cache"
@@ -282,6 +310,7 @@ def report(
         "docs_per_second": {arm.name: round(arm.rate, 1) for arm in arms.values()},
         "by_round": {arm.name: [round(value, 1) for value in arm.rounds] for arm in arms.values()},
         "query_milliseconds": {k: round(1000 * v, 1) for k, v in queries.items() if k != "busy_count"},
+        "queries_during_bulk": int(queries["busy_count"]),
         "index_seconds": {"first": round(cache[0], 2), "second": round(cache[1], 3)},
         "ratios": [
             {
@@ -302,6 +331,7 @@ def print_report(result: dict[str, object]) -> None:
         rows: dict[str, object] = result[title]  # type: ignore[assignment]
         for name, value in rows.items():
             print(f"  {name:36} {value}")
+    print(f"queries during bulk: {result['queries_during_bulk']}")
     print("ratios")
     for row in result["ratios"]:  # type: ignore[attr-defined]
         verdict = "met" if row["met"] else "NOT MET"

@@ -7,7 +7,7 @@ starves. Within a lane calls take turns, and texts of several calls share a grou
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -24,16 +24,14 @@ class Lane(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
-    """``group_tokens``, ``group_texts``: the most that one request to an engine carries. Two groups of 256
-    tokens under way were 3 to 10 % faster than one of 512, which lets the engine idle between two requests,
-    and a query waits no longer behind them. ``bulk_groups``: groups of bulk under way per replica, of which a
-    group of queries takes up all. ``extra_groups``: what queries may have under way on top.
-    ``queries_in_a_row``: groups of queries after which bulk gets a turn.
+    """``group_tokens``, ``group_texts``: the most that one request to an engine carries. ``bulk_groups``:
+    groups of bulk under way per replica; with one a query waits for no more than one. ``extra_groups``: what
+    queries may have under way on top. ``queries_in_a_row``: groups of queries after which bulk gets a turn.
     """
 
     group_tokens: int = 256
     group_texts: int = 32
-    bulk_groups: int = 2
+    bulk_groups: int = 1
     extra_groups: int = 1
     queries_in_a_row: int = 4
 
@@ -50,25 +48,29 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Texts for one request to an engine, the longest first."""
+    """Texts for one request to an engine, the longest first. ``place``: the replica that it is counted at."""
 
     lane: Lane
     items: tuple[Item, ...]
+    place: int
 
 
 class Queue:
-    """The texts that wait, and how many groups are under way. One task writes it."""
+    """The texts that wait, and how many groups are under way. One task writes it.
+
+    A group is counted at the place with the fewest, since the pool sends it to the engine with the fewest.
+    """
 
     def __init__(self, policy: BatchPolicy) -> None:
         self.policy = policy
         self._waiting: dict[Lane, OrderedDict[int, deque[Item]]] = {lane: OrderedDict() for lane in Lane}
-        self._in_flight = dict.fromkeys(Lane, 0)
+        self._places: list[Counter[Lane]] = []
         self._queries_in_a_row = 0
 
     @property
     def idle(self) -> bool:
         """Tell whether nothing waits and nothing is under way."""
-        return not any(self._waiting.values()) and not any(self._in_flight.values())
+        return not any(self._waiting.values()) and not any(place.total() for place in self._places)
 
     def depth(self, lane: Lane) -> int:
         """Return how many texts wait in ``lane``."""
@@ -87,30 +89,36 @@ class Queue:
 
     def finish(self, group: Group) -> None:
         """Note that a group is no longer under way."""
-        self._in_flight[group.lane] -= 1
+        self._places[group.place][group.lane] -= 1
 
     def next_group(self, replicas: int) -> Group | None:
         """Return the next group to send, which then counts as under way; None while nothing may be sent.
 
         ``replicas``: the engines that can be asked now, at least 1.
         """
-        lane = self._choose_lane(max(1, replicas))
+        replicas = max(1, replicas)
+        self._places += [Counter() for _ in range(replicas - len(self._places))]
+        place = min(range(replicas), key=lambda at: self._places[at].total())
+        under_way = self._places[place]
+        lane = self._choose_lane(under_way[Lane.BULK], under_way[Lane.QUERY])
         if lane is None:
             return None
         self._queries_in_a_row = self._queries_in_a_row + 1 if lane is Lane.QUERY else 0
-        self._in_flight[lane] += 1
-        return Group(lane, self._pack(lane))
+        under_way[lane] += 1
+        return Group(lane, self._pack(lane), place)
 
-    def _choose_lane(self, replicas: int) -> Lane | None:
-        """Bulk waits while queries are with the engines: texts that share a batch wait for each other."""
-        policy, total = self.policy, sum(self._in_flight.values())
+    def _choose_lane(self, bulk_groups: int, query_groups: int) -> Lane | None:
+        """Return whose group goes to a replica with so many under way.
+
+        Bulk waits while queries are with the engine: texts that share a batch wait for each other.
+        """
+        policy = self.policy
         bulk, query = bool(self._waiting[Lane.BULK]), bool(self._waiting[Lane.QUERY])
         turn_of_bulk = bulk and (not query or self._queries_in_a_row >= policy.queries_in_a_row)
         if turn_of_bulk:
-            taken = self._in_flight[Lane.BULK] + policy.bulk_groups * self._in_flight[Lane.QUERY]
-            return Lane.BULK if taken < policy.bulk_groups * replicas else None
-        room = (policy.bulk_groups + policy.extra_groups) * replicas
-        return Lane.QUERY if query and total < room else None
+            return Lane.BULK if bulk_groups < policy.bulk_groups and not query_groups else None
+        room = policy.bulk_groups + policy.extra_groups
+        return Lane.QUERY if query and bulk_groups + query_groups < room else None
 
     def _pack(self, lane: Lane) -> tuple[Item, ...]:
         """Take items from the lane's calls in turn until the group is full; the first always fits.

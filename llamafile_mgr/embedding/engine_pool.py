@@ -20,8 +20,10 @@ class EngineConnection(Protocol):
 
 
 class Replica(Protocol):
-    """One engine of a pool. ``client`` is set while it may be asked. ``width``: engines behind it."""
+    """One engine of a pool. ``client`` is set while it may be asked. ``plan``: how it was launched, which
+    the pool's is no longer while it drains. ``width``: engines behind it."""
 
+    plan: Plan
     width: int
 
     @property

@@ -9,6 +9,7 @@ die of when they are given nothing else is to blame.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 import weakref
@@ -24,6 +25,7 @@ from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors
 from llamafile_mgr.engines.replies import error_text, says_too_long
 from llamafile_mgr.errors import EngineError, EngineLostError, Error, InputTooLongError
+from llamafile_mgr.planner.plans import Plan
 
 __all__ = ["Budget", "GroupRunner", "ItemResult"]
 
@@ -59,15 +61,19 @@ class Budget:
 class GroupRunner:
     """Runs groups on a pool. ``tokens`` of a group are the caller's estimates, for sharing out sums.
 
+    ``wait_seconds``: so long a text is held when engines are lost, however old its call is by then.
     ``observe`` is told the seconds of every request; ``requests`` counts them.
     """
 
-    def __init__(self, pool: EnginePool, observe: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self, pool: EnginePool, *, wait_seconds: float, observe: Callable[[float], None] = lambda _: None
+    ) -> None:
+        self._wait_seconds = wait_seconds
         self._observe = observe
         self._pool = pool
-        self._rules = family_rules(pool.plan.family)
         self._suspects = asyncio.Lock()
         self._dead: weakref.WeakSet[EngineConnection] = weakref.WeakSet()
+        self._last_seen = -math.inf
         self.requests = 0
 
     async def run(self, texts: Sequence[str], tokens: Sequence[int], budget: Budget) -> list[ItemResult]:
@@ -79,7 +85,7 @@ class GroupRunner:
         except Error as error:
             return [ItemResult(error=error)] * len(texts)
         try:
-            answer = self._read(reply, len(texts))
+            answer = _read(engine.plan, reply, len(texts))
         except Error as error:
             if len(texts) == 1:
                 if reply.status == 200:
@@ -127,7 +133,8 @@ class GroupRunner:
         for _ in range(_DEATHS_ALONE):
             try:
                 engine, reply = await self._ask([text], tokens, budget)
-                return (await self._check([text], [tokens], engine, self._read(reply, 1), budget))[0]
+                answer = _read(engine.plan, reply, 1)
+                return (await self._check([text], [tokens], engine, answer, budget))[0]
             except EngineLostError as error:  # noqa: PERF203  # an engine's death outweighs a try
                 lost = error
             except Error as error:
@@ -147,14 +154,15 @@ class GroupRunner:
             NotReadyError: no engine became ready in time.
             EngineError: the budget is spent.
         """
-        request = self._rules.embed(texts)
         while True:
             now = time.monotonic()
             if now >= budget.end:
                 raise EngineError("the text was not computed within the call's deadline")
-            wait_seconds = max(0.001, min(budget.ready_by, budget.end) - now)
+            ready_by = max(budget.ready_by, self._last_seen + self._wait_seconds)
+            wait_seconds = max(0.001, min(ready_by, budget.end) - now)
             async with self._pool.lease(wait_seconds, tokens) as engine:
                 client = engine.client
+                request = family_rules(engine.plan.family).embed(texts)
                 reply, lost = await self._ask_engine(client, request, budget)
             if lost is not None and not await engine.was_ended(client):
                 raise lost
@@ -177,16 +185,25 @@ class GroupRunner:
             self._dead.add(client)
             return None, None if was_dead else error
         finally:
-            self._observe(time.monotonic() - began)
+            ended = time.monotonic()
+            self._observe(ended - began)
+            if not was_dead:
+                self._last_seen = ended
 
-    def _read(self, reply: EngineReply, count: int) -> EngineVectors:
-        if says_too_long(reply):
-            raise InputTooLongError(f"the engine refused the text as too long: {error_text(reply)}")
-        answer = self._rules.read_vectors(reply, count)
-        width, known = answer.vectors.shape[1], self._pool.plan.dimensions
-        if known is not None and width != known:
-            raise EngineError(f"the engine gave a vector of {width} dimensions where {known} were expected")
-        return answer
+
+def _read(plan: Plan, reply: EngineReply, count: int) -> EngineVectors:
+    """Return the vectors in the reply of an engine with this plan. Raises EngineError."""
+    if says_too_long(reply):
+        raise InputTooLongError(f"the engine refused the text as too long: {error_text(reply)}")
+    answer = family_rules(plan.family).read_vectors(reply, count)
+    rows, width = answer.vectors.shape
+    if rows != count:
+        raise EngineError(f"the engine gave {rows} vectors for {count} texts")
+    if plan.dimensions is not None and width != plan.dimensions:
+        raise EngineError(
+            f"the engine gave a vector of {width} dimensions where {plan.dimensions} were expected"
+        )
+    return answer
 
 
 def _share_out(

@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from llamafile_mgr.embedding.batching import Lane
+
 __all__ = ["SECONDS", "Counters", "EmbedderStats", "Histogram", "HistogramSnapshot"]
 
 #: Upper bounds of the buckets, in seconds; a last bucket has no bound.
@@ -34,10 +36,10 @@ class Histogram:
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
 
-    def add(self, value: float) -> None:
-        """Count one value; one that equals a bound belongs below it."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._total += value
+    def add(self, value: float, times: int = 1) -> None:
+        """Count a value so many times; one that equals a bound belongs below it."""
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._total += value * times
 
     def snapshot(self) -> HistogramSnapshot:
         """Return the counts so far."""
@@ -50,8 +52,8 @@ class EmbedderStats:
 
     ``texts``: asked for. ``tokens``: of them, counted or shared out. ``groups``: sent to engines, repeats
     included. ``truncated``: texts that were cut, by how. ``failed``: texts without a vector.
-    ``queue_depth``: texts that wait now, by lane. Seconds: ``tokenize`` per counted text, ``engine`` per
-    group, ``total`` per call.
+    ``queue_depth``: texts that wait now, by lane. Seconds: ``tokenize`` per counted text, ``waiting`` per
+    text by lane, until its group was sent, ``engine`` per group, ``total`` per call.
     """
 
     calls: int
@@ -65,6 +67,7 @@ class EmbedderStats:
     truncated: Mapping[str, int]
     queue_depth: Mapping[str, int]
     tokenize_seconds: HistogramSnapshot
+    waiting_seconds: Mapping[str, HistogramSnapshot]
     engine_seconds: HistogramSnapshot
     total_seconds: HistogramSnapshot
 
@@ -82,6 +85,7 @@ class Counters:
     failed: int = 0
     truncated: dict[str, int] = field(default_factory=dict)
     tokenize: Histogram = field(default_factory=Histogram)
+    waiting: dict[Lane, Histogram] = field(default_factory=lambda: {lane: Histogram() for lane in Lane})
     engine: Histogram = field(default_factory=Histogram)
     total: Histogram = field(default_factory=Histogram)
 
@@ -99,6 +103,7 @@ class Counters:
             truncated=dict(self.truncated),
             queue_depth=dict(queue_depth),
             tokenize_seconds=self.tokenize.snapshot(),
+            waiting_seconds={lane.value: waits.snapshot() for lane, waits in self.waiting.items()},
             engine_seconds=self.engine.snapshot(),
             total_seconds=self.total.snapshot(),
         )

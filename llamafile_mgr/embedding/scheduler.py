@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llamafile_mgr.embedding.batching import BatchPolicy, Group, Item, Lane, Queue
@@ -34,15 +35,17 @@ class Runner(Protocol):
 
 @dataclass(slots=True)
 class _Call:
-    """A caller that waits for its texts. ``stop_early``: the first error ends it."""
+    """A caller that waits for its texts. ``stop_early``: the first error ends it. ``began``: when it came,
+    on the monotonic clock."""
 
     items: tuple[Item, ...]
     lane: Lane
     budget: Budget
     stop_early: bool
     done: asyncio.Future[None]
-    results: list[ItemResult | None] = field(default_factory=list)
-    missing: int = 0
+    results: list[ItemResult | None]
+    missing: int
+    began: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,24 @@ class _Finished:
 
 
 class Scheduler:
-    """Queues texts for one pool. ``replicas`` tells how many engines can be asked now."""
+    """Queues texts for one pool. ``policy`` and ``replicas`` tell how groups are made for the engines that
+    the pool has now, and how many of them can be asked.
 
-    def __init__(self, runner: Runner, policy: BatchPolicy, replicas: Callable[[], int]) -> None:
+    ``observe`` is told the lane, the seconds that texts of one call waited to be sent, and their number.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        policy: Callable[[], BatchPolicy],
+        replicas: Callable[[], int],
+        observe: Callable[[Lane, float, int], None] = lambda *_: None,
+    ) -> None:
         self._runner = runner
+        self._policy = policy
         self._replicas = replicas
-        self._queue = Queue(policy)
+        self._observe = observe
+        self._queue = Queue(policy())
         self._numbers = itertools.count()
         self._calls: dict[int, _Call] = {}
         self._inbox: deque[tuple[int, _Call] | int | _Finished] = deque()
@@ -84,7 +99,8 @@ class Scheduler:
             for position, (text, count) in enumerate(zip(texts, tokens, strict=True))
         )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        call = _Call(items, lane, budget, stop_early, done, [None] * len(items), len(items))
+        began = time.monotonic()
+        call = _Call(items, lane, budget, stop_early, done, [None] * len(items), len(items), began)
         self._tell((number, call))
         try:
             await done
@@ -106,6 +122,7 @@ class Scheduler:
                 self._wake.clear()
                 while self._inbox:
                     self._read(self._inbox.popleft())
+                self._queue.policy = self._policy()
                 while (group := self._queue.next_group(self._replicas())) is not None:
                     self._send(group)
                 if self._queue.idle:
@@ -158,8 +175,15 @@ class Scheduler:
                 task.cancel()
 
     def _send(self, group: Group) -> None:
-        budgets = [self._calls[item.call].budget for item in group.items]
-        budget = Budget(max(each.ready_by for each in budgets), max(each.end for each in budgets))
+        now = time.monotonic()
+        calls = [
+            (self._calls[number], texts) for number, texts in Counter(i.call for i in group.items).items()
+        ]
+        for call, texts in calls:
+            self._observe(call.lane, now - call.began, texts)
+        budget = Budget(
+            max(call.budget.ready_by for call, _ in calls), max(call.budget.end for call, _ in calls)
+        )
         work = self._runner.run(
             [item.text for item in group.items], [item.tokens for item in group.items], budget
         )

@@ -46,13 +46,16 @@ class EmbedOptions:
 def make_policy(plan: Plan) -> BatchPolicy:
     """Return how texts are grouped for engines of this plan.
 
-    Engines that take one text a request get as many requests at once as they have slots.
+    A query waits for one group of bulk at an engine, never for two. Engines that take one text a request get
+    as many requests at once as they have slots: their queries wait for the first slot. A GPU gets a second
+    group, since its groups are so short that it would idle between two requests.
     """
     most = family_rules(plan.family).max_texts
     if most == 1:
         return BatchPolicy(group_texts=1, bulk_groups=max(1, plan.settings.slots))
     default = BatchPolicy()
-    return replace(default, group_texts=min(default.group_texts, most))
+    on_gpu = plan.settings.gpu not in (None, "disable")
+    return replace(default, group_texts=min(default.group_texts, most), bulk_groups=2 if on_gpu else 1)
 
 
 class Embedder:
@@ -70,32 +73,46 @@ class Embedder:
     ) -> None:
         options = options or EmbedOptions()
         self.pool = pool
-        self._known_space = (pool.plan, fingerprint_space(pool.plan))
         self._wait_seconds = wait_seconds
         self._deadline_seconds = deadline_seconds
-        self._input_type = options.input_type
-        self._end = end_text(pool.plan)
-        self._limit = text_limit(pool.plan)
-        self._cache = cache if pool.plan.weights_digest is not None else None
+        self._options = options
+        self._cache = cache
         self._counters = Counters()
-        self._counter = TokenCounter(pool, self._counters.tokenize.add)
-        self._runner = GroupRunner(pool, self._counters.engine.add)
+        self._setup = self._set_up()
+        self._runner = GroupRunner(pool, wait_seconds=wait_seconds, observe=self._counters.engine.add)
         self._scheduler = Scheduler(
-            self._runner, options.policy or make_policy(pool.plan), self._ready_replicas
+            self._runner, lambda: self._present.policy, self._ready_replicas, self._note_wait
         )
 
     @property
     def vector_space(self) -> str:
         """Return the fingerprint of the vectors that the pool's engines give now."""
-        plan, space = self._known_space
-        if plan is not self.pool.plan:
-            plan = self.pool.plan
-            space = fingerprint_space(plan)
-            self._known_space = (plan, space)
-        return space
+        return self._present.space
+
+    @property
+    def _present(self) -> _Setup:
+        """Return what follows from the plan of the pool's engines; a restart may have changed it."""
+        if self._setup.plan is not self.pool.plan:
+            self._setup = self._set_up()
+        return self._setup
+
+    def _set_up(self) -> _Setup:
+        plan = self.pool.plan
+        return _Setup(
+            plan=plan,
+            space=fingerprint_space(plan),
+            end=end_text(plan),
+            limit=text_limit(plan),
+            policy=self._options.policy or make_policy(plan),
+            counter=TokenCounter(self.pool, self._counters.tokenize.add),
+            cache=self._cache if plan.weights_digest is not None else None,
+        )
 
     def _ready_replicas(self) -> int:
         return sum(engine.width for engine in self.pool.engines if engine.ready)
+
+    def _note_wait(self, lane: Lane, seconds: float, texts: int) -> None:
+        self._counters.waiting[lane].add(seconds, texts)
 
     def stats(self) -> EmbedderStats:
         """Return what was done so far and what waits now."""
@@ -124,26 +141,32 @@ class Embedder:
             counters.total.add(time.monotonic() - began)
 
     async def _embed(self, request: EmbedRequest, budget: Budget) -> EmbedResult:
-        """Return vectors of one space: all are made anew when other engines came meanwhile."""
+        """Return vectors of one space: all are made anew when other engines came meanwhile. What failed is
+        tried anew then too, since the call was made for the engines before."""
         while True:
-            space = self.vector_space
-            result = await self._embed_in(space, request, budget)
-            if space == self.vector_space:
-                return result
+            setup = self._present
+            try:
+                result = await self._embed_with(setup, request, budget)
+            except Error:
+                if setup is self._present:
+                    raise
+            else:
+                if setup.space == self.vector_space:
+                    return result
 
-    async def _embed_in(self, space: str, request: EmbedRequest, budget: Budget) -> EmbedResult:
-        plan = self.pool.plan
+    async def _embed_with(self, setup: _Setup, request: EmbedRequest, budget: Budget) -> EmbedResult:
+        plan = setup.plan
         check_dimensions(request.dimensions, plan, plan.dimensions)
         _check_texts(request.texts)
-        kind = request.input_type or self._input_type
-        prompt = make_prompt(plan.model, kind, request.task, self._end)
-        work = _Work(space, request, budget, [prompt.apply(text) for text in request.texts])
+        kind = request.input_type or self._options.input_type
+        prompt = make_prompt(plan.model, kind, request.task, setup.end)
+        work = _Work(setup, request, budget, [prompt.apply(text) for text in request.texts])
         await self._look_up(work, {text.text for text in work.prompted})
         await self._fit(work)
         await self._look_up(work, {text for fitted in work.fitted for text, _ in fitted.pieces})
         lane = Lane.QUERY if len(request.texts) == 1 or kind is InputType.QUERY else Lane.BULK
         await self._compute(work, lane)
-        result = assemble(work.fitted, work.computed, space, plan.dimensions)
+        result = assemble(work.fitted, work.computed, setup.space, plan.dimensions)
         self._count(result)
         if request.return_chunks:
             result = replace(result, chunks=collect_chunks(work.fitted, work.computed))
@@ -153,10 +176,10 @@ class Embedder:
         """Take from the cache what it knows of ``texts``."""
         texts = texts - work.looked_up
         work.looked_up |= texts
-        if self._cache is None or not work.request.use_cache or not texts:
+        if work.cache is None or not texts:
             return
         keys = {text_key(text): text for text in texts}
-        known = await self._cache.get(work.space, list(keys))
+        known = await work.cache.get(work.setup.space, list(keys))
         for key, entry in known.items():
             work.computed[keys[key]] = Computed(
                 entry.vector, entry.tokens, entry.tokens or estimate_tokens(keys[key]), cached=True
@@ -164,7 +187,7 @@ class Embedder:
 
     async def _fit(self, work: _Work) -> None:
         """Apply the length policy to every text that is not known whole."""
-        request = work.request
+        request, setup = work.request, work.setup
 
         async def fit(index: int) -> FittedText:
             text = work.prompted[index]
@@ -172,9 +195,9 @@ class Embedder:
                 return await fit_text(
                     text,
                     request.truncation,
-                    self._limit,
-                    lambda piece: self._count_tokens(piece, work.budget),
-                    name=self.pool.plan.name,
+                    setup.limit,
+                    lambda piece: _count_tokens(setup.counter, piece, work.budget),
+                    name=setup.plan.name,
                     index=index,
                 )
             except RequestError as error:
@@ -186,18 +209,10 @@ class Embedder:
         unsure = [
             index
             for index, text in enumerate(work.prompted)
-            if text.text not in work.computed and not surely_fits(text.text, self._limit)
+            if text.text not in work.computed and not surely_fits(text.text, setup.limit)
         ]
         for index, fitted in zip(unsure, await _gather([fit(index) for index in unsure]), strict=True):
             work.fitted[index] = fitted
-
-    async def _count_tokens(self, text: str, budget: Budget) -> int:
-        now = time.monotonic()
-        return await self._counter.count(
-            text,
-            wait_seconds=max(0.001, budget.ready_by - now),
-            deadline_seconds=max(0.001, budget.end - now),
-        )
 
     async def _compute(self, work: _Work, lane: Lane) -> None:
         """Embed what is not known, each different text once, and keep it."""
@@ -231,8 +246,8 @@ class Embedder:
             share = result.share or exact or estimate_tokens(text)
             work.computed[text] = Computed(result.vector, exact, share)
             fresh[text_key(text)] = CachedVector(result.vector, exact)
-        if self._cache is not None and work.request.use_cache and work.space == self.vector_space:
-            self._cache.put(work.space, fresh)
+        if work.cache is not None and work.setup.space == self.vector_space:
+            work.cache.put(work.setup.space, fresh)
 
     def _note_failure(self, work: _Work, text: str, error: Error) -> None:
         """Keep a text's error for its outcome, or raise it when the call must not go on."""
@@ -253,17 +268,44 @@ class Embedder:
                 counters.truncated[how] = counters.truncated.get(how, 0) + 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    """What follows from a plan. ``end``: what ends every text. ``limit``: the most tokens of a text."""
+
+    plan: Plan
+    space: str
+    end: str
+    limit: int | None
+    policy: BatchPolicy
+    counter: TokenCounter
+    cache: CacheThread | None
+
+
 @dataclass(slots=True)
 class _Work:
     """One call under way. ``computed``: by final text. ``fitted``: one per text."""
 
-    space: str
+    setup: _Setup
     request: EmbedRequest
     budget: Budget
     prompted: Sequence[PromptedText]
     fitted: list[FittedText] = field(default_factory=list)
     computed: dict[str, Computed] = field(default_factory=dict)
     looked_up: set[str] = field(default_factory=set)
+
+    @property
+    def cache(self) -> CacheThread | None:
+        """Return the cache that this call may use."""
+        return self.setup.cache if self.request.use_cache else None
+
+
+async def _count_tokens(counter: TokenCounter, text: str, budget: Budget) -> int:
+    now = time.monotonic()
+    return await counter.count(
+        text,
+        wait_seconds=max(0.001, budget.ready_by - now),
+        deadline_seconds=max(0.001, budget.end - now),
+    )
 
 
 def _check_texts(texts: Sequence[str]) -> None:

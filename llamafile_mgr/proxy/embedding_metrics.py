@@ -53,6 +53,14 @@ def render_embedding_metrics(stats: Mapping[str, EmbedderStats]) -> str:
             _by(stats, "lane", lambda each: each.queue_depth),
         )
     )
+    parts.append(
+        render_metric(
+            "llamafile_waiting_seconds",
+            "histogram",
+            "How long texts waited to be sent to an engine, by lane.",
+            _seconds_by_lane(stats),
+        )
+    )
     parts += [
         render_metric(name, "histogram", text, _seconds(stats, read))
         for name, (text, read) in _HISTOGRAMS.items()
@@ -70,7 +78,16 @@ def _by(
 
 def _seconds(
     stats: Mapping[str, EmbedderStats], read: Callable[[EmbedderStats], HistogramSnapshot]
-) -> Iterable[Sample]:
+) -> Iterator[Sample]:
     for model, each in stats.items():
-        histogram = read(each)
-        yield from histogram_samples({"model": model}, histogram.bounds, histogram.counts, histogram.total)
+        yield from _samples({"model": model}, read(each))
+
+
+def _seconds_by_lane(stats: Mapping[str, EmbedderStats]) -> Iterator[Sample]:
+    for model, each in stats.items():
+        for lane, histogram in sorted(each.waiting_seconds.items()):
+            yield from _samples({"model": model, "lane": lane}, histogram)
+
+
+def _samples(labels: Mapping[str, str], histogram: HistogramSnapshot) -> Iterable[Sample]:
+    return histogram_samples(labels, histogram.bounds, histogram.counts, histogram.total)

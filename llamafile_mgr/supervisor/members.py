@@ -6,6 +6,7 @@ from typing import Protocol
 
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineStartError
+from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
 from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot
@@ -22,6 +23,7 @@ class Member(Protocol):
     """One of a pool. Its own task alone changes it; see ``Engine`` for what each of these promises."""
 
     name: str
+    plan: Plan
     state: EngineState
     cause: Diagnosis | None
     in_flight: int

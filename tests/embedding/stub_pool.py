@@ -80,6 +80,7 @@ class StubClient:
 class StubEngine:
     """Answers one group after another; ``gate`` must be set for it to answer at all."""
 
+    plan: Plan
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     ready: bool = True
     groups: list[list[str]] = field(default_factory=list)
@@ -165,8 +166,14 @@ class StubPool:
 
     def __init__(self, plan: Plan | None = None, replicas: int = 1) -> None:
         self.plan = plan or make_plan()
-        self.engines = [StubEngine() for _ in range(replicas)]
+        self.engines = [StubEngine(self.plan) for _ in range(replicas)]
         self._leases = dict.fromkeys(range(replicas), 0)
+
+    def replace(self, plan: Plan) -> None:
+        """Put new engines in the place of the old, which finish what they have."""
+        self.plan = plan
+        self.engines = [StubEngine(plan) for _ in self.engines]
+        self._leases = dict.fromkeys(self._leases, 0)
 
     @property
     def groups(self) -> list[list[str]]:
@@ -175,16 +182,18 @@ class StubPool:
 
     @contextlib.asynccontextmanager
     async def lease(self, wait_seconds: float, work: int = 0) -> AsyncIterator[StubEngine]:
-        ready = [index for index, engine in enumerate(self.engines) if engine.ready]
-        if not ready:
-            await asyncio.sleep(wait_seconds)
-            raise NotReadyError("the model stub is not ready yet")
+        end = asyncio.get_running_loop().time() + wait_seconds
+        while not (ready := [index for index, engine in enumerate(self.engines) if engine.ready]):
+            if asyncio.get_running_loop().time() >= end:
+                raise NotReadyError("the model stub is not ready yet")
+            await asyncio.sleep(0.001)
         chosen = min(ready, key=lambda index: self._leases[index])
-        self._leases[chosen] += 1
+        engine, leases = self.engines[chosen], self._leases
+        leases[chosen] += 1
         try:
-            yield self.engines[chosen]
+            yield engine
         finally:
-            self._leases[chosen] -= 1
+            leases[chosen] -= 1
 
     async def call(
         self, request: EngineRequest, *, wait_seconds: float, deadline_seconds: float

@@ -97,6 +97,39 @@ def test_groups_under_way_are_limited_by_replica() -> None:
     assert queue.next_group(2).lane is Lane.QUERY  # type: ignore[union-attr]
 
 
+def test_a_query_at_one_replica_holds_back_no_other() -> None:
+    queue = Queue(POLICY)
+    add(queue, Lane.BULK, 0, *[100] * 6)
+    first, second = queue.next_group(2), queue.next_group(2)
+    add(queue, Lane.QUERY, 1, 10)
+    query = queue.next_group(2)
+    assert first is not None
+    assert second is not None
+    assert query is not None
+    assert query.place == first.place != second.place
+    queue.finish(second)
+    third = queue.next_group(2)
+    assert third is not None
+    assert (third.lane, third.place) == (Lane.BULK, second.place)
+    queue.finish(first)
+    assert queue.next_group(2) is None, "bulk would share the query's batch"
+    queue.finish(query)
+    assert queue.next_group(2).place == first.place  # type: ignore[union-attr]
+
+
+def test_fewer_replicas_get_fewer_groups() -> None:
+    queue = Queue(POLICY)
+    add(queue, Lane.BULK, 0, *[100] * 6)
+    groups = [queue.next_group(3) for _ in range(3)]
+    assert queue.next_group(1) is None
+    for group in groups[1:]:
+        assert group is not None
+        queue.finish(group)
+    assert queue.next_group(1) is None
+    queue.finish(groups[0])  # type: ignore[arg-type]
+    assert queue.next_group(1) is not None
+
+
 def test_calls_take_turns_and_share_groups() -> None:
     queue = Queue(POLICY)
     add(queue, Lane.BULK, 0, *[20] * 20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -289,6 +289,12 @@ def test_engines_that_take_one_text_get_as_many_requests_as_slots() -> None:
     assert make_policy(make_plan(family=Family.V2, slots=3)).bulk_groups == 3
     assert make_policy(make_plan(family=Family.V1)).group_texts == 1
     assert make_policy(make_plan()) == BatchPolicy()
+
+
+def test_a_gpu_gets_a_second_group_of_bulk() -> None:
+    plan = make_plan()
+    for word, groups in ((None, 1), ("disable", 1), ("nvidia", 2)):
+        assert make_policy(replace(plan, settings=replace(plan.settings, gpu=word))).bulk_groups == groups
 
 
 async def test_counters() -> None:

@@ -41,9 +41,14 @@ FAULTS = {
 }
 
 
+WAIT_SECONDS = 5.0
+
+
 async def run(pool: StubPool, texts: Sequence[str], seconds: float = 5.0) -> list[ItemResult]:
     end = time.monotonic() + seconds
-    return await GroupRunner(pool).run(texts, [count_tokens(text) for text in texts], Budget(end, end))
+    return await GroupRunner(pool, wait_seconds=WAIT_SECONDS).run(
+        texts, [count_tokens(text) for text in texts], Budget(end, end)
+    )
 
 
 @settings(deadline=None)
@@ -75,7 +80,7 @@ async def test_two_groups_that_lose_one_engine_do_not_blame_each_other() -> None
     pool = StubPool()
     pool.engines[0].gate.clear()
     end = time.monotonic() + 5
-    runner = GroupRunner(pool)
+    runner = GroupRunner(pool, wait_seconds=WAIT_SECONDS)
     groups = [[f"{name} {n}" for n in range(4)] for name in ("a", "b")]
     groups[1][2] += DEADLY
     tasks = [asyncio.create_task(runner.run(group, [3] * 4, Budget(end, end))) for group in groups]
@@ -90,7 +95,7 @@ async def test_a_group_whose_engine_is_killed_by_others_blames_no_text() -> None
     pool = StubPool()
     engine = pool.engines[0]
     end = time.monotonic() + 5
-    runner = GroupRunner(pool)
+    runner = GroupRunner(pool, wait_seconds=WAIT_SECONDS)
     task = asyncio.create_task(runner.run(["a", "b"], [3, 3], Budget(end, end)))
     for killed in range(1, 7):
         engine.gate.clear()
@@ -151,7 +156,7 @@ class LoadingEngine(StubEngine):
 
 async def test_an_engine_that_loads_is_waited_for() -> None:
     pool = StubPool()
-    pool.engines[0] = LoadingEngine()
+    pool.engines[0] = LoadingEngine(pool.plan)
     [result] = await run(pool, ["a"])
     assert result.error is None
 
@@ -165,6 +170,22 @@ async def test_a_dead_engine_that_is_still_taken_for_ready_blames_nobody() -> No
     await asyncio.sleep(0.05)
     engine.client = StubClient(engine)
     assert [result.error for result in await call] == [None, None]
+
+
+async def test_a_text_of_an_old_call_is_held_as_long_when_its_engine_dies() -> None:
+    pool = StubPool()
+    engine = pool.engines[0]
+    engine.gate.clear()
+    now = time.monotonic()
+    runner = GroupRunner(pool, wait_seconds=WAIT_SECONDS)
+    call = asyncio.create_task(runner.run(["a"], [3], Budget(now + 0.01, now + WAIT_SECONDS)))
+    await asyncio.sleep(0.05)
+    engine.end()
+    engine.ready = False
+    engine.gate.set()
+    await asyncio.sleep(0.05)
+    engine.ready = True
+    assert [result.error for result in await call] == [None]
 
 
 #: What engines of the classic family and of llamafiler answer to one text that they cannot serve, under
@@ -196,7 +217,7 @@ async def test_failures_of_old_engines_stay_with_their_text(
             return await super().answer(client, request)
 
     pool = StubPool(make_plan(family=family))
-    pool.engines[0] = OldEngine()
+    pool.engines[0] = OldEngine(pool.plan)
     embedder = Embedder(pool, wait_seconds=5)
     result = await embedder.embed(EmbedRequest(("good", "bad", "fine"), keep_going=True))
     assert [outcome.error is None for outcome in result.outcomes] == [True, False, True]

@@ -12,6 +12,8 @@ from llamafile_mgr.embedding.batching import BatchPolicy, Lane
 from llamafile_mgr.embedding.groups import Budget, ItemResult
 from llamafile_mgr.embedding.scheduler import Scheduler
 
+POLICY = BatchPolicy(group_texts=4)
+
 
 class SlowRunner:
     """Answers when its gate is open."""
@@ -39,7 +41,7 @@ async def answered(call: asyncio.Task[list[ItemResult | None]]) -> bool:
 async def test_leaving_at_any_moment_takes_no_place_and_no_neighbour() -> None:
     for turns in range(8):
         runner = SlowRunner()
-        scheduler = Scheduler(runner, BatchPolicy(group_texts=4, bulk_groups=1), lambda: 1)
+        scheduler = Scheduler(runner, lambda: POLICY, lambda: 1)
         leaving, staying = ask(scheduler, "a"), ask(scheduler, "b")
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -53,7 +55,7 @@ async def test_leaving_at_any_moment_takes_no_place_and_no_neighbour() -> None:
 async def test_a_group_that_nobody_waits_for_frees_its_place() -> None:
     for turns in range(8):
         runner = SlowRunner()
-        scheduler = Scheduler(runner, BatchPolicy(group_texts=4, bulk_groups=1), lambda: 1)
+        scheduler = Scheduler(runner, lambda: POLICY, lambda: 1)
         leaving = ask(scheduler, "a")
         for _ in range(turns):
             await asyncio.sleep(0)

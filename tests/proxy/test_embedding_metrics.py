@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 
 import httpx
 
+from llamafile_mgr.embedding.batching import Lane
 from llamafile_mgr.embedding.metrics import Counters
 from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from tests.support.service import Service
@@ -29,6 +31,8 @@ def test_every_count_is_rendered() -> None:
     counters.truncated = {"right": 2, "chunk": 1}
     for seconds in (0.0005, 0.003, 1000.0):
         counters.tokenize.add(seconds)
+    counters.waiting[Lane.BULK].add(0.0002, 3)
+    counters.waiting[Lane.BULK].add(0.4, 2)
     counters.engine.add(0.02)
     counters.total.add(0.2)
     text = render_embedding_metrics({"m": counters.snapshot(6, {"query": 0, "bulk": 8})})
@@ -52,22 +56,59 @@ def test_every_count_is_rendered() -> None:
     assert buckets == sorted(buckets)
     assert (buckets[0], buckets[1], buckets[2], buckets[-2], buckets[-1]) == (1, 1, 2, 2, 3)
     assert found['llamafile_tokenize_seconds_count{model="m"}'] == 3
+    waits = 'llamafile_waiting_seconds_bucket{model="m",lane="bulk",le="%s"}'
+    assert [found[waits % bound] for bound in ("0.001", "0.25", "0.5", "+Inf")] == [3, 3, 5, 5]
+    assert found['llamafile_waiting_seconds_sum{model="m",lane="bulk"}'] == 0.8006
+    assert found['llamafile_waiting_seconds_count{model="m",lane="query"}'] == 0
     assert found['llamafile_group_seconds_sum{model="m"}'] == 0.02
     assert found['llamafile_embedding_seconds_count{model="m"}'] == 1
 
 
-def test_no_name_is_told_twice_and_calls_are_counted(service: Service) -> None:
-    def scrape() -> dict[str, float]:
-        text = httpx.get(f"{service.url}/metrics").text
-        helped = [line.split()[2] for line in text.splitlines() if line.startswith("# HELP")]
-        assert len(helped) == len(set(helped))
-        return values(text)
+def scrape(service: Service) -> dict[str, float]:
+    """Return the service's metrics."""
+    text = httpx.get(f"{service.url}/metrics").text
+    helped = [line.split()[2] for line in text.splitlines() if line.startswith("# HELP")]
+    assert len(helped) == len(set(helped))
+    return values(text)
 
+
+def test_waits_are_counted_by_lane(service: Service) -> None:
+    def ask(texts: list[str]) -> float:
+        """Embed and return the seconds it took."""
+        began = time.monotonic()
+        body = {"input": texts, "use_cache": False}
+        assert httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=60).status_code == 200
+        return time.monotonic() - began
+
+    def waits(lane: str) -> tuple[float, float]:
+        found, labels = scrape(service), f'{{model="all-minilm-l6-v2",lane="{lane}"}}'
+        return found[f"llamafile_waiting_seconds_count{labels}"], found[
+            f"llamafile_waiting_seconds_sum{labels}"
+        ]
+
+    before, queries = waits("bulk"), waits("query")
+    texts = [
+        f"number {n} of many texts that are too long to be sent to an engine at once " * 5 for n in range(40)
+    ]
+    took = ask(texts)
+    after = waits("bulk")
+    assert after[0] - before[0] == len(texts)
+    # All were there from the start and the last group waited for most others.
+    assert took > (after[1] - before[1]) / len(texts) > 0.1 * took
+    assert waits("query") == queries
+    took = ask(["one that finds an engine free"])
+    count, seconds = waits("query")
+    assert count - queries[0] == 1
+    assert 0 <= seconds - queries[1] < took
+    assert waits("bulk") == after
+
+
+def test_no_name_is_told_twice_and_calls_are_counted(service: Service) -> None:
     model = '{model="all-minilm-l6-v2"}'
-    before = scrape()
+    before = scrape(service)
     body = {"input": ["counted", "counted", "word " * 900], "truncate": "right", "use_cache": False}
     assert httpx.post(f"{service.url}/v1/embeddings", json=body).status_code == 200
-    after = scrape()
+    after = scrape(service)
 
     def grown(name: str) -> float:
         return after[name] - before.get(name, 0)
