@@ -10,13 +10,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llamafile_mgr.client import AsyncClient, Client, Embeddings, ItemError, ModelInfo, Ranked
+    from llamafile_mgr.client import AsyncClient, Chunk, Client, Embeddings, ItemError, ModelInfo, Ranked
     from llamafile_mgr.endpoints.blocks import AsyncEndpoint, Endpoint, aendpoint, endpoint
     from llamafile_mgr.errors import Error
 
 __all__ = [
     "AsyncClient",
     "AsyncEndpoint",
+    "Chunk",
     "Client",
     "Embeddings",
     "Endpoint",
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncClient": "client",
     "AsyncEndpoint": "endpoints.blocks",
+    "Chunk": "client",
     "Client": "client",
     "Embeddings": "client",
     "Endpoint": "endpoints.blocks",

@@ -1,7 +1,7 @@
 """The command line: parse, call, print. No decisions.
 
-Commands live in modules of their own that are imported only when their command runs, so that
-``--help`` and ``--version`` stay fast.
+Commands live in modules of their own that are imported only when their command runs, and what
+only some of them need is imported where they need it, so that ``--help`` and ``status`` stay fast.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import importlib
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -107,12 +106,12 @@ class LazyGroup(click.Group):
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(dir_okay=False),
     help="Read settings from this TOML file.",
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
-def main_group(ctx: click.Context, config_file: Path | None, debug: bool) -> None:
+def main_group(ctx: click.Context, config_file: str | None, debug: bool) -> None:
     """Run embedding and generation llamafiles on your own hardware and forget about them.
 
     \b

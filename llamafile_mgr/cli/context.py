@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llamafile_mgr.config import Config
     from llamafile_mgr.paths import Paths
 
@@ -17,9 +18,16 @@ __all__ = ["Context"]
 class Context:
     """The state of one invocation, ``ctx.obj`` of every click command."""
 
-    def __init__(self, config_file: Path | None, debug: bool) -> None:
+    def __init__(self, config_file: str | None, debug: bool) -> None:
         self.debug = debug
-        self.config_file = config_file
+        self._config_file = config_file
+
+    @functools.cached_property
+    def config_file(self) -> Path | None:
+        """Return the settings file that was named."""
+        from pathlib import Path
+
+        return None if self._config_file is None else Path(self._config_file)
 
     @functools.cached_property
     def paths(self) -> Paths:

@@ -201,13 +201,12 @@ def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
     from llamafile_mgr.cli.vectors import connect
 
     check_job(job)
-    source = connect(context, wish, job.settings)
     again = "run the same command again and it goes on from there"
     kept = f"interrupted; {again if job.output else 'nothing is kept without --output'}"
     with TextDisplay(quiet=quiet) as display:
+        source = connect(context, wish, job.settings, display.say)
 
         async def work() -> JobReport:
-            display.say("starting")
             async with source as vectors:
                 display.say(f"embedding with {vectors.model}, vector space {vectors.vector_space}")
                 if not vectors.exact and job.output is not None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 import click
@@ -14,6 +11,7 @@ import click
 from llamafile_mgr.errors import Error
 
 __all__ = [
+    "count_columns",
     "format_bytes",
     "format_table",
     "print_error",
@@ -37,11 +35,15 @@ def print_line(text: str = "") -> None:
 
 def print_json(value: object) -> None:
     """Write ``value`` as indented JSON to standard output; keys keep their order."""
+    import json
+
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_json_line(value: object) -> None:
     """Write ``value`` as JSON on one line and flush, so that a reading program sees it at once."""
+    import json
+
     click.echo(json.dumps(value, ensure_ascii=False))
     sys.stdout.flush()
 
@@ -68,9 +70,9 @@ def styled(text: str, *, colour: str | None = None, bold: bool = False) -> str:
 def print_rows(rows: Iterable[tuple[str, str]]) -> None:
     """Write labels and values in two columns; what could drive a terminal is escaped."""
     rows = list(rows)
-    width = max(len(label) for label, _ in rows)
+    width = max(count_columns(label) for label, _ in rows)
     for label, value in rows:
-        print_line(f"{label.ljust(width)}{_GAP}{printable(value)}")
+        print_line(f"{_pad(label, width)}{_GAP}{printable(value)}")
 
 
 def printable(text: str) -> str:
@@ -82,28 +84,73 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, colum
     """Return left-aligned columns that fit the terminal, when output goes to one.
 
     The last column is wrapped, so that no reason loses its end; where the others leave no room for it,
-    lines are cut. ``columns``: the width to fit instead.
+    lines are cut. ``columns``: the width to fit instead. What could drive a terminal is escaped.
     """
-    lines = [tuple(headers), *(tuple(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    lines = [tuple(headers), *(tuple(map(printable, row)) for row in rows)]
+    widths = [max(count_columns(line[i]) for line in lines) for i in range(len(headers))]
     if columns is None and sys.stdout.isatty():
+        import shutil
+
         columns = shutil.get_terminal_size().columns
     return "\n".join(text for line in lines for text in _lay_out(line, widths, columns))
 
 
 def _lay_out(line: Sequence[str], widths: Sequence[int], columns: int | None) -> Iterator[str]:
     """Yield one row as the lines that it takes."""
-    head = _GAP.join([*(c.ljust(w) for c, w in zip(line[:-1], widths, strict=False)), ""])
+    head = _GAP.join([*map(_pad, line[:-1], widths), ""])
     whole = (head + line[-1]).rstrip()
-    if columns is None or len(whole) <= columns:
+    if columns is None or count_columns(whole) <= columns:
         yield whole
         return
-    room = columns - len(head)
-    if room < _LEAST_WRAP:
-        yield whole[: columns - 1] + "…"
+    indent = count_columns(head)
+    if columns - indent < _LEAST_WRAP:
+        yield _cut(whole, columns - 1) + "…"
         return
-    for number, piece in enumerate(textwrap.wrap(line[-1], room)):
-        yield (head if number == 0 else " " * len(head)) + piece
+    for number, piece in enumerate(_wrap(line[-1], columns - indent)):
+        yield (head if number == 0 else " " * indent) + piece
+
+
+def _wrap(text: str, room: int) -> Iterator[str]:
+    """Yield lines of at most ``room`` columns, broken between words where that is possible."""
+    line = ""
+    for word in text.split():
+        joined = f"{line} {word}" if line else word
+        if count_columns(joined) <= room:
+            line = joined
+            continue
+        if line:
+            yield line
+        while count_columns(word) > room:
+            piece = _cut(word, room)
+            yield piece
+            word = word[len(piece) :]
+        line = word
+    if line:
+        yield line
+
+
+def _cut(text: str, room: int) -> str:
+    """Return the start of ``text`` that fits into so many columns."""
+    for end, character in enumerate(text):
+        room -= count_columns(character)
+        if room < 0:
+            return text[:end]
+    return text
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - count_columns(text))
+
+
+def count_columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    joined = sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
+    return len(text) + wide - joined
 
 
 def format_bytes(count: int | None) -> str:

@@ -24,7 +24,7 @@ from llamafile_mgr.store.importing import import_file
 from llamafile_mgr.store.layout import check_digest, check_name
 from llamafile_mgr.store.lockfile import LockedArtifact, locked, read_lock, write_lock
 
-__all__ = ["locked_jobs", "print_previews", "pull_all", "repair_all", "targets_of", "update_lock"]
+__all__ = ["locked_jobs", "print_previews", "pull_all", "repair_file", "targets_of", "update_lock"]
 
 _T = TypeVar("_T")
 Job = tuple[Target | Path, PullOptions]
@@ -173,18 +173,15 @@ def pull_all(
     return _run([functools.partial(pull_one, job) for job in work], display)
 
 
-def repair_all(
-    work: Sequence[tuple[StoredArtifact, tuple[Range, ...] | None]],
+def repair_file(
+    entry: StoredArtifact,
+    damage: tuple[Range, ...] | None,
     store: Store,
     config: DownloadConfig,
     display: Display,
-) -> list[StoredArtifact]:
-    """Mend one file after the other."""
-
-    async def repair_one(entry: StoredArtifact, damage: tuple[Range, ...] | None) -> StoredArtifact:
-        return await repair(entry, damage, store, config, display)
-
-    return _run([functools.partial(repair_one, *one) for one in work], display)
+) -> None:
+    """Fetch what is damaged of one file, interruptible as ``pull_all`` is."""
+    _run([functools.partial(repair, entry, damage, store, config, display)], display)
 
 
 def _run(steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], display: Display) -> list[_T]:

@@ -153,6 +153,10 @@ def _print_answer(answer: Recommendation) -> None:
     chosen = [v for v in (answer.embedding, answer.generation) if v is not None]
     if chosen:
         print_line("\nnext: llamafile-mgr pull " + " ".join(f"{v.model}:{v.artifact}" for v in chosen))
+    if answer.embedding is not None:
+        texts = answer.use.corpus_size
+        bench = f"llamafile-mgr bench {answer.embedding.model} --scale --nodes 1 --texts {texts}"
+        print_line(f"then: {bench}, which measures how long it takes here")
 
 
 def _print_reasons(verdict: Verdict) -> None:

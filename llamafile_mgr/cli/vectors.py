@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,10 +34,10 @@ class Wish:
 
 
 def connect(
-    context: Context, wish: Wish, settings: EmbedSettings
+    context: Context, wish: Wish, settings: EmbedSettings, say: Callable[[str], None] = lambda _: None
 ) -> AbstractAsyncContextManager[VectorSource]:
     """Return a source of vectors, to be entered: the proxy at the wish's URL, the running ``serve`` when it
-    has the model, else engines that live as long as it is in use.
+    has the model, else engines that live as long as it is in use. ``say`` is told which.
 
     Raises:
         UsageError: no model is named and none is served or configured.
@@ -46,15 +46,20 @@ def connect(
     from llamafile_mgr.bulk import running_proxy
 
     if wish.url is not None:
+        say(f"asking {wish.url}")
         return running_proxy(wish.url, settings, model=wish.model, api_key=wish.api_key)
-    socket = None if wish.own else _find_serve(context, wish.model)
-    if socket is not None:
+    found = None if wish.own else _find_serve(context, wish.model)
+    if found is not None:
+        url, socket = found
+        say(f"asking the running serve, {url}")
         return _join(socket, wish.model, settings)
-    return run_engines(context, plan_alone(context, wish), settings)
+    plan = plan_alone(context, wish)
+    say(f"starting {plan.name}")
+    return run_engines(context, plan, settings)
 
 
-def _find_serve(context: Context, model: str | None) -> Path | None:
-    """Return the socket of a running ``serve`` that embeds with ``model``, or with any for None."""
+def _find_serve(context: Context, model: str | None) -> tuple[str, Path] | None:
+    """Return address and socket of a running ``serve`` that embeds with ``model``, or with any for None."""
     from llamafile_mgr.catalog import Role
     from llamafile_mgr.errors import Error
     from llamafile_mgr.supervisor.asking import find_sockets, send_command
@@ -67,7 +72,7 @@ def _find_serve(context: Context, model: str | None) -> Path | None:
         models = (status or {}).get("models", ())
         served = {each["model"] for each in models if each["role"] == Role.EMBED.value}
         if served and (model is None or model in served):
-            return socket
+            return str((status or {}).get("url")), socket
     return None
 
 

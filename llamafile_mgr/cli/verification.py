@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import click
@@ -26,7 +27,8 @@ __all__ = ["command"]
 def command(context: Context, names: tuple[str, ...], mend: bool, as_json: bool, quiet: bool) -> None:
     """Read stored files again and compare them with their digests; without names, all of them.
 
-    A damaged file can no longer be run until it is mended. The exit code tells whether all is well.
+    A damaged file can no longer be run until it is mended. The exit code tells whether all is well. With
+    --repair --json the list comes at the end and says of each file whether it was mended.
 
     \b
     Examples:
@@ -34,26 +36,31 @@ def command(context: Context, names: tuple[str, ...], mend: bool, as_json: bool,
       llamafile-mgr verify --repair mxbai-embed-large-v1
     """
     from llamafile_mgr.cli.progress import make_display
-    from llamafile_mgr.cli.pulling import repair_all
+    from llamafile_mgr.cli.pulling import repair_file
     from llamafile_mgr.store import Store
     from llamafile_mgr.store.verification import verify
 
     store = Store(context.paths.store)
     entries = [store.find(name, damaged_too=True) for name in names] if names else store.entries()
-    results = []
+    results: list[Verification] = []
     for entry in {entry.digest: entry for entry in entries}.values():
         result = verify(store, entry)
         results.append(result)
         if not as_json and not quiet:
             print_line(_describe(result))
-    if as_json:
-        print_json([_json(result) for result in results])
     damaged = [result for result in results if not result.sound]
-    if damaged and mend:
-        config = context.load_config().download
-        with make_display(as_json=False, quiet=quiet or as_json) as display:
-            repair_all([(one.entry, one.damage) for one in damaged], store, config, display)
-    elif damaged:
+    repaired: list[str] = []
+    try:
+        if damaged and mend:
+            config = context.load_config().download
+            with make_display(as_json=False, quiet=quiet) as display:
+                for one in damaged:
+                    repair_file(one.entry, one.damage, store, config, display)
+                    repaired.append(one.entry.digest)
+    finally:
+        if as_json:
+            print_json([_json(result, repaired) for result in results])
+    if damaged and not mend:
         listed = ", ".join(one.entry.name for one in damaged)
         raise IntegrityError(
             f"damaged: {listed}", hint=f"llamafile-mgr verify --repair {damaged[0].entry.name}"
@@ -69,11 +76,12 @@ def _describe(result: Verification) -> str:
     return f"{result.entry.name}: DAMAGED in {len(result.damage)} blocks ({format_bytes(wrong)})"
 
 
-def _json(result: Verification) -> dict[str, object]:
+def _json(result: Verification, repaired: Collection[str]) -> dict[str, object]:
     return {
         "name": result.entry.name,
         "sound": result.sound,
         "digest": result.entry.digest,
         "found": result.found,
         "damage": None if result.damage is None else [list(one) for one in result.damage],
+        "repaired": result.entry.digest in repaired,
     }

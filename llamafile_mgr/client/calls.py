@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamafile_mgr.client.exchange import Exchange, send_json
-from llamafile_mgr.client.values import Embeddings, ItemError, ModelInfo, Ranked
+from llamafile_mgr.client.values import Chunk, Embeddings, ItemError, ModelInfo, Ranked
 from llamafile_mgr.errors import EngineError, NotFoundError, UsageError, VectorSpaceError
 
 __all__ = ["EmbedOptions", "embed", "health", "models", "rerank", "split_texts", "vector_space"]
@@ -25,6 +25,7 @@ class EmbedOptions:
     ``chunk``. ``dimensions``: of the vectors, for models that can be cut. ``if_vector_space``: the
     fingerprint that the vectors must have. ``keep_going``: texts that fail do not fail the others. ``task``:
     for models whose prompt names one. ``use_cache``: take known vectors from the server's cache.
+    ``return_chunks``: with ``truncate="chunk"``, tell the pieces of each text.
     """
 
     model: str | None = None
@@ -35,6 +36,7 @@ class EmbedOptions:
     keep_going: bool = False
     task: str | None = None
     use_cache: bool = True
+    return_chunks: bool = False
 
     def body(self, texts: Sequence[str]) -> dict[str, Any]:
         """Return the body of one request."""
@@ -46,6 +48,7 @@ class EmbedOptions:
             "keep_going": self.keep_going or None,
             "instruction": self.task,
             "use_cache": None if self.use_cache else False,
+            "return_chunks": self.return_chunks or None,
         }
         told = {name: value for name, value in given.items() if value is not None}
         return {"input": list(texts), "encoding_format": "base64", **told}
@@ -76,6 +79,7 @@ def embed(texts: Sequence[str], options: EmbedOptions, retries: int) -> Exchange
     rows: list[str | None] = []
     errors: list[ItemError] = []
     truncated: list[int] = []
+    chunks: list[tuple[Chunk, ...]] = []
     tokens, model, space = 0, None, options.if_vector_space
     for part in split_texts(texts):
         value, headers = yield from send_json(
@@ -98,7 +102,13 @@ def embed(texts: Sequence[str], options: EmbedOptions, retries: int) -> Exchange
                 errors.append(ItemError(index, item["error"]["code"], item["error"]["message"]))
             if "truncated" in item:
                 truncated.append(index)
-    return Embeddings(tuple(rows), tuple(errors), tuple(truncated), model, space, tokens)
+            if options.return_chunks:
+                chunks.append(tuple(_read_chunk(each) for each in item.get("chunks", ())))
+    return Embeddings(tuple(rows), tuple(errors), tuple(truncated), model, space, tokens, tuple(chunks))
+
+
+def _read_chunk(told: Mapping[str, Any]) -> Chunk:
+    return Chunk(int(told["start"]), int(told["end"]), str(told["embedding"]))
 
 
 def _check_space(wanted: str | None, got: str | None) -> str | None:

@@ -125,13 +125,15 @@ class Client:
         if_vector_space: str | None = None,
         task: str | None = None,
         use_cache: bool = True,
+        return_chunks: bool = False,
     ) -> Embeddings:
         """Return vectors and, for texts that have none, the error of each.
 
         ``task``: for models whose prompt names one. ``use_cache``: take vectors from the server's cache.
+        ``return_chunks``: with ``truncate="chunk"``, tell the pieces of each text and their vectors.
         """
         options = EmbedOptions(
-            model, input_type, truncate, dimensions, if_vector_space, True, task, use_cache
+            model, input_type, truncate, dimensions, if_vector_space, True, task, use_cache, return_chunks
         )
         return self._run(calls.embed(texts, options, self._retries))
 
@@ -266,13 +268,15 @@ class AsyncClient:
         if_vector_space: str | None = None,
         task: str | None = None,
         use_cache: bool = True,
+        return_chunks: bool = False,
     ) -> Embeddings:
         """Return vectors and, for texts that have none, the error of each.
 
         ``task``: for models whose prompt names one. ``use_cache``: take vectors from the server's cache.
+        ``return_chunks``: with ``truncate="chunk"``, tell the pieces of each text and their vectors.
         """
         options = EmbedOptions(
-            model, input_type, truncate, dimensions, if_vector_space, True, task, use_cache
+            model, input_type, truncate, dimensions, if_vector_space, True, task, use_cache, return_chunks
         )
         return await self._run(calls.embed(texts, options, self._retries))
 

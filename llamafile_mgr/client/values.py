@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Embeddings", "ItemError", "ModelInfo", "Ranked"]
+__all__ = ["Chunk", "Embeddings", "ItemError", "ModelInfo", "Ranked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,27 @@ class ItemError:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a text, ``text[start:end]``, that fits the model. ``row``: its vector, in base64."""
+
+    start: int
+    end: int
+    row: str
+
+    @property
+    def vector(self) -> list[float]:
+        """Return its vector."""
+        return _decode(self.row)
+
+
+@dataclass(frozen=True, slots=True)
 class Embeddings:
     """Vectors in the order of the texts.
 
     ``rows``: little-endian float32 as base64, None for a text that failed. ``truncated``: the indices of
     texts that were cut. ``vector_space``: the fingerprint that all share; None when there were no texts.
+    ``chunks``: where they were asked for, the pieces of every text, which together cover it; one for a text
+    that fits, none for one that failed.
     """
 
     rows: tuple[str | None, ...]
@@ -38,6 +54,7 @@ class Embeddings:
     model: str | None
     vector_space: str | None
     prompt_tokens: int
+    chunks: tuple[tuple[Chunk, ...], ...] = ()
 
     @property
     def vectors(self) -> list[list[float] | None]:

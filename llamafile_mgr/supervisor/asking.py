@@ -5,11 +5,9 @@ Commands of people wait for this module: it loads nothing that they would notice
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +43,9 @@ def find_sockets(paths: Paths) -> list[tuple[int, Path]]:
 def _directory(runtime: Path) -> Path:
     if len(os.fsencode(runtime / "control-65535.sock")) <= _LONGEST_PATH:
         return runtime
+    import hashlib
+    import tempfile
+
     user = os.getuid() if hasattr(os, "getuid") else 0
     name = hashlib.sha256(os.fsencode(runtime)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"llamafile-mgr-{user}" / name

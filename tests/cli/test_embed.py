@@ -43,6 +43,7 @@ def whole(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = folder / "whole.npy"
     result = embed(model_home, str(corpus(folder / "in.jsonl")), "-o", str(output), "--own", "--json")
     assert result.returncode == 18, result.stderr
+    assert result.stderr.startswith(f"starting {MODEL}\n")
     assert "1 of 600 texts have no vector" in result.stderr
     report = json.loads(result.stdout)
     assert (report["texts"], report["failed"], report["exact"], report["kept"]) == (600, 1, True, 0)
@@ -109,9 +110,13 @@ def test_a_running_serve_is_asked(service: Service, model_home: Path, tmp_path: 
     path = tmp_path / "golden.csv"
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("id", "body"), *((f"g{n}", text) for n, text in enumerate(texts))])
-    for arguments in ([str(path), "--url", service.url], [str(path)]):
+    for arguments, said in (
+        ([str(path), "--url", service.url], f"asking {service.url}"),
+        ([str(path)], f"asking the running serve, {service.url}"),
+    ):
         result = embed(model_home, *arguments)
         assert result.returncode == 0, result.stderr
+        assert result.stderr.splitlines()[0] == said
         lines = [json.loads(line) for line in result.stdout.splitlines()]
         assert [line["id"] for line in lines] == [f"g{n}" for n in range(len(texts))]
         for text, line in zip(texts, lines, strict=True):

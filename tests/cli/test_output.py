@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.cli.output import format_table, styled
+from llamafile_mgr.cli.output import count_columns, format_table, print_rows, styled
 from tests.support.service import environment, program
 
 HEADERS = ("NAME", "VALUE", "WHY")
@@ -38,12 +38,44 @@ def test_lines_are_cut_where_there_is_no_room_to_wrap() -> None:
     assert format_table(HEADERS, ROWS, columns=20).splitlines()[1] == "threads  4      of …"
 
 
+def test_wide_and_combining_characters_keep_their_columns() -> None:
+    rows = [("質問", "4", "東京の博物館"), ("café", "🚀", "x"), ("cafe\u0301", "no", "y")]
+    assert format_table(HEADERS, rows).splitlines() == [
+        "NAME  VALUE  WHY",
+        "質問  4      東京の博物館",
+        "café  🚀     x",
+        "cafe\u0301  no     y",
+    ]
+
+
+def test_text_without_spaces_is_broken_where_it_must_be() -> None:
+    lines = format_table(HEADERS, [("名", "4", "博" * 15)], columns=34).splitlines()
+    assert lines == ["NAME  VALUE  WHY", "名    4      " + "博" * 10, " " * 13 + "博" * 5]
+
+
+def test_labels_of_wide_characters_line_up(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([("質問", "1"), ("name", "2"), ("é", "3")])
+    assert capsys.readouterr().out == "質問  1\nname  2\né     3\n"
+
+
+def test_a_cell_cannot_drive_the_terminal() -> None:
+    table = format_table(HEADERS, [("a\x1b[2J", "b\n", "\u202ec")])
+    assert table.splitlines()[1] == r"a\x1b[2J  b\n    \u202ec"
+
+
 @given(
-    st.lists(st.tuples(*[st.text("ab c", max_size=30)] * 3), min_size=1, max_size=5),
+    st.lists(st.tuples(*[st.text("ab c東é\u0301🚀", max_size=30)] * 3), min_size=1, max_size=5),
     st.integers(min_value=30, max_value=120),
 )
 def test_no_line_is_wider_than_the_terminal(rows: list[tuple[str, str, str]], columns: int) -> None:
-    assert all(len(line) <= columns for line in format_table(HEADERS, rows, columns=columns).splitlines())
+    lines = format_table(HEADERS, rows, columns=columns).splitlines()
+    assert all(count_columns(line) <= columns for line in lines)
+
+
+@given(st.text("ab c東é🚀", min_size=1, max_size=200), st.integers(min_value=35, max_value=120))
+def test_wrapping_loses_nothing(text: str, columns: int) -> None:
+    lines = format_table(HEADERS, [("a", "b", text)], columns=columns).splitlines()[1:]
+    assert "".join("".join(line[13:] for line in lines).split()) == "".join(text.split())
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])

@@ -127,11 +127,30 @@ def test_damage_is_an_exit_code_and_repair_mends_it(
     path.write_bytes(DATA[:-3] + b"rot")
     assert run(["verify", "mine", "--json"]) == 6
     (found,) = json.loads(capsys.readouterr().out)
-    assert (found["sound"], found["damage"]) == (False, [[0, len(DATA)]])
+    assert (found["sound"], found["damage"], found["repaired"]) == (False, [[0, len(DATA)]], False)
     assert run(["list"]) == 0
     assert "DAMAGED" in capsys.readouterr().out
-    assert run(["verify", "--repair"]) == 0
+    assert run(["verify", "--repair", "--json"]) == 0
+    printed = capsys.readouterr()
+    (found,) = json.loads(printed.out)  # one document, after the work
+    assert (found["sound"], found["repaired"]) == (False, True)
+    assert "checked against" in printed.err
     assert store.find("mine").path.read_bytes() == DATA
+
+
+def test_what_could_not_be_repaired_is_listed_before_the_error(
+    hub: Hub, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.gguf").write_bytes(DATA)
+    assert run(["import", str(tmp_path / "a.gguf"), "--name", "mine"]) == 0
+    path = store.find("mine").path
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    capsys.readouterr()
+    assert run(["verify", "--repair", "--json"]) == 6
+    printed = capsys.readouterr()
+    assert [(one["sound"], one["repaired"]) for one in json.loads(printed.out)] == [(False, False)]
+    assert "imported from a file" in printed.err
 
 
 def test_a_lock_file_pins_and_a_locked_pull_takes_exactly_that(

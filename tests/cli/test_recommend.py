@@ -10,6 +10,7 @@ import pytest
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
 from llamafile_mgr.machine import Cpu, Machine, Memory, System
+from tests.support.commands import parse_command
 
 GIB = 1024**3
 
@@ -44,6 +45,9 @@ def test_for_another_machine(capsys: pytest.CaptureFixture[str], snapshot: str) 
     assert "embedding: e5-mistral-7b-instruct:" in out
     assert "generation: " in out
     assert "CC-BY-NC-4.0, does not allow commercial use" in out
+    bench = "llamafile-mgr bench e5-mistral-7b-instruct --scale --nodes 1 --texts 10000"
+    assert f"then: {bench}, which" in out
+    parse_command(bench.split()[1:])
 
 
 def test_json(capsys: pytest.CaptureFixture[str], snapshot: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -44,7 +45,21 @@ def test_client(service: Service) -> None:
         assert found.errors[0].code == "context_length_exceeded"
         assert [row is None for row in found.vectors] == [False, True, False]
         cut = client.embed_all([LONG], truncate="right")
-        assert (cut.truncated, cut.errors) == ((0,), ())
+        assert (cut.truncated, cut.errors, cut.chunks) == ((0,), (), ())
+
+
+def test_chunks_cover_the_texts_and_are_their_own_vectors(service: Service) -> None:
+    text = " ".join(f"sentence number {n}." for n in range(400))
+    with llamafile_mgr.Client(service.url) as client:
+        found = client.embed_all([text, "short"], truncate="chunk", return_chunks=True)
+        long, short = found.chunks
+        assert (short[0].start, short[0].end, short[0].vector) == (0, 5, found.vectors[1])
+        assert len(long) > 2
+        assert [long[0].start, long[-1].end] == [0, len(text)]
+        assert all(after.start <= before.end for before, after in itertools.pairwise(long))
+        assert client.embed([text[long[1].start : long[1].end]]) == [pytest.approx(long[1].vector, abs=1e-5)]
+        with pytest.raises(RequestError, match="truncate"):
+            client.embed_all([text], return_chunks=True)
 
 
 def test_errors(service: Service) -> None:

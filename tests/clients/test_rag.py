@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
 
 import httpx
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import llamafile_mgr
 from tests.support.service import Service
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,20 +24,7 @@ PAIRS = json.loads((ROOT / "tests/embedding/data/retrieval.json").read_text(enco
 QUESTIONS = (PAIRS[0], PAIRS[2], PAIRS[7])
 
 
-def load_rag() -> ModuleType:
-    loader = SourceFileLoader("rag", str(ROOT / "scripts" / "rag"))
-    spec = spec_from_loader("rag", loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
-
-
-RAG = load_rag()
+RAG = runpy.run_path(str(ROOT / "scripts" / "rag"))
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +78,16 @@ def test_an_index_of_another_vector_space_is_refused(indexed: Path, service: Ser
     np.savez(stale, vectors=vectors, facts=json.dumps({**facts, "space": "0123456789abcdef"}))
     result = run("rag", service, "--index", str(stale), "ask", "anything")
     assert result.returncode == 1
-    assert "Index again" in result.stderr
+    assert "index again" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("ask", "x"), "there is no index"), (("index", "."), "no .txt or .md file")],
+    [
+        (("ask", "x"), "is no index"),
+        (("index", "."), "no .txt or .md file"),
+    ],
 )
 def test_a_mistake_is_explained(
     service: Service, tmp_path: Path, arguments: tuple[str, ...], words: str
@@ -109,23 +99,48 @@ def test_a_mistake_is_explained(
     assert "Traceback" not in result.stderr
 
 
-def test_no_chunk_is_longer_than_the_model_reads(service: Service) -> None:
-    """Full chunks are embedded whole: each has as many tokens as fit, and the proxy refuses nothing."""
-    proxy = RAG.Proxy(service.url)
-    text = " ".join(pair["passage"] for pair in PAIRS) + " " + "unendingword" * 400
-    limit = proxy.room()
-    chunks = list(RAG.chunk(text, limit, proxy.count))
-    counts = [proxy.count(each) for each in chunks]
-    proxy.close()
-    assert max(counts) <= limit
-    assert max(counts) > 0.85 * limit
-    assert "".join("".join(chunks).split()) == "".join(text.split())
-    body = {"input": chunks, "input_type": "document"}
-    assert httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=50).status_code == 200
+def test_texts_longer_than_the_model_reads_are_cut_and_lose_nothing(service: Service, tmp_path: Path) -> None:
+    """Full passages are embedded whole, special tokens and all: the proxy refuses none, and none is lost."""
+    text = " ".join(pair["passage"] for pair in PAIRS) + " "
+    text += "".join(f"unending{n}" for n in range(400))
+    (tmp_path / "long.txt").write_text(text, encoding="utf-8")
+    with llamafile_mgr.Client(service.url) as client:
+        passages, vectors, _ = RAG["read"](tmp_path, client)
+        limit = next(model.max_tokens for model in client.models() if model.role == "embed")
+        alone = client.embed([passage for _, passage in passages], input_type="document", as_numpy=True)
+    assert len(passages) == len(vectors) > 3
+    assert (alone * vectors).sum(1).min() > 0.999
+    counts = [count(service, passage) for _, passage in passages]
+    assert 0.85 * limit < max(counts) <= limit
+    place = 0
+    for _, passage in passages:
+        start = text.index(passage, max(0, place - len(passage)))
+        assert not text[place:start].strip()
+        place = max(place, start + len(passage))
+    assert place == len(text)
 
 
-@given(st.text(alphabet="ab .!?\n", max_size=200), st.integers(1, 20))
-def test_cutting_loses_nothing(text: str, limit: int) -> None:
-    chunks = list(RAG.chunk(text, limit, len))
-    assert all(1 <= len(each) <= limit for each in chunks)
-    assert "".join("".join(chunks).split()) == "".join(text.split())
+def count(service: Service, text: str) -> int:
+    body = {"model": "all-minilm-l6-v2", "content": text, "add_special": True}
+    return len(httpx.post(f"{service.url}/tokenize", json=body, timeout=50).json()["tokens"])
+
+
+def test_passages_that_the_generation_model_cannot_read_give_way(
+    indexed: Path, service: Service, tmp_path: Path
+) -> None:
+    """Thirty passages are far more than the tiny model's 512 tokens; it is asked with the best of them."""
+    result = run("rag", service, "--index", str(indexed), "ask", QUESTIONS[0]["question"], "-k", "30")
+    assert result.returncode == 0, result.stderr
+    passages, _, answer = result.stdout.partition("\n\n")
+    assert len(passages.splitlines()) == 30
+    assert answer.strip()
+
+
+@given(st.text(alphabet="ab .\n", max_size=4000))
+def test_paragraphs_stay_whole(text: str) -> None:
+    passages = list(RAG["split"](text))
+    assert all(passages)
+    assert "".join("".join(passages).split()) == "".join(text.split())
+    paragraphs = [each for each in re.split(r"\n\s*\n", text.strip()) if each]
+    assert [each for passage in passages for each in passage.split("\n\n")] == paragraphs
+    assert all(len(each) <= RAG["PASSAGE_CHARACTERS"] + 100 or "\n\n" not in each for each in passages)

@@ -25,7 +25,7 @@ from llamafile_mgr.benchmarking.reports import BenchReport, report_json
 from llamafile_mgr.catalog import Role, load_catalog
 from llamafile_mgr.config import DownloadConfig, ModelConfig, ServeConfig, load_config
 from tests.support.commands import all_commands, find_commands, parse_command
-from tests.support.readme import README, Fence, fences, inline_commands, table_after
+from tests.support.readme import README, Fence, fences, inline_commands, json_keys, json_rows, table_after
 from tests.support.story import SERVE_LINES, STAND_INS, Story
 
 if sys.version_info >= (3, 11):
@@ -235,15 +235,6 @@ PRINTS = {
 }
 
 
-def json_rows() -> dict[str, str]:
-    """Return the cells of the table of JSON: each command's first name, and what it prints."""
-    cells = {}
-    for names, told in table_after("command"):
-        for name in re.findall(r"`([^`]+)`", names):
-            cells[name] = told
-    return cells
-
-
 @pytest.mark.parametrize("name", PRINTS)
 def test_json_has_the_keys_that_the_table_names(story: Story, name: str) -> None:
     story.need_service()
@@ -260,7 +251,7 @@ def test_json_has_the_keys_that_the_table_names(story: Story, name: str) -> None
         values = value if isinstance(value, list) else [value]
     assert values
     [keys] = {tuple(value) for value in values}
-    named = re.findall(r"`([a-z_0-9]+)`", told.partition(";")[0])
+    named = json_keys(name)
     assert set(named) <= set(keys), (name, keys)
     if "..." not in told and name != "pull":
         assert set(named) == set(keys), name

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.booted import Booted, boot_systemd
+from tests.support.readme import json_keys
 from tests.support.service import environment, program
 
 SERVICE, SOCKET = "llamafile-mgr.service", "llamafile-mgr.socket"
@@ -49,6 +50,13 @@ def ours(booted: Booted, home: Path, *arguments: str, check: bool = True) -> str
     return result.stdout
 
 
+def done(booted: Booted, home: Path, verb: str) -> dict[str, str]:
+    """Start or stop the service and return what it said, which has the documented keys alone."""
+    told: dict[str, str] = json.loads(ours(booted, home, "service", verb, "--system", "--json"))
+    assert list(told) == json_keys(f"service {verb}")
+    return told
+
+
 def fetch(booted: Booted, route: str, body: str | None = None) -> str:
     """Ask the proxy inside."""
     code = (
@@ -79,6 +87,12 @@ def test_it_is_ready_when_its_model_is(installed: Booted, model_home: Path) -> N
     reply = json.loads(fetch(installed, "/v1/embeddings", '{"input": "hello world"}'))
     assert len(reply["data"][0]["embedding"]) == 384
     assert "active (running), enabled" in ours(installed, model_home, "service", "status", "--system")
+    told = json.loads(ours(installed, model_home, "service", "status", "--system", "--json"))
+    assert (told["service"], told["ActiveState"]) == ("llamafile-mgr", "active")
+    assert set(json_keys("service status")) <= set(told)
+    lines = ours(installed, model_home, "service", "logs", "--system", "--json").splitlines()
+    assert any("ready: all-minilm-l6-v2" in json.loads(line)["line"] for line in lines)
+    assert {key for line in lines for key in json.loads(line)} == set(json_keys("service logs"))
     # The proxy's own control channel is reached from outside the service's namespace.
     assert "all-minilm-l6-v2" in ours(installed, model_home, "status")
 
@@ -106,13 +120,13 @@ def test_one_that_is_killed_comes_back(installed: Booted) -> None:
 def test_one_whose_loop_is_stuck_is_killed_by_the_watchdog(installed: Booted) -> None:
     """A stopped process cannot feed; 30 seconds are shortened, everything else is the unit's own."""
     installed.run(["mkdir", "-p", f"/run/systemd/system/{SERVICE}.d"])
-    override = "[Service]\nWatchdogSec=2\n"
+    override = "[Service]\nWatchdogSec=4\n"
     code = f"printf '{override}' >/run/systemd/system/{SERVICE}.d/fast.conf".replace("\n", "\\n")
     installed.run(["sh", "-c", code])
     installed.run(["systemctl", "daemon-reload"])
     installed.run(["systemctl", "restart", SERVICE])
     pid = installed.show(SERVICE, "MainPID")["MainPID"]
-    installed.run(["sleep", "3"])  # longer than the watchdog waits: it is fed
+    installed.run(["sleep", "5"])  # longer than the watchdog waits: it is fed
     assert installed.show(SERVICE, "MainPID")["MainPID"] == pid
     installed.run(["kill", f"-{int(signal.SIGSTOP)}", pid])
     installed.await_state(SERVICE, {**RUNNING, "NRestarts": "1"})
@@ -134,13 +148,13 @@ def test_a_call_during_a_restart_waits(installed: Booted) -> None:
 
 
 def test_stop_takes_the_address_too(installed: Booted, model_home: Path) -> None:
-    ours(installed, model_home, "service", "stop", "--system")
+    assert done(installed, model_home, "stop") == {"service": "llamafile-mgr", "done": "stopped"}
     stopped = {"ActiveState": "inactive", "Result": "success"}
     assert installed.show(SERVICE, *stopped) == stopped
     assert installed.show(SOCKET, "ActiveState") == {"ActiveState": "inactive"}
     result = installed.run(program("service", "status", "--system"), environment(model_home), check=False)
     assert result.returncode == 14
-    ours(installed, model_home, "service", "start", "--system")
+    assert done(installed, model_home, "start") == {"service": "llamafile-mgr", "done": "started"}
     assert installed.show(SERVICE, *RUNNING) == RUNNING
 
 

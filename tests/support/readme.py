@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["README", "Fence", "fences", "inline_commands", "table_after"]
+__all__ = ["README", "Fence", "fences", "inline_commands", "json_keys", "json_rows", "table_after"]
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -61,3 +61,17 @@ def table_after(head: str) -> list[list[str]]:
     assert found, head
     lines = rest.split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def json_rows() -> dict[str, str]:
+    """Return the cells of the table of JSON: each command's name, and what it prints."""
+    cells = {}
+    for names, told in table_after("command"):
+        for name in re.findall(r"`([^`]+)`", names):
+            cells[name] = told
+    return cells
+
+
+def json_keys(name: str) -> list[str]:
+    """Return the keys that the table of JSON names for a command."""
+    return re.findall(r"`(\w+)`", json_rows()[name].partition(";")[0])
