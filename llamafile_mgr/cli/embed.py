@@ -18,8 +18,8 @@ from llamafile_mgr.cli.output import print_json
 
 if TYPE_CHECKING:
     from llamafile_mgr.bulk import Job, JobReport
-    from llamafile_mgr.bulk.on_ray import RayCluster
     from llamafile_mgr.bulk.parts import FinishedFragment
+    from llamafile_mgr.bulk.ray import RayCluster
     from llamafile_mgr.cli.vectors import Wish
 
 __all__ = ["command"]
@@ -62,6 +62,7 @@ _INEXACT = (
 )
 @click.option("--ray-cpus", type=click.FloatRange(0.01), default=1.0, help="Processors to claim per node.")
 @click.option("--ray-gpus", type=click.IntRange(0), help="GPUs to claim per node.  [default: all it has]")
+@click.option("--tune", is_flag=True, help="Let nodes that never did measure their fastest settings first.")
 @click.option("--input-type", type=click.Choice(["query", "document", "none"]), help="Which prompt to add.")
 @click.option(
     "--truncate",
@@ -116,6 +117,7 @@ def command(
     ray_address: str | None,
     ray_cpus: float,
     ray_gpus: int | None,
+    tune: bool,
     input_type: str | None,
     truncate: str,
     dimensions: int | None,
@@ -161,6 +163,8 @@ def command(
     from llamafile_mgr.errors import UsageError
 
     cluster = _cluster(ray_address, ray_cpus, ray_gpus)
+    if tune and cluster is None:
+        raise UsageError("--tune is for the nodes of --ray", hint="on this machine: llamafile-mgr tune MODEL")
     if bool(texts) == (file is not None):
         raise UsageError("embed what?", hint="name a file, - for standard input, or --text")
     if as_json and output is None:
@@ -182,14 +186,14 @@ def command(
     if cluster is None:
         report = _run(context, job, wish, quiet)
     else:
-        report = _run_on_ray(context, job, wish, cluster, quiet)
+        report = _run_on_ray(context, job, wish, cluster, tune, quiet)
     _finish(report, output, as_json)
 
 
 def _cluster(address: str | None, cpus: float, gpus: int | None) -> RayCluster | None:
     if address is None:
         return None
-    from llamafile_mgr.bulk.on_ray import RayCluster, check_address
+    from llamafile_mgr.bulk.ray import RayCluster, check_address
 
     return RayCluster(check_address(address), cpus, gpus)
 
@@ -219,22 +223,24 @@ def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
         return run_until_signal(work(), lambda: kept)
 
 
-def _run_on_ray(context: Context, job: Job, wish: Wish, cluster: RayCluster, quiet: bool) -> JobReport:
+def _run_on_ray(
+    context: Context, job: Job, wish: Wish, cluster: RayCluster, tune: bool, quiet: bool
+) -> JobReport:
     import functools
 
     from llamafile_mgr.bulk.job import check_job
-    from llamafile_mgr.bulk.on_ray import run_on_ray
+    from llamafile_mgr.bulk.nodes import node_source, predict_space
+    from llamafile_mgr.bulk.ray import run_on_ray
     from llamafile_mgr.cli.interrupts import run_until_signal
-    from llamafile_mgr.cli.nodes import node_source
     from llamafile_mgr.cli.progress import TextDisplay
-    from llamafile_mgr.cli.vectors import name_model, predict_space
+    from llamafile_mgr.cli.vectors import name_model
     from llamafile_mgr.errors import UsageError
 
     if job.output is None or wish.url is not None:
         raise UsageError("--ray needs --output, and does not go with --url")
     check_job(job)
-    wish = name_model(context, wish)
-    space = predict_space(context, wish)
+    model = name_model(context, wish.model)
+    space, golden = predict_space(model, context.load_config(), context.paths)
     kept = "interrupted; run the same command again and it goes on from there"
     # Ray prints pages about every lost node to standard output, with no switch to stop it.
     with (
@@ -242,8 +248,16 @@ def _run_on_ray(context: Context, job: Job, wish: Wish, cluster: RayCluster, qui
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
-        connect = functools.partial(node_source, wish, job.settings)
-        work = run_on_ray(job, cluster, connect, vector_space=space, observe=display, say=display.say)
+        connect = functools.partial(node_source, model, job.settings, exact=wish.exact, tune=tune)
+        work = run_on_ray(
+            job,
+            cluster,
+            connect,
+            vector_space=space,
+            reference=golden,
+            observe=display,
+            say=display.say,
+        )
         return run_until_signal(work, lambda: kept)
 
 

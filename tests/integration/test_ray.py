@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import json
 import random
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llamafile_mgr.bulk import Job, TextInput, run_job
+from llamafile_mgr.bulk.ray import RayCluster, run_on_ray
 from llamafile_mgr.cli import run
+from llamafile_mgr.errors import NotReadyError
+from tests.support.fixed_source import BROKEN, fixed_source
 from tests.support.ray_cluster import RayNodes, ray_nodes
 from tests.support.service import environment, program, run_program
 
@@ -108,12 +116,43 @@ def test_a_killed_driver_and_a_killed_node_change_nothing(
     check_output(output, whole)
 
 
+@pytest.mark.timeout(180)
+async def test_a_node_with_a_broken_engine_leaves_also_a_job_that_goes_on(tmp_path: Path) -> None:
+    """It names the right vector space. The job has no golden vectors but those that its first node gave."""
+    source = TextInput(texts=tuple(f"text {n}" for n in range(64)))
+    job = Job(source, tmp_path / "out.npy", batch=4, fragment=4)
+    said: list[str] = []
+    with ray_nodes() as nodes:
+        nodes.add(tmp_path)
+        slow = functools.partial(fixed_source, 0.02)
+        where, kept = RayCluster(nodes.address), asyncio.Event()
+        running = asyncio.create_task(run_on_ray(job, where, slow, observe=lambda _: kept.set()))
+        await kept.wait()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        nodes.kill(0)
+        nodes.add(tmp_path, **{BROKEN: "1"})
+        with pytest.raises(NotReadyError) as caught:
+            await run_on_ray(job, where, slow)
+        assert "its vectors are not those of the job" in caught.value.describe()
+        nodes.add(tmp_path)
+        report = await run_on_ray(job, where, slow, say=said.append)
+    assert report.kept >= 4
+    assert [line for line in said if "leaves the job" in line and "those of the job's first node" in line]
+    whole = replace(job, output=tmp_path / "whole.npy")
+    async with fixed_source(0.0) as one:
+        await run_job(whole, one)
+    assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
         (["--ray", "corpus.jsonl"], 2, "--ray=HOST:PORT"),
         (["corpus.jsonl", "--ray"], 2, "--ray needs --output"),
         (["corpus.jsonl", "--ray=localhost:1", "-o", "x.npy", "--url", "http://127.0.0.1:1"], 2, "--url"),
+        (["corpus.jsonl", "-o", "x.npy", "--tune"], 2, "--tune is for the nodes of --ray"),
         (["corpus.jsonl", "--ray=../x", "-o", "x.npy"], 2, "is no address"),
     ],
 )
