@@ -31,7 +31,7 @@ _INEXACT = (
 
 
 @click.command("embed")
-@click.argument("file", required=False, metavar="[FILE|-]", shell_complete=complete_file)
+@click.argument("files", nargs=-1, metavar="[FILE...|-]", shell_complete=complete_file)
 @click.option(
     "-t", "--text", "texts", multiple=True, metavar="TEXT", help="Embed this text; may be repeated."
 )
@@ -106,7 +106,7 @@ _INEXACT = (
 @click.pass_obj
 def command(
     context: Context,
-    file: str | None,
+    files: tuple[str, ...],
     texts: tuple[str, ...],
     model: str | None,
     output: Path | None,
@@ -157,7 +157,7 @@ def command(
       cut -f2 questions.tsv | llamafile-mgr embed --url http://gpu-box:8080 - -o questions.parquet
     """
     from llamafile_mgr.bulk import EmbedSettings, InputForm, Job, TextInput
-    from llamafile_mgr.bulk.remote_files import is_url
+    from llamafile_mgr.bulk.inputs import find_inputs
     from llamafile_mgr.cli.vectors import Wish
     from llamafile_mgr.embedding.requests import InputType, Truncation
     from llamafile_mgr.errors import UsageError
@@ -165,22 +165,19 @@ def command(
     cluster = _cluster(ray_address, ray_cpus, ray_gpus)
     if tune and cluster is None:
         raise UsageError("--tune is for the nodes of --ray", hint="on this machine: llamafile-mgr tune MODEL")
-    if bool(texts) == (file is not None):
-        raise UsageError("embed what?", hint="name a file, - for standard input, or --text")
+    if bool(texts) == bool(files):
+        raise UsageError("embed what?", hint="name files, - for standard input, or --text")
     if as_json and output is None:
         raise UsageError("--json needs --output", hint="without it the vectors themselves are JSON lines")
     settings = EmbedSettings(
         InputType(input_type) if input_type else None, Truncation(truncate), dimensions, task, cache
     )
-    url_given = file if file is not None and is_url(file) else None
-    source = TextInput(
-        path=Path(file) if file not in (None, "-") and url_given is None else None,
-        texts=texts or None,
+    like = TextInput(
         form=InputForm(input_format) if input_format else None,
         text_column=text_column,
         id_column=id_column,
-        url=url_given,
     )
+    source = find_inputs(files, like, output) if files else TextInput(texts=texts)
     job = Job(source, output, settings, batch, concurrency, fragment, overwrite, restart)
     wish = Wish(model, url, api_key, own or exact, exact)
     if cluster is None:
