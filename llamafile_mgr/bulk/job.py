@@ -22,7 +22,8 @@ from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.readers import TextInput, count_texts, form_of, read_texts
 from llamafile_mgr.bulk.remote_files import identify_url
 from llamafile_mgr.bulk.sources import EmbedSettings, VectorSource
-from llamafile_mgr.bulk.writers import OutputFacts, output_form, write_output
+from llamafile_mgr.bulk.tables import OutputFacts, TableFolder
+from llamafile_mgr.bulk.writers import OutputForm, output_form, write_output
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
 from llamafile_mgr.store.files import store_errors
 
@@ -170,11 +171,17 @@ def check_job(job: Job) -> None:
             raise NotFoundError(f"there is no file {source.path}")
     if job.output is None:
         return
-    output_form(job.output)
+    form = output_form(job.output)
     if not job.output.parent.is_dir():
         raise NotFoundError(f"there is no directory {job.output.parent}")
+    if form is OutputForm.FOLDER:
+        there = TableFolder.check(job.output)
+    elif job.output.is_dir():
+        raise UsageError(f"{job.output} is a folder", hint="name a file, or a folder without a suffix")
+    else:
+        there = job.output.exists()
     begun = Parts(parts_folder(job.output)).read_job() is not None
-    if job.output.exists() and not job.overwrite and not begun:
+    if there and not job.overwrite and not begun:
         raise UsageError(f"{job.output} is there already", hint="name another output, or say --overwrite")
 
 
@@ -190,21 +197,29 @@ async def complete_job(job: Job, source: Computer, observe: Observe = lambda _: 
         raise UsageError("a job that is kept needs an output")
     check_job(job)
     total = await asyncio.to_thread(job.count_texts)
-    parts = Parts(parts_folder(output))
+    folder = parts_folder(output)
+    facts = _facts_of(job, source, source.dimensions or 0, 0)
+    tables = TableFolder(output, facts) if output_form(output) is OutputForm.FOLDER else None
+    parts = Parts(folder, tables)
     described = await asyncio.to_thread(_describe, job, source)
     with parts.opened(described, restart=job.restart):
         counts = _Counts(total, observe)
         await _finish_fragments(job, source, parts, counts)
         width = counts.width if counts.width is not None else source.dimensions or 0
-        settings = job.settings
-        kind = settings.input_type.value if settings.input_type else None
-        facts = OutputFacts(
-            source.model, source.vector_space, width, counts.texts, kind, settings.truncation.value
-        )
-        fragments = counts.fragments
-        await asyncio.to_thread(write_output, output, lambda: parts.read_all(fragments), facts, parts.folder)
+        facts = _facts_of(job, source, width, counts.texts)
+        if tables is not None:
+            await asyncio.to_thread(tables.finish, facts, counts.failed)
+        else:
+            count = counts.fragments
+            await asyncio.to_thread(write_output, output, lambda: parts.read_all(count), facts, folder)
         parts.remove()
     return counts.report(source, width)
+
+
+def _facts_of(job: Job, computer: Computer, width: int, texts: int) -> OutputFacts:
+    settings = job.settings
+    kind = settings.input_type.value if settings.input_type else None
+    return OutputFacts(computer.model, computer.vector_space, width, texts, kind, settings.truncation.value)
 
 
 async def _finish_fragments(job: Job, computer: Computer, parts: Parts, counts: _Counts) -> None:

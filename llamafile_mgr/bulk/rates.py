@@ -21,7 +21,8 @@ from llamafile_mgr.bulk.readers import TextInput, read_texts
 from llamafile_mgr.bulk.records import Record
 from llamafile_mgr.bulk.scaling import ScaleRates
 from llamafile_mgr.bulk.sources import VectorSource
-from llamafile_mgr.bulk.writers import OutputFacts, write_output
+from llamafile_mgr.bulk.tables import OutputFacts
+from llamafile_mgr.bulk.writers import write_output
 from llamafile_mgr.errors import NotReadyError
 
 __all__ = ["measure_rates"]

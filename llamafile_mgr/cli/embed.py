@@ -45,8 +45,9 @@ _INEXACT = (
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a .jsonl, .npy or .parquet file; standard output gets JSON lines.",
+    type=click.Path(path_type=Path),
+    help="Write a .jsonl, .npy or .parquet file, or a folder of Parquet files when it has no suffix; "
+    "standard output gets JSON lines.",
 )
 @click.option("--url", metavar="URL", help="Ask the llamafile-mgr that serves here.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", help="For --url.  [env: OPENAI_API_KEY]")
@@ -95,9 +96,7 @@ _INEXACT = (
     "--keep-every",
     "fragment",
     type=click.IntRange(1, 100_000),
-    default=128,
-    show_default=True,
-    help="Texts after which what is done is kept.",
+    help="Texts after which what is done is kept.  [default: 128, of a folder 1024]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
 @click.option("--restart", is_flag=True, help="Forget what an interrupted run has done.")
@@ -128,7 +127,7 @@ def command(
     id_column: str | None,
     batch: int,
     concurrency: int,
-    fragment: int,
+    fragment: int | None,
     overwrite: bool,
     restart: bool,
     quiet: bool,
@@ -178,13 +177,21 @@ def command(
         id_column=id_column,
     )
     source = find_inputs(files, like, output) if files else TextInput(texts=texts)
-    job = Job(source, output, settings, batch, concurrency, fragment, overwrite, restart)
+    sizes = (batch, concurrency, fragment or _keep_every(output))
+    job = Job(source, output, settings, *sizes, overwrite, restart)
     wish = Wish(model, url, api_key, own or exact, exact)
     if cluster is None:
         report = _run(context, job, wish, quiet)
     else:
         report = _run_on_ray(context, job, wish, cluster, tune, quiet)
     _finish(report, output, as_json)
+
+
+def _keep_every(output: Path | None) -> int:
+    """Return how many texts are kept together: in a folder they make a file, and many small ones are slow."""
+    from llamafile_mgr.bulk.writers import OutputForm, output_form
+
+    return 1024 if output is not None and output_form(output) is OutputForm.FOLDER else 128
 
 
 def _cluster(address: str | None, cpus: float, gpus: int | None) -> RayCluster | None:
