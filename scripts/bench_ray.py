@@ -31,7 +31,7 @@ sys.path.insert(1, str(Path(__file__).parent.parent))
 from bench_embed import MODEL, ROOT, run_ours
 
 from llamafile_mgr.bulk import Job, TextInput
-from llamafile_mgr.bulk.on_ray import RayCluster, run_on_ray
+from llamafile_mgr.bulk.ray import RayCluster, run_on_ray
 from llamafile_mgr.bulk.scaling import ScaleRates, predict
 from tests.support.fixed_source import fixed_source
 from tests.support.ray_cluster import ray_nodes

@@ -20,10 +20,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from llamafile_mgr.config import Config
+from llamafile_mgr.embedding.local_plans import Wanted, find_tunable, make_plans
 from llamafile_mgr.embedding.tuning import running_variant
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.tuning import Variant, variant_of
-from llamafile_mgr.proxy.assembly import Wanted, find_tunable, make_plans
 
 ROOT = Path(__file__).parent.parent
 MODEL = "all-minilm-l6-v2"

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.readiness import make_checks
+from llamafile_mgr.embedding.remote_readiness import make_remote_checks
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import error_text, read_json
@@ -79,9 +80,15 @@ async def proxy_at(url: str, model: str | None, api_key: str | None) -> AsyncIte
 
 @asynccontextmanager
 async def direct_engines(plan: Plan, paths: Paths) -> AsyncIterator[DirectTarget]:
-    """Run the engines of ``plan`` while inside. Raises NotReadyError."""
+    """Run the engines of ``plan`` while inside, its remotes beside them. Raises NotReadyError."""
     baselines = Baselines(paths.state / "baselines")
-    supervisor = Supervisor([plan], lambda each: make_checks(each, baselines), paths, SupervisorOptions())
+    supervisor = Supervisor(
+        [plan],
+        lambda each: make_checks(each, baselines),
+        paths,
+        SupervisorOptions(),
+        lambda each, facts: make_remote_checks(each, baselines, facts),
+    )
     try:
         await supervisor.start()
         async with supervisor.pools[0].lease(_SECONDS):

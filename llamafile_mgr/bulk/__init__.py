@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamafile_mgr.bulk.engines import own_engines
+from llamafile_mgr.bulk.engines import own_engines, plan_alone
 from llamafile_mgr.bulk.job import Job, JobReport, Progress, embed_file, run_job, stream_job
 from llamafile_mgr.bulk.proxies import running_proxy
 from llamafile_mgr.bulk.readers import InputForm, TextInput
@@ -18,6 +18,7 @@ __all__ = [
     "VectorSource",
     "embed_file",
     "own_engines",
+    "plan_alone",
     "run_job",
     "running_proxy",
     "stream_job",

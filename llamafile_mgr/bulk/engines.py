@@ -8,20 +8,28 @@ and 32, shuffled and from several callers, not a bit differed; with 4 slots 100 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llamafile_mgr.bulk.records import Failure, TextResult
 from llamafile_mgr.bulk.sources import EmbedSettings
+from llamafile_mgr.config import Config, ModelConfig
 from llamafile_mgr.embedding.baselines import Baselines
+from llamafile_mgr.embedding.local_plans import hold_files, make_plans, wanted_models
 from llamafile_mgr.embedding.readiness import make_checks
-from llamafile_mgr.embedding.requests import EmbedRequest
+from llamafile_mgr.embedding.remote_readiness import make_remote_checks
+from llamafile_mgr.embedding.requests import EmbedRequest, InputType
 from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.remotes import without_remotes
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
-__all__ = ["EngineSource", "own_engines"]
+__all__ = ["EngineSource", "own_engines", "plan_alone"]
 
 #: A model of many gigabytes loads for minutes.
 _READY_SECONDS = 1800.0
@@ -38,7 +46,8 @@ class EngineSource:
         self.model = plan.name
         self.vector_space = embedder.vector_space
         self.dimensions = settings.dimensions or plan.dimensions
-        self.exact = plan.settings.slots == 1
+        self.exact = plan.settings.slots == 1 and not plan.remotes
+        self.quantisation = plan.quantisation
 
     async def embed(self, texts: Sequence[str]) -> list[TextResult]:
         """Return one result per text. Raises what ``VectorSource`` says."""
@@ -61,22 +70,68 @@ class EngineSource:
             for row, outcome in zip(result.vectors, result.outcomes, strict=True)
         ]
 
+    async def probe(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors of texts as the engines give them, without a prompt and uncut, a row each.
+
+        Raises:
+            Error: a text has no vector.
+        """
+        request = EmbedRequest(tuple(texts), input_type=InputType.NONE, use_cache=False)
+        result = await self._embedder.embed(request)
+        return result.vectors
+
+
+def plan_alone(
+    model: str | None, config: Config, paths: Paths, *, exact: bool = False, remotes: bool = True
+) -> Plan:
+    """Return the plan of an embedding model whose engines compute one text after the other, so that equal
+    texts get equal bytes. On a GPU, which is idle most of the time then, only for ``exact``.
+
+    ``remotes``: let those of the settings take part too; never for ``exact``, for nothing tells how they
+    compute. ``model`` None: the one of the settings.
+
+    Raises:
+        UsageError: no model is named and none is configured.
+        NotFoundError: it is neither in the store nor a file.
+        PlanError: it cannot run here.
+    """
+    plan = _plan(model, config, paths)
+    on_gpu = plan.settings.gpu not in (None, "disable")
+    if plan.settings.slots != 1 and (exact or not on_gpu):
+        own = dataclasses.replace(config.models.get(plan.name, ModelConfig()), slots=1)
+        alone = dataclasses.replace(config, models={**config.models, plan.name: own})
+        plan = _plan(model, alone, paths)
+    return plan if remotes and not exact else without_remotes(plan)
+
+
+def _plan(model: str | None, config: Config, paths: Paths) -> Plan:
+    (plan,) = make_plans(wanted_models((), model or config.serve.embed, None), config, paths)
+    return plan
+
 
 @asynccontextmanager
 async def own_engines(plan: Plan, paths: Paths, settings: EmbedSettings) -> AsyncIterator[EngineSource]:
-    """Run the engines of ``plan`` while inside.
+    """Run the engines of ``plan`` while inside, its files held; its remotes take part once they are checked.
 
     Raises:
+        NotFoundError: its file was removed meanwhile.
         NotReadyError: none became ready.
     """
     baselines = Baselines(paths.state / "baselines")
-    supervisor = Supervisor([plan], lambda each: make_checks(each, baselines), paths, SupervisorOptions())
+    supervisor = Supervisor(
+        [plan],
+        lambda each: make_checks(each, baselines),
+        paths,
+        SupervisorOptions(),
+        lambda each, facts: make_remote_checks(each, baselines, facts),
+    )
     pool = supervisor.pools[0]
-    try:
-        await supervisor.start()
-        async with pool.lease(_READY_SECONDS):
-            pass
-        embedder = Embedder(pool, wait_seconds=_READY_SECONDS, deadline_seconds=_CALL_SECONDS)
-        yield EngineSource(embedder, settings)
-    finally:
-        await supervisor.stop(drain=False)
+    with hold_files([plan], paths):
+        try:
+            await supervisor.start()
+            async with pool.lease(_READY_SECONDS):
+                pass
+            embedder = Embedder(pool, wait_seconds=_READY_SECONDS, deadline_seconds=_CALL_SECONDS)
+            yield EngineSource(embedder, settings)
+        finally:
+            await supervisor.stop(drain=False)

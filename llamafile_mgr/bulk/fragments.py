@@ -31,11 +31,10 @@ class Fragment:
         return digest.hexdigest()
 
 
-def split_fragments(records: Iterable[Record], size: int) -> Iterator[Fragment]:
-    """Yield the records in pieces of ``size``; the last one may be smaller."""
-    source = iter(records)
-    for index in itertools.count():
-        taken = tuple(itertools.islice(source, size))
-        if not taken:
-            return
-        yield Fragment(index, taken)
+def split_fragments(inputs: Iterable[Iterable[Record]], size: int) -> Iterator[Fragment]:
+    """Yield the records of every input in pieces of ``size``; the last one of each may be smaller."""
+    index = itertools.count()
+    for records in inputs:
+        source = iter(records)
+        while taken := tuple(itertools.islice(source, size)):
+            yield Fragment(next(index), taken)

@@ -22,7 +22,8 @@ from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.readers import TextInput, count_texts, form_of, read_texts
 from llamafile_mgr.bulk.remote_files import identify_url
 from llamafile_mgr.bulk.sources import EmbedSettings, VectorSource
-from llamafile_mgr.bulk.writers import OutputFacts, output_form, write_output
+from llamafile_mgr.bulk.tables import OutputFacts, TableFolder
+from llamafile_mgr.bulk.writers import OutputForm, output_form, write_output
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
 from llamafile_mgr.store.files import store_errors
 
@@ -44,13 +45,15 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to embed, how, and where to. ``batch``: texts of a request. ``concurrency``: requests under way.
+    """What to embed, how, and where to. ``source``: one input, or several that are read one after the other.
+
+    ``batch``: texts of a request. ``concurrency``: requests under way.
 
     ``fragment``: texts that are kept together; about two of them are computed again after an interruption.
     ``overwrite``: replace an output that is there. ``restart``: forget what an earlier run has finished.
     """
 
-    source: TextInput
+    source: TextInput | tuple[TextInput, ...]
     output: Path | None = None
     settings: EmbedSettings = field(default_factory=EmbedSettings)
     batch: int = 32
@@ -62,6 +65,27 @@ class Job:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.concurrency < 1 or self.fragment < 1:
             raise UsageError("batch, concurrency and fragment must be at least 1")
+        if not self.inputs:
+            raise UsageError("a job needs an input")
+
+    @property
+    def inputs(self) -> tuple[TextInput, ...]:
+        """Return every input, in order."""
+        return self.source if isinstance(self.source, tuple) else (self.source,)
+
+    def read_fragments(self) -> Iterator[Fragment]:
+        """Yield the inputs' fragments. Raises what ``read_texts`` does."""
+        return split_fragments(map(read_texts, self.inputs), self.fragment)
+
+    def count_texts(self) -> int | None:
+        """Return about how many texts there are; None when an input does not tell. Blocks."""
+        total = 0
+        for source in self.inputs:
+            count = count_texts(source)
+            if count is None:
+                return None
+            total += count
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +164,24 @@ def embed_file(
 
 def check_job(job: Job) -> None:
     """Refuse what can be refused before an engine starts. Raises UsageError and NotFoundError."""
-    if job.source.texts is None:
-        form_of(job.source)
-        if job.source.path is not None and not job.source.path.is_file():
-            raise NotFoundError(f"there is no file {job.source.path}")
+    for source in job.inputs:
+        if source.texts is None:
+            form_of(source)
+        if source.path is not None and not source.path.is_file():
+            raise NotFoundError(f"there is no file {source.path}")
     if job.output is None:
         return
-    output_form(job.output)
+    form = output_form(job.output)
     if not job.output.parent.is_dir():
         raise NotFoundError(f"there is no directory {job.output.parent}")
+    if form is OutputForm.FOLDER:
+        there = TableFolder.check(job.output)
+    elif job.output.is_dir():
+        raise UsageError(f"{job.output} is a folder", hint="name a file, or a folder without a suffix")
+    else:
+        there = job.output.exists()
     begun = Parts(parts_folder(job.output)).read_job() is not None
-    if job.output.exists() and not job.overwrite and not begun:
+    if there and not job.overwrite and not begun:
         raise UsageError(f"{job.output} is there already", hint="name another output, or say --overwrite")
 
 
@@ -165,22 +196,30 @@ async def complete_job(job: Job, source: Computer, observe: Observe = lambda _: 
     if output is None:
         raise UsageError("a job that is kept needs an output")
     check_job(job)
-    total = await asyncio.to_thread(count_texts, job.source)
-    parts = Parts(parts_folder(output))
+    total = await asyncio.to_thread(job.count_texts)
+    folder = parts_folder(output)
+    facts = _facts_of(job, source, source.dimensions or 0, 0)
+    tables = TableFolder(output, facts) if output_form(output) is OutputForm.FOLDER else None
+    parts = Parts(folder, tables)
     described = await asyncio.to_thread(_describe, job, source)
     with parts.opened(described, restart=job.restart):
         counts = _Counts(total, observe)
         await _finish_fragments(job, source, parts, counts)
         width = counts.width if counts.width is not None else source.dimensions or 0
-        settings = job.settings
-        kind = settings.input_type.value if settings.input_type else None
-        facts = OutputFacts(
-            source.model, source.vector_space, width, counts.texts, kind, settings.truncation.value
-        )
-        fragments = counts.fragments
-        await asyncio.to_thread(write_output, output, lambda: parts.read_all(fragments), facts, parts.folder)
+        facts = _facts_of(job, source, width, counts.texts)
+        if tables is not None:
+            await asyncio.to_thread(tables.finish, facts, counts.failed)
+        else:
+            count = counts.fragments
+            await asyncio.to_thread(write_output, output, lambda: parts.read_all(count), facts, folder)
         parts.remove()
     return counts.report(source, width)
+
+
+def _facts_of(job: Job, computer: Computer, width: int, texts: int) -> OutputFacts:
+    settings = job.settings
+    kind = settings.input_type.value if settings.input_type else None
+    return OutputFacts(computer.model, computer.vector_space, width, texts, kind, settings.truncation.value)
 
 
 async def _finish_fragments(job: Job, computer: Computer, parts: Parts, counts: _Counts) -> None:
@@ -189,8 +228,7 @@ async def _finish_fragments(job: Job, computer: Computer, parts: Parts, counts: 
     Raises:
         CheckpointError: a finished fragment's texts changed.
     """
-    fragments = split_fragments(read_texts(job.source), job.fragment)
-    todo = _skip_finished(fragments, parts, counts)
+    todo = _skip_finished(job.read_fragments(), parts, counts)
     async for part in computer.compute(todo, parts.folder):
         await asyncio.to_thread(parts.write, part)
         counts.add(part, kept=False)
@@ -218,10 +256,10 @@ async def stream_job(
     observe: Observe = lambda _: None,
 ) -> JobReport:
     """Give the fragments of a job to ``write`` in order as they are finished; nothing is kept."""
-    total = await asyncio.to_thread(count_texts, job.source)
+    total = await asyncio.to_thread(job.count_texts)
     counts = _Counts(total, observe)
     computer = _OneSource(source, job)
-    async for part in computer.compute(split_fragments(read_texts(job.source), job.fragment), None):
+    async for part in computer.compute(job.read_fragments(), None):
         counts.add(part, kept=False)
         write(part)
     return counts.report(computer, counts.width or source.dimensions or 0)
@@ -286,32 +324,42 @@ class _Counts:
         )
 
 
-def _describe(job: Job, source: Computer) -> dict[str, Any]:
+def _describe(job: Job, computer: Computer) -> dict[str, Any]:
     """Return what must be the same when a job goes on."""
-    settings, texts = job.settings, job.source
+    settings = job.settings
     return {
-        "input": _identify(texts),
+        "input": [_identify(source) for source in job.inputs],
         "settings": {
             "input_type": settings.input_type.value if settings.input_type else None,
             "truncation": settings.truncation.value,
             "dimensions": settings.dimensions,
             "task": settings.task,
-            "form": form_of(texts).value if texts.texts is None else None,
-            "text_column": texts.text_column,
-            "id_column": texts.id_column,
         },
-        "model": source.model,
-        "vector_space": source.vector_space,
+        "model": computer.model,
+        "vector_space": computer.vector_space,
         "fragment": job.fragment,
     }
 
 
 def _identify(source: TextInput) -> dict[str, Any]:
-    """Return what tells an input from another: a file's digest, nothing for what cannot be read twice."""
+    """Return what tells an input from another, and how it is read."""
+    if source.texts is not None:
+        return {"texts": list(source.texts)}
+    return {
+        "name": source.label,
+        "form": form_of(source).value,
+        "text_column": source.text_column,
+        "id_column": source.id_column,
+        **_identify_content(source),
+    }
+
+
+def _identify_content(source: TextInput) -> dict[str, Any]:
+    """Return a file's digest, nothing for what cannot be read twice."""
     if source.url is not None:
         return {"url": source.url, **identify_url(source.url)}
     if source.path is None:
-        return {"texts": list(source.texts) if source.texts is not None else None}
+        return {}
     digest, size = hashlib.blake2b(digest_size=16), 0
     with store_errors(source.path), source.path.open("rb") as stream:
         for block in itertools.takewhile(bool, iter(lambda: stream.read(_READ_BYTES), None)):

@@ -1,7 +1,8 @@
 """What a bulk job has finished, on the disk next to its output, so that it survives any end.
 
-A folder ``OUTPUT.parts`` holds one file per finished fragment and ``job.json``, which says of what job they
-are. A file is there whole or not at all: written aside, flushed to the disk, then renamed.
+A folder ``OUTPUT.parts`` holds ``job.json``, which says of what job they are, and one file per finished
+fragment, unless a folder as output holds those itself. A file is there whole or not at all: written aside,
+flushed to the disk, then renamed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.store.files import store_errors, sync_directory, write_atomically
 from llamafile_mgr.store.locks import LockBusyError, Locks
 
-__all__ = ["FinishedFragment", "Parts", "parts_folder"]
+__all__ = ["FinishedFragment", "Keeper", "Parts", "parts_folder"]
 
 _FORMAT = 1
 _MANIFEST, _LOCK = "job.json", "lock"
@@ -70,11 +71,25 @@ class FinishedFragment:
         return FinishedFragment(fragment.index, fragment.digest, ids, vectors, failures, cut, exact)
 
 
-class Parts:
-    """The folder of one job, locked while in use."""
+class Keeper(Protocol):
+    """Where finished fragments are kept."""
 
-    def __init__(self, folder: Path) -> None:
+    def write(self, part: FinishedFragment) -> None:
+        """Keep one. Raises StoreError."""
+
+    def read(self, index: int) -> FinishedFragment | None:
+        """Return one; None when it was not finished, or rotted since."""
+
+    def clear(self) -> None:
+        """Remove what an earlier job has left outside the job's folder. Raises StoreError."""
+
+
+class Parts:
+    """The folder of one job, locked while in use. ``keeper``: of finished fragments, None keeps them here."""
+
+    def __init__(self, folder: Path, keeper: Keeper | None = None) -> None:
         self.folder = folder
+        self._keeper = keeper or _PartFiles(folder)
 
     @contextlib.contextmanager
     def opened(self, job: dict[str, Any], *, restart: bool = False) -> Iterator[None]:
@@ -95,7 +110,7 @@ class Parts:
             ) from error
         try:
             if restart:
-                self._clear()
+                self._forget()
             self._begin(json.loads(json.dumps(job)))
             yield
         finally:
@@ -104,7 +119,7 @@ class Parts:
     def _begin(self, job: dict[str, Any]) -> None:
         begun = self.read_job()
         if begun is None:
-            self._clear()  # parts without a job are of one whose removal was interrupted
+            self._forget()  # parts without a job are of one whose removal was interrupted
             write_atomically(self.folder / _MANIFEST, json.dumps(job | {"format": _FORMAT}).encode())
             return
         changed = [key for key in (*job, "format") if begun.get(key) != (job | {"format": _FORMAT}).get(key)]
@@ -115,6 +130,10 @@ class Parts:
                 cause=f"{changed[0]} was {_show(begun.get(changed[0]))}, is {_show(job.get(changed[0]))}",
                 hint="begin it anew with --restart",
             )
+
+    def _forget(self) -> None:
+        self._clear()
+        self._keeper.clear()
 
     def _clear(self) -> None:
         """Remove all but the lock, the description first: half a folder is never taken for a job."""
@@ -134,6 +153,41 @@ class Parts:
         except (OSError, ValueError):
             return None
         return value if isinstance(value, dict) else None
+
+    def write(self, part: FinishedFragment) -> None:
+        """Keep a finished fragment. Raises StoreError."""
+        self._keeper.write(part)
+
+    def read(self, index: int) -> FinishedFragment | None:
+        """Return a finished fragment; None when it was not finished, or rotted since."""
+        return self._keeper.read(index)
+
+    def read_all(self, count: int) -> Iterator[FinishedFragment]:
+        """Yield the fragments 0 to ``count`` - 1.
+
+        Raises:
+            CheckpointError: one is not there any more.
+        """
+        for index in range(count):
+            part = self.read(index)
+            if part is None:
+                raise CheckpointError(
+                    f"fragment {index} in {self.folder} cannot be read",
+                    hint="run the same command again to make it anew",
+                )
+            yield part
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        self._clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _PartFiles:
+    """A file of our own per fragment, a head as JSON before the vectors' bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def write(self, part: FinishedFragment) -> None:
         """Keep a finished fragment. Raises StoreError."""
@@ -167,27 +221,11 @@ class Parts:
         ids, exact = tuple(head["ids"]), bool(head["exact"])
         return FinishedFragment(index, head["digest"], ids, vectors, failures, cut, exact)
 
-    def read_all(self, count: int) -> Iterator[FinishedFragment]:
-        """Yield the fragments 0 to ``count`` - 1.
-
-        Raises:
-            CheckpointError: one is not there any more.
-        """
-        for index in range(count):
-            part = self.read(index)
-            if part is None:
-                raise CheckpointError(
-                    f"{self._path(index)} cannot be read", hint="run the same command again to make it anew"
-                )
-            yield part
-
-    def remove(self) -> None:
-        """Remove the folder."""
-        self._clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def clear(self) -> None:
+        """Have nothing left to do: the job's folder was emptied."""
 
     def _path(self, index: int) -> Path:
-        return self.folder / f"{index // _PER_FOLDER:06d}" / f"{index:09d}.part"
+        return self._folder / f"{index // _PER_FOLDER:06d}" / f"{index:09d}.part"
 
 
 def parts_folder(output: Path) -> Path:

@@ -27,7 +27,7 @@ class ProxySource:
         self.model = served.name
         self.vector_space = space
         self.dimensions = settings.dimensions or served.dimensions
-        self.exact = served.slots == 1 and not settings.use_cache
+        self.exact = served.slots == 1 and not served.remotes and not settings.use_cache
 
     async def embed(self, texts: Sequence[str]) -> list[TextResult]:
         """Return one result per text. Raises what ``VectorSource`` says."""

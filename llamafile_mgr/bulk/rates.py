@@ -21,7 +21,8 @@ from llamafile_mgr.bulk.readers import TextInput, read_texts
 from llamafile_mgr.bulk.records import Record
 from llamafile_mgr.bulk.scaling import ScaleRates
 from llamafile_mgr.bulk.sources import VectorSource
-from llamafile_mgr.bulk.writers import OutputFacts, write_output
+from llamafile_mgr.bulk.tables import OutputFacts
+from llamafile_mgr.bulk.writers import write_output
 from llamafile_mgr.errors import NotReadyError
 
 __all__ = ["measure_rates"]
@@ -55,7 +56,7 @@ async def _measure_node(
     """
     endless = itertools.cycle([Record(number, text) for number, text in enumerate(texts)])
     window = fragments_under_way(sizes.batch, sizes.concurrency, sizes.batch)
-    fragments = split_fragments(endless, sizes.batch)
+    fragments = split_fragments([endless], sizes.batch)
     began, done, width = 0.0, 0, 1
     work = compute_in_order(fragments, source, sizes.batch, sizes.concurrency, window)
     async with aclosing(work) as parts:
@@ -78,7 +79,7 @@ def _measure_disk(texts: Sequence[str], fragment: int, width: int) -> tuple[floa
         rows = itertools.islice(itertools.cycle(texts), _ROWS)
         path.write_text("".join(json.dumps({"id": n, "text": text}) + "\n" for n, text in enumerate(rows)))
         began = time.monotonic()
-        for each in split_fragments(read_texts(TextInput(path)), fragment):
+        for each in split_fragments([read_texts(TextInput(path))], fragment):
             _ = each.digest
         read = _ROWS / (time.monotonic() - began)
         parts, finished = Parts(folder / "parts"), list(_made(texts, fragment, width))

@@ -16,11 +16,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from llamafile_mgr.bulk.records import Record, bad_record, make_record
+from llamafile_mgr.bulk.records import Id, Record, bad_record, make_record
 from llamafile_mgr.bulk.remote_files import open_url
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 
-__all__ = ["InputForm", "TextInput", "count_texts", "form_of", "import_parquet", "read_texts"]
+__all__ = [
+    "InputForm",
+    "TextInput",
+    "count_texts",
+    "form_of",
+    "has_known_form",
+    "import_parquet",
+    "read_texts",
+]
 
 #: Where a text stands when nobody says: the first of these that is there.
 TEXT_COLUMNS = ("text", "content", "body", "document", "passage", "sentence", "input")
@@ -50,7 +58,8 @@ class TextInput:
     """Where texts come from. ``path`` None: standard input, or ``url`` or ``texts`` where they are given.
 
     ``form`` None: by the file's suffix; standard input holds lines. ``text_column``, ``id_column``: the names
-    of a column or key; None takes the usual ones. Items without an id get their number, from 1.
+    of a column or key; None takes the usual ones. Items without an id get their number, from 1, behind
+    ``label`` and a colon where there is one, as it is for one input of several.
     """
 
     path: Path | None = None
@@ -59,6 +68,11 @@ class TextInput:
     text_column: str | None = None
     id_column: str | None = None
     url: str | None = None
+    label: str | None = None
+
+    def number(self, place: int) -> Id:
+        """Return the id of the item at this place when it has none of its own."""
+        return place if self.label is None else f"{self.label}:{place}"
 
     @property
     def name(self) -> str:
@@ -86,6 +100,12 @@ def form_of(source: TextInput) -> InputForm:
     return form
 
 
+def has_known_form(source: TextInput) -> bool:
+    """Tell whether a file's name says what it holds, or a person did."""
+    file = source.path or Path(urlsplit(source.url or "").path)
+    return source.form is not None or file.suffix.lower() in _SUFFIXES
+
+
 def read_texts(source: TextInput) -> Iterator[Record]:
     """Yield every item of ``source`` in order.
 
@@ -95,7 +115,9 @@ def read_texts(source: TextInput) -> Iterator[Record]:
         UsageError: nothing reads Parquet here, or the form is unknown.
     """
     if source.texts is not None:
-        return (make_record(n, None, text, f"text {n}") for n, text in enumerate(source.texts, 1))
+        return (
+            make_record(source.number(n), None, text, f"text {n}") for n, text in enumerate(source.texts, 1)
+        )
     form = form_of(source)
     if form is InputForm.PARQUET:
         return _read_parquet(source)
@@ -163,16 +185,22 @@ def _read_lines(source: TextInput) -> Iterator[Record]:
     with _opened(source) as stream:
         for number, line in enumerate(_lines(stream), 1):
             if line is None:
-                yield bad_record(number, f"line {number} is longer than {_MAX_LINE_BYTES} bytes")
+                yield bad_record(
+                    source.number(number), f"line {number} is longer than {_MAX_LINE_BYTES} bytes"
+                )
             elif line.strip():
-                yield _decoded(number, line)
+                yield _decoded(number, line, source)
 
 
-def _decoded(number: int, line: bytes) -> Record:
+def _too_long(number: int, source: TextInput) -> Record:
+    return bad_record(source.number(number), f"line {number} is longer than {_MAX_LINE_BYTES} bytes")
+
+
+def _decoded(number: int, line: bytes, source: TextInput) -> Record:
     try:
-        return make_record(number, None, line.decode(), f"line {number}")
+        return make_record(source.number(number), None, line.decode(), f"line {number}")
     except UnicodeDecodeError:
-        return bad_record(number, f"line {number} is no UTF-8")
+        return bad_record(source.number(number), f"line {number} is no UTF-8")
 
 
 def _read_json(source: TextInput) -> Iterator[Record]:
@@ -180,22 +208,25 @@ def _read_json(source: TextInput) -> Iterator[Record]:
     with _opened(source) as stream:
         for number, line in enumerate(_lines(stream), 1):
             if line is None:
-                yield bad_record(number, f"line {number} is longer than {_MAX_LINE_BYTES} bytes")
+                yield bad_record(
+                    source.number(number), f"line {number} is longer than {_MAX_LINE_BYTES} bytes"
+                )
             elif line.strip():
                 yield _parsed(number, line, source)
 
 
 def _parsed(number: int, line: bytes, source: TextInput) -> Record:
+    what, place = f"line {number}", source.number(number)
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return bad_record(number, f"line {number} is no JSON: {error}")
+        return bad_record(place, f"{what} is no JSON: {error}")
     if isinstance(value, str):
-        return make_record(number, None, value, f"line {number}")
+        return make_record(place, None, value, what)
     if not isinstance(value, dict):
-        return bad_record(number, f"line {number} is neither an object nor a text")
+        return bad_record(place, f"{what} is neither an object nor a text")
     text, key = _pick(value, source.text_column, TEXT_COLUMNS), _pick(value, source.id_column, ID_COLUMNS)
-    return make_record(number, value.get(key), value.get(text), f"line {number}")
+    return make_record(place, value.get(key), value.get(text), what)
 
 
 def _pick(names: Any, wanted: str | None, usual: Sequence[str]) -> str | None:
@@ -256,7 +287,7 @@ def _read_rows(rows: Iterator[list[str]], header: list[str], source: TextInput) 
     for number, row in enumerate((row for row in rows if row), 1):
         text = row[text_at] if text_at < len(row) else None
         known = row[id_at] if id_at is not None and id_at < len(row) else None
-        yield make_record(number, known, text, f"row {number}")
+        yield make_record(source.number(number), known, text, f"row {number}")
 
 
 def import_parquet() -> Any:
@@ -301,6 +332,6 @@ def _read_parquet(source: TextInput) -> Iterator[Record]:
                 ids = table[known] if known is not None else [None] * len(batch)
                 for value, each in zip(table[text], ids, strict=True):
                     number += 1
-                    yield make_record(number, each, value, f"row {number}")
+                    yield make_record(source.number(number), each, value, f"row {number}")
         except (OSError, arrow.ArrowException) as error:
             raise InvalidFileError(f"{source.name} is damaged: {error}") from error

@@ -40,14 +40,14 @@ class TextResult:
     truncated: str | None = None
 
 
-def make_record(number: int, given_id: object, text: object, what: str) -> Record:
-    """Return the record of an input's item. ``number``: its place, from 1, which is its id when it has none.
+def make_record(place: Id, given_id: object, text: object, what: str) -> Record:
+    """Return the record of an input's item. ``place``: its id when it has none of its own.
 
     ``what``: names the item in the message about a text that is none.
     """
     if given_id is not None and (isinstance(given_id, bool) or not isinstance(given_id, (int, str))):
-        return bad_record(number, f"{what} has an id that is neither a number nor a text")
-    known = number if given_id is None else given_id
+        return bad_record(place, f"{what} has an id that is neither a number nor a text")
+    known = place if given_id is None else given_id
     if isinstance(known, int) and not -(2**63) <= known < 2**63:
         known = str(known)
     if not isinstance(text, str):
@@ -56,7 +56,7 @@ def make_record(number: int, given_id: object, text: object, what: str) -> Recor
         text.encode()
         str(known).encode()
     except UnicodeEncodeError:
-        return bad_record(number, f"{what} is no Unicode text")
+        return bad_record(place, f"{what} is no Unicode text")
     return Record(known, text)
 
 

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, cast
 
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 
-__all__ = ["identify_url", "is_url", "open_url"]
+__all__ = ["identify_url", "is_shown", "is_url", "list_urls", "open_url"]
 
 
 def is_url(name: str) -> bool:
@@ -36,6 +36,33 @@ def identify_url(url: str) -> dict[str, Any]:
         return {"bytes": system.size(path), "digest": f"{system.checksum(path):x}"}
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no file {url}") from error
+    except Exception as error:
+        raise _unreadable(url, error) from error
+
+
+def is_shown(path: str) -> bool:
+    """Tell whether neither a file nor a folder of a path begins with ``.`` or ``_``: programs hide such."""
+    return not any(part.startswith((".", "_")) for part in path.split("/"))
+
+
+def list_urls(url: str) -> list[str] | None:
+    """Return the files that a folder or a pattern with ``*`` or ``[`` names, sorted; None for one file.
+
+    Those of a folder are the shown ones in it and below it.
+
+    A ``?`` belongs to the URL, as in ``s3://bucket/corpus.parquet?versionId=3``.
+
+    Raises what ``open_url`` does.
+    """
+    system, path = _filesystem(url)
+    try:
+        if "*" in path or "[" in path:
+            found = [each for each in system.glob(path) if not system.isdir(each)]
+        elif url.endswith("/") or system.isdir(path):
+            found = [each for each in system.find(path) if is_shown(each[len(path) :])]
+        else:
+            return None
+        return sorted(str(system.unstrip_protocol(each)) for each in found)
     except Exception as error:
         raise _unreadable(url, error) from error
 

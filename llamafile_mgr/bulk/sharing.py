@@ -1,8 +1,8 @@
 """The fragments of one job shared among nodes that come, fail and go.
 
 Knows nothing of how nodes are reached. Every fragment that is at a node when that is lost goes to another. A
-node takes part only with vectors of the job's vector space that agree with those of the job's first node; the
-others leave with a reason. When none is left the job ends with all reasons, and what is finished is kept.
+node takes part only with vectors of the job's vector space that agree with its golden vectors; the others
+leave with a reason. When none is left the job ends with all reasons, and what is finished is kept.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from llamafile_mgr import __version__
 from llamafile_mgr.bulk.computing import read_next
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.parts import FinishedFragment
-from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.readiness import GOLDEN_COSINE, PROBE_TEXTS
-from llamafile_mgr.embedding.vectors import cosines
+from llamafile_mgr.bulk.references import Reference, keep_reference
 from llamafile_mgr.errors import (
     EngineError,
     EngineLostError,
@@ -34,13 +32,8 @@ from llamafile_mgr.errors import (
     VectorSpaceError,
 )
 
-__all__ = ["PROBES", "Finder", "Node", "NodeFacts", "SharedWork"]
+__all__ = ["Finder", "Node", "NodeFacts", "SharedWork"]
 
-#: What every node embeds before it takes part; its vectors must agree with the first node's.
-PROBES = (
-    *PROBE_TEXTS,
-    "Überraschend: 漢字, emoji 🙂 and a somewhat longer sentence, with commas, that goes on for a while.",
-)
 #: How often a node is started that keeps being lost, and at how many losses a fragment is the suspect.
 _STARTS = 3
 _LOSSES = 4
@@ -50,13 +43,19 @@ _STOP_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What a node tells when it is ready. ``probes``: its vectors of ``PROBES``, a row each."""
+    """What a node tells when it is ready. ``probes``: its vectors of the reference's texts, a row each.
+
+    ``quantisation``: of its weights, None when they are not. ``niceness``: of its engines, 0 to 19 on POSIX;
+    what is nicer gets less of the processors.
+    """
 
     version: str
     model: str
     vector_space: str
     dimensions: int | None
     probes: NDArray[np.float32]
+    quantisation: str | None = None
+    niceness: int = 0
 
 
 class Node(Protocol):
@@ -66,8 +65,8 @@ class Node(Protocol):
     def name(self) -> str:
         """Return what people call it."""
 
-    async def start(self) -> NodeFacts:
-        """Make it ready, again after it was lost.
+    async def start(self, texts: Sequence[str]) -> NodeFacts:
+        """Make it ready, again after it was lost, and let it embed ``texts`` without a prompt.
 
         Raises:
             EngineLostError: it ended meanwhile, and may be started again.
@@ -91,21 +90,28 @@ class Finder(Protocol):
 class SharedWork:
     """A ``Computer`` of many nodes, to be entered; ``first`` tells when one of them is ready.
 
-    ``vector_space``: which one the nodes must have, None takes the first one's. ``window``: fragments at a
-    node at once. ``say``: takes one line for a person.
+    ``vector_space``: which one the nodes must have, None takes the first one's. ``reference``: which vectors
+    they must give. ``window``: fragments at a node at once. ``say``: takes one line for a person.
     """
 
     def __init__(
-        self, finder: Finder, vector_space: str | None, window: int, say: Callable[[str], None]
+        self,
+        finder: Finder,
+        vector_space: str | None,
+        reference: Reference,
+        window: int,
+        say: Callable[[str], None],
     ) -> None:
         self._finder = finder
         self._expected = vector_space
+        self._reference = reference
+        self._reference_kept = False
         self._window = window
         self._say = say
         self._queue = _Queue(window)
         self._results: asyncio.Queue[FinishedFragment | Error | None] = asyncio.Queue(2 * window)
         self._facts: asyncio.Future[NodeFacts] = asyncio.get_running_loop().create_future()
-        self._known = asyncio.Lock()
+        self._keeping = asyncio.Lock()
         self._folder: asyncio.Future[Path] = asyncio.get_running_loop().create_future()
         self._left: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -221,7 +227,7 @@ class SharedWork:
 
     async def _live_once(self, node: Node) -> None:
         try:
-            await self._admit(node, await node.start())
+            await self._admit(node, await node.start(self._reference.texts))
             await self._serve(node)
         except EngineLostError as error:
             self._starts[node.name] += 1
@@ -234,19 +240,24 @@ class SharedWork:
         """Let a node take part, or raise why not."""
         if facts.version != __version__:
             raise NotReadyError(f"it runs llamafile-mgr {facts.version}, not {__version__}")
-        if self._expected is None:
-            self._expected = facts.vector_space
-        if facts.vector_space != self._expected:
+        if self._expected is not None and facts.vector_space != self._expected:
             raise VectorSpaceError(
                 f"its vector space is {facts.vector_space}, not {self._expected}",
                 cause="its weights, pooling, prompts or engine generation are others",
             )
+        self._reference = self._reference.settle(facts.probes, facts.quantisation)
+        self._expected = facts.vector_space
         if not self._facts.done():
             self._facts.set_result(facts)
         folder = await asyncio.shield(self._folder)
-        async with self._known:
-            await asyncio.to_thread(_compare, Baselines(folder / "golden"), facts)
-        self._say(f"{node.name} takes part")
+        async with self._keeping:
+            if not self._reference_kept:
+                await asyncio.to_thread(keep_reference, folder, self._reference)
+                self._reference_kept = True
+        slow = (
+            f", but yields to all else there: it has niceness {facts.niceness}" if facts.niceness > 0 else ""
+        )
+        self._say(f"{node.name} takes part{slow}")
 
     async def _serve(self, node: Node) -> None:
         """Give fragments to a node until there are none; what it cannot finish goes back."""
@@ -285,27 +296,6 @@ class _AgainError(Exception):
 
 class _SuspectError(EngineError):
     """Nodes end whenever they get a certain fragment."""
-
-
-def _compare(baselines: Baselines, facts: NodeFacts) -> None:
-    """Compare a node's vectors with those of the job's first node, or keep them when it is that.
-
-    Raises:
-        VectorSpaceError: they differ.
-        StoreError: they cannot be kept.
-    """
-    known = baselines.load(facts.vector_space)
-    if known is None:
-        baselines.record(facts.vector_space, facts.probes)
-        return
-    if known.shape != facts.probes.shape:
-        raise VectorSpaceError("its vectors have another shape than those of the job's first node")
-    worst = float(np.min(cosines(facts.probes, known)))
-    if not worst >= GOLDEN_COSINE:
-        raise VectorSpaceError(
-            "its vectors are not those of the job",
-            cause=f"cosine {worst:.4f} with those of its first node, where {GOLDEN_COSINE} is the least",
-        )
 
 
 class _Queue:

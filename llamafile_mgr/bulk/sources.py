@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llamafile_mgr.bulk.records import TextResult
 from llamafile_mgr.embedding.requests import InputType, Truncation
 
-__all__ = ["EmbedSettings", "VectorSource"]
+__all__ = ["EmbedSettings", "NodeSource", "VectorSource"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +61,14 @@ class VectorSource(Protocol):
             NotReadyError: the model did not become ready, or the proxy did not answer.
             Error: nothing like these texts can be embedded.
         """
+
+
+class NodeSource(VectorSource, Protocol):
+    """A source that can be compared with others of the same model on other machines."""
+
+    @property
+    def quantisation(self) -> str | None:
+        """Return the type of its weights, None when nothing tells."""
+
+    async def probe(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors of texts without a prompt and uncut, a row each. Raises Error."""

@@ -1,4 +1,4 @@
-"""The output of a bulk job, made of its finished fragments: JSON lines, NumPy or Parquet.
+"""The output of a bulk job that is one file, made of its finished fragments: JSON lines, NumPy or Parquet.
 
 Every file is written aside and renamed when all of it is on the disk. The same fragments give the same bytes.
 """
@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.readers import import_parquet
-from llamafile_mgr.bulk.records import Id
+from llamafile_mgr.bulk.tables import OutputFacts, fill_rows, make_schema, make_table, render_facts
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.store.files import store_errors, sync_directory, sync_file
 
-__all__ = ["OutputFacts", "OutputForm", "output_form", "render_lines", "write_output"]
+__all__ = ["OutputForm", "output_form", "render_lines", "write_output"]
 
 
 class OutputForm(str, Enum):
@@ -31,34 +29,26 @@ class OutputForm(str, Enum):
     JSONL = "jsonl"
     NPY = "npy"
     PARQUET = "parquet"
-
-
-@dataclass(frozen=True, slots=True)
-class OutputFacts:
-    """What holds for all vectors of an output, and how many texts it has."""
-
-    model: str
-    vector_space: str
-    width: int
-    texts: int
-    input_type: str | None
-    truncation: str
+    FOLDER = "folder"
 
 
 def output_form(path: Path) -> OutputForm:
-    """Return what an output of this name holds.
+    """Return what an output of this name holds; one without a suffix is a folder of Parquet files.
 
     Raises:
         UsageError: the suffix tells nothing, or nothing writes Parquet here.
     """
     suffix = path.suffix.lower().lstrip(".")
-    if suffix == OutputForm.PARQUET.value:
+    if suffix in ("", OutputForm.PARQUET.value):
         import_parquet()
+    if not suffix:
+        return OutputForm.FOLDER
     if suffix in ("jsonl", "ndjson"):
         return OutputForm.JSONL
     if suffix not in (OutputForm.NPY.value, OutputForm.PARQUET.value):
         raise UsageError(
-            f"the name of {path} does not say what it shall hold", hint="end it in .jsonl, .npy or .parquet"
+            f"the name of {path} does not say what it shall hold",
+            hint="end it in .jsonl, .npy or .parquet, or give it no suffix for a folder of Parquet files",
         )
     return OutputForm(suffix)
 
@@ -128,14 +118,14 @@ def _write_numpy(output: Path, read: Read, facts: OutputFacts, aside: Path) -> M
         _write_header(matrix, facts)
         row = 0
         for part in read():
-            matrix.write(_rows(part, facts.width).tobytes())
+            matrix.write(fill_rows(part, facts.width).tobytes())
             ids.writelines(orjson.dumps(known) + b"\n" for known in part.ids)
             for at, failure in sorted(part.failures.items()):
                 said = {"row": row + at, "id": part.ids[at], "code": failure.code, "message": failure.message}
                 errors.write(orjson.dumps(said) + b"\n")
             row += len(part.ids)
             failed += len(part.failures)
-        paths["facts"].write_bytes(orjson.dumps(_facts(facts, failed), option=orjson.OPT_INDENT_2) + b"\n")
+        paths["facts"].write_bytes(render_facts(facts, failed))
     made = [
         (paths["ids"], output.with_suffix(".ids.jsonl")),
         (paths["facts"], output.with_suffix(".meta.json")),
@@ -148,71 +138,22 @@ def _write_numpy(output: Path, read: Read, facts: OutputFacts, aside: Path) -> M
     return [*made, (paths["matrix"], output)]
 
 
-def _rows(part: FinishedFragment, width: int) -> NDArray[np.float32]:
-    """Return the vectors as little-endian float32; a fragment in which all failed may not know the width."""
-    if part.vectors.shape[1] == width:
-        return part.vectors.astype("<f4", copy=False)
-    return np.full((len(part.ids), width), np.nan, "<f4")
-
-
 def _write_header(stream: BinaryIO, facts: OutputFacts) -> None:
     head = {"descr": "<f4", "fortran_order": False, "shape": (facts.texts, facts.width)}
     np.lib.format.write_array_header_1_0(stream, head)
 
 
-def _facts(facts: OutputFacts, failed: int) -> dict[str, Any]:
-    return {
-        "model": facts.model,
-        "vector_space": facts.vector_space,
-        "texts": facts.texts,
-        "failed": failed,
-        "dimensions": facts.width,
-        "input_type": facts.input_type,
-        "truncation": facts.truncation,
-    }
-
-
 def _write_parquet(output: Path, read: Read, facts: OutputFacts, aside: Path) -> Made:
-    """Write columns id, embedding, error and truncated; the facts stand in the schema's metadata."""
     arrow = import_parquet()
     temporary = aside / "merged.parquet"
     numbers = all(isinstance(known, int) for part in read() for known in part.ids)
     failed = sum(len(part.failures) for part in read())
-    schema = arrow.schema(
-        [
-            ("id", arrow.int64() if numbers else arrow.string()),
-            ("embedding", arrow.list_(arrow.float32(), max(1, facts.width))),
-            ("error", arrow.string()),
-            ("truncated", arrow.string()),
-        ],
-        metadata={f"llamafile_mgr.{key}": str(value) for key, value in _facts(facts, failed).items()},
-    )
+    schema = make_schema(facts, failed, numbers=numbers)
     with (
         store_errors(temporary),
         temporary.open("wb") as stream,
         arrow.parquet.ParquetWriter(stream, schema) as writer,
     ):
         for part in read():
-            writer.write_table(_table(arrow, schema, part, numbers))
+            writer.write_table(make_table(schema, part, facts.vector_space))
     return [(temporary, output)]
-
-
-def _table(arrow: Any, schema: Any, part: FinishedFragment, numbers: bool) -> Any:
-    width = schema.field("embedding").type.list_size
-    rows = range(len(part.ids))
-    ids: list[Id] = list(part.ids) if numbers else [str(known) for known in part.ids]
-    flat = arrow.array(_rows(part, width).reshape(-1), arrow.float32())
-    missing = arrow.array([row in part.failures for row in rows], arrow.bool_())
-    vectors = arrow.FixedSizeListArray.from_arrays(flat, width, mask=missing)
-    errors = [
-        f"{part.failures[row].code}: {part.failures[row].message}" if row in part.failures else None
-        for row in rows
-    ]
-    cut = [part.truncated.get(row) for row in rows]
-    columns = [
-        arrow.array(ids, schema.field("id").type),
-        vectors,
-        arrow.array(errors, arrow.string()),
-        arrow.array(cut, arrow.string()),
-    ]
-    return arrow.Table.from_arrays(columns, schema=schema)

@@ -18,8 +18,8 @@ from llamafile_mgr.cli.output import print_json
 
 if TYPE_CHECKING:
     from llamafile_mgr.bulk import Job, JobReport
-    from llamafile_mgr.bulk.on_ray import RayCluster
     from llamafile_mgr.bulk.parts import FinishedFragment
+    from llamafile_mgr.bulk.ray import RayCluster
     from llamafile_mgr.cli.vectors import Wish
 
 __all__ = ["command"]
@@ -31,7 +31,7 @@ _INEXACT = (
 
 
 @click.command("embed")
-@click.argument("file", required=False, metavar="[FILE|-]", shell_complete=complete_file)
+@click.argument("files", nargs=-1, metavar="[FILE...|-]", shell_complete=complete_file)
 @click.option(
     "-t", "--text", "texts", multiple=True, metavar="TEXT", help="Embed this text; may be repeated."
 )
@@ -45,8 +45,9 @@ _INEXACT = (
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a .jsonl, .npy or .parquet file; standard output gets JSON lines.",
+    type=click.Path(path_type=Path),
+    help="Write a .jsonl, .npy or .parquet file, or a folder of Parquet files when it has no suffix; "
+    "standard output gets JSON lines.",
 )
 @click.option("--url", metavar="URL", help="Ask the llamafile-mgr that serves here.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", help="For --url.  [env: OPENAI_API_KEY]")
@@ -62,6 +63,7 @@ _INEXACT = (
 )
 @click.option("--ray-cpus", type=click.FloatRange(0.01), default=1.0, help="Processors to claim per node.")
 @click.option("--ray-gpus", type=click.IntRange(0), help="GPUs to claim per node.  [default: all it has]")
+@click.option("--tune", is_flag=True, help="Let nodes that never did measure their fastest settings first.")
 @click.option("--input-type", type=click.Choice(["query", "document", "none"]), help="Which prompt to add.")
 @click.option(
     "--truncate",
@@ -94,9 +96,7 @@ _INEXACT = (
     "--keep-every",
     "fragment",
     type=click.IntRange(1, 100_000),
-    default=128,
-    show_default=True,
-    help="Texts after which what is done is kept.",
+    help="Texts after which what is done is kept.  [default: 128, of a folder 1024]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
 @click.option("--restart", is_flag=True, help="Forget what an interrupted run has done.")
@@ -105,7 +105,7 @@ _INEXACT = (
 @click.pass_obj
 def command(
     context: Context,
-    file: str | None,
+    files: tuple[str, ...],
     texts: tuple[str, ...],
     model: str | None,
     output: Path | None,
@@ -116,6 +116,7 @@ def command(
     ray_address: str | None,
     ray_cpus: float,
     ray_gpus: int | None,
+    tune: bool,
     input_type: str | None,
     truncate: str,
     dimensions: int | None,
@@ -126,7 +127,7 @@ def command(
     id_column: str | None,
     batch: int,
     concurrency: int,
-    fragment: int,
+    fragment: int | None,
     overwrite: bool,
     restart: bool,
     quiet: bool,
@@ -155,41 +156,48 @@ def command(
       cut -f2 questions.tsv | llamafile-mgr embed --url http://gpu-box:8080 - -o questions.parquet
     """
     from llamafile_mgr.bulk import EmbedSettings, InputForm, Job, TextInput
-    from llamafile_mgr.bulk.remote_files import is_url
+    from llamafile_mgr.bulk.inputs import find_inputs
     from llamafile_mgr.cli.vectors import Wish
     from llamafile_mgr.embedding.requests import InputType, Truncation
     from llamafile_mgr.errors import UsageError
 
     cluster = _cluster(ray_address, ray_cpus, ray_gpus)
-    if bool(texts) == (file is not None):
-        raise UsageError("embed what?", hint="name a file, - for standard input, or --text")
+    if tune and cluster is None:
+        raise UsageError("--tune is for the nodes of --ray", hint="on this machine: llamafile-mgr tune MODEL")
+    if bool(texts) == bool(files):
+        raise UsageError("embed what?", hint="name files, - for standard input, or --text")
     if as_json and output is None:
         raise UsageError("--json needs --output", hint="without it the vectors themselves are JSON lines")
     settings = EmbedSettings(
         InputType(input_type) if input_type else None, Truncation(truncate), dimensions, task, cache
     )
-    url_given = file if file is not None and is_url(file) else None
-    source = TextInput(
-        path=Path(file) if file not in (None, "-") and url_given is None else None,
-        texts=texts or None,
+    like = TextInput(
         form=InputForm(input_format) if input_format else None,
         text_column=text_column,
         id_column=id_column,
-        url=url_given,
     )
-    job = Job(source, output, settings, batch, concurrency, fragment, overwrite, restart)
+    source = find_inputs(files, like, output) if files else TextInput(texts=texts)
+    sizes = (batch, concurrency, fragment or _keep_every(output))
+    job = Job(source, output, settings, *sizes, overwrite, restart)
     wish = Wish(model, url, api_key, own or exact, exact)
     if cluster is None:
         report = _run(context, job, wish, quiet)
     else:
-        report = _run_on_ray(context, job, wish, cluster, quiet)
+        report = _run_on_ray(context, job, wish, cluster, tune, quiet)
     _finish(report, output, as_json)
+
+
+def _keep_every(output: Path | None) -> int:
+    """Return how many texts are kept together: in a folder they make a file, and many small ones are slow."""
+    from llamafile_mgr.bulk.writers import OutputForm, output_form
+
+    return 1024 if output is not None and output_form(output) is OutputForm.FOLDER else 128
 
 
 def _cluster(address: str | None, cpus: float, gpus: int | None) -> RayCluster | None:
     if address is None:
         return None
-    from llamafile_mgr.bulk.on_ray import RayCluster, check_address
+    from llamafile_mgr.bulk.ray import RayCluster, check_address
 
     return RayCluster(check_address(address), cpus, gpus)
 
@@ -218,22 +226,24 @@ def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
         return run_until_signal(work(), lambda: kept)
 
 
-def _run_on_ray(context: Context, job: Job, wish: Wish, cluster: RayCluster, quiet: bool) -> JobReport:
+def _run_on_ray(
+    context: Context, job: Job, wish: Wish, cluster: RayCluster, tune: bool, quiet: bool
+) -> JobReport:
     import functools
 
     from llamafile_mgr.bulk.job import check_job
-    from llamafile_mgr.bulk.on_ray import run_on_ray
+    from llamafile_mgr.bulk.nodes import node_source, predict_space
+    from llamafile_mgr.bulk.ray import run_on_ray
     from llamafile_mgr.cli.interrupts import run_until_signal
-    from llamafile_mgr.cli.nodes import node_source
     from llamafile_mgr.cli.progress import TextDisplay
-    from llamafile_mgr.cli.vectors import name_model, predict_space
+    from llamafile_mgr.cli.vectors import name_model
     from llamafile_mgr.errors import UsageError
 
     if job.output is None or wish.url is not None:
         raise UsageError("--ray needs --output, and does not go with --url")
     check_job(job)
-    wish = name_model(context, wish)
-    space = predict_space(context, wish)
+    model = name_model(context, wish.model)
+    space, golden = predict_space(model, context.load_config(), context.paths)
     kept = "interrupted; run the same command again and it goes on from there"
     # Ray prints pages about every lost node to standard output, with no switch to stop it.
     with (
@@ -241,8 +251,16 @@ def _run_on_ray(context: Context, job: Job, wish: Wish, cluster: RayCluster, qui
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
-        connect = functools.partial(node_source, wish, job.settings)
-        work = run_on_ray(job, cluster, connect, vector_space=space, observe=display, say=display.say)
+        connect = functools.partial(node_source, model, job.settings, exact=wish.exact, tune=tune)
+        work = run_on_ray(
+            job,
+            cluster,
+            connect,
+            vector_space=space,
+            reference=golden,
+            observe=display,
+            say=display.say,
+        )
         return run_until_signal(work, lambda: kept)
 
 

@@ -44,8 +44,8 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     """
     import asyncio
 
+    from llamafile_mgr.embedding.local_plans import find_tunable, keep_tuned
     from llamafile_mgr.embedding.tuning import tune_plan
-    from llamafile_mgr.proxy.assembly import find_tunable, keep_tuned
 
     tunable = find_tunable(model, context.load_config(), context.paths)
     name = tunable.plan.name

@@ -13,10 +13,9 @@ from llamafile_mgr.cli.context import Context
 
 if TYPE_CHECKING:
     from llamafile_mgr.bulk import EmbedSettings, VectorSource
-    from llamafile_mgr.config import Config
     from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Wish", "connect", "name_model", "plan_alone", "plan_embedder", "predict_space", "run_engines"]
+__all__ = ["Wish", "connect", "name_model", "plan_embedder"]
 
 _STATUS_SECONDS = 10.0
 
@@ -43,7 +42,7 @@ def connect(
         UsageError: no model is named and none is served or configured.
         NotFoundError, PlanError: the model is not here or cannot run here.
     """
-    from llamafile_mgr.bulk import running_proxy
+    from llamafile_mgr.bulk import own_engines, plan_alone, running_proxy
 
     if wish.url is not None:
         say(f"asking {wish.url}")
@@ -53,9 +52,9 @@ def connect(
         url, socket = found
         say(f"asking the running serve, {url}")
         return _join(socket, wish.model, settings)
-    plan = plan_alone(context, wish)
+    plan = plan_alone(wish.model, context.load_config(), context.paths, exact=wish.exact)
     say(f"starting {plan.name}")
-    return run_engines(context, plan, settings)
+    return own_engines(plan, context.paths, settings)
 
 
 def _find_serve(context: Context, model: str | None) -> tuple[str, Path] | None:
@@ -91,65 +90,24 @@ async def _join(socket: Path, model: str | None, settings: EmbedSettings) -> Asy
         lease.close()
 
 
-def plan_alone(context: Context, wish: Wish) -> Plan:
-    """Return the plan of an embedding model whose engines compute one text after the other, so that equal
-    texts get equal bytes. On a GPU, which is idle most of the time then, only when that is wished for."""
-    from llamafile_mgr.config import ModelConfig
-
-    config = context.load_config()
-    plan = _plan(context, wish.model, config)
-    on_gpu = plan.settings.gpu not in (None, "disable")
-    if plan.settings.slots == 1 or (on_gpu and not wish.exact):
-        return plan
-    own = dataclasses.replace(config.models.get(plan.name, ModelConfig()), slots=1)
-    alone = dataclasses.replace(config, models={**config.models, plan.name: own})
-    return _plan(context, wish.model, alone)
-
-
-def name_model(context: Context, wish: Wish) -> Wish:
-    """Return the wish with a model that other machines know it by: a file's whole path, else the name.
+def name_model(context: Context, model: str | None) -> str:
+    """Return the model as other machines know it: a file's whole path, else the name; for None that of the
+    settings.
 
     Raises:
         UsageError: no model is named and none is configured.
     """
     from llamafile_mgr.errors import UsageError
 
-    model = wish.model or context.load_config().serve.embed
+    model = model or context.load_config().serve.embed
     if model is None:
         raise UsageError("no model was named", hint="name one: --model all-minilm-l6-v2")
-    return dataclasses.replace(wish, model=str(Path(model).absolute()) if Path(model).is_file() else model)
-
-
-def predict_space(context: Context, wish: Wish) -> str | None:
-    """Return the vector space that the model has as it lies here, None when it does not lie here or cannot
-    run here: another machine may well have it."""
-    from llamafile_mgr.embedding.space import fingerprint_space
-    from llamafile_mgr.errors import NotFoundError, PlanError
-
-    try:
-        return fingerprint_space(plan_alone(context, wish))
-    except (NotFoundError, PlanError):
-        return None
+    return str(Path(model).absolute()) if Path(model).is_file() else model
 
 
 def plan_embedder(context: Context, model: str) -> Plan:
     """Return the plan of an embedding model as ``serve`` would run it."""
-    return _plan(context, model, context.load_config())
+    from llamafile_mgr.embedding.local_plans import make_plans, wanted_models
 
-
-def _plan(context: Context, model: str | None, config: Config) -> Plan:
-    from llamafile_mgr.proxy.assembly import make_plans, wanted_models
-
-    (plan,) = make_plans(wanted_models((), model or config.serve.embed, None), config, context.paths)
+    (plan,) = make_plans(wanted_models((), model, None), context.load_config(), context.paths)
     return plan
-
-
-@asynccontextmanager
-async def run_engines(context: Context, plan: Plan, settings: EmbedSettings) -> AsyncIterator[VectorSource]:
-    """Run the engines of ``plan`` while inside, its files held. Raises NotFoundError and NotReadyError."""
-    from llamafile_mgr.bulk import own_engines
-    from llamafile_mgr.proxy.assembly import hold_files
-
-    with hold_files([plan], context.paths):
-        async with own_engines(plan, context.paths, settings) as source:
-            yield source

@@ -148,6 +148,7 @@ def _read_model(entry: Mapping[str, Any]) -> ModelInfo:
         max_tokens=meta.get("max_tokens"),
         vector_space=meta.get("vector_space"),
         slots=meta.get("slots"),
+        remotes=meta.get("remotes", 0),
     )
 
 

@@ -88,7 +88,7 @@ class ModelInfo:
     """A served model. ``max_tokens``: of one text. ``vector_space``, ``dimensions``: of embedding models.
 
     ``slots``: how many texts one of its engines computes together; with 1 a text's vector always has the same
-    bits.
+    bits, unless ``remotes`` of other machines have a part in it.
     """
 
     name: str
@@ -98,6 +98,7 @@ class ModelInfo:
     max_tokens: int | None
     vector_space: str | None
     slots: int | None = None
+    remotes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,14 @@ from llamafile_mgr.errors import EngineError, EngineStartError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.starting import EngineChecks
 
-__all__ = ["GOLDEN_COSINE", "PROBE_TEXTS", "EmbeddingChecks", "GenerationChecks", "make_checks"]
+__all__ = [
+    "GOLDEN_COSINE",
+    "PROBE_TEXTS",
+    "EmbeddingChecks",
+    "GenerationChecks",
+    "golden_limit",
+    "make_checks",
+]
 
 #: Against vectors of the unquantised model: F16 measured at 0.999999 and more, Q8_0 at 0.998 and more.
 GOLDEN_COSINE = 0.999
@@ -46,6 +53,11 @@ def make_checks(plan: Plan, baselines: Baselines) -> EngineChecks:
     if plan.role is Role.EMBED:
         return EmbeddingChecks(plan, baselines)
     return RerankChecks() if plan.role is Role.RERANK else GenerationChecks()
+
+
+def golden_limit(quantisation: str | None) -> float:
+    """Return the least cosine with golden vectors for weights of this type, None for unquantised ones."""
+    return GOLDEN_COSINE if quantisation in (None, "F16", "F32", "BF16") else _QUANTISED_COSINE
 
 
 class EmbeddingChecks:
@@ -92,8 +104,7 @@ class EmbeddingChecks:
 
     def _compare_golden(self, vectors: NDArray[np.float32]) -> None:
         known = normalise(np.array([entry.vector for entry in self._golden], dtype=np.float32))
-        quantised = self._plan.quantisation not in (None, "F16", "F32", "BF16")
-        limit = _QUANTISED_COSINE if quantised else GOLDEN_COSINE
+        limit = golden_limit(self._plan.quantisation)
         _require(cosines(vectors, known), limit, "with the model's known vectors")
 
     def _compare_baseline(self, vectors: NDArray[np.float32]) -> None:

@@ -38,7 +38,7 @@ def without_remotes(plan: Plan) -> Plan:
     if plan.replicas == 0:
         raise PlanError(
             f"no engine of {plan.name} is planned here",
-            cause="it has replicas = 0, and only serve uses its remotes",
+            cause="it has replicas = 0, and remotes take no part in what measures or repeats to the last bit",
             hint="take replicas = 0 out of its settings",
         )
     return replace(plan, remotes=())

@@ -17,6 +17,7 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
 from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.cache_thread import open_cache
+from llamafile_mgr.embedding.local_plans import hold_files
 from llamafile_mgr.embedding.readiness import make_checks
 from llamafile_mgr.embedding.remote_readiness import make_remote_checks
 from llamafile_mgr.errors import ConfigError, Error
@@ -24,7 +25,6 @@ from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.activation import inherited_sockets
 from llamafile_mgr.proxy.app import Proxy
-from llamafile_mgr.proxy.assembly import hold_files
 from llamafile_mgr.proxy.control import Controller, replace_model
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret

@@ -15,7 +15,6 @@ from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.remotes import without_remotes
 from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
@@ -55,7 +54,7 @@ class SupervisorOptions:
 
 class Supervisor:
     """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines, ``remote_checks`` those of its
-    remotes, of which it is given what they tell; without it remotes are left out."""
+    remotes, of which it is given what they tell; without it no plan may have any."""
 
     def __init__(
         self,
@@ -69,8 +68,8 @@ class Supervisor:
             raise PlanError("the same model was asked for twice")
         self._checks = checks
         self._remote_checks = remote_checks
-        if remote_checks is None:
-            plans = [without_remotes(plan) for plan in plans]
+        if remote_checks is None and any(plan.remotes for plan in plans):
+            raise PlanError("remotes take no part in this", hint="take them out of the settings")
         self._paths = paths
         self._options = options
         self._registry = Registry(paths.runtime)

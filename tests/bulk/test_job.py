@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -43,7 +44,12 @@ def job_for(tmp_path: Path, output: str = "out.jsonl", **options: object) -> Job
 
 
 def outputs(tmp_path: Path, stem: str) -> dict[str, bytes]:
-    return {p.name.removeprefix(stem): p.read_bytes() for p in tmp_path.glob(f"{stem}.*") if p.is_file()}
+    files = {p.name.removeprefix(stem): p.read_bytes() for p in tmp_path.glob(f"{stem}.*") if p.is_file()}
+    return files | (outputs_of(tmp_path / stem) if (tmp_path / stem).is_dir() else {})
+
+
+def outputs_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 async def test_every_text_gets_its_own_vector_or_its_error(tmp_path: Path) -> None:
@@ -70,12 +76,12 @@ async def test_every_text_gets_its_own_vector_or_its_error(tmp_path: Path) -> No
 
 
 @FEW
-@given(st.lists(st.integers(0, 300), max_size=6), st.sampled_from(["jsonl", "npy", "parquet"]))
+@given(st.lists(st.integers(0, 300), max_size=6), st.sampled_from([".jsonl", ".npy", ".parquet", ""]))
 def test_interruptions_change_no_byte(tmp_path: Path, moments: list[int], form: str) -> None:
     """A moment is the turn of the event loop at which the job is cancelled."""
-    whole = job_for(tmp_path, f"whole.{form}", overwrite=True)
+    whole = job_for(tmp_path, f"whole{form}", overwrite=True)
     asyncio.run(run_job(whole, FakeSource()))
-    job = job_for(tmp_path, f"cut.{form}", overwrite=True)
+    job = job_for(tmp_path, f"cut{form}", overwrite=True)
     asked = FakeSource()
 
     async def interrupted(turns: int) -> None:
@@ -91,10 +97,8 @@ def test_interruptions_change_no_byte(tmp_path: Path, moments: list[int], form: 
     report = asyncio.run(run_job(job, asked))
     assert outputs(tmp_path, "cut") == outputs(tmp_path, "whole")
     assert report.texts == 51
-    for path in tmp_path.glob("cut.*"):
-        path.unlink()
-    for path in tmp_path.glob("whole.*"):
-        path.unlink()
+    for path in (*tmp_path.glob("cut*"), *tmp_path.glob("whole*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 async def test_what_is_finished_is_not_computed_again(tmp_path: Path) -> None:
@@ -219,14 +223,65 @@ async def test_parquet(tmp_path: Path) -> None:
     assert table.schema.metadata[b"llamafile_mgr.vector_space"] == b"0" * 16
     rows = table.to_pylist()
     assert (len(rows), rows[0]["id"], rows[50]["id"]) == (51, "k0", "51")
-    assert rows[3] == {"id": "k3", "embedding": None, "error": "engine: no vector", "truncated": None}
+    failed = {"embedding": None, "vector_space": None, "error": "engine: no vector", "truncated": None}
+    assert rows[3] == {"id": "k3", **failed}
+    assert rows[5]["vector_space"] == "0" * 16
     assert rows[5]["truncated"] == "right"
     assert np.array_equal(np.array(rows[0]["embedding"], np.float32), vector_of("text 0"))
     await run_job(Job(TextInput(texts=("a", "b")), tmp_path / "n.parquet"), FakeSource())
     assert pyarrow.parquet.read_table(tmp_path / "n.parquet")["id"].to_pylist() == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["e.jsonl", "e.npy", "e.parquet"])
+async def test_a_folder_of_files(tmp_path: Path) -> None:
+    report = await run_job(job_for(tmp_path, "v"), FakeSource())
+    await run_job(job_for(tmp_path, "v.parquet"), FakeSource())
+    assert [path.name for path in sorted((tmp_path / "v").iterdir())] == [
+        "_meta.json",
+        *(f"part-{n:09d}.parquet" for n in range(8)),
+    ]
+    whole, single = (
+        pyarrow.parquet.read_table(tmp_path / "v"),
+        pyarrow.parquet.read_table(tmp_path / "v.parquet"),
+    )
+    assert whole.to_pylist() == single.to_pylist()
+    assert whole.schema.remove_metadata() == single.schema.remove_metadata()
+    one = pyarrow.parquet.read_table(tmp_path / "v" / "part-000000000.parquet")
+    assert one.schema.metadata[b"llamafile_mgr.vector_space"] == b"0" * 16
+    assert (one.num_rows, one.schema.metadata[b"llamafile_mgr.failed"]) == (7, b"1")
+    meta = json.loads((tmp_path / "v" / "_meta.json").read_text())
+    assert (meta["texts"], meta["failed"], meta["dimensions"]) == (report.texts, report.failed, WIDTH)
+
+
+async def test_a_folder_shows_what_is_finished_and_its_files_are_not_made_again(tmp_path: Path) -> None:
+    job, source = job_for(tmp_path, "v"), FakeSource(dies_after=30)
+    with pytest.raises(ConnectionError):
+        await run_job(job, source)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "v").glob("part-*")}
+    assert len(made) >= 2
+    rotten = min(made)
+    vectors = pyarrow.parquet.ParquetFile(rotten).metadata.row_group(0).column(1)
+    data = bytearray(rotten.read_bytes())
+    data[vectors.data_page_offset + vectors.total_compressed_size - 9] ^= 1
+    rotten.write_bytes(data)
+    report = await run_job(job, FakeSource())
+    assert report.kept == 7 * (len(made) - 1)
+    assert [path for path, at in made.items() if path.stat().st_mtime_ns != at] == [rotten]
+
+
+async def test_a_folder_of_others_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    await run_job(job_for(tmp_path, "v"), FakeSource())
+    with pytest.raises(UsageError, match="is there already"):
+        await run_job(job_for(tmp_path, "v"), FakeSource())
+    few = Job(TextInput(texts=("a", "b")), tmp_path / "v", overwrite=True)
+    await run_job(few, FakeSource())
+    assert len(list((tmp_path / "v").glob("part-*"))) == 1
+    (tmp_path / "v" / "mine.txt").write_text("")
+    with pytest.raises(UsageError, match=r"other files, such as mine\.txt"):
+        await run_job(few, FakeSource())
+
+
+@pytest.mark.parametrize("name", ["e.jsonl", "e.npy", "e.parquet", "e"])
 @pytest.mark.parametrize("texts", [(), (FAILING,) * 9])
 async def test_without_a_single_vector(tmp_path: Path, name: str, texts: tuple[str, ...]) -> None:
     job = Job(TextInput(texts=texts), tmp_path / name, fragment=4)
@@ -238,6 +293,10 @@ async def test_a_fragment_of_failures_among_others(tmp_path: Path) -> None:
     job = Job(TextInput(texts=(*[FAILING] * 4, "a")), tmp_path / "f.npy", fragment=4)
     await run_job(job, FakeSource(dimensions=None))
     assert np.load(tmp_path / "f.npy").shape == (5, WIDTH)
+    await run_job(replace(job, output=tmp_path / "f"), FakeSource(dimensions=None))
+    await run_job(replace(job, output=tmp_path / "known"), FakeSource())
+    assert pyarrow.parquet.read_table(tmp_path / "f").num_rows == 5
+    assert outputs_of(tmp_path / "f") == outputs_of(tmp_path / "known")
 
 
 @pytest.mark.parametrize(
@@ -245,6 +304,8 @@ async def test_a_fragment_of_failures_among_others(tmp_path: Path) -> None:
     [
         ("there.jsonl", {}, UsageError, "--overwrite"),
         ("x.docx", {}, UsageError, ".parquet"),
+        ("folder.npy", {}, UsageError, "is a folder"),
+        ("file", {}, UsageError, "is no folder"),
         ("none/x.npy", {}, NotFoundError, "no directory"),
         ("x.npy", {"source": TextInput(Path("/nonexistent.txt"))}, NotFoundError, "no file"),
     ],
@@ -253,6 +314,8 @@ def test_what_is_refused_before_anything_starts(
     tmp_path: Path, output: str, options: dict[str, object], error: type[Error], says: str
 ) -> None:
     (tmp_path / "there.jsonl").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.npy").mkdir()
     job = replace(job_for(tmp_path, output), **options)  # type: ignore[arg-type]
     with pytest.raises(error) as caught:
         check_job(job)

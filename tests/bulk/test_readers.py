@@ -148,7 +148,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, suffix: s
 @given(st.integers(0, 40), st.integers(1, 9))
 def test_fragments_hold_everything_once(count: int, size: int) -> None:
     records = [Record(n, f"text {n}") for n in range(count)]
-    fragments = list(split_fragments(records, size))
+    fragments = list(split_fragments([records], size))
     assert [record for each in fragments for record in each.records] == records
     assert [each.index for each in fragments] == list(range(len(fragments)))
     assert all(len(each.records) == size for each in fragments[:-1])
@@ -156,7 +156,7 @@ def test_fragments_hold_everything_once(count: int, size: int) -> None:
 
 def test_a_digest_tells_any_change() -> None:
     def digest(*records: Record) -> str:
-        return next(split_fragments(records, 9)).digest
+        return next(split_fragments([records], 9)).digest
 
     whole = digest(Record(1, "ab"), Record(2, "c"))
     assert whole == digest(Record(1, "ab"), Record(2, "c"))

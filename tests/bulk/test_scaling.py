@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.job import complete_job
 from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.rates import measure_rates
+from llamafile_mgr.bulk.references import Reference
 from llamafile_mgr.bulk.scaling import ASSUMPTIONS, HEADERS, ScaleRates, predict, scale_json, scale_rows
-from llamafile_mgr.bulk.sharing import PROBES, Node, NodeFacts, SharedWork
+from llamafile_mgr.bulk.sharing import Node, NodeFacts, SharedWork
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import UsageError
 from tests.bulk.texts import FakeSource
@@ -104,8 +106,8 @@ class FixedNode:
     def __post_init__(self) -> None:
         self._gate = asyncio.Lock()
 
-    async def start(self) -> NodeFacts:
-        return NodeFacts(__version__, "fake", "0" * 16, WIDTH, np.stack([vector_of(text) for text in PROBES]))
+    async def start(self, texts: Sequence[str]) -> NodeFacts:
+        return NodeFacts(__version__, "fake", "0" * 16, WIDTH, np.stack([vector_of(text) for text in texts]))
 
     async def embed(self, fragment: Fragment) -> FinishedFragment:
         async with self._gate:
@@ -132,7 +134,7 @@ async def test_a_job_takes_no_less_than_is_predicted(tmp_path: Path, nodes: int)
     """How much longer it takes is for scripts/bench-ray to say: a busy machine is slow for its reasons."""
     job = Job(TextInput(texts=TEXTS), tmp_path / "out.npy", batch=8, concurrency=1, fragment=16)
     finder = Finder([FixedNode(f"n{number}") for number in range(nodes)])
-    async with SharedWork(finder, None, 2, lambda _: None) as work:
+    async with SharedWork(finder, None, Reference(), 2, lambda _: None) as work:
         await work.first()
         began = time.monotonic()
         await complete_job(job, work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,29 @@ from llamafile_mgr.bulk.computing import embed_fragment
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.job import JobReport, complete_job, run_job
 from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
-from llamafile_mgr.bulk.sharing import PROBES, Node, NodeFacts, SharedWork
-from llamafile_mgr.errors import CheckpointError, EngineError, EngineLostError, NotReadyError
+from llamafile_mgr.bulk.references import Reference, load_reference, make_reference
+from llamafile_mgr.bulk.sharing import Node, NodeFacts, SharedWork
+from llamafile_mgr.catalog import load_catalog
+from llamafile_mgr.errors import (
+    CheckpointError,
+    EngineError,
+    EngineLostError,
+    NotReadyError,
+    VectorSpaceError,
+)
 from tests.bulk.texts import FAILING, FakeSource
 from tests.embedding.stub_pool import WIDTH, vector_of
 
 SPACE = "0" * 16
 TEXTS = tuple(f"text {n}" + (FAILING if n % 9 == 4 else "") for n in range(60))
+
+
+def golden_vectors(texts: Sequence[str]) -> np.ndarray:
+    return np.stack([vector_of(text) for text in texts])
+
+
+#: As the catalog has them: of texts of its own.
+PINNED = Reference(("one", "two", "three"), golden_vectors(("one", "two", "three")), pinned=True)
 
 
 @dataclass
@@ -40,18 +56,24 @@ class FakeNode:
     vector_space: str = SPACE
     version: str = __version__
     turned: bool = False
+    niceness: int = 0
     starts: int = 0
     stops: int = 0
     calls: int = 0
     done: list[int] = field(default_factory=list)
     came: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
-    async def start(self) -> NodeFacts:
+    async def start(self, texts: Sequence[str]) -> NodeFacts:
         self.starts += 1
         await asyncio.sleep(0)
-        probes = np.stack([vector_of(text) for text in PROBES])
+        probes = golden_vectors(texts)
         return NodeFacts(
-            self.version, "fake", self.vector_space, WIDTH, probes[::-1].copy() if self.turned else probes
+            self.version,
+            "fake",
+            self.vector_space,
+            WIDTH,
+            probes[::-1].copy() if self.turned else probes,
+            niceness=self.niceness,
         )
 
     async def embed(self, fragment: Fragment) -> FinishedFragment:
@@ -88,11 +110,13 @@ async def share(
     folder: Path,
     *nodes: FakeNode,
     space: str | None = None,
+    reference: Reference | None = None,
     said: list[str] | None = None,
     job: Job | None = None,
 ) -> JobReport:
     say = said.append if said is not None else lambda _: None
-    async with SharedWork(FakeFinder([list(nodes)]), space, 2, say) as work:
+    reference = reference or load_reference(parts_folder(folder / "shared.jsonl")) or Reference()
+    async with SharedWork(FakeFinder([list(nodes)]), space, reference, 2, say) as work:
         await work.first()
         return await complete_job(job or job_for(folder), work)
 
@@ -175,6 +199,62 @@ async def test_a_job_that_goes_on_keeps_its_golden_vectors(tmp_path: Path) -> No
     assert Parts(parts_folder(tmp_path / "shared.jsonl")).read_job() is not None
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_not_even_the_first_node_may_give_other_vectors_than_the_catalogs(
+    tmp_path: Path, first: bool
+) -> None:
+    """The wrong one comes first, or when the job goes on after all others were lost."""
+    said: list[str] = []
+    wrong = FakeNode("wrong", turned=True)
+    if first:
+        await share(tmp_path, wrong, FakeNode("right"), reference=PINNED, said=said)
+    else:
+        with pytest.raises(NotReadyError):
+            await share(tmp_path, FakeNode("right", refuses_at=3), reference=PINNED)
+        await share(tmp_path, wrong, FakeNode("again"), said=said)
+    [line] = [line for line in said if line.startswith("wrong leaves the job")]
+    assert "its vectors are not those of the job" in line
+    assert "with the model's known vectors, where 0.999 is the least" in line
+    assert wrong.calls == 0
+    await check_output(tmp_path)
+
+
+async def test_golden_vectors_that_rotted_end_a_job_that_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(NotReadyError):
+        await share(tmp_path, FakeNode("a", refuses_at=3))
+    path = parts_folder(tmp_path / "shared.jsonl") / "golden.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CheckpointError, match="golden vectors of the job"):
+        await share(tmp_path, FakeNode("b"))
+
+
+def test_quantised_weights_may_be_a_little_off_the_catalogs_but_not_off_another_nodes() -> None:
+    assert PINNED.vectors is not None
+    off = PINNED.vectors + 0.08 * np.roll(PINNED.vectors, 1, axis=1)
+    off /= np.linalg.norm(off, axis=1, keepdims=True)
+    assert 0.99 < np.min(np.sum(off * PINNED.vectors, axis=1)) < 0.999
+    assert PINNED.settle(off, "Q8_0") is PINNED
+    for reference, quantisation in ((PINNED, "F16"), (replace(PINNED, pinned=False), "Q8_0")):
+        with pytest.raises(VectorSpaceError, match="not those of the job"):
+            reference.settle(off, quantisation)
+    with pytest.raises(VectorSpaceError, match="another shape"):
+        PINNED.settle(off[:, :-1], None)
+
+
+def test_the_catalogs_golden_vectors_are_taken() -> None:
+    reference = make_reference(load_catalog().models["all-minilm-l6-v2"])
+    assert reference.pinned
+    assert reference.vectors is not None
+    assert reference.vectors.shape == (len(reference.texts), 384)
+    assert make_reference(None).vectors is None
+
+
+async def test_a_node_that_yields_to_others_is_told_of(tmp_path: Path) -> None:
+    said: list[str] = []
+    await share(tmp_path, FakeNode("slow", niceness=15), said=said)
+    assert "slow takes part, but yields to all else there: it has niceness 15" in said
+
+
 async def test_no_node_at_all(tmp_path: Path) -> None:
     with pytest.raises(NotReadyError, match="there is no node"):
         await share(tmp_path)
@@ -205,7 +285,7 @@ async def test_a_node_that_comes_later_takes_part(tmp_path: Path, monkeypatch: p
         return await slow(fragment)
 
     monkeypatch.setattr(first, "embed", embed)
-    async with SharedWork(FakeFinder([[first], [], [later]]), None, 2, lambda _: None) as work:
+    async with SharedWork(FakeFinder([[first], [], [later]]), None, Reference(), 2, lambda _: None) as work:
         await work.first()
         await complete_job(job_for(tmp_path), work)
     assert later.done

@@ -85,6 +85,35 @@ def test_killed_at_any_moment_a_job_ends_with_the_same_bytes(
     assert not parts.exists()
 
 
+def test_several_files_into_a_folder_of_files(model_home: Path, tmp_path: Path) -> None:
+    """Killed in the middle, then gone on with: the same bytes as at one go."""
+    inputs = tmp_path / "corpus"
+    inputs.mkdir()
+    (inputs / "a.txt").write_text("".join(f"a short text, number {n}\n" for n in range(100)))
+    (inputs / "b.csv").write_text("id,body\n" + "".join(f"b{n},another {n}\n" for n in range(100)))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    words = [str(inputs), f"{tmp_path}/corpus/*.txt", "--own", "--quiet", "--keep-every", "16"]
+    assert embed(model_home, *words, "-o", f"{whole}/").returncode == 0
+    argv = program("embed", "--model", MODEL, *words, "-o", str(cut))
+    with subprocess.Popen(argv, env=environment(model_home)) as job:
+        while len(list(cut.glob("part-*.parquet"))) < 3:
+            assert job.poll() is None
+            time.sleep(0.01)
+        job.kill()
+    assert not (cut / "_meta.json").exists()
+    resumed = embed(model_home, *words, "-o", str(cut), "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["kept"] >= 3 * 16
+    files = {path.name: path.read_bytes() for path in cut.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in whole.iterdir()}
+    assert len(files) == 1 + 2 * 7
+    import pyarrow.parquet
+
+    ids = pyarrow.parquet.read_table(cut)["id"].to_pylist()
+    assert ids == [*(f"{inputs}/a.txt:{n}" for n in range(1, 101)), *(f"b{n}" for n in range(100))]
+    assert not cut.with_name("cut.parts").exists()
+
+
 def test_a_changed_input_is_refused(model_home: Path, tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_text("".join(f"text number {n}\n" for n in range(400)))

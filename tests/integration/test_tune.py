@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from llamafile_mgr.config import Config
+from llamafile_mgr.embedding.local_plans import Wanted, find_tunable, keep_tuned, make_plans
 from llamafile_mgr.embedding.tuning import Contest, compare_plans, make_text, tune_plan
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.tuning import Variant, variant_of
-from llamafile_mgr.proxy.assembly import Wanted, find_tunable, keep_tuned, make_plans
 from tests.support.service import environment, program, run_program
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,9 +13,11 @@ import numpy as np
 
 from llamafile_mgr.bulk.records import TextResult
 
-__all__ = ["FixedSource", "fixed_source"]
+__all__ = ["BROKEN", "FixedSource", "fixed_source"]
 
 WIDTH = 384
+#: Name of a variable.
+BROKEN = "TESTS_BROKEN_ENGINE"
 
 
 class FixedSource:
@@ -24,6 +27,7 @@ class FixedSource:
     vector_space = "f" * 16
     dimensions = WIDTH
     exact = True
+    quantisation = None
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -37,6 +41,11 @@ class FixedSource:
             self._free_at = max(self._free_at, time.monotonic() - 0.05) + self._seconds * len(texts)
             await asyncio.sleep(max(0.0, self._free_at - time.monotonic()))
         return [TextResult(_vector(text)) for text in texts]
+
+    async def probe(self, texts: Sequence[str]) -> np.ndarray:
+        """Return vectors at once; others where the environment says that this machine is broken."""
+        vectors = np.stack([_vector(text) for text in texts])
+        return vectors[::-1].copy() if BROKEN in os.environ else vectors
 
 
 def _vector(text: str) -> np.ndarray:

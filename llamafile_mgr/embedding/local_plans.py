@@ -1,4 +1,4 @@
-"""Putting a service together: from names to subjects, toolbox and plans. Blocks on disks."""
+"""From names of models to plans for this machine, by way of the store and the catalog. Blocks on disks."""
 
 from __future__ import annotations
 

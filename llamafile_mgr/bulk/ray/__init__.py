@@ -1,0 +1,8 @@
+"""Many machines through Ray: whole jobs that survive interruption, and a step of a Ray Data pipeline."""
+
+from __future__ import annotations
+
+from llamafile_mgr.bulk.ray.cluster import RayCluster, check_address
+from llamafile_mgr.bulk.ray.jobs import Connect, run_on_ray
+
+__all__ = ["Connect", "RayCluster", "check_address", "run_on_ray"]
