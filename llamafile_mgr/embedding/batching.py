@@ -56,7 +56,7 @@ class Group:
 
 
 class Queue:
-    """The texts that wait, and how many groups are under way. One task writes it.
+    """The texts that wait, and how many groups are under way. Only the scheduler writes it.
 
     A group is counted at the place with the fewest, since the pool sends it to the engine with the fewest.
     """

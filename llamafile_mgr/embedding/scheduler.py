@@ -1,7 +1,7 @@
-"""Where calls wait for the engine: one task owns the queue and sends groups while engines have room.
+"""Where calls wait for the engine: groups are sent while engines have room.
 
-Callers only leave messages for it. It lives while there is work, and nothing waits for a clock: a text that
-finds an engine free is sent at once; texts share a group only when they had to wait anyway.
+Nothing waits for a clock: a text that finds an engine free is sent at once; texts share a group only when
+they came together or had to wait anyway.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -48,14 +48,6 @@ class _Call:
     began: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    """A message: this group has these results."""
-
-    group: Group
-    results: Sequence[ItemResult]
-
-
 class Scheduler:
     """Queues texts for one pool. ``policy`` and ``replicas`` tell how groups are made for the engines that
     the pool has now, and how many of them can be asked.
@@ -77,10 +69,8 @@ class Scheduler:
         self._queue = Queue(policy())
         self._numbers = itertools.count()
         self._calls: dict[int, _Call] = {}
-        self._inbox: deque[tuple[int, _Call] | int | _Finished] = deque()
-        self._wake = asyncio.Event()
         self._groups: dict[asyncio.Task[list[ItemResult]], Group] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._looking = False
 
     def depth(self, lane: Lane) -> int:
         """Return how many texts wait in ``lane``."""
@@ -101,54 +91,36 @@ class Scheduler:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         began = time.monotonic()
         call = _Call(items, lane, budget, stop_early, done, [None] * len(items), len(items), began)
-        self._tell((number, call))
+        self._calls[number] = call
+        self._queue.add(lane, number, items)
+        self._look_soon()
         try:
             await done
         finally:
             if call.missing:
-                self._tell(number)
+                self._forget(number)
+                self._look_soon()
         return call.results
 
-    def _tell(self, message: tuple[int, _Call] | int | _Finished) -> None:
-        self._inbox.append(message)
-        self._wake.set()
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._work(), name="embedding queue")
+    def _look_soon(self) -> None:
+        """Look at the queue in the loop's next turn, so that what comes in this one shares a group."""
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look)
 
-    async def _work(self) -> None:
-        """Own the queue until it is idle."""
+    def _look(self) -> None:
+        """Send groups while engines have room."""
+        self._looking = False
         try:
-            while True:
-                self._wake.clear()
-                while self._inbox:
-                    self._read(self._inbox.popleft())
-                self._queue.policy = self._policy()
-                while (group := self._queue.next_group(self._replicas())) is not None:
-                    self._send(group)
-                if self._queue.idle:
-                    return
-                await self._wake.wait()
+            self._queue.policy = self._policy()
+            while (group := self._queue.next_group(self._replicas())) is not None:
+                self._send(group)
         except Exception as error:  # the boundary of the queue: a defect must not leave callers waiting
             _LOG.exception("the embedding queue: defect")
             for number, call in [*self._calls.items()]:
                 if not call.done.done():
                     call.done.set_exception(InternalError(f"the embedding queue failed: {error}"))
                 self._forget(number)
-        finally:
-            self._task = None
-
-    def _read(self, message: tuple[int, _Call] | int | _Finished) -> None:
-        if isinstance(message, _Finished):
-            self._queue.finish(message.group)
-            for item, result in zip(message.group.items, message.results, strict=True):
-                self._deliver(item, result)
-        elif isinstance(message, int):
-            self._forget(message)
-        else:
-            number, call = message
-            if not call.done.cancelled():
-                self._calls[number] = call
-                self._queue.add(call.lane, number, call.items)
 
     def _deliver(self, item: Item, result: ItemResult) -> None:
         call = self._calls.get(item.call)
@@ -192,7 +164,7 @@ class Scheduler:
         task.add_done_callback(self._note_end)
 
     def _note_end(self, task: asyncio.Task[list[ItemResult]]) -> None:
-        """Leave the results in the inbox; also of a task that was cancelled before it had begun."""
+        """Hand out the results; also of a task that was cancelled before it had begun."""
         group = self._groups.pop(task)
         if task.cancelled():
             results = [ItemResult(error=InternalError("cancelled"))] * len(group.items)
@@ -203,4 +175,7 @@ class Scheduler:
             results = [ItemResult(error=failed)] * len(group.items)
         else:
             results = task.result()
-        self._tell(_Finished(group, results))
+        self._queue.finish(group)
+        for item, result in zip(group.items, results, strict=True):
+            self._deliver(item, result)
+        self._look_soon()
