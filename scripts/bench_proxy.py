@@ -109,6 +109,7 @@ def litellm_proxy(program: str | None, upstream: int) -> Iterator[dict[str, str]
         (Path(folder) / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
         command = [program, "--config", f"{folder}/config.yaml", "--host", "127.0.0.1", "--port", str(port)]
         quiet = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        quiet["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"  # loopback, for seconds
         process = subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             yield {"litellm": f"http://127.0.0.1:{port}"}
@@ -154,7 +155,7 @@ proxy_set_header Connection ""; }} }}"""
 def await_answer(url: str) -> None:
     body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
     request = urllib.request.Request(url + PATH, body, {"content-type": "application/json"})
-    for _ in range(1200):
+    for _ in range(2400):
         try:
             with urllib.request.urlopen(request, timeout=5) as reply:
                 assert len(reply.read()) > ANSWER_BYTES * 0.9
