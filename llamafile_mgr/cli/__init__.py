@@ -6,7 +6,10 @@ only some of them need is imported where they need it, so that ``--help`` and ``
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -17,7 +20,7 @@ import click
 from llamafile_mgr import __version__
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import print_error
-from llamafile_mgr.errors import Error, InternalError
+from llamafile_mgr.errors import DiskFullError, Error, InternalError, StoreError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -129,11 +132,40 @@ def _print_traceback() -> None:
     traceback.print_exc()
 
 
+def _prepare_streams() -> None:
+    """Let output that was closed go nowhere, and escape what the encoding of standard output lacks."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # its descriptor is free, and must not become that of another file
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the whole run
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output(code: int) -> int:
+    """Return ``code``; what is left in the buffer of standard output can go nowhere, so it goes there."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _translate(error: OSError) -> Error:
+    """Return our error for one of the system's; those of writing standard output name no file."""
+    about = f" to {error.filename}" if error.filename else ""
+    said = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"cannot write{about}: {said}", hint="make room and run the same command again")
+    return StoreError(
+        f"cannot read or write{about}: {said}", hint="if that is no surprise, mend it; else run with --debug"
+    )
+
+
 def run(args: list[str] | None = None) -> int:
     """Run one command and return its exit code; every error becomes a message and a code here."""
     debug = "--debug" in (sys.argv[1:] if args is None else args) or bool(
         os.environ.get("LLAMAFILE_MGR_DEBUG")
     )
+    _prepare_streams()
+    output = sys.stdout
     try:
         result = main_group.main(args=args, prog_name="llamafile-mgr", standalone_mode=False)
     except click.exceptions.Abort:
@@ -148,9 +180,18 @@ def run(args: list[str] | None = None) -> int:
         print_error(error)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output went away; what is left in the buffer has no reader either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return _drop_output(128 + signal.SIGPIPE)
+    except SystemExit:
+        # Where the reader of its output went away, click exchanges the stream and ends the program.
+        if sys.stdout is output:
+            raise
+        return _drop_output(128 + signal.SIGPIPE)
+    except OSError as error:
+        if debug:
+            _print_traceback()
+        translated = _translate(error)
+        print_error(translated)
+        return _drop_output(translated.exit_code)
     except Exception as error:  # the last boundary: no traceback reaches a user who did not ask
         if debug:
             _print_traceback()

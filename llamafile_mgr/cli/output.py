@@ -12,6 +12,7 @@ from llamafile_mgr.errors import Error
 
 __all__ = [
     "count_columns",
+    "count_of",
     "format_bytes",
     "format_table",
     "print_error",
@@ -26,6 +27,7 @@ __all__ = [
 _GAP = "  "
 #: The last column is wrapped into what is left of the line, unless that is narrower.
 _LEAST_WRAP = 20
+_BELOW = "    "
 
 
 def print_line(text: str = "") -> None:
@@ -35,17 +37,24 @@ def print_line(text: str = "") -> None:
 
 def print_json(value: object) -> None:
     """Write ``value`` as indented JSON to standard output; keys keep their order."""
-    import json
-
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(_dump(value, indent=2))
 
 
 def print_json_line(value: object) -> None:
     """Write ``value`` as JSON on one line and flush, so that a reading program sees it at once."""
+    click.echo(_dump(value))
+
+
+def _dump(value: object, indent: int | None = None) -> str:
+    """Return JSON text; escapes stand for what standard output cannot write."""
     import json
 
-    click.echo(json.dumps(value, ensure_ascii=False))
-    sys.stdout.flush()
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def print_error(error: Error) -> None:
@@ -83,8 +92,8 @@ def printable(text: str) -> str:
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, columns: int | None = None) -> str:
     """Return left-aligned columns that fit the terminal, when output goes to one.
 
-    The last column is wrapped, so that no reason loses its end; where the others leave no room for it,
-    lines are cut. ``columns``: the width to fit instead. What could drive a terminal is escaped.
+    The last column is wrapped, so that no reason loses its end; where the others leave no room for it, it
+    stands below them. ``columns``: the width to fit instead. What could drive a terminal is escaped.
     """
     lines = [tuple(headers), *(tuple(map(printable, row)) for row in rows)]
     widths = [max(count_columns(line[i]) for line in lines) for i in range(len(headers))]
@@ -92,22 +101,23 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, colum
         import shutil
 
         columns = shutil.get_terminal_size().columns
-    return "\n".join(text for line in lines for text in _lay_out(line, widths, columns))
+    return "\n".join(text for line in lines for text in _lay_out(line, widths, columns or sys.maxsize))
 
 
-def _lay_out(line: Sequence[str], widths: Sequence[int], columns: int | None) -> Iterator[str]:
+def _lay_out(line: Sequence[str], widths: Sequence[int], columns: int) -> Iterator[str]:
     """Yield one row as the lines that it takes."""
-    head = _GAP.join([*map(_pad, line[:-1], widths), ""])
-    whole = (head + line[-1]).rstrip()
-    if columns is None or count_columns(whole) <= columns:
-        yield whole
-        return
+    head, last = _GAP.join([*map(_pad, line[:-1], widths), ""]), line[-1]
     indent = count_columns(head)
-    if columns - indent < _LEAST_WRAP:
-        yield _cut(whole, columns - 1) + "…"
-        return
-    for number, piece in enumerate(_wrap(line[-1], columns - indent)):
-        yield (head if number == 0 else " " * indent) + piece
+    if indent + widths[-1] <= columns:
+        yield (head + last).rstrip()
+    elif columns - indent >= _LEAST_WRAP:
+        for number, piece in enumerate(_wrap(last, columns - indent)):
+            yield ((head if number == 0 else " " * indent) + piece).rstrip()
+    else:
+        head = head.rstrip()
+        yield head if count_columns(head) <= columns else _cut(head, columns - 1) + "…"
+        for piece in _wrap(last, max(columns - len(_BELOW), 2)) if last else ():
+            yield _BELOW + piece
 
 
 def _wrap(text: str, room: int) -> Iterator[str]:
@@ -125,8 +135,7 @@ def _wrap(text: str, room: int) -> Iterator[str]:
             yield piece
             word = word[len(piece) :]
         line = word
-    if line:
-        yield line
+    yield line
 
 
 def _cut(text: str, room: int) -> str:
@@ -151,6 +160,11 @@ def count_columns(text: str) -> int:
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     joined = sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
     return len(text) + wide - joined
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return ``1 name`` or ``2 names``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def format_bytes(count: int | None) -> str:
