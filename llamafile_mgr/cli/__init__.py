@@ -74,6 +74,14 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"llamafile_mgr.cli.{entry[0]}").command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take what people type before they know: ``help [COMMAND]`` and ``version``."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        elif args == ["version"]:
+            args = ["--version"]
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -105,7 +113,9 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="llamafile-mgr", message="%(prog)s %(version)s")
+@click.version_option(
+    __version__, "-V", "--version", prog_name="llamafile-mgr", message="%(prog)s %(version)s"
+)
 @click.option(
     "--config",
     "config_file",
@@ -173,6 +183,8 @@ def run(args: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption) and error.option_name in ("--config", "--debug"):
+            click.echo(f"{error.option_name} belongs before the command.", err=True)
         return error.exit_code
     except Error as error:
         if debug:
