@@ -92,8 +92,9 @@ def printable(text: str) -> str:
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, columns: int | None = None) -> str:
     """Return left-aligned columns that fit the terminal, when output goes to one.
 
-    The last column is wrapped, so that no reason loses its end; where the others leave no room for it, it
-    stands below them. ``columns``: the width to fit instead. What could drive a terminal is escaped.
+    The last column is wrapped, so that no reason loses its end; where there is no room for it beside the
+    others, columns stand below each other. ``columns``: the width to fit instead. What could drive a
+    terminal is escaped.
     """
     lines = [tuple(headers), *(tuple(map(printable, row)) for row in rows)]
     widths = [max(count_columns(line[i]) for line in lines) for i in range(len(headers))]
@@ -114,10 +115,26 @@ def _lay_out(line: Sequence[str], widths: Sequence[int], columns: int) -> Iterat
         for number, piece in enumerate(_wrap(last, columns - indent)):
             yield ((head if number == 0 else " " * indent) + piece).rstrip()
     else:
-        head = head.rstrip()
-        yield head if count_columns(head) <= columns else _cut(head, columns - 1) + "…"
-        for piece in _wrap(last, max(columns - len(_BELOW), 2)) if last else ():
-            yield _BELOW + piece
+        yield from _break(line, widths, columns)
+
+
+def _break(line: Sequence[str], widths: Sequence[int], columns: int) -> Iterator[str]:
+    """Yield one row with as many columns a line as fit, and the last one wrapped."""
+    text = start = ""
+    for cell, width in zip(line[:-1], widths, strict=False):
+        if text != start and count_columns(text) + width > columns:
+            yield text.rstrip()
+            text = start = _BELOW
+        room = columns - count_columns(text)
+        fits = count_columns(cell) <= room
+        text += _pad(cell if fits else _cut(cell, room - 1) + "…", width) + _GAP
+    if count_columns(text) + widths[-1] <= columns:
+        yield (text + line[-1]).rstrip()
+        return
+    if text.strip():
+        yield text.rstrip()
+    for piece in _wrap(line[-1], max(columns - len(_BELOW), 2)) if line[-1] else ():
+        yield _BELOW + piece
 
 
 def _wrap(text: str, room: int) -> Iterator[str]:

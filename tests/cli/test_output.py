@@ -45,7 +45,13 @@ def test_the_last_column_stands_below_where_there_is_no_room_beside() -> None:
         "gpu      none",
         "    there is none",
     ]
-    assert format_table(HEADERS, ROWS, columns=10).splitlines()[:2] == ["NAME     …", "    WHY"]
+    assert format_table(("A", "B", "C", "D"), [("a" * 8, "bb", "c" * 5, "d")], columns=14).splitlines() == [
+        "A         B",
+        "    C      D",
+        "aaaaaaaa  bb",
+        "    ccccc  d",
+    ]
+    assert format_table(("A", "B"), [("a" * 20, "b")], columns=10).splitlines()[2:] == ["aaaaaaaaa…", "    b"]
 
 
 def test_wide_and_combining_characters_keep_their_columns() -> None:
