@@ -6,7 +6,6 @@ only some of them need is imported where they need it, so that ``--help`` and ``
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import io
@@ -19,7 +18,7 @@ import click
 
 from llamafile_mgr import __version__
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import print_error
+from llamafile_mgr.cli.output import drop_output, print_error
 from llamafile_mgr.errors import DiskFullError, Error, InternalError, StoreError
 
 if TYPE_CHECKING:
@@ -151,13 +150,6 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _drop_output(code: int) -> int:
-    """Return ``code``; what is left in the buffer of standard output can go nowhere, so it goes there."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return code
-
-
 def _translate(error: OSError) -> Error:
     """Return our error for one of the system's; those of writing standard output name no file."""
     about = f" to {error.filename}" if error.filename else ""
@@ -192,18 +184,21 @@ def run(args: list[str] | None = None) -> int:
         print_error(error)
         return error.exit_code
     except BrokenPipeError:
-        return _drop_output(128 + signal.SIGPIPE)
+        drop_output()
+        return 128 + signal.SIGPIPE
     except SystemExit:
         # Where the reader of its output went away, click exchanges the stream and ends the program.
         if sys.stdout is output:
             raise
-        return _drop_output(128 + signal.SIGPIPE)
+        drop_output()
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if debug:
             _print_traceback()
         translated = _translate(error)
         print_error(translated)
-        return _drop_output(translated.exit_code)
+        drop_output()
+        return translated.exit_code
     except Exception as error:  # the last boundary: no traceback reaches a user who did not ask
         if debug:
             _print_traceback()

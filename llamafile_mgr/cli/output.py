@@ -13,6 +13,7 @@ from llamafile_mgr.errors import Error
 __all__ = [
     "count_columns",
     "count_of",
+    "drop_output",
     "format_bytes",
     "format_table",
     "print_error",
@@ -55,6 +56,14 @@ def _dump(value: object, indent: int | None = None) -> str:
     except UnicodeEncodeError:
         return json.dumps(value, indent=indent)
     return text
+
+
+def drop_output() -> None:
+    """Let standard output go nowhere from now on, with what is left in its buffer: nobody can get it."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return  # it is no file
 
 
 def print_error(error: Error) -> None:
