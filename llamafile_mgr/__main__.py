@@ -9,15 +9,27 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    try:
+        sys.exit(_run())
+    except KeyboardInterrupt:  # while modules are loaded; later ones are for ``run``
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+def _run() -> int:
     if sys.argv[1:] == ["--version"]:
         # Scripts ask for this in loops: answer before anything else is imported.
         from llamafile_mgr import __version__
 
-        sys.stdout.write(f"llamafile-mgr {__version__}\n")
-        return
+        try:
+            sys.stdout.write(f"llamafile-mgr {__version__}\n")
+            sys.stdout.flush()
+            return 0
+        except (OSError, AttributeError):
+            pass  # a full disk, or no output at all: ``run`` meets it too, and can deal with it
     from llamafile_mgr.cli import run
 
-    sys.exit(run())
+    return run()
 
 
 if __name__ == "__main__":

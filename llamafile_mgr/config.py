@@ -267,12 +267,18 @@ def load_config(
     return Config(
         serve=ServeConfig(**values["serve"]),  # type: ignore[arg-type]
         download=DownloadConfig(**values["download"]),  # type: ignore[arg-type]
-        models={
-            name: ModelConfig(**_read_table(entry, ModelConfig, f"models.{name}", where))  # type: ignore[arg-type]
-            for name, entry in models.items()
-        },
+        models={name: _read_model(name, entry, where) for name, entry in models.items()},
         source=source,
     )
+
+
+def _read_model(name: str, entry: object, where: str) -> ModelConfig:
+    values = _read_table(entry, ModelConfig, f"models.{name}", where)
+    try:
+        return ModelConfig(**values)  # type: ignore[arg-type]
+    except ConfigError as error:
+        # The class does not know whose settings it holds.
+        raise ConfigError(error.message.replace("models.*", f"models.{name}", 1), hint=error.hint) from None
 
 
 def _read_toml(path: Path) -> dict[str, object]:

@@ -301,7 +301,12 @@ class IncompleteError(Error):
 
 
 #: Codes that no class of ours owns: success, and a run that Ctrl-C or SIGTERM ended early.
-_SHELL_CODES: dict[int, str] = {0: "success", 130: "interrupted (Ctrl-C)", 143: "terminated (SIGTERM)"}
+_SHELL_CODES: dict[int, str] = {
+    0: "success",
+    130: "interrupted (Ctrl-C)",
+    141: "whoever read the output went away, as `head` does",
+    143: "terminated (SIGTERM)",
+}
 
 
 def error_class(code: str) -> type[Error] | None:

@@ -8,6 +8,7 @@ asks for the fixture.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ def llamafile_endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
         pytest.UsageError: no model is chosen, or markers disagree.
     """
     from llamafile_mgr.endpoints.blocks import endpoint
+    from llamafile_mgr.errors import Error
 
     embed, generate, rerank = (_choose(request, role) for role in _ROLES)
     if embed is None and generate is None and rerank is None:
@@ -57,7 +59,11 @@ def llamafile_endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
             "llamafile_endpoint needs a model: set llamafile_embed in the ini file, use --llamafile-embed, "
             f"or mark a test with @pytest.mark.{_MARKER}(embed=...)"
         )
-    with endpoint(embed, generate, rerank=rerank) as client:
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(endpoint(embed, generate, rerank=rerank))
+        except Error as error:
+            pytest.fail(f"llamafile_endpoint: {error.describe()}", pytrace=False)
         yield client
 
 

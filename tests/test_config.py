@@ -49,7 +49,7 @@ def test_file_then_environment_then_flags(file: Path) -> None:
         ("[serve]\ndrain_seconds = 0", "above zero"),
         ("serve = 3", "must be a table"),
         ("models = 3", "must be a table"),
-        ("[models.m]\nthreads = 0", "at least 1"),
+        ("[models.m]\nthreads = 0", "models.m.threads must be at least 1"),
         ("[models.m]\nthread = 1", "unknown key thread"),
         ("[serve", "not valid TOML"),
         ("\xff", "not valid TOML"),

@@ -69,7 +69,8 @@ def test_a_marker_comes_before_the_ini_file(pytester: pytest.Pytester, run: Run)
     run().assert_outcomes(passed=2)
     told = run("--llamafile-embed", "missing")  # the command line comes before both
     told.assert_outcomes(errors=2)
-    told.stdout.fnmatch_lines(["*missing is not in the store*"])
+    told.stdout.fnmatch_lines(["llamafile_endpoint: missing is not in the store*"])
+    told.stdout.no_fnmatch_line("*Error*(*")  # what to do, and no traceback of ours
 
 
 def test_without_a_model_or_with_two(pytester: pytest.Pytester, run: Run) -> None:

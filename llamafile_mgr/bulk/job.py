@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from llamafile_mgr.bulk.computing import compute_in_order, fragments_under_way
 from llamafile_mgr.bulk.fragments import Fragment, split_fragments
 from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
-from llamafile_mgr.bulk.readers import TextInput, count_texts, form_of, read_texts
+from llamafile_mgr.bulk.readers import InputForm, TextInput, count_texts, form_of, read_texts
 from llamafile_mgr.bulk.remote_files import identify_url
 from llamafile_mgr.bulk.sources import EmbedSettings, VectorSource
 from llamafile_mgr.bulk.tables import OutputFacts, TableFolder
@@ -155,20 +155,35 @@ def embed_file(
     """
 
     async def run() -> JobReport:
-        check_job(job)
+        await asyncio.to_thread(check_job, job)
         async with connect() as source:
             return await run_job(job, source, observe)
 
     return asyncio.run(run())
 
 
+def _check_input(source: TextInput) -> None:
+    form, path = form_of(source), source.path
+    if path is None:
+        return
+    if not path.exists():
+        raise NotFoundError(f"there is no file {path}")
+    if not path.is_file():
+        raise UsageError(f"{path} is no file that can be read twice", hint="send it to standard input: -")
+    if form in (InputForm.CSV, InputForm.TSV, InputForm.PARQUET):
+        next(read_texts(source), None)
+
+
 def check_job(job: Job) -> None:
-    """Refuse what can be refused before an engine starts. Raises UsageError and NotFoundError."""
+    """Refuse what can be refused before an engine starts; of a table the first rows are read.
+
+    Raises:
+        UsageError, NotFoundError: the job cannot mean anything, or its input is not there.
+        InvalidFileError: the input is not what its name says, or has no column of texts.
+    """
     for source in job.inputs:
         if source.texts is None:
-            form_of(source)
-        if source.path is not None and not source.path.is_file():
-            raise NotFoundError(f"there is no file {source.path}")
+            _check_input(source)
     if job.output is None:
         return
     form = output_form(job.output)
@@ -195,7 +210,7 @@ async def complete_job(job: Job, source: Computer, observe: Observe = lambda _: 
     output = job.output
     if output is None:
         raise UsageError("a job that is kept needs an output")
-    check_job(job)
+    await asyncio.to_thread(check_job, job)
     total = await asyncio.to_thread(job.count_texts)
     folder = parts_folder(output)
     facts = _facts_of(job, source, source.dimensions or 0, 0)

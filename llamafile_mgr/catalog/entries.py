@@ -11,6 +11,9 @@ from llamafile_mgr.errors import NotFoundError
 
 __all__ = ["Artifact", "ArtifactKind", "Catalog", "Model", "Pooling", "Role"]
 
+#: A part of a name tells which is meant from so many letters on.
+_LEAST_PART = 3
+
 
 class Role(str, Enum):
     """What a model is for; an engine serves one role."""
@@ -142,4 +145,6 @@ class Catalog:
     def _nearest(self, name: str) -> str:
         names = [*self.models, *self.runtimes]
         near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+        if not near and len(name) >= _LEAST_PART:
+            near = [each for each in names if name.lower() in each]
         return f"did you mean {near[0]}?" if near else f"it has: {', '.join(names)}"

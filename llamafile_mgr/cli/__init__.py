@@ -6,7 +6,9 @@ only some of them need is imported where they need it, so that ``--help`` and ``
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -16,8 +18,8 @@ import click
 
 from llamafile_mgr import __version__
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import print_error
-from llamafile_mgr.errors import Error, InternalError
+from llamafile_mgr.cli.output import drop_output, print_error
+from llamafile_mgr.errors import DiskFullError, Error, InternalError, StoreError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -71,6 +73,14 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"llamafile_mgr.cli.{entry[0]}").command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take what people type before they know: ``help [COMMAND]`` and ``version``."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        elif args == ["version"]:
+            args = ["--version"]
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -102,7 +112,9 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="llamafile-mgr", message="%(prog)s %(version)s")
+@click.version_option(
+    __version__, "-V", "--version", prog_name="llamafile-mgr", message="%(prog)s %(version)s"
+)
 @click.option(
     "--config",
     "config_file",
@@ -129,11 +141,33 @@ def _print_traceback() -> None:
     traceback.print_exc()
 
 
+def _prepare_streams() -> None:
+    """Let output that was closed go nowhere, and escape what the encoding of standard output lacks."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # its descriptor is free, and must not become that of another file
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the whole run
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _translate(error: OSError) -> Error:
+    """Return our error for one of the system's; those of writing standard output name no file."""
+    about = f" to {error.filename}" if error.filename else ""
+    said = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"cannot write{about}: {said}", hint="make room and run the same command again")
+    return StoreError(
+        f"cannot read or write{about}: {said}", hint="if that is no surprise, mend it; else run with --debug"
+    )
+
+
 def run(args: list[str] | None = None) -> int:
     """Run one command and return its exit code; every error becomes a message and a code here."""
     debug = "--debug" in (sys.argv[1:] if args is None else args) or bool(
         os.environ.get("LLAMAFILE_MGR_DEBUG")
     )
+    _prepare_streams()
+    output = sys.stdout
     try:
         result = main_group.main(args=args, prog_name="llamafile-mgr", standalone_mode=False)
     except click.exceptions.Abort:
@@ -141,6 +175,8 @@ def run(args: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption) and error.option_name in ("--config", "--debug"):
+            click.echo(f"{error.option_name} belongs before the command.", err=True)
         return error.exit_code
     except Error as error:
         if debug:
@@ -148,9 +184,21 @@ def run(args: list[str] | None = None) -> int:
         print_error(error)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output went away; what is left in the buffer has no reader either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 128 + signal.SIGPIPE
+    except SystemExit:
+        # Where the reader of its output went away, click exchanges the stream and ends the program.
+        if sys.stdout is output:
+            raise
+        drop_output()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if debug:
+            _print_traceback()
+        translated = _translate(error)
+        print_error(translated)
+        drop_output()
+        return translated.exit_code
     except Exception as error:  # the last boundary: no traceback reaches a user who did not ask
         if debug:
             _print_traceback()

@@ -12,7 +12,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_models
-from llamafile_mgr.cli.output import format_table, print_json, print_line
+from llamafile_mgr.cli.output import count_of, format_table, print_json, print_line
 
 if TYPE_CHECKING:
     from llamafile_mgr.benchmarking.measuring import Cell, Target
@@ -152,7 +152,7 @@ def command(
     if as_json:
         print_json(report_json(report))
         return
-    print_line(f"{report.model}: median of {rounds} rounds of {seconds:g} s")
+    print_line(f"{report.model}: median of {count_of(rounds, 'round')} of {seconds:g} s")
     print_line(format_table(HEADERS, table_rows(report.results)))
 
 

@@ -8,7 +8,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
-from llamafile_mgr.cli.output import format_bytes, print_json, print_line
+from llamafile_mgr.cli.output import count_of, format_bytes, print_json, print_line
 
 __all__ = ["command"]
 
@@ -51,7 +51,7 @@ def export_command(context: Context, file: Path, names: tuple[str, ...], as_json
     if as_json:
         print_json({"kit": str(file), "size": size, "names": [entry.name for entry in entries]})
         return
-    print_line(f"{file}: {len(entries)} names, {format_bytes(size)}")
+    print_line(f"{file}: {count_of(len(entries), 'name')}, {format_bytes(size)}")
 
 
 @command.command(name="import")

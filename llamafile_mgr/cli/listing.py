@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
+from llamafile_mgr.cli.output import count_of, format_bytes, format_table, print_json, print_line
 
 __all__ = ["command"]
 
@@ -51,7 +51,7 @@ def command(context: Context, as_json: bool) -> None:
     headers = ("NAME", "SIZE", "KIND", "ROLE", "LICENCE", "TRUST", "VERIFIED", "USED")
     print_line(format_table(headers, rows))
     total = sum({entry.digest: entry.size for entry in entries}.values())
-    print_line(f"{len(entries)} names, {format_bytes(total)} on the disk")
+    print_line(f"{count_of(len(entries), 'name')}, {format_bytes(total)} on the disk")
 
 
 def _ago(when: datetime | None) -> str:

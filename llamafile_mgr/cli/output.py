@@ -12,6 +12,8 @@ from llamafile_mgr.errors import Error
 
 __all__ = [
     "count_columns",
+    "count_of",
+    "drop_output",
     "format_bytes",
     "format_table",
     "print_error",
@@ -26,6 +28,7 @@ __all__ = [
 _GAP = "  "
 #: The last column is wrapped into what is left of the line, unless that is narrower.
 _LEAST_WRAP = 20
+_BELOW = "    "
 
 
 def print_line(text: str = "") -> None:
@@ -35,17 +38,32 @@ def print_line(text: str = "") -> None:
 
 def print_json(value: object) -> None:
     """Write ``value`` as indented JSON to standard output; keys keep their order."""
-    import json
-
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(_dump(value, indent=2))
 
 
 def print_json_line(value: object) -> None:
     """Write ``value`` as JSON on one line and flush, so that a reading program sees it at once."""
+    click.echo(_dump(value))
+
+
+def _dump(value: object, indent: int | None = None) -> str:
+    """Return JSON text; escapes stand for what standard output cannot write."""
     import json
 
-    click.echo(json.dumps(value, ensure_ascii=False))
-    sys.stdout.flush()
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
+
+
+def drop_output() -> None:
+    """Let standard output go nowhere from now on, with what is left in its buffer: nobody can get it."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return  # it is no file
 
 
 def print_error(error: Error) -> None:
@@ -83,8 +101,9 @@ def printable(text: str) -> str:
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, columns: int | None = None) -> str:
     """Return left-aligned columns that fit the terminal, when output goes to one.
 
-    The last column is wrapped, so that no reason loses its end; where the others leave no room for it,
-    lines are cut. ``columns``: the width to fit instead. What could drive a terminal is escaped.
+    The last column is wrapped, so that no reason loses its end; where there is no room for it beside the
+    others, columns stand below each other. ``columns``: the width to fit instead. What could drive a
+    terminal is escaped.
     """
     lines = [tuple(headers), *(tuple(map(printable, row)) for row in rows)]
     widths = [max(count_columns(line[i]) for line in lines) for i in range(len(headers))]
@@ -92,22 +111,39 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, colum
         import shutil
 
         columns = shutil.get_terminal_size().columns
-    return "\n".join(text for line in lines for text in _lay_out(line, widths, columns))
+    return "\n".join(text for line in lines for text in _lay_out(line, widths, columns or sys.maxsize))
 
 
-def _lay_out(line: Sequence[str], widths: Sequence[int], columns: int | None) -> Iterator[str]:
+def _lay_out(line: Sequence[str], widths: Sequence[int], columns: int) -> Iterator[str]:
     """Yield one row as the lines that it takes."""
-    head = _GAP.join([*map(_pad, line[:-1], widths), ""])
-    whole = (head + line[-1]).rstrip()
-    if columns is None or count_columns(whole) <= columns:
-        yield whole
-        return
+    head, last = _GAP.join([*map(_pad, line[:-1], widths), ""]), line[-1]
     indent = count_columns(head)
-    if columns - indent < _LEAST_WRAP:
-        yield _cut(whole, columns - 1) + "…"
+    if indent + widths[-1] <= columns:
+        yield (head + last).rstrip()
+    elif columns - indent >= _LEAST_WRAP:
+        for number, piece in enumerate(_wrap(last, columns - indent)):
+            yield ((head if number == 0 else " " * indent) + piece).rstrip()
+    else:
+        yield from _break(line, widths, columns)
+
+
+def _break(line: Sequence[str], widths: Sequence[int], columns: int) -> Iterator[str]:
+    """Yield one row with as many columns a line as fit, and the last one wrapped."""
+    text = start = ""
+    for cell, width in zip(line[:-1], widths, strict=False):
+        if text != start and count_columns(text) + width > columns:
+            yield text.rstrip()
+            text = start = _BELOW
+        room = columns - count_columns(text)
+        fits = count_columns(cell) <= room
+        text += _pad(cell if fits else _cut(cell, room - 1) + "…", width) + _GAP
+    if count_columns(text) + widths[-1] <= columns:
+        yield (text + line[-1]).rstrip()
         return
-    for number, piece in enumerate(_wrap(line[-1], columns - indent)):
-        yield (head if number == 0 else " " * indent) + piece
+    if text.strip():
+        yield text.rstrip()
+    for piece in _wrap(line[-1], max(columns - len(_BELOW), 2)) if line[-1] else ():
+        yield _BELOW + piece
 
 
 def _wrap(text: str, room: int) -> Iterator[str]:
@@ -125,8 +161,7 @@ def _wrap(text: str, room: int) -> Iterator[str]:
             yield piece
             word = word[len(piece) :]
         line = word
-    if line:
-        yield line
+    yield line
 
 
 def _cut(text: str, room: int) -> str:
@@ -151,6 +186,11 @@ def count_columns(text: str) -> int:
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     joined = sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
     return len(text) + wide - joined
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return ``1 name`` or ``2 names``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def format_bytes(count: int | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from types import TracebackType
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llamafile_mgr.cli.output import format_bytes
+from llamafile_mgr.cli.output import format_bytes, print_json_line
 from llamafile_mgr.downloader.events import (
     Advanced,
     Checking,
@@ -84,7 +83,7 @@ class JsonDisplay(Display):
             if now - self._last < _EVENT_SECONDS:
                 return
             self._last = now
-        click.echo(json.dumps(event_json(event), ensure_ascii=False))
+        print_json_line(event_json(event))
 
 
 class LineDisplay(Display):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_models, role_options
-from llamafile_mgr.cli.output import print_json_line, print_line
+from llamafile_mgr.cli.output import drop_output, print_json_line, print_line
 
 if TYPE_CHECKING:
     from llamafile_mgr.planner.plans import Plan
     from llamafile_mgr.proxy.serving import Announcements
     from llamafile_mgr.supervisor.snapshots import PoolSnapshot
+
+P = ParamSpec("P")
 
 
 @click.command()
@@ -105,15 +107,27 @@ def _announcements(as_json: bool) -> Announcements:
 
     if as_json:
         return Announcements(
-            listening=lambda url: print_json_line({"event": "listening", "url": url}),
-            ready=lambda url, pools: print_json_line(_ready_event(url, pools)),
-            stopping=lambda: print_json_line({"event": "stopping"}),
+            listening=_said(lambda url: print_json_line({"event": "listening", "url": url})),
+            ready=_said(lambda url, pools: print_json_line(_ready_event(url, pools))),
+            stopping=_said(lambda: print_json_line({"event": "stopping"})),
         )
     return Announcements(
-        listening=lambda url: print_line(f"listening on {url}, starting engines (Ctrl-C stops)"),
-        ready=_print_ready,
-        stopping=lambda: print_line("stopping"),
+        listening=_said(lambda url: print_line(f"listening on {url}, starting engines (Ctrl-C stops)")),
+        ready=_said(_print_ready),
+        stopping=_said(lambda: print_line("stopping")),
     )
+
+
+def _said(announce: Callable[P, None]) -> Callable[P, None]:
+    """Go on without a word where nobody reads: a closed terminal must not cut the calls of others."""
+
+    def say(*arguments: P.args, **named: P.kwargs) -> None:
+        try:
+            announce(*arguments, **named)
+        except OSError:
+            drop_output()
+
+    return say
 
 
 def _ready_event(url: str, pools: Sequence[PoolSnapshot]) -> dict[str, Any]:

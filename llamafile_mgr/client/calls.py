@@ -71,11 +71,12 @@ def embed(texts: Sequence[str], options: EmbedOptions, retries: int) -> Exchange
     """Embed texts in as many requests as it takes.
 
     Raises:
-        UsageError: one text instead of a list of them.
+        UsageError: one text instead of a list of them, or one of them is no text.
         VectorSpaceError: the vectors are of another space than was asked for, or changed meanwhile.
     """
-    if isinstance(texts, str):
+    if isinstance(texts, (str, bytes)):
         raise UsageError("embed takes a list of texts", hint="embed_one takes a single one")
+    texts = [_check_text(index, text) for index, text in enumerate(texts)]
     rows: list[str | None] = []
     errors: list[ItemError] = []
     truncated: list[int] = []
@@ -105,6 +106,19 @@ def embed(texts: Sequence[str], options: EmbedOptions, retries: int) -> Exchange
             if options.return_chunks:
                 chunks.append(tuple(_read_chunk(each) for each in item.get("chunks", ())))
     return Embeddings(tuple(rows), tuple(errors), tuple(truncated), model, space, tokens, tuple(chunks))
+
+
+def _check_text(index: int, text: str) -> str:
+    if not isinstance(text, str):
+        raise UsageError(f"text {index} is no text but of type {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"text {index} is no Unicode text: it has half a character at {error.start}",
+            hint='text.encode("utf-8", "replace").decode() puts a question mark there',
+        ) from None
+    return text
 
 
 def _read_chunk(told: Mapping[str, Any]) -> Chunk:

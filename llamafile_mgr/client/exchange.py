@@ -140,9 +140,13 @@ def read_error(outcome: Received) -> Error:
 
 
 def _told(body: bytes) -> tuple[str | None, str | None]:
+    """Return message and code of an error in the form of OpenAI, Ollama or Cohere."""
     try:
-        told = json.loads(body)["error"]
-        return (told, None) if isinstance(told, str) else (str(told["message"]), str(told.get("code")))
+        value = json.loads(body)
+        told = value.get("error", value)
+        if isinstance(told, str):
+            return told, value.get("code")
+        return str(told["message"]), str(told.get("code"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None, None
 

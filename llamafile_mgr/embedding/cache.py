@@ -135,7 +135,9 @@ class VectorCache:
             return CacheFacts(self.path, 0, 0, {})
         try:
             rows = self._open().execute("SELECT space, count(*) FROM vectors GROUP BY space").fetchall()
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
+            raise StoreError(f"cannot read the cache {self.path}: {error.strerror or error}") from error
+        except sqlite3.Error as error:
             raise StoreError(
                 f"cannot read the cache {self.path}: {error}", hint="llamafile-mgr cache clear"
             ) from error

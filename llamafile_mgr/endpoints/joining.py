@@ -13,6 +13,7 @@ from llamafile_mgr.endpoints.settings import Choice, Want
 from llamafile_mgr.endpoints.starting import start_service
 from llamafile_mgr.errors import Error, NotReadyError
 from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.store.files import store_errors
 from llamafile_mgr.store.locks import LockBusyError, Locks
 from llamafile_mgr.store.processes import Holder
 from llamafile_mgr.supervisor.asking import find_sockets, send_command
@@ -73,11 +74,13 @@ def _take(choice: Choice, report: Report, process: Holder | None, keep_seconds: 
 def _starting(choice: Choice, report: Report) -> Iterator[None]:
     """Be the only one who looks for this service and starts it, while inside."""
     directory = ensure_private_dir(choice.paths.runtime)
-    lock = Locks(directory).lock(directory / f"exec-{choice.key}.lock")
+    path = directory / f"exec-{choice.key}.lock"
+    lock = Locks(directory).lock(path)
     began = told = time.monotonic()
     while True:
         try:
-            lock.acquire()
+            with store_errors(path):
+                lock.acquire()
             break
         except LockBusyError:
             if time.monotonic() - told >= _REPORT_SECONDS:

@@ -97,5 +97,7 @@ def _read_failure(log: Path) -> Error:
             return rebuild_error(event)
     tail = " | ".join(line.strip() for line in lines[-_SHOWN_LINES:])
     return EngineStartError(
-        "the serve ended before it could be asked", cause=tail or None, hint=f"its log: {log}"
+        "the serve ended before it could be asked",
+        cause=tail or "its log is empty, as on a full disk",
+        hint=f"its log: {log}",
     )

@@ -261,10 +261,14 @@ def _take(
 
 
 def _publish(record: Record, store: Store, catalog: Catalog, arrived: dict[str, _Arrived]) -> StoredArtifact:
-    # What the kit says about trust is its own claim: here only this catalog's pins count.
-    trust = Trust.PINNED if _pin(record, catalog) == record.digest else Trust.FIRST_USE
-    record = replace(record, trust=trust, verified_at=datetime.now(timezone.utc).replace(microsecond=0))
+    # What the kit says is its own claim: what we know of these bytes counts, else this catalog's pins alone.
+    known = [each for each in store.records()[0] if (each.name, each.digest) == (record.name, record.digest)]
     blob = arrived.get(record.digest)
+    if known and blob is None:
+        return store.name(known[0])
+    trust = Trust.PINNED if _pin(record, catalog) == record.digest else Trust.FIRST_USE
+    record = known[0] if known else replace(record, trust=trust)
+    record = replace(record, verified_at=datetime.now(timezone.utc).replace(microsecond=0))
     if blob is None or not blob.path.exists():
         return store.name(record)
     return store.publish(blob.path, blob.hashes, record)

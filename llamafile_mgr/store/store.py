@@ -337,8 +337,10 @@ def _how_to_get(name: str, records: list[Record]) -> str:
         known = {record.name for record in records} | {r.model_id for r in records if r.model_id}
         choices = sorted(known | set(catalog.models) | set(catalog.runtimes))
         near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-        if not near:
+        if ":" in name and "/" in name:  # where a file is to be fetched from
             return f"llamafile-mgr pull {name}"
+        if not near:
+            return "llamafile-mgr list says what is here; it is no name of the catalog either"
         here = near[0] in known
         return f"did you mean {near[0]}?" + ("" if here else f" (llamafile-mgr pull {near[0]} fetches it)")
     return f"llamafile-mgr pull {name}"

@@ -93,6 +93,7 @@ def test_find_by_model_artifact_and_runtime() -> None:
     [
         ("mxbai-embed-large", "did you mean mxbai-embed-large-v1?"),
         ("mxbai-embed-large-v1:q1", "it has: f16, gguf-f16"),
+        ("minilm", "did you mean all-minilm-l6-v2?"),
         ("zzz", "it has: sfr-embedding-mistral"),
     ],
 )

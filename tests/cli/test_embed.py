@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import signal
 import subprocess
@@ -186,6 +187,11 @@ def test_texts_from_arguments_and_standard_input(service: Service, model_home: P
         (["x.txt", "--text", "y"], 2, "embed what?"),
         (["none.txt"], 4, "there is no file"),
         (["in.docx"], 2, "--input-format"),
+        (["two.csv"], 5, "which column"),
+        (["two.csv", "--text-column", "c"], 5, "its columns: a, b"),
+        (["empty.csv"], 5, "without a header"),
+        (["bad.parquet"], 5, "no Parquet file"),
+        (["pipe.txt"], 2, "standard input"),
         (["in.txt", "--json"], 2, "--output"),
         (["in.txt", "-o", "out.docx"], 2, ".parquet"),
         (["in.txt", "-o", "there.npy"], 2, "--overwrite"),
@@ -205,10 +211,15 @@ def test_mistakes(
     monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(tmp_path / "home"))
     for name in ("in.txt", "in.docx", "there.npy"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "two.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    os.mkfifo(tmp_path / "pipe.txt")
     assert run(["embed", *arguments]) == code
     errors = capsys.readouterr().err
     assert says in errors
     assert "Traceback" not in errors
+    assert "starting" not in errors  # no engine is started for a mistake
 
 
 def test_progress_as_lines() -> None:

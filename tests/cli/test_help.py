@@ -7,6 +7,7 @@ import re
 import click
 import pytest
 
+from llamafile_mgr.cli import run
 from tests.support.commands import all_commands, find_commands, parse_command
 
 COMMANDS = dict(all_commands())
@@ -55,3 +56,30 @@ def test_every_option_has_its_words(name: str) -> None:
     for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["help"], ["--help"]),
+        (["help", "pull"], ["pull", "--help"]),
+        (["version"], ["-V"]),
+        (["-V"], ["--version"]),
+    ],
+)
+def test_help_and_version_as_commands(
+    typed: list[str], meant: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(typed) == 0
+    printed = capsys.readouterr().out
+    assert printed
+    assert run(meant) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("option", [["--config", "x.toml"], ["--debug"]])
+def test_an_option_of_all_commands_behind_one_is_told_its_place(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["list", *option]) == 2
+    assert "belongs before the command" in capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_from_pull_to_rm(hub: Hub, store: Store, capsys: pytest.CaptureFixture[s
     assert run(["rm", "mine"]) == 0
     assert "1 MB freed" in capsys.readouterr().out
     assert run(["rm", "mine"]) == 4
-    assert "llamafile-mgr pull" in capsys.readouterr().err
+    assert "llamafile-mgr list" in capsys.readouterr().err
     assert run(["list"]) == 0
     assert "empty" in capsys.readouterr().out
     assert store.entries() == []

@@ -17,6 +17,7 @@ from llamafile_mgr.errors import (
     NotFoundError,
     NotReadyError,
     RequestError,
+    UsageError,
     VectorSpaceError,
 )
 from tests.support.golden import golden_cosine
@@ -72,8 +73,16 @@ def test_errors(service: Service) -> None:
             client.embed(["a"], input_type="sonnet")
         with pytest.raises(NotFoundError):
             client.vector_space("other")
-        with pytest.raises(llamafile_mgr.Error):
+        with pytest.raises(RequestError, match="no model to rerank"):
             client.rerank("q", ["a"])
+        for texts, says in (
+            (["a", None], "text 1 .* NoneType"),
+            (b"bytes", "list of texts"),
+            (["\ud800"], "half a character at 0"),
+        ):
+            with pytest.raises(UsageError, match=says):
+                client.embed(texts)  # type: ignore[call-overload]
+        assert len(client.embed(text for text in "ab")) == 2  # type: ignore[call-overload]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with (

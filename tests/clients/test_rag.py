@@ -36,6 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"more/{number}.md" if number % 2 else f"{number}.txt"
         (place / name).write_text(pair["passage"], encoding="utf-8")
     (place / "picture.png").write_bytes(b"\x89PNG")
+    (place / "empty.txt").touch()
+    (place / "folder.md").mkdir()
     return place
 
 
@@ -134,6 +136,14 @@ def test_passages_that_the_generation_model_cannot_read_give_way(
     passages, _, answer = result.stdout.partition("\n\n")
     assert len(passages.splitlines()) == 30
     assert answer.strip()
+
+
+@pytest.mark.parametrize("name", ["rag-langchain", "rag-llamaindex"])
+def test_the_libraries_say_how_they_are_called(name: str, service: Service) -> None:
+    result = run(name, service)
+    assert result.returncode == 1
+    assert f"scripts/{name} FOLDER" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @given(st.text(alphabet="ab .\n", max_size=4000))

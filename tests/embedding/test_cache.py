@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -136,6 +137,21 @@ def test_a_file_that_cannot_be_used_is_a_warning(tmp_path: Path, caplog: pytest.
         with pytest.raises(StoreError) if path.is_file() else _nothing():
             cache.facts()
     assert (tmp_path / "target").read_text() == "untouched"
+
+
+def test_an_error_of_the_system_does_not_advise_to_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = VectorCache(tmp_path / "vectors.sqlite", 1000)
+    cache.put(SPACE, entries("a"))
+
+    def refuse() -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(cache.path))
+
+    monkeypatch.setattr(cache, "_open", refuse)  # root could write where others cannot
+    with pytest.raises(StoreError, match=r"vectors\.sqlite: Read-only file system$") as caught:
+        cache.facts()
+    assert caught.value.hint is None
 
 
 class _nothing:

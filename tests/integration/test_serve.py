@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 from tests.support.golden import GOLDEN, golden_cosine
 from tests.support.llamafiles import pack_embedded
-from tests.support.service import Service, run_program, running_service
+from tests.support.service import STOP_SECONDS, Service, environment, program, run_program, running_service
 
 
 def engines_of(service: Service) -> list[psutil.Process]:
@@ -161,6 +163,26 @@ def test_a_signal_ends_everything(model_home: Path, tiny_generator: Path, number
         assert len(engines) >= 2
         assert service.stop(number) == 0
         assert not psutil.wait_procs(engines, timeout=0)[1]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_it_serves_on_and_ends_well_when_nobody_reads_what_it_says(model_home: Path, form: list[str]) -> None:
+    argv = program("serve", "all-minilm-l6-v2", "--port", "0", *form)
+    with subprocess.Popen(
+        argv, env=environment(model_home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            url = re.findall(r"http://[0-9.:]+", process.stdout.readline())[0]
+            process.stdout.close()
+            reply = httpx.post(f"{url}/v1/embeddings", json={"input": "hello world"}, timeout=45)
+            assert golden_cosine("hello world", reply.json()["data"][0]["embedding"]) >= 0.999
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(STOP_SECONDS) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
 
 
 def test_a_signal_while_loading_ends_everything(model_home: Path) -> None:

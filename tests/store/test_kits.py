@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_what_a_kit_says_about_trust_is_only_its_claim(tmp_path: Path) -> None:
     assert entry.trust is Trust.FIRST_USE
     (entry,) = import_kit(tmp_path / "kit", Store(tmp_path / "third"), pinning(DIGEST))
     assert entry.trust is Trust.PINNED
+
+
+def test_a_kit_of_what_is_here_changes_nothing_that_is_known_of_it(tmp_path: Path) -> None:
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    put(here, "weights", DATA, trust=Trust.PINNED)
+    put(there, "weights", DATA)
+    export_kit(there, there.entries(), tmp_path / "kit")
+    before = here.find("weights").record
+    (entry,) = import_kit(tmp_path / "kit", here, load_catalog())
+    assert entry.record == before
+    here.layout.blob(DIGEST).unlink()  # then the kit brings the bytes, and what is known of them stays
+    (entry,) = import_kit(tmp_path / "kit", here, load_catalog())
+    assert entry.record == replace(before, verified_at=entry.record.verified_at)
+    assert entry.path.read_bytes() == DATA
 
 
 def pinning(digest: str) -> Catalog:

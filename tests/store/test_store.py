@@ -58,7 +58,8 @@ def test_a_bare_model_means_its_recommended_artifact_else_the_newest(tmp_path: P
         ("mxbai-embed-large-v1:f16", "llamafile-mgr pull mxbai-embed-large-v1:f16"),
         ("mxbai-embed-large", "did you mean mxbai-embed-large-v1?"),
         ("my-mode", "did you mean my-model?"),
-        ("zzz", "llamafile-mgr pull zzz"),
+        ("hf:org/repo/file.gguf", "llamafile-mgr pull hf:org/repo/file.gguf"),
+        ("zzz", "llamafile-mgr list says what is here"),
     ],
 )
 def test_what_is_not_here_is_said_with_the_command_that_fetches_it(
