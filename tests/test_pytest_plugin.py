@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.leased import await_nobody
+from tests.support.service import share_store
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,8 +23,9 @@ Run = Callable[..., pytest.RunResult]
 
 MODEL = "all-minilm-l6-v2"
 PLUGIN = "llamafile_mgr.pytest_plugin"
-#: Every warning is an error but that of an unset option of pytest-asyncio, which is there too.
-WARNINGS = ("-W", "error", "-W", "ignore::pytest.PytestDeprecationWarning")
+#: Every warning is an error but that of an unset option of pytest-asyncio, which is there too. A plugin of
+#: one of the client libraries takes longer to load than all others together.
+OPTIONS = ("-W", "error", "-W", "ignore::pytest.PytestDeprecationWarning", "-p", "no:langsmith_plugin")
 TEST = """
 def test_it(llamafile_endpoint):
     assert len(llamafile_endpoint.embed_one("hello")) == 384
@@ -42,7 +43,7 @@ def run(
 ) -> Run:
     """Return what runs a session with the plugin, installed or not."""
     home = pytester.path / "home"
-    shutil.copytree(model_home / "store", home / "store")
+    share_store(model_home, home)
     monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(home))
     loaded = any(
         getattr(plugin, "__name__", "") == PLUGIN for plugin in request.config.pluginmanager.get_plugins()
@@ -50,7 +51,7 @@ def run(
 
     def session(*arguments: str) -> pytest.RunResult:
         load = () if loaded else ("-p", PLUGIN)
-        result = pytester.runpytest_subprocess(*WARNINGS, "--strict-markers", *load, *arguments, timeout=50)
+        result = pytester.runpytest_subprocess(*OPTIONS, "--strict-markers", *load, *arguments, timeout=50)
         await_nobody(home)
         return result
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from llamafile_mgr.errors import NotFoundError, UsageError
 from tests.support.golden import golden_cosine
 from tests.support.leased import await_nobody, engines, services, wait_until
 from tests.support.reranker import ANSWERS, fit_reranker
-from tests.support.service import environment, run_program
+from tests.support.service import environment, run_program, share_store
 
 MODEL = "all-minilm-l6-v2"
 
@@ -25,8 +24,8 @@ MODEL = "all-minilm-l6-v2"
 @pytest.fixture
 def home(model_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return a home of its own that this process uses."""
-    shutil.copytree(model_home / "store", tmp_path / "store")
-    (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\n')
+    share_store(model_home, tmp_path)
+    (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\nthreads = 1\n')
     monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(tmp_path))
     yield tmp_path
     for left in [*services(tmp_path), *engines(tmp_path)]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import signal
 import threading
@@ -17,7 +16,7 @@ import pytest
 
 from tests.support.golden import golden_cosine
 from tests.support.llamafiles import pack_fake
-from tests.support.service import Service, run_program, running_service
+from tests.support.service import Service, read_models, run_program, running_service
 
 MODEL = "all-minilm-l6-v2"
 
@@ -25,9 +24,8 @@ MODEL = "all-minilm-l6-v2"
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Return a home whose model has one engine and little patience."""
-    (tmp_path / "config.toml").write_text(
-        f'[serve]\nload_stall_seconds = 2\nliveness_seconds = 2\n[models."{MODEL}"]\nreplicas = 1\n'
-    )
+    patience = "[serve]\nload_stall_seconds = 2\nliveness_seconds = 2\n"
+    (tmp_path / "config.toml").write_text(f'{patience}[models."{MODEL}"]\nreplicas = 1\nthreads = 1\n')
     return tmp_path
 
 
@@ -41,9 +39,9 @@ def embed_or_fail(service: Service) -> None:
         embed(service)
 
 
-def engine_state(home: Path) -> dict[str, Any]:
+def engine_state(home: Path, service: Service) -> dict[str, Any]:
     """Return what ``status`` says of the one engine."""
-    [model] = json.loads(run_program(home, "status", "--json").stdout)["models"]
+    [model] = read_models(home, service)
     [engine] = model["engines"]
     assert isinstance(engine, dict)
     return engine
@@ -109,7 +107,7 @@ def test_a_crash_loop_ends_in_a_cause_and_a_503(minilm: Path, home: Path) -> Non
         assert reply.status_code == 503
         assert int(reply.headers["retry-after"]) > 1
         assert "exit code 9" in reply.json()["error"]["message"]
-        state = engine_state(home)
+        state = engine_state(home, service)
         assert state["state"] == "backing-off"
         assert state["retry_seconds"] > 0
         assert [each["state"] for each in state["transitions"]][:4] == [
@@ -129,7 +127,7 @@ def test_an_unknown_flag_is_dropped_once_and_said(minilm: Path, home: Path) -> N
     packed = pack_fake(minilm, home / f"{MODEL}.llamafile", "--refuse-flag=--no-webui")
     with running_service(home, "--embed", str(packed)) as service:
         assert embed(service).status_code == 200
-        state = engine_state(home)
+        state = engine_state(home, service)
         assert state["restarts"] == 1
         step = "started without --no-webui, which this engine does not know"
         assert state["steps"] == [step]

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from tests.support.golden import GOLDEN, golden_cosine
-from tests.support.service import Service, run_program, running_service
+from tests.support.service import Service, read_models, running_service
 
 MODEL = "all-minilm-l6-v2"
 #: Vectors of known texts would be answered without any engine.
@@ -33,8 +33,7 @@ def engines_of(service: Service) -> list[psutil.Process]:
 
 def ready_pids(home: Path, service: Service) -> list[int]:
     """Return the process ids of the engines that are ready."""
-    port = service.url.rsplit(":", 1)[1]
-    [model] = json.loads(run_program(home, "status", "--port", port, "--json").stdout)["models"]
+    [model] = read_models(home, service)
     return [engine["pid"] for engine in model["engines"] if engine["state"] == "ready"]
 
 
@@ -95,22 +94,25 @@ def test_a_hundred_kills_and_no_failed_call(model_home: Path) -> None:
         manager = psutil.Process(service.process.pid)
         descriptors = manager.num_fds()
         with steady_load(service.url) as load:
-            killed = 0
-            while killed < 100 and not load.failures:
+            killed: set[int] = set()
+            while len(killed) < 100 and not load.failures:
                 # Mostly engines that serve, now and then one that is just being started.
                 pids = (
                     [e.pid for e in engines_of(service)]
-                    if killed % 5 == 4
+                    if len(killed) % 5 == 4
                     else ready_pids(model_home, service)
                 )
-                if pids:
-                    os.kill(choose.choice(pids), signal.SIGKILL)
-                    killed += 1
-                time.sleep(choose.uniform(0.0, 0.8))
+                living = [pid for pid in pids if pid not in killed]
+                if living:
+                    pid = choose.choice(living)
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.add(pid)
+                time.sleep(choose.uniform(0.0, 0.5))
             answered = load.answered
             time.sleep(2)
         assert not load.failures
-        assert killed == 100
+        assert len(killed) == 100
         assert load.answered > answered > 0
         engines = await_all_ready(model_home, service)
         assert len(engines) == 2
@@ -122,7 +124,7 @@ def test_a_hundred_kills_and_no_failed_call(model_home: Path) -> None:
 
 def test_an_outage_is_a_load_and_little_more(model_home: Path, tmp_path: Path) -> None:
     config = tmp_path / "one.toml"
-    config.write_text(f'[models."{MODEL}"]\nreplicas = 1\n')
+    config.write_text(f'[models."{MODEL}"]\nreplicas = 1\nthreads = 1\n')
     extra = {**NO_CACHE, "LLAMAFILE_MGR_CONFIG": str(config)}
     began = time.monotonic()
     with running_service(model_home, MODEL, extra=extra) as service:
@@ -140,25 +142,50 @@ def test_an_outage_is_a_load_and_little_more(model_home: Path, tmp_path: Path) -
     assert sorted(outages)[2] <= start + 0.5, (start, outages)
 
 
-def test_a_stopped_engine_is_replaced_and_its_calls_complete(model_home: Path) -> None:
-    extra = {**NO_CACHE, "LLAMAFILE_MGR_SERVE_LIVENESS_SECONDS": "2"}
-    with running_service(model_home, MODEL, extra=extra) as service:
-        stopped = await_all_ready(model_home, service)
-        for engine in stopped:
-            engine.suspend()
-        began = time.monotonic()
-        reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": "hello world"}, timeout=40)
-        assert golden_cosine("hello world", reply.json()["data"][0]["embedding"]) >= 0.999
-        assert time.monotonic() - began < 20
-        assert not psutil.wait_procs(stopped, timeout=40)[1]
-
-
-def test_an_idle_stopped_engine_is_noticed(model_home: Path) -> None:
+@pytest.fixture(scope="module")
+def impatient(model_home: Path) -> Iterator[Service]:
+    """Run a service that looks at its engines every second."""
     extra = {**NO_CACHE, "LLAMAFILE_MGR_SERVE_LIVENESS_SECONDS": "1"}
     with running_service(model_home, MODEL, extra=extra) as service:
-        stopped = await_all_ready(model_home, service)
-        stopped[0].suspend()
-        assert not psutil.wait_procs(stopped[:1], timeout=40)[1]
+        yield service
+
+
+def test_a_stopped_engine_is_replaced_and_its_calls_complete(impatient: Service, model_home: Path) -> None:
+    stopped = await_all_ready(model_home, impatient)
+    for engine in stopped:
+        engine.suspend()
+    began = time.monotonic()
+    reply = httpx.post(f"{impatient.url}/v1/embeddings", json={"input": "hello world"}, timeout=40)
+    assert golden_cosine("hello world", reply.json()["data"][0]["embedding"]) >= 0.999
+    assert time.monotonic() - began < 20
+    assert not psutil.wait_procs(stopped, timeout=40)[1]
+
+
+def test_an_idle_stopped_engine_is_noticed(impatient: Service, model_home: Path) -> None:
+    stopped = await_all_ready(model_home, impatient)
+    stopped[0].suspend()
+    assert not psutil.wait_procs(stopped[:1], timeout=40)[1]
+
+
+def test_survivors_of_a_killed_manager_are_reaped(
+    impatient: Service, model_home: Path, tmp_path: Path
+) -> None:
+    """Linux kills them itself; elsewhere the next start does, which is shown here with a stand-in."""
+    home = tmp_path
+    engine = await_all_ready(model_home, impatient)[0]
+    registry = Registry(home)
+    registry.directory = home / f"serve-{2**22 - 7}"  # a manager that does not exist
+    registry.note_engine("stand-in", engine.pid)
+    manager = psutil.Process(impatient.process.pid)
+    alive = home / f"serve-{manager.pid}"
+    alive.mkdir()
+    noted = {"started": manager.create_time(), "engines": {"x": [manager.pid, manager.create_time()]}}
+    (alive / "engines.json").write_text(json.dumps(noted))
+    assert reap_survivors(home) == [engine.pid]
+    assert not psutil.wait_procs([engine], timeout=5)[1]
+    assert manager.is_running()
+    assert alive.exists()
+    assert not registry.directory.exists()
 
 
 def test_a_terminated_manager_answers_what_it_accepted(model_home: Path) -> None:
@@ -193,23 +220,3 @@ def test_a_stream_whose_engine_dies_ends_in_an_error(model_home: Path, tiny_gene
             read_and_kill()
         assert any('"error"' in line and '"engine_lost"' in line for line in lines)
         assert not any("[DONE]" in line for line in lines)
-
-
-def test_survivors_of_a_killed_manager_are_reaped(model_home: Path, tmp_path: Path) -> None:
-    """Linux kills them itself; elsewhere the next start does, which is shown here with a stand-in."""
-    home = tmp_path
-    with running_service(model_home, MODEL, extra=NO_CACHE) as service:
-        engine = engines_of(service)[0]
-        registry = Registry(home)
-        registry.directory = home / f"serve-{2**22 - 7}"  # a manager that does not exist
-        registry.note_engine("stand-in", engine.pid)
-        manager = psutil.Process(service.process.pid)
-        alive = home / f"serve-{manager.pid}"
-        alive.mkdir()
-        noted = {"started": manager.create_time(), "engines": {"x": [manager.pid, manager.create_time()]}}
-        (alive / "engines.json").write_text(json.dumps(noted))
-        assert reap_survivors(home) == [engine.pid]
-        assert not psutil.wait_procs([engine], timeout=5)[1]
-        assert manager.is_running()
-        assert alive.exists()
-        assert not registry.directory.exists()

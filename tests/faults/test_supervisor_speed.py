@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import psutil
 import pytest
 
 from tests.faults.test_supervisor_kills import NO_CACHE, engines_of
-from tests.support.service import Service, run_program, running_service
+from tests.support.service import Service, read_models, run_program, running_service
 
 MODEL = "all-minilm-l6-v2"
 TEXT = "A text of a steady length that an engine takes a steady time for. " * 4
@@ -63,8 +62,7 @@ def slowed(engine: psutil.Process) -> Iterator[None]:
 
 
 def engine_state(home: Path, service: Service) -> dict[str, Any]:
-    port = service.url.rsplit(":", 1)[1]
-    [model] = json.loads(run_program(home, "status", "--port", port, "--json").stdout)["models"]
+    [model] = read_models(home, service)
     [engine] = model["engines"]
     assert isinstance(engine, dict)
     return engine
@@ -81,7 +79,7 @@ def await_slow(home: Path, service: Service, slow: bool) -> dict[str, Any]:
 @pytest.mark.timeout(150)
 def test_a_slow_engine_is_told_of(model_home: Path, tmp_path: Path) -> None:
     config = tmp_path / "one.toml"
-    config.write_text(f'[serve]\nliveness_seconds = 1.5\n[models."{MODEL}"]\nreplicas = 1\n')
+    config.write_text(f'[serve]\nliveness_seconds = 1.5\n[models."{MODEL}"]\nreplicas = 1\nthreads = 1\n')
     extra = {**NO_CACHE, "LLAMAFILE_MGR_CONFIG": str(config)}
     with running_service(model_home, MODEL, extra=extra) as service, same_work(service):
         [engine] = engines_of(service)

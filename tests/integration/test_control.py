@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.test_supervisor_kills import steady_load
 from tests.support.golden import golden_cosine
-from tests.support.service import Service, run_program, running_service
+from tests.support.service import Service, read_models, run_program, running_service, share_store
 
 MODEL = "all-minilm-l6-v2"
 
@@ -23,7 +23,7 @@ MODEL = "all-minilm-l6-v2"
 @pytest.fixture
 def home(model_home: Path, tmp_path: Path) -> Path:
     """Return a home of its own with the model in its store."""
-    shutil.copytree(model_home / "store", tmp_path / "store")
+    share_store(model_home, tmp_path)
     return tmp_path
 
 
@@ -33,21 +33,24 @@ def control(home: Path, *arguments: str) -> str:
     return result.stdout
 
 
-def status(home: Path) -> dict[str, Any]:
-    [model] = json.loads(control(home, "status", "--json"))["models"]
-    assert isinstance(model, dict)
+def status(home: Path, service: Service) -> dict[str, Any]:
+    [model] = read_models(home, service)
     return model
+
+
+def pids(home: Path, service: Service) -> set[int]:
+    return {engine["pid"] for engine in status(home, service)["engines"]}
 
 
 def embed(service: Service) -> httpx.Response:
     return httpx.post(f"{service.url}/v1/embeddings", json={"input": "hello world"}, timeout=30)
 
 
-def await_status(home: Path, wanted: str, value: object) -> None:
+def await_status(home: Path, service: Service, wanted: str, value: object) -> None:
     deadline = time.monotonic() + 20
-    while status(home)[wanted] != value and time.monotonic() < deadline:
+    while status(home, service)[wanted] != value and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert status(home)[wanted] == value
+    assert status(home, service)[wanted] == value
 
 
 def test_every_command(home: Path) -> None:
@@ -58,7 +61,7 @@ def test_every_command(home: Path) -> None:
         assert "listening" in control(home, "logs", MODEL)
         assert "ready" in control(home, "status")
         control(home, "unload", MODEL)
-        assert status(home)["loaded"] is False
+        assert status(home, service)["loaded"] is False
         assert embed(service).status_code == 200
         control(home, "load", MODEL)
         unknown = run_program(home, "restart", "other")
@@ -73,32 +76,35 @@ def test_every_command(home: Path) -> None:
 
 def test_a_restart_under_load_fails_no_call(home: Path) -> None:
     with running_service(home, MODEL) as service:
-        before = {engine["pid"] for engine in status(home)["engines"]}
+        before = pids(home, service)
         with steady_load(service.url) as load:
             control(home, "restart", MODEL)
             time.sleep(0.5)
         assert not load.failures
         assert load.answered > 0
-        assert not before & {engine["pid"] for engine in status(home)["engines"]}
+        assert not before & pids(home, service)
 
 
 def test_an_idle_model_is_unloaded_and_comes_back(home: Path) -> None:
     (home / "config.toml").write_text(f'[models."{MODEL}"]\nidle_unload = "1s"\n')
     with running_service(home, MODEL) as service:
-        await_status(home, "loaded", False)
+        await_status(home, service, "loaded", False)
         assert golden_cosine("hello world", embed(service).json()["data"][0]["embedding"]) >= 0.999
 
 
 def test_an_engine_above_its_memory_is_replaced_without_a_failed_call(home: Path) -> None:
-    (home / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\nmemory_limit = "10MB"\n')
+    settings = f'[models."{MODEL}"]\nreplicas = 1\nthreads = 1\nmemory_limit = "10MB"\n'
+    (home / "config.toml").write_text(settings)
     with running_service(home, MODEL) as service:
-        before = {engine["pid"] for engine in status(home)["engines"]}
+        before = pids(home, service)
         with steady_load(service.url) as load:
             deadline = time.monotonic() + 20
-            while before & {e["pid"] for e in status(home)["engines"]} and time.monotonic() < deadline:
+            while (
+                before & {e["pid"] for e in status(home, service)["engines"]} and time.monotonic() < deadline
+            ):
                 time.sleep(0.2)
         assert not load.failures
-        assert not before & {engine["pid"] for engine in status(home)["engines"]}
+        assert not before & pids(home, service)
 
 
 def test_other_weights_are_another_vector_space(home: Path, minilm: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support.models import write_tiny_generator
-from tests.support.service import Service, run_program, running_service
+from tests.support.service import Service, read_models, run_program, running_service, share_store
 
 EMBEDDER, NAMES = "all-minilm-l6-v2", ("one", "two", "three")
 
@@ -21,7 +20,7 @@ EMBEDDER, NAMES = "all-minilm-l6-v2", ("one", "two", "three")
 @pytest.fixture
 def home(model_home: Path, tmp_path: Path) -> Path:
     """Return a home with an embedding model and three generators, and memory for all but one generator."""
-    shutil.copytree(model_home / "store", tmp_path / "store")
+    share_store(model_home, tmp_path)
     for name in NAMES:
         # With a context that takes longer to fill than others take to load.
         write_tiny_generator(tmp_path / f"{name}.gguf", context=16384)
@@ -53,30 +52,29 @@ def generate(service: Service, model: str) -> None:
     assert reply.headers["x-model"] == model
 
 
-def loaded(home: Path) -> set[str]:
-    models = json.loads(run_program(home, "status", "--json").stdout)["models"]
-    return {model["model"] for model in models if model["loaded"]}
+def loaded(home: Path, service: Service) -> set[str]:
+    return {model["model"] for model in read_models(home, service) if model["loaded"]}
 
 
-def embedder_pids(home: Path) -> list[int]:
-    models = json.loads(run_program(home, "status", "--json").stdout)["models"]
+def embedder_pids(home: Path, service: Service) -> list[int]:
+    models = read_models(home, service)
     return [e["pid"] for model in models if model["model"] == EMBEDDER for e in model["engines"]]
 
 
 def test_the_least_recently_used_makes_room(home: Path) -> None:
     with served(home) as service:
-        assert loaded(home) == {EMBEDDER, "one", "two"}
+        assert loaded(home, service) == {EMBEDDER, "one", "two"}
         ready = httpx.get(f"{service.url}/ready")
         assert ready.status_code == 200  # the third needs nothing but its first call
         assert "unloaded; the next call starts it" in run_program(home, "status").stdout
-        pinned = embedder_pids(home)
+        pinned = embedder_pids(home, service)
         generate(service, "two")
         generate(service, "one")
         generate(service, "three")
-        assert loaded(home) == {EMBEDDER, "one", "three"}
+        assert loaded(home, service) == {EMBEDDER, "one", "three"}
         generate(service, "two")
-        assert loaded(home) == {EMBEDDER, "two", "three"}
-        assert embedder_pids(home) == pinned
+        assert loaded(home, service) == {EMBEDDER, "two", "three"}
+        assert embedder_pids(home, service) == pinned
 
 
 def test_a_busy_model_stays(home: Path) -> None:
@@ -87,7 +85,7 @@ def test_a_busy_model_stays(home: Path) -> None:
             next(lines)
             generate(service, "two")  # "one" began longer ago than this, and is busy still
             generate(service, "three")
-            assert loaded(home) == {EMBEDDER, "one", "three"}
+            assert loaded(home, service) == {EMBEDDER, "one", "three"}
             assert any(line.startswith("data:") for line in lines)
         generate(service, "one")
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.leased import await_nobody, engines, services, wait_until
 from tests.support.llamafiles import pack_fake
-from tests.support.service import environment, program, run_program, running_service
+from tests.support.service import environment, program, run_program, running_service, share_store
 
 MODEL = "all-minilm-l6-v2"
 #: Says that it runs and where, then waits for leave to end.
@@ -30,8 +30,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def home(model_home: Path, tmp_path: Path) -> Path:
     """Return a home of its own with the model in its store; one engine serves it."""
-    shutil.copytree(model_home / "store", tmp_path / "home" / "store")
-    (tmp_path / "home" / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\n')
+    share_store(model_home, tmp_path / "home")
+    (tmp_path / "home" / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\nthreads = 1\n')
     return tmp_path / "home"
 
 

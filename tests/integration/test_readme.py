@@ -26,6 +26,7 @@ from llamafile_mgr.catalog import Role, load_catalog
 from llamafile_mgr.config import DownloadConfig, ModelConfig, ServeConfig, load_config
 from tests.support.commands import all_commands, find_commands, parse_command
 from tests.support.readme import README, Fence, fences, inline_commands, json_keys, json_rows, table_after
+from tests.support.service import share_store
 from tests.support.story import SERVE_LINES, STAND_INS, Story
 
 if sys.version_info >= (3, 11):
@@ -56,7 +57,7 @@ def story(
 ) -> Iterator[Story]:
     """Set the scene and clear it at the end."""
     place = tmp_path_factory.mktemp("readme")
-    shutil.copytree(model_home / "store", place / "home" / "store")
+    share_store(model_home, place / "home")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

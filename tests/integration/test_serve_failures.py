@@ -109,7 +109,8 @@ def test_an_engine_that_is_not_right_never_serves(
     minilm: Path, tmp_path: Path, switches: list[str], cause: str
 ) -> None:
     packed = pack_fake(minilm, tmp_path / f"{MODEL}.llamafile", *switches)
-    (tmp_path / "config.toml").write_text("[serve]\nload_stall_seconds = 1\n")
+    one = f'[models."{MODEL}"]\nreplicas = 1\n'
+    (tmp_path / "config.toml").write_text(f"[serve]\nload_stall_seconds = 1\n{one}")
     code, said = serve_error(tmp_path, "--embed", str(packed))
     assert code == 12
     assert any(part in said for part in cause.split("|")), said
@@ -145,7 +146,7 @@ def test_an_engine_on_another_port_than_asked_is_found(minilm: Path, tmp_path: P
 def test_an_engine_whose_vectors_turn_bad_is_replaced(minilm: Path, tmp_path: Path) -> None:
     # Fourteen vectors are computed to make an engine ready; that of the next call is the first bad one.
     packed = pack_fake(minilm, tmp_path / f"{MODEL}.llamafile", "--vectors", "nan", "--bad-after", "14")
-    (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\n')
+    (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\nthreads = 1\n')
     with running_service(tmp_path, "--embed", str(packed)) as service:
         reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": "x"}, timeout=30)
         assert reply.status_code == 502

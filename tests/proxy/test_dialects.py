@@ -195,6 +195,7 @@ def test_fields_reach_the_request(
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, "Left or Right"),
         ("/embed", {"inputs": [["a", "b"]]}, "item 0 of 'inputs'"),
         ("/v2/embed", {"texts": ["a"], "embedding_types": ["int8"]}, "'int8' is not offered"),
+        ("/v2/embed", {"texts": ["a"], "embedding_types": [["float"]]}, "is not offered"),
         ("/v2/embed", {"texts": ["a"], "embedding_types": "float"}, "must be a list"),
         ("/v2/embed", {"inputs": [{"content": [{"type": "image_url"}]}]}, "exactly one text"),
     ],
@@ -209,7 +210,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = ["input", "content", "prompt", "inputs", "texts", "truncate", "dimensions", "embedding_types", "task"]
+TEXT_KEYS = ["input", "content", "prompt", "inputs", "texts"]
+FIELDS = [
+    "truncate",
+    "dimensions",
+    "embedding_types",
+    "encoding_format",
+    "output_dtype",
+    "task",
+    "input_type",
+]
+KEYS = [*TEXT_KEYS, *FIELDS, "truncation_direction", "return_chunks", "instruction", "output_dimension"]
 PATHS = ["/v1/embeddings", "/embedding", "/embed", "/v1/embed", "/v2/embed", "/api/embed", "/api/embeddings"]
 
 

@@ -49,7 +49,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) 
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def await_nobody(home: Path) -> None:

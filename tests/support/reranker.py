@@ -50,19 +50,8 @@ def fit_reranker(encoder: Path, path: Path) -> Path:
 @contextmanager
 def _encoder(model: Path) -> Iterator[httpx.Client]:
     """Run the engine that gives the vectors of ``[CLS]`` as they are."""
-    flags = [
-        "-c",
-        "512",
-        "-b",
-        "512",
-        "-ub",
-        "512",
-        "--embedding",
-        "--pooling",
-        "cls",
-        "--embd-normalize",
-        "-1",
-    ]
+    sizes = ["-t", "1", "-c", "512", "-b", "512", "-ub", "512"]
+    flags = [*sizes, "--embedding", "--pooling", "cls", "--embd-normalize", "-1"]
     argv = [sys.executable, "-m", "llamafile_mgr.engines.embedded", "-m", str(model), "--port", "0", *flags]
     process = subprocess.Popen(argv, env=environment(model.parent), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Service", "program", "run_program", "running_service"]
+from llamafile_mgr.paths import resolve_paths
+from llamafile_mgr.supervisor.asking import control_socket, send_command
+
+__all__ = ["Service", "program", "read_models", "run_program", "running_service", "share_store"]
 
 START_SECONDS = 45.0
 STOP_SECONDS = 20.0
+
+
+def share_store(model_home: Path, home: Path) -> None:
+    """Give ``home`` a store of its own with the same files; they are linked where the disk allows it."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    shutil.copytree(model_home / "store", home / "store", copy_function=link)
 
 
 def program(*arguments: str) -> list[str]:
@@ -73,6 +89,16 @@ class Service:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(STOP_SECONDS)
+
+
+def read_models(home: Path, service: Service) -> list[dict[str, Any]]:
+    """Return what ``status --json`` says of the models, without starting a program for it."""
+    runtime = resolve_paths({"LLAMAFILE_MGR_HOME": str(home)}).runtime
+    path = control_socket(runtime, int(service.url.rsplit(":", 1)[1]))
+    [answer] = send_command(path, {"command": "status"}, seconds=10.0)
+    models = answer["models"]
+    assert isinstance(models, list)
+    return models
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def _read_types(body: dict[str, Any], version: int) -> tuple[str, ...] | None:
     if not isinstance(types, list) or not types:
         raise RequestError("'embedding_types' must be a list", hint=f"known: {', '.join(_TYPES)}")
     for kind in types:
-        if kind not in _TYPES:
+        if not isinstance(kind, str) or kind not in _TYPES:
             raise RequestError(
                 f"the embedding type {str(kind)[:20]!r} is not offered", hint=f"use {', '.join(_TYPES)}"
             )
