@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 __all__ = ["main"]
@@ -10,10 +11,16 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
+        # Commands that are ended tidy up as those that are interrupted do; some have handlers of their own.
+        signal.signal(signal.SIGTERM, _terminate)
         sys.exit(_run())
     except KeyboardInterrupt:  # while modules are loaded; later ones are for ``run``
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+
+
+def _terminate(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _run() -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,22 @@ def test_ctrl_c_while_modules_load_is_no_traceback(tmp_path: Path) -> None:
     env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env["PYTHONPATH"]])
     result = subprocess.run(program("list"), env=env, capture_output=True, text=True, timeout=50, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_ended_leaves_nothing_half_done(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    source = tmp_path / "model.gguf"
+    with source.open("wb") as stream:
+        stream.write(b"GGUF")
+        stream.truncate(1 << 30)
+    temporary = tmp_path / "store" / "temporary"
+    argv = program("import", str(source), "--name", "mine")
+    with subprocess.Popen(argv, env=environment(tmp_path), stderr=subprocess.DEVNULL) as command:
+        while not (temporary.is_dir() and list(temporary.iterdir())):
+            assert command.poll() is None
+            time.sleep(0.005)
+        command.send_signal(number)
+        assert command.wait(20) == code
+    assert not list(temporary.iterdir())
