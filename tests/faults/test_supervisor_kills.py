@@ -38,9 +38,12 @@ def ready_pids(home: Path, service: Service) -> list[int]:
 
 
 def await_all_ready(home: Path, service: Service) -> list[psutil.Process]:
-    """Wait until every engine is ready, not just the first, and return them."""
+    """Wait until every engine is ready, not just the first, nor those that have a process; return them."""
     deadline = time.monotonic() + 30
-    while len(ready_pids(home, service)) < len(engines_of(service)) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        [model] = read_models(home, service)
+        if all(engine["state"] == "ready" for engine in model["engines"]):
+            break
         time.sleep(0.1)
     return engines_of(service)
 
