@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from llamafile_mgr.bulk.parts import parts_folder
 from llamafile_mgr.bulk.readers import TextInput, has_known_form
 from llamafile_mgr.bulk.remote_files import is_shown, is_url, list_urls
 from llamafile_mgr.errors import NotFoundError, UsageError
@@ -20,9 +21,11 @@ _WILD = frozenset("*?[")
 def find_inputs(names: Sequence[str], like: TextInput, output: Path | None = None) -> tuple[TextInput, ...]:
     """Return the files that ``names`` mean, in the order of the names, each once.
 
-    A folder means all files in it and below it whose names say what they hold (all of them, when ``like``
-    has a form), without those that begin with ``.`` or ``_``; a pattern means what it matches. Both are taken
-    in the order of their names. ``like``: how all of them are read. ``output``: never taken from a folder.
+    A folder (behind a URL one that ends in ``/``) means all files in it and below it whose names say what
+    they hold (all of them, when ``like`` has a form), without those that begin with ``.`` or ``_``; a pattern
+    means what it matches. Both are taken in the order of their names.
+
+    ``like``: how all of them are read. ``output``: it, and what is kept for it, is never taken from a folder.
 
     Raises:
         NotFoundError: a folder has no such file, or a pattern matches none.
@@ -67,11 +70,11 @@ def _find(name: str, like: TextInput, output: Path | None) -> list[TextInput]:
 
 def _walk(folder: Path, output: Path | None) -> list[Path]:
     """Return the shown files below a folder, in order."""
-    made = output.resolve() if output is not None else None
+    made = {output.resolve(), parts_folder(output.resolve())} if output is not None else set()
     return sorted(
         each
         for each in folder.rglob("*")
         if each.is_file()
         and is_shown(each.relative_to(folder).as_posix())
-        and made not in (each.resolve(), *each.resolve().parents)
+        and not made & {each.resolve(), *each.resolve().parents}
     )

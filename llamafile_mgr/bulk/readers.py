@@ -95,7 +95,8 @@ def form_of(source: TextInput) -> InputForm:
     if form is None:
         raise UsageError(
             f"the name of {source.name} does not say what it holds",
-            hint=f"say it with --input-format: {', '.join(each.value for each in InputForm)}",
+            hint=f"say it with --input-format: {', '.join(each.value for each in InputForm)}"
+            + ("; a folder ends in /" if source.url is not None else ""),
         )
     return form
 

@@ -48,7 +48,8 @@ def is_shown(path: str) -> bool:
 def list_urls(url: str) -> list[str] | None:
     """Return the files that a folder or a pattern with ``*`` or ``[`` names, sorted; None for one file.
 
-    Those of a folder are the shown ones in it and below it.
+    A folder ends in ``/``: asking whether a URL is one would fetch the whole file by HTTP. Its files are the
+    shown ones in it and below it.
 
     A ``?`` belongs to the URL, as in ``s3://bucket/corpus.parquet?versionId=3``.
 
@@ -58,7 +59,7 @@ def list_urls(url: str) -> list[str] | None:
     try:
         if "*" in path or "[" in path:
             found = [each for each in system.glob(path) if not system.isdir(each)]
-        elif url.endswith("/") or system.isdir(path):
+        elif url.endswith("/"):
             found = [each for each in system.find(path) if is_shown(each[len(path) :])]
         else:
             return None

@@ -11,14 +11,10 @@ import asyncio
 import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from llamafile_mgr import __version__
+from llamafile_mgr.bulk.admission import Admission, NodeFacts
 from llamafile_mgr.bulk.computing import read_next
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.parts import FinishedFragment
@@ -29,33 +25,15 @@ from llamafile_mgr.errors import (
     Error,
     InternalError,
     NotReadyError,
-    VectorSpaceError,
 )
 
-__all__ = ["Finder", "Node", "NodeFacts", "SharedWork"]
+__all__ = ["Finder", "Node", "SharedWork"]
 
 #: How often a node is started that keeps being lost, and at how many losses a fragment is the suspect.
 _STARTS = 3
 _LOSSES = 4
 _LOOK_SECONDS = 2.0
 _STOP_SECONDS = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What a node tells when it is ready. ``probes``: its vectors of the reference's texts, a row each.
-
-    ``quantisation``: of its weights, None when they are not. ``niceness``: of its engines, 0 to 19 on POSIX;
-    what is nicer gets less of the processors.
-    """
-
-    version: str
-    model: str
-    vector_space: str
-    dimensions: int | None
-    probes: NDArray[np.float32]
-    quantisation: str | None = None
-    niceness: int = 0
 
 
 class Node(Protocol):
@@ -103,8 +81,7 @@ class SharedWork:
         say: Callable[[str], None],
     ) -> None:
         self._finder = finder
-        self._expected = vector_space
-        self._reference = reference
+        self._admission = Admission(vector_space, reference)
         self._reference_kept = False
         self._window = window
         self._say = say
@@ -227,7 +204,7 @@ class SharedWork:
 
     async def _live_once(self, node: Node) -> None:
         try:
-            await self._admit(node, await node.start(self._reference.texts))
+            await self._admit(node, await node.start(self._admission.reference.texts))
             await self._serve(node)
         except EngineLostError as error:
             self._starts[node.name] += 1
@@ -238,21 +215,13 @@ class SharedWork:
 
     async def _admit(self, node: Node, facts: NodeFacts) -> None:
         """Let a node take part, or raise why not."""
-        if facts.version != __version__:
-            raise NotReadyError(f"it runs llamafile-mgr {facts.version}, not {__version__}")
-        if self._expected is not None and facts.vector_space != self._expected:
-            raise VectorSpaceError(
-                f"its vector space is {facts.vector_space}, not {self._expected}",
-                cause="its weights, pooling, prompts or engine generation are others",
-            )
-        self._reference = self._reference.settle(facts.probes, facts.quantisation)
-        self._expected = facts.vector_space
+        self._admission.admit(facts)
         if not self._facts.done():
             self._facts.set_result(facts)
         folder = await asyncio.shield(self._folder)
         async with self._keeping:
             if not self._reference_kept:
-                await asyncio.to_thread(keep_reference, folder, self._reference)
+                await asyncio.to_thread(keep_reference, folder, self._admission.reference)
                 self._reference_kept = True
         slow = (
             f", but yields to all else there: it has niceness {facts.niceness}" if facts.niceness > 0 else ""

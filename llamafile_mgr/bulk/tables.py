@@ -23,7 +23,15 @@ from llamafile_mgr.bulk.records import Failure, Id
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.store.files import store_errors, write_atomically
 
-__all__ = ["OutputFacts", "TableFolder", "fill_rows", "make_schema", "make_table", "render_facts"]
+__all__ = [
+    "OutputFacts",
+    "TableFolder",
+    "fill_rows",
+    "make_columns",
+    "make_schema",
+    "make_table",
+    "render_facts",
+]
 
 _META = "_meta.json"
 _OURS = re.compile(r"_meta\.json|part-\d{9}\.parquet|\.(part-|_meta).*")
@@ -82,24 +90,29 @@ def make_schema(facts: OutputFacts, failed: int, *, numbers: bool, **more: objec
 def make_table(schema: Any, part: FinishedFragment, vector_space: str) -> Any:
     """Return a fragment as a table of this schema."""
     arrow = import_parquet()
-    width = schema.field("embedding").type.list_size
-    rows = range(len(part.ids))
     numbers = schema.field("id").type == arrow.int64()
     ids: list[Id] = list(part.ids) if numbers else [str(known) for known in part.ids]
+    columns = make_columns(part, schema.field("embedding").type.list_size, vector_space)
+    return arrow.Table.from_arrays(
+        [arrow.array(ids, schema.field("id").type), *columns.values()], schema=schema
+    )
+
+
+def make_columns(part: FinishedFragment, width: int, vector_space: str) -> dict[str, Any]:
+    """Return the columns behind the ids, by name, their vectors ``width`` wide."""
+    arrow = import_parquet()
+    rows = range(len(part.ids))
+    missing = arrow.array([row in part.failures for row in rows], arrow.bool_())
     flat = arrow.array(fill_rows(part, width).reshape(-1), arrow.float32())
-    missing = [row in part.failures for row in rows]
-    errors = [
-        f"{part.failures[row].code}: {part.failures[row].message}" if row in part.failures else None
-        for row in rows
-    ]
-    columns = [
-        arrow.array(ids, schema.field("id").type),
-        arrow.FixedSizeListArray.from_arrays(flat, width, mask=arrow.array(missing, arrow.bool_())),
-        arrow.array([None if failed else vector_space for failed in missing], arrow.string()),
-        arrow.array(errors, arrow.string()),
-        arrow.array([part.truncated.get(row) for row in rows], arrow.string()),
-    ]
-    return arrow.Table.from_arrays(columns, schema=schema)
+    failures = {row: f"{failure.code}: {failure.message}" for row, failure in part.failures.items()}
+    return {
+        "embedding": arrow.FixedSizeListArray.from_arrays(
+            flat, width, mask=arrow.array(missing, arrow.bool_())
+        ),
+        "vector_space": arrow.array([None if failed else vector_space for failed in missing], arrow.string()),
+        "error": arrow.array([failures.get(row) for row in rows], arrow.string()),
+        "truncated": arrow.array([part.truncated.get(row) for row in rows], arrow.string()),
+    }
 
 
 def fill_rows(part: FinishedFragment, width: int) -> NDArray[np.float32]:

@@ -196,12 +196,14 @@ async def _measure_scale(
     from llamafile_mgr.benchmarking.texts import read_docstrings
     from llamafile_mgr.bulk import EmbedSettings, Job, TextInput
     from llamafile_mgr.bulk.rates import measure_rates
-    from llamafile_mgr.cli.vectors import Wish, connect
+    from llamafile_mgr.cli.vectors import Wish, connect, plan_embedder
 
+    if plan_embedder(context, model).remotes:
+        click.echo(f"{model}: its remotes take no part, since one machine is measured", err=True)
     texts = await asyncio.to_thread(read_docstrings, _TEXTS)
     sizes = Job(TextInput(), batch=batch, concurrency=concurrency)
     began = time.monotonic()
-    async with connect(context, Wish(model, own=True), EmbedSettings()) as source:
+    async with connect(context, Wish(model, own=True, remotes=False), EmbedSettings()) as source:
         started = time.monotonic() - began
         return await measure_rates(source, texts, sizes, seconds=seconds, start_seconds=started)
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _INEXACT = (
-    "its engines compute several texts together: the last bits of vectors may differ from run to run "
-    "(--exact gives equal bytes)"
+    "its engines compute several texts together, or some are of other machines: the last bits of vectors "
+    "may differ from run to run (--exact gives equal bytes)"
 )
 
 
@@ -133,17 +133,24 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Embed the texts of FILE (.txt: one a line, .jsonl, .csv, .tsv, .parquet), of standard input or --text.
-    FILE may be an URL such as s3://bucket/corpus.parquet, when fsspec (extra ray) and its s3fs are installed.
+    """Embed the texts of FILEs (.txt: one a line, .jsonl, .csv, .tsv, .parquet), of standard input or --text.
+    A FILE may be a folder (all such files below it), a pattern in quotes such as 'corpus/*.jsonl', or a URL
+    such as s3://bucket/corpus/*.parquet, when fsspec (extra ray) and its s3fs are installed. With several,
+    texts without an id are named FILE:NUMBER.
+
+    An output without a suffix is a folder: it gets a Parquet file for every --keep-every texts of one FILE,
+    as soon as they are done, and _meta.json at the end. Ids are texts there.
 
     A running serve that has the model is asked; otherwise engines are started for the job. With --output an
     interrupted job goes on where it stopped when the same command is run again. Its output has the same bytes
     as that of a job that was never interrupted, when the engines compute one text at a time: engines started
-    for the job do, on a GPU with --exact; a serve does with `slots = 1`. --json says so as "exact".
+    for the job do, on a GPU with --exact; a serve does with `slots = 1`; remotes of the settings do not, and
+    take no part with --exact. --json says so as "exact".
 
     --ray shares a job with --output among the nodes of a Ray cluster, which have llamafile-mgr installed too:
     each plans for its own machine and pulls the model when it does not have it. What a lost node had goes to
-    the others; nodes with other vectors leave the job. Write --ray=ADDRESS, or --ray behind FILE.
+    the others; nodes with other vectors leave the job. Nodes use what `tune` has measured on them, and --tune
+    lets them measure once. Write --ray=ADDRESS, or --ray behind FILE.
 
     Texts that fail do not end the job: the output names them, and the exit code is 18. When the input, the
     settings or the vector space changed since the job was begun, the exit code is 17.
@@ -152,7 +159,7 @@ def command(
     Examples:
       llamafile-mgr embed --model mxbai-embed-large-v1 corpus.jsonl -o vectors.npy --input-type document
       llamafile-mgr embed --model all-minilm-l6-v2 --text "hello world"
-      llamafile-mgr embed --ray=10.0.0.1:6379 -m mxbai-embed-large-v1 corpus.parquet -o vectors.parquet
+      llamafile-mgr embed --ray=10.0.0.1:6379 -m mxbai-embed-large-v1 s3://bucket/corpus/ -o vectors/
       cut -f2 questions.tsv | llamafile-mgr embed --url http://gpu-box:8080 - -o questions.parquet
     """
     from llamafile_mgr.bulk import EmbedSettings, InputForm, Job, TextInput

@@ -23,13 +23,15 @@ _STATUS_SECONDS = 10.0
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wish:
     """What the command line says. ``model`` None: the one that is served or configured. ``own``: start
-    engines, whatever runs. ``exact``: they compute one text at a time on a GPU too, where that is slow."""
+    engines, whatever runs. ``exact``: they compute one text at a time on a GPU too, where that is slow.
+    ``remotes``: those of the settings take part."""
 
     model: str | None = None
     url: str | None = None
     api_key: str | None = None
     own: bool = False
     exact: bool = False
+    remotes: bool = True
 
 
 def connect(
@@ -52,7 +54,8 @@ def connect(
         url, socket = found
         say(f"asking the running serve, {url}")
         return _join(socket, wish.model, settings)
-    plan = plan_alone(wish.model, context.load_config(), context.paths, exact=wish.exact)
+    config = context.load_config()
+    plan = plan_alone(wish.model, config, context.paths, exact=wish.exact, remotes=wish.remotes)
     say(f"starting {plan.name}")
     return own_engines(plan, context.paths, settings)
 

@@ -123,6 +123,7 @@ FLAGS: dict[str, _Flag] = {
     "-a": _Flag("model_alias", lambda text: {text}),
     "--alias": _Flag("model_alias", lambda text: {text}),
     "--api-key": _Flag("api_keys", lambda text: [text]),
+    "--api-prefix": _Flag("api_prefix", str),
     "--api-key-file": _Flag("api_keys", _read_key_file),
     "--no-webui": _Flag("ui", None, False),
     "--no-ui": _Flag("ui", None, False),

@@ -13,7 +13,7 @@ import pytest
 
 from llamafile_mgr.bulk import Job, TextInput, run_job
 from llamafile_mgr.bulk.inputs import find_inputs
-from llamafile_mgr.bulk.readers import InputForm
+from llamafile_mgr.bulk.readers import InputForm, form_of
 from llamafile_mgr.errors import CheckpointError, Error, InvalidFileError, NotFoundError, UsageError
 from tests.bulk.texts import FakeSource
 
@@ -75,7 +75,6 @@ def test_a_form_takes_files_of_any_name(corpus: Path) -> None:
     ("names", "found"),
     [
         (["memory://c/"], ["[odd].txt", "a.txt", "b.jsonl", "deep/z.csv"]),
-        (["memory://c"], ["[odd].txt", "a.txt", "b.jsonl", "deep/z.csv"]),
         (["memory://c/*.jsonl", "memory://c/a.txt"], ["b.jsonl", "a.txt"]),
     ],
 )
@@ -105,14 +104,23 @@ def test_what_names_nothing(
     assert says in caught.value.describe()
 
 
+def test_a_url_is_a_folder_by_its_end_alone(memory: fsspec.AbstractFileSystem) -> None:
+    [source] = find_inputs(["memory://c"], TextInput())
+    with pytest.raises(UsageError) as caught:
+        form_of(source)
+    assert "a folder ends in /" in caught.value.describe()
+
+
 def test_an_output_is_no_input(corpus: Path) -> None:
     (corpus / "c" / "out").mkdir()
     (corpus / "c" / "out" / "part-000000000.parquet").write_bytes(b"")
     (corpus / "c" / "out.jsonl").write_text("")
+    (corpus / "c" / "out.parts").mkdir()
+    (corpus / "c" / "out.parts" / "kept.txt").write_text("")
     for output in ("out", "out.jsonl"):
         names = {each.name for each in find_inputs(["c"], TextInput(), corpus / "c" / output)}
         assert not any(name.startswith(f"c/{output}") and name.split("/")[1] == output for name in names)
-        assert len(names) == 5
+        assert len(names) == 5 + (output == "out.jsonl")
 
 
 async def test_every_file_has_fragments_and_numbers_of_its_own(corpus: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from llamafile_mgr import __version__
 from llamafile_mgr.bulk import Job, TextInput
+from llamafile_mgr.bulk.admission import NodeFacts
 from llamafile_mgr.bulk.computing import embed_fragment
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.job import complete_job
@@ -24,7 +25,7 @@ from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.rates import measure_rates
 from llamafile_mgr.bulk.references import Reference
 from llamafile_mgr.bulk.scaling import ASSUMPTIONS, HEADERS, ScaleRates, predict, scale_json, scale_rows
-from llamafile_mgr.bulk.sharing import Node, NodeFacts, SharedWork
+from llamafile_mgr.bulk.sharing import Node, SharedWork
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import UsageError
 from tests.bulk.texts import FakeSource

@@ -150,6 +150,16 @@ async def test_a_node_with_a_broken_engine_leaves_also_a_job_that_goes_on(tmp_pa
     assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
+@pytest.mark.timeout(120)
+async def test_engines_of_a_cluster_of_our_own_yield_to_nobody(tmp_path: Path) -> None:
+    said: list[str] = []
+    job = Job(TextInput(texts=("one", "two")), tmp_path / "out.jsonl")
+    report = await run_on_ray(job, RayCluster(), functools.partial(fixed_source, 0.0), say=said.append)
+    assert report.texts == 2
+    [line] = said
+    assert line.endswith("takes part")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

@@ -21,6 +21,7 @@ import pytest
 
 from tests.support.fake_engine import __file__ as FAKE
 from tests.support.golden import golden_cosine
+from tests.support.reranker import ANSWERS, fit_reranker
 from tests.support.service import Service, environment, run_program, running_service
 
 MODEL = "all-minilm-l6-v2"
@@ -30,14 +31,20 @@ SETTINGS = "[serve]\ncache_bytes = 0\nliveness_seconds = 2\n"
 
 @contextmanager
 def serving(
-    home: Path, folder: Path, remotes: str, *, replicas: int = 1, ready: bool = True
+    home: Path, folder: Path, remotes: str, *, replicas: int = 1, ready: bool = True, **extra: str
 ) -> Iterator[Service]:
     """Run a service whose pool holds ``remotes``, a TOML list."""
+    variables = {"LLAMAFILE_MGR_CONFIG": str(write_settings(folder, remotes, replicas)), **extra}
+    with running_service(home, MODEL, extra=variables, ready=ready) as service:
+        yield service
+
+
+def write_settings(folder: Path, remotes: str, replicas: int) -> Path:
+    """Write the settings of a service whose pool holds ``remotes``, a TOML list, and return their file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "local.toml"
     file.write_text(f'{SETTINGS}[models."{MODEL}"]\nthreads = 1\nreplicas = {replicas}\nremote = {remotes}\n')
-    with running_service(home, MODEL, extra={"LLAMAFILE_MGR_CONFIG": str(file)}, ready=ready) as service:
-        yield service
+    return file
 
 
 @contextmanager
@@ -51,13 +58,13 @@ def peer(home: Path, folder: Path, settings: str = "", port: int = 0) -> Iterato
 
 
 @contextmanager
-def program(*argv: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the end; returns when it listens."""
+def program(*argv: str, port: int, url: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the end; returns when it listens, at ``url`` or else this machine's ``port``."""
     process = subprocess.Popen(
         [sys.executable, *argv], env=environment(Path(os.devnull)), stderr=subprocess.DEVNULL
     )
     try:
-        until(lambda: process.poll() is not None or _listens(port))
+        until(lambda: process.poll() is not None or _listens(url or f"http://127.0.0.1:{port}"))
         assert process.poll() is None
         yield process
     finally:
@@ -85,9 +92,9 @@ def bare_engine(minilm: Path, port: int, *flags: str) -> list[str]:
     ]
 
 
-def _listens(port: int) -> bool:
+def _listens(url: str) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200
+        return httpx.get(f"{url}/health", timeout=1).status_code in (200, 401)
     except httpx.HTTPError:
         return False
 
@@ -348,6 +355,104 @@ def test_generation_goes_to_a_remote(model_home: Path, tiny_generator: Path, tmp
             assert lines[-1] == "data: [DONE]"
             bad = httpx.post(f"{local.url}/v1/chat/completions", json={"messages": 3}, timeout=30)
             assert bad.status_code == 400
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_a_server_at_an_ipv6_address_behind_a_prefix_and_a_key(
+    model_home: Path, minilm: Path, tmp_path: Path
+) -> None:
+    """The key is a variable's, and shown nowhere. A wrong one is refused by the server itself."""
+    port = free_port()
+    url = f"http://[::1]:{port}/llm"
+    flags = ["--host", "::1", "--api-prefix", "/llm", "--api-key", KEY]
+    remotes = f'[{{url = "{url}", key_env = "GPU_BOX_KEY"}}]'
+    with program(*bare_engine(minilm, port, *flags), port=port, url=url):
+        with serving(model_home, tmp_path, remotes, replicas=0, GPU_BOX_KEY=KEY) as local:
+            assert list(members(local)) == [f"[::1]:{port}/llm"]
+            reply = httpx.post(f"{local.url}/v1/embeddings", json={"input": "hello world"}, timeout=30)
+            assert golden_cosine("hello world", reply.json()["data"][0]["embedding"]) >= 0.999
+            said = run_program(model_home, "status", "--json", "--port", local.url.rsplit(":", 1)[1]).stdout
+            assert "the variable GPU_BOX_KEY" in said
+            assert KEY not in said + "".join(local.errors)
+        with serving(model_home, tmp_path, remotes, GPU_BOX_KEY=KEY[::-1]) as local:
+            assert "it refuses us (401)" in await_remote(local, "failed")["cause"]
+
+
+def test_a_changed_list_of_remotes_is_taken_at_sighup(model_home: Path, minilm: Path, tmp_path: Path) -> None:
+    port, other = free_port(), free_port()
+    with (
+        program(*bare_engine(minilm, port), port=port),
+        program(*bare_engine(minilm, other), port=other),
+        serving(model_home, tmp_path, "[]") as local,
+    ):
+        assert not [name for name in members(local) if ":" in name]
+        with Load(local.url) as load:
+            for remotes in ([port], [other], [port, other], []):
+                named = ", ".join(f'"http://127.0.0.1:{each}"' for each in remotes)
+                write_settings(tmp_path, f"[{named}]", 1)
+                local.process.send_signal(signal.SIGHUP)
+                wanted = {f"127.0.0.1:{each}" for each in remotes}
+                until(lambda wanted=wanted: ready_remotes(local) == wanted)
+            before = load.answered
+            until(lambda: load.answered > before + 3)
+        assert load.errors == []
+
+
+def ready_remotes(service: Service) -> set[str]:
+    return {name for name, each in members(service).items() if ":" in name and each["state"] == "ready"}
+
+
+@pytest.mark.parametrize("kind", ["peer", "bare"])
+def test_reranking_goes_to_a_remote(minilm: Path, tmp_path: Path, kind: str) -> None:
+    reranker = fit_reranker(minilm, tmp_path / "tiny-reranker.gguf")
+    file, home, port = tmp_path / "local.toml", tmp_path / "home", free_port()
+    file.write_text(f'[models."tiny-reranker"]\nreplicas = 0\nremote = ["http://127.0.0.1:{port}"]\n')
+    remote = (
+        running_service(tmp_path / "theirs", "--rerank", str(reranker), "--port", str(port))
+        if kind == "peer"
+        else program(*bare_engine(reranker, port, "--rerank", "--pooling", "rank"), port=port)
+    )
+    extra = {"LLAMAFILE_MGR_CONFIG": str(file)}
+    with remote, running_service(home, "--rerank", str(reranker), extra=extra) as local:
+        assert psutil.Process(local.process.pid).children(recursive=True) == []
+        for number, question in enumerate(ANSWERS):
+            body = {"query": question, "documents": list(ANSWERS.values())}
+            reply = httpx.post(f"{local.url}/v1/rerank", json=body, timeout=30)
+            assert reply.json()["results"][0]["index"] == number, reply.text
+
+
+def test_bulk_jobs_use_remotes_unless_they_must_be_exact(
+    model_home: Path, minilm: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    source = tmp_path / "in.txt"
+    source.write_text("hello world\n" + "".join(f"text {n}\n" for n in range(60)))
+    extra = {"LLAMAFILE_MGR_CONFIG": str(write_settings(tmp_path, f'["http://127.0.0.1:{port}"]', 0))}
+    words = ["embed", "--model", MODEL, str(source), "--own", "--json", "-o"]
+    with program(*bare_engine(minilm, port), port=port):
+        made = run_program(model_home, *words, str(tmp_path / "out.jsonl"), extra=extra)
+        assert made.returncode == 0, made.stderr
+        assert json.loads(made.stdout)["exact"] is False
+        exact = run_program(model_home, *words, str(tmp_path / "exact.jsonl"), "--exact", extra=extra)
+        assert "remotes take no part in what measures or repeats to the last bit" in exact.stderr
+        assert exact.returncode != 0
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert golden_cosine("hello world", first["embedding"]) >= 0.999
+    write_settings(tmp_path, f'["http://127.0.0.1:{port}"]', 1)
+    alone = run_program(model_home, *words, str(tmp_path / "alone.jsonl"), "--exact", extra=extra)
+    assert json.loads(alone.stdout)["exact"] is True
+    scale = ["bench", MODEL, "--scale", "--nodes", "1", "--seconds", "1", "--json"]
+    measured = run_program(model_home, *scale, extra=extra)
+    assert measured.returncode == 0, measured.stderr
+    assert "its remotes take no part" in measured.stderr
 
 
 def test_plan_shows_remotes_and_needs_no_memory_for_them(model_home: Path, tmp_path: Path) -> None:

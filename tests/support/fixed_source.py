@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 
 from llamafile_mgr.bulk.records import TextResult
 
-__all__ = ["BROKEN", "FixedSource", "fixed_source"]
+__all__ = ["BROKEN", "FixedSource", "fixed_source", "noting_source"]
 
 WIDTH = 384
 #: Name of a variable.
@@ -57,4 +58,13 @@ def _vector(text: str) -> np.ndarray:
 @asynccontextmanager
 async def fixed_source(seconds: float) -> AsyncIterator[FixedSource]:
     """Give such a source; a function of a module, so that it can be called on other machines."""
+    yield FixedSource(seconds)
+
+
+@asynccontextmanager
+async def noting_source(seconds: float, folder: Path) -> AsyncIterator[FixedSource]:
+    """Give such a source, and leave a file of this process that names the Ray node."""
+    import ray
+
+    (folder / str(os.getpid())).write_text(ray.get_runtime_context().get_node_id())
     yield FixedSource(seconds)

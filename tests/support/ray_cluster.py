@@ -1,7 +1,8 @@
 """A Ray cluster of several node processes on this machine; run as a program, it is told what to do by lines.
 
-``add HOME [NAME=VALUE...]``: another node with one processor, whose programs have this home. ``kill N``: end
+``add HOME [NAME=VALUE...]``: another node, whose programs have this home. ``kill N``: end
 the Nth node (from 0) without a farewell. Every line is answered by one, the first is the cluster's address.
+Its argument: how many processors a node says it has.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ class RayNodes:
 
 
 @contextlib.contextmanager
-def ray_nodes() -> Iterator[RayNodes]:
-    """Run a cluster whose head computes nothing while inside."""
+def ray_nodes(cpus: int = 1) -> Iterator[RayNodes]:
+    """Run a cluster whose head computes nothing while inside; so many processors are said to be a node's."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     # Else Ray's workers yield to whatever else runs on this machine, and a comparison would measure that.
     environment["RAY_worker_niceness"] = "0"
-    argv = [sys.executable, "-m", "tests.support.ray_cluster"]
+    argv = [sys.executable, "-m", "tests.support.ray_cluster", str(cpus)]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, cwd=ROOT
     ) as process:
@@ -74,7 +75,7 @@ def main() -> None:
         command, first, *rest = line.split()
         if command == "add":
             variables = {"LLAMAFILE_MGR_HOME": first, **dict(each.split("=", 1) for each in rest)}
-            nodes.append(cluster.add_node(num_cpus=1, env_vars=variables, **sizes))
+            nodes.append(cluster.add_node(num_cpus=int(sys.argv[1]), env_vars=variables, **sizes))
         else:
             cluster.remove_node(nodes[int(first)], allow_graceful=False)
         print("done", file=answers)

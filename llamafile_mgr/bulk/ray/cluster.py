@@ -16,7 +16,16 @@ from typing import Any
 
 from llamafile_mgr.errors import NotReadyError, UsageError
 
-__all__ = ["RayCluster", "check_address", "connected", "first_line", "hide_gpus", "import_ray"]
+__all__ = [
+    "RayCluster",
+    "check_address",
+    "connected",
+    "find_nodes",
+    "first_line",
+    "hide_gpus",
+    "import_ray",
+    "pin",
+]
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"local|auto|[A-Za-z0-9.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
@@ -79,6 +88,22 @@ async def connected(cluster: RayCluster) -> AsyncIterator[Any]:
         yield ray
     finally:
         await asyncio.to_thread(ray.shutdown)
+
+
+def find_nodes(ray: Any, cpus: float, gpus: int) -> list[dict[str, Any]]:
+    """Return what Ray tells of every living node that has so many processors and GPUs, taken or not."""
+    wanted = {"CPU": cpus, "GPU": gpus}
+    return [
+        each
+        for each in ray.nodes()
+        if each["Alive"] and all(each["Resources"].get(name, 0) >= least for name, least in wanted.items())
+    ]
+
+
+def pin(node: str, *, soft: bool = False) -> Any:
+    """Return what keeps an actor on a node; ``soft``: it may run elsewhere once the node is gone."""
+    strategies = importlib.import_module("ray.util.scheduling_strategies")
+    return strategies.NodeAffinitySchedulingStrategy(node, soft=soft)
 
 
 def hide_gpus() -> None:

@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from llamafile_mgr import __version__
+from llamafile_mgr.bulk.admission import NodeFacts, read_facts
 from llamafile_mgr.bulk.computing import embed_fragment, fragments_under_way
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.job import Job, JobReport, Observe, complete_job
 from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
-from llamafile_mgr.bulk.ray.cluster import RayCluster, connected, first_line, hide_gpus
+from llamafile_mgr.bulk.ray.cluster import RayCluster, connected, find_nodes, first_line, hide_gpus, pin
 from llamafile_mgr.bulk.records import Failure
 from llamafile_mgr.bulk.references import Reference, load_reference
-from llamafile_mgr.bulk.sharing import NodeFacts, SharedWork
+from llamafile_mgr.bulk.sharing import SharedWork
 from llamafile_mgr.bulk.sources import NodeSource
 from llamafile_mgr.errors import EngineLostError, Error, NotReadyError, UsageError
 
-__all__ = ["Connect", "read_facts", "run_on_ray"]
+__all__ = ["Connect", "run_on_ray"]
 
 #: Called on every node: gives its source of vectors. Must be a function of an installed module.
 Connect = Callable[[], AbstractAsyncContextManager[NodeSource]]
@@ -85,16 +83,15 @@ class _RayFinder:
     async def find(self) -> Sequence[_RayNode]:
         """Return new nodes. Raises NotReadyError when the cluster does not answer."""
         try:
-            listed = await asyncio.to_thread(self._ray.nodes)
+            wanted = self._cluster
+            listed = await asyncio.to_thread(find_nodes, self._ray, wanted.cpus, wanted.gpus or 0)
         except (ConnectionError, OSError, RuntimeError, self._ray.exceptions.RayError) as error:
             raise NotReadyError("the Ray cluster does not answer", cause=first_line(error)) from error
         found = []
         for each in listed:
-            resources, wanted = each["Resources"], self._cluster
-            able = resources.get("CPU", 0) >= wanted.cpus and resources.get("GPU", 0) >= (wanted.gpus or 0)
-            if each["Alive"] and able and each["NodeID"] not in self._seen:
+            if each["NodeID"] not in self._seen:
                 self._seen.add(each["NodeID"])
-                gpus = int(resources.get("GPU", 0)) if wanted.gpus is None else wanted.gpus
+                gpus = int(each["Resources"].get("GPU", 0)) if wanted.gpus is None else wanted.gpus
                 found.append(_RayNode(self._ray, each, wanted.cpus, gpus, self._connect, self._job))
         return found
 
@@ -115,9 +112,7 @@ class _RayNode:
     async def start(self, texts: Sequence[str]) -> NodeFacts:
         """Start an actor there. Raises what ``Node`` says."""
         self._kill()
-        strategies = importlib.import_module("ray.util.scheduling_strategies")
-        here = strategies.NodeAffinitySchedulingStrategy(self._id, soft=False)
-        actor = self._ray.remote(_Worker).options(scheduling_strategy=here, **self._resources)
+        actor = self._ray.remote(_Worker).options(scheduling_strategy=pin(self._id), **self._resources)
         self._actor = actor.remote(*self._arguments)
         facts: NodeFacts = await self._call("start", tuple(texts))
         return facts
@@ -191,16 +186,3 @@ class _Worker:
     async def stop(self) -> None:
         """End the engines."""
         await self._stack.aclose()
-
-
-async def read_facts(source: NodeSource, texts: Sequence[str]) -> NodeFacts:
-    """Return what a node of this process tells. Raises Error when it cannot embed ``texts``."""
-    return NodeFacts(
-        __version__,
-        source.model,
-        source.vector_space,
-        source.dimensions,
-        await source.probe(texts),
-        source.quantisation,
-        os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0,
-    )
