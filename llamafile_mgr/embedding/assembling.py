@@ -77,9 +77,10 @@ def _finish(text: FittedText, parts: Sequence[Computed]) -> tuple[NDArray[np.flo
     error = next((part.error for part in parts if part.error is not None), None)
     if error is not None:
         return None, replace(outcome, error=error)
-    if outcome.tokens is None and len(parts) == 1:
-        outcome = replace(outcome, tokens=parts[0].tokens)
-    outcome = replace(outcome, cached=all(part.cached for part in parts))
+    tokens = parts[0].tokens if outcome.tokens is None and len(parts) == 1 else outcome.tokens
+    cached = all(part.cached for part in parts)
+    if tokens != outcome.tokens or cached:
+        outcome = replace(outcome, tokens=tokens, cached=cached)
     weighted = [
         (part.vector, tokens or part.share)
         for part, (_, tokens) in zip(parts, text.pieces, strict=True)

@@ -7,7 +7,7 @@ starves. Within a lane calls take turns, and texts of several calls share a grou
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -55,6 +55,24 @@ class Group:
     place: int
 
 
+@dataclass(slots=True)
+class _UnderWay:
+    """Groups that one replica has."""
+
+    bulk: int = 0
+    query: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.bulk + self.query
+
+    def add(self, lane: Lane, groups: int) -> None:
+        if lane is Lane.BULK:
+            self.bulk += groups
+        else:
+            self.query += groups
+
+
 class Queue:
     """The texts that wait, and how many groups are under way. Only the scheduler writes it.
 
@@ -64,13 +82,13 @@ class Queue:
     def __init__(self, policy: BatchPolicy) -> None:
         self.policy = policy
         self._waiting: dict[Lane, OrderedDict[int, deque[Item]]] = {lane: OrderedDict() for lane in Lane}
-        self._places: list[Counter[Lane]] = []
+        self._places: list[_UnderWay] = []
         self._queries_in_a_row = 0
 
     @property
     def idle(self) -> bool:
         """Tell whether nothing waits and nothing is under way."""
-        return not any(self._waiting.values()) and not any(place.total() for place in self._places)
+        return not any(self._waiting.values()) and not any(place.total for place in self._places)
 
     def depth(self, lane: Lane) -> int:
         """Return how many texts wait in ``lane``."""
@@ -89,7 +107,7 @@ class Queue:
 
     def finish(self, group: Group) -> None:
         """Note that a group is no longer under way."""
-        self._places[group.place][group.lane] -= 1
+        self._places[group.place].add(group.lane, -1)
 
     def next_group(self, replicas: int) -> Group | None:
         """Return the next group to send, which then counts as under way; None while nothing may be sent.
@@ -97,14 +115,14 @@ class Queue:
         ``replicas``: the engines that can be asked now, at least 1.
         """
         replicas = max(1, replicas)
-        self._places += [Counter() for _ in range(replicas - len(self._places))]
-        place = min(range(replicas), key=lambda at: self._places[at].total())
+        self._places += [_UnderWay() for _ in range(replicas - len(self._places))]
+        place = min(range(replicas), key=lambda at: self._places[at].total)
         under_way = self._places[place]
-        lane = self._choose_lane(under_way[Lane.BULK], under_way[Lane.QUERY])
+        lane = self._choose_lane(under_way.bulk, under_way.query)
         if lane is None:
             return None
         self._queries_in_a_row = self._queries_in_a_row + 1 if lane is Lane.QUERY else 0
-        under_way[lane] += 1
+        under_way.add(lane, 1)
         return Group(lane, self._pack(lane), place)
 
     def _choose_lane(self, bulk_groups: int, query_groups: int) -> Lane | None:

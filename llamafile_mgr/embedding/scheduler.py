@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -148,14 +147,17 @@ class Scheduler:
 
     def _send(self, group: Group) -> None:
         now = time.monotonic()
-        calls = [
-            (self._calls[number], texts) for number, texts in Counter(i.call for i in group.items).items()
-        ]
-        for call, texts in calls:
-            self._observe(call.lane, now - call.began, texts)
-        budget = Budget(
-            max(call.budget.ready_by for call, _ in calls), max(call.budget.end for call, _ in calls)
-        )
+        texts: dict[int, int] = {}
+        for item in group.items:
+            texts[item.call] = texts.get(item.call, 0) + 1
+        calls = [self._calls[number] for number in texts]
+        for call, count in zip(calls, texts.values(), strict=True):
+            self._observe(call.lane, now - call.began, count)
+        budget = calls[0].budget
+        if len(calls) > 1:
+            budget = Budget(
+                max(call.budget.ready_by for call in calls), max(call.budget.end for call in calls)
+            )
         work = self._runner.run(
             [item.text for item in group.items], [item.tokens for item in group.items], budget
         )

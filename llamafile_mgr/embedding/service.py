@@ -25,6 +25,7 @@ from llamafile_mgr.embedding.prompts import PromptedText, end_text, make_prompt
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, InputType, ItemOutcome
 from llamafile_mgr.embedding.scheduler import Scheduler
 from llamafile_mgr.embedding.space import fingerprint_space
+from llamafile_mgr.embedding.timing import TimeLimit
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.errors import EngineError, Error, NotReadyError, RequestError
 from llamafile_mgr.planner.plans import Plan
@@ -136,7 +137,10 @@ class Embedder:
         counters.calls += 1
         counters.texts += len(request.texts)
         try:
-            return await _within(self._embed(request, budget), seconds)
+            async with TimeLimit(seconds):
+                return await self._embed(request, budget)
+        except asyncio.TimeoutError:
+            raise EngineError(f"the texts were not embedded within {seconds:g} seconds") from None
         finally:
             counters.total.add(time.monotonic() - began)
 
@@ -174,9 +178,11 @@ class Embedder:
 
     async def _look_up(self, work: _Work, texts: set[str]) -> None:
         """Take from the cache what it knows of ``texts``."""
+        if work.cache is None:
+            return
         texts = texts - work.looked_up
         work.looked_up |= texts
-        if work.cache is None or not texts:
+        if not texts:
             return
         keys = {text_key(text): text for text in texts}
         known = await work.cache.get(work.setup.space, list(keys))
@@ -211,8 +217,10 @@ class Embedder:
             for index, text in enumerate(work.prompted)
             if text.text not in work.computed and not surely_fits(text.text, setup.limit)
         ]
-        for index, fitted in zip(unsure, await _gather([fit(index) for index in unsure]), strict=True):
-            work.fitted[index] = fitted
+        if unsure:
+            done = await _gather([fit(index) for index in unsure])
+            for index, fitted in zip(unsure, done, strict=True):
+                work.fitted[index] = fitted
 
     async def _compute(self, work: _Work, lane: Lane) -> None:
         """Embed what is not known, each different text once, and keep it."""
@@ -238,6 +246,7 @@ class Embedder:
         self, work: _Work, counts: Mapping[str, int | None], results: Sequence[ItemResult | None]
     ) -> None:
         """Take the vectors of ``results`` into the call, and into the cache."""
+        cache = work.cache if work.setup.space == self.vector_space else None
         fresh: dict[bytes, CachedVector] = {}
         for (text, tokens), result in zip(counts.items(), results, strict=True):
             if result is None or result.vector is None:
@@ -245,9 +254,10 @@ class Embedder:
             exact = tokens if tokens is not None else result.tokens
             share = result.share or exact or estimate_tokens(text)
             work.computed[text] = Computed(result.vector, exact, share)
-            fresh[text_key(text)] = CachedVector(result.vector, exact)
-        if work.cache is not None and work.setup.space == self.vector_space:
-            work.cache.put(work.setup.space, fresh)
+            if cache is not None:
+                fresh[text_key(text)] = CachedVector(result.vector, exact)
+        if cache is not None:
+            cache.put(work.setup.space, fresh)
 
     def _note_failure(self, work: _Work, text: str, error: Error) -> None:
         """Keep a text's error for its outcome, or raise it when the call must not go on."""
@@ -321,13 +331,6 @@ def _check_texts(texts: Sequence[str]) -> None:
 def _at(error: Error, index: int) -> Error:
     """Return the same error with the index of its text in front."""
     return type(error)(f"text {index}: {error.message}", cause=error.cause, hint=error.hint)
-
-
-async def _within(work: Awaitable[T], seconds: float) -> T:
-    try:
-        return await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError:
-        raise EngineError(f"the texts were not embedded within {seconds:g} seconds") from None
 
 
 async def _gather(work: Sequence[Awaitable[T]]) -> list[T]:

@@ -31,10 +31,13 @@ def scale_rows(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArr
     """Return the rows at unit length, and for each 0 when it is a vector, 1 when it is zero, 2 when it has
     NaN or infinity; such rows are left as they are."""
     wide = vectors.astype(np.float64)
-    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    bad = np.where(np.isfinite(lengths), lengths < _SHORTEST, 2).astype(np.int8)
-    lengths[bad != 0] = 1.0
-    return (wide / lengths[:, np.newaxis]).astype(np.float32), bad
+    lengths = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+    bad = np.zeros(len(lengths), dtype=np.int8)
+    if not (lengths.min(initial=1.0) >= _SHORTEST and lengths.max(initial=1.0) < np.inf):  # NaN is neither
+        flat = lengths[:, 0]
+        bad[:] = np.where(np.isfinite(flat), flat < _SHORTEST, 2)
+        flat[bad != 0] = 1.0
+    return (wide / lengths).astype(np.float32), bad
 
 
 def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
