@@ -116,7 +116,8 @@ class VariantRunner:
         async def work(pool: Pool) -> None:
             nonlocal done
             for number in waiting:
-                done += await self._ask(pool, number)
+                count = await self._ask(pool, number)  # `done += await` would lose what others add meanwhile
+                done += count
 
         tasks = [asyncio.ensure_future(work(pool)) for pool in lanes]
         try:
