@@ -34,10 +34,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of the engine; by default every core")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "one.toml"
-        config.write_text(f'[models."{MODEL}"]\nreplicas = 1\n')
+        threads = f"threads = {options.threads}\n" if options.threads else ""
+        config.write_text(f'[models."{MODEL}"]\nreplicas = 1\n{threads}')
         extra = {
             "LLAMAFILE_MGR_SERVE_CACHE_BYTES": "0",
             "LLAMAFILE_MGR_CONFIG": str(config),
