@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._in_head = False
         self._last = False
+        self._ended = False
         self._reading = True
         self._lagging = False
         self._deadline = math.inf
@@ -76,7 +77,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes, or hold them back while the client does not take them."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._ended and not self._transport.is_closing():
             self._transport.write(data)
 
     def pause_reading(self) -> None:
@@ -105,9 +106,9 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """End the connection after the answer that is under way, now if there is none."""
-        self._last = True
         if self._current is not None:
             self._current.reusable = False
+            self._last = self._current.complete
         else:
             self._close(linger=False)
 
@@ -252,7 +253,8 @@ class Connection(asyncio.Protocol):
         self._last = True
         if self._transport is None or self._transport.is_closing():
             return
-        if linger and self._transport.can_write_eof():
+        if linger and not self._ended and self._transport.can_write_eof():
+            self._ended = True
             self._transport.write_eof()
             self.resume_reading()
             self._set_deadline(_LINGER_SECONDS)

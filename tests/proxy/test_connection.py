@@ -171,6 +171,24 @@ async def test_a_client_that_does_not_read_is_let_go(running: RunningFront) -> N
     del reader
 
 
+async def test_an_upload_that_is_under_way_is_answered_while_stopping(tmp_path: Path) -> None:
+    """The rest of its body comes after the stop has begun; idle connections end at once."""
+    settings = ServeConfig(drain_seconds=5, body_idle_seconds=5.0)
+    async with running_front(tmp_path, [MODELS[0]], settings) as running:
+        idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", running.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        request = keeping(post("/v1/embeddings", BODY))
+        writer.write(request[:-5])
+        await asyncio.sleep(0.2)
+        stopping = asyncio.create_task(running.server.stop(5.0))
+        assert await asyncio.wait_for(idle_reader.read(), 2) == b""
+        writer.write(request[-5:])
+        assert statuses(await asyncio.wait_for(reader.read(), 5)) == [200]
+        await asyncio.wait_for(stopping, 5)
+        for each in (writer, idle_writer):
+            each.close()
+
+
 async def test_an_idle_connection_ends(running: RunningFront) -> None:
     received = await asyncio.wait_for(talk(running.port, GET, seconds=8), 6)
     assert statuses(received) == [200]

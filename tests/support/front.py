@@ -70,6 +70,7 @@ class RunningFront:
     url: str
     front: Front
     supervisor: Supervisor
+    server: HttpServer
 
     @property
     def port(self) -> int:
@@ -113,7 +114,7 @@ async def running_front(
         while ready and not all(pool.ready for pool in supervisor.pools):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         secure = settings.tls_certificate is not None
-        yield RunningFront(endpoint(sockets, secure=secure), front, supervisor)
+        yield RunningFront(endpoint(sockets, secure=secure), front, supervisor, server)
     finally:
         await server.stop(0.0)
         await supervisor.stop()
