@@ -89,7 +89,7 @@ def test_help_imports_little_more_than_click(tmp_path: Path) -> None:
 
 
 def test_status_imports_what_asks_a_serve_and_no_more() -> None:
-    """In a home of usual length: a socket below a very long one gets a name of hashes, which costs imports."""
+    """In a short home: a socket below a very long one gets a name of hashes, which costs imports."""
     with tempfile.TemporaryDirectory() as folder, answering_serve(Path(folder)):
         printed, modules = imported(Path(folder), "status")
     assert printed == "http://127.0.0.1:8080, up 1 s, version 0.1.0\n"
