@@ -108,7 +108,7 @@ class _Connection(asyncio.Protocol):
         self.exchange: _Exchange | None = None
         self.reusable = True
         self.used = False
-        self._parser: httptools.HttpResponseParser | None = None
+        self._parser = httptools.HttpResponseParser(self)
         self._paused = False
 
     @property
@@ -124,7 +124,6 @@ class _Connection(asyncio.Protocol):
         if self.transport is None or self.transport.is_closing():
             raise EngineLostError(f"the connection to the engine at {self.peer} is closed")
         self.exchange = _Exchange(path, streamed=streamed)
-        self._parser = httptools.HttpResponseParser(self)
         self.transport.write(data)
         return self.exchange
 
@@ -150,7 +149,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._client.last_received = time.monotonic()
-        if self.exchange is None or self._parser is None:
+        if self.exchange is None:
             self.abort()  # nobody asked: whatever this is, it must not answer the next request
             return
         try:
@@ -181,7 +180,7 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         exchange = self.exchange
-        if exchange is None or self._parser is None:
+        if exchange is None:
             return
         headers = exchange.headers
         exchange.framed = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "")

@@ -17,17 +17,28 @@ from types import TracebackType
 
 from llamafile_mgr.proxy.refusals import BusyError
 
-__all__ = ["Admission", "Cost", "FairQueue", "QueueLimits", "RateMeter", "Ticket", "Turn", "estimate_tokens"]
+__all__ = [
+    "CHARACTERS_PER_TOKEN",
+    "Admission",
+    "Cost",
+    "FairQueue",
+    "QueueLimits",
+    "RateMeter",
+    "Ticket",
+    "Turn",
+    "estimate_tokens",
+]
 
 _THRESHOLD = 2
-_CHARACTERS_PER_TOKEN = 3
+#: Of English, rather too few.
+CHARACTERS_PER_TOKEN = 3
 _LONGEST_RETRY_SECONDS = 120
 _RATE_WINDOW_SECONDS = 60.0
 
 
 def estimate_tokens(texts: Iterable[str]) -> int:
     """Return roughly how many tokens the texts have: too many rather than too few for English."""
-    return sum(len(text) // _CHARACTERS_PER_TOKEN + 2 for text in texts)
+    return sum(len(text) // CHARACTERS_PER_TOKEN + 2 for text in texts)
 
 
 @dataclass(frozen=True, slots=True)

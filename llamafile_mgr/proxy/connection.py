@@ -225,15 +225,16 @@ class Connection(asyncio.Protocol):
         self._current = exchange
         if not self._in_head:
             self._deadline = math.inf
-        task = self._loop.create_task(self._run(exchange))
-        self._shared.tasks.add(task)
-        task.add_done_callback(self._shared.tasks.discard)
+        exchange.task = self._loop.create_task(self._run(exchange))
+        self._shared.tasks.add(exchange.task)
 
     async def _run(self, exchange: Exchange) -> None:
         """Answer one request, and see to what comes after it."""
         try:
             await self._shared.answer(exchange)
         finally:
+            if exchange.task is not None:
+                self._shared.tasks.discard(exchange.task)
             if exchange.answered:
                 self._finish(exchange)
             else:

@@ -60,7 +60,8 @@ class Exchange:
     """What the client sent, and what it is answered: one whole reply, or a head and pieces.
 
     ``target``: as sent. ``headers``: names in lower case; repeated ones are joined, so that of two hosts
-    neither is believed. ``gone``: the client has left. ``on_gone`` is called when it does.
+    neither is believed. ``gone``: the client has left. ``on_gone`` is called when it does. ``task``: answers
+    this request.
     ``begun``: a reply's head has been sent; ``answered``: its end too. ``reusable``: the connection may
     serve another request.
     """
@@ -83,6 +84,7 @@ class Exchange:
         "received",
         "reusable",
         "target",
+        "task",
         "version",
     )
 
@@ -100,6 +102,7 @@ class Exchange:
         self.answered = False
         self.gone = False
         self.on_gone: Callable[[], None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._pieces: list[bytes] = []
         self._unread = True
         self._continued = False

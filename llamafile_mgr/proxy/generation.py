@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, json_request
@@ -48,11 +48,11 @@ class StreamCutError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineAnswer:
-    """An engine's answer: ``whole``, or the head of a ``stream``. ``stack`` must be closed with a stream."""
+    """An engine's answer: ``whole``, or the head of a ``stream`` with what must be closed with it."""
 
     whole: EngineReply | None
     stream: EngineStream | None = None
-    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    stack: contextlib.ExitStack | None = None
 
 
 def style_of(path: str, body: Mapping[str, Any]) -> EventStyle:
@@ -168,6 +168,7 @@ def pass_on(answer: EngineAnswer, style: EventStyle, headers: Mapping[str, str])
         reply = check_reply(answer.whole)
         return Reply(200, reply.body, reply.content_type or "application/json", headers)
     assert answer.stream is not None  # noqa: S101
+    assert answer.stack is not None  # noqa: S101
     return StreamReply(200, "text/event-stream", _relay(answer.stream, style, answer.stack), headers)
 
 

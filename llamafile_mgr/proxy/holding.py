@@ -135,13 +135,12 @@ class _Interruption:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._task = exchange.task
         self._error: Exception | None = None
-        self._task: asyncio.Task[object] | None = None
 
     def __enter__(self) -> _Interruption:
         if self._exchange.gone:
             raise ClientGoneError
-        self._task = asyncio.current_task()
         self._exchange.on_gone = self._leave
         return self
 

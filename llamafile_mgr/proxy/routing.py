@@ -108,4 +108,6 @@ def _split_suffix(name: str) -> tuple[str, InputType | None]:
 
 def _header_text(text: str) -> str:
     """Return ``text`` without what may not stand in a header, at most 200 characters."""
+    if len(text) <= 200 and text.isascii() and text.isprintable():
+        return text
     return "".join(c if 32 <= ord(c) < 127 else "?" for c in text[:200])

@@ -23,7 +23,8 @@ _STATE_CHARACTERS = re.compile(r"[ -~]{1,512}", re.ASCII)
 
 def trace_id(headers: Mapping[str, str]) -> str | None:
     """Return the trace id of a well-formed ``traceparent`` header."""
-    match = _TRACE_PARENT.fullmatch(headers.get("traceparent", ""))
+    parent = headers.get("traceparent")
+    match = _TRACE_PARENT.fullmatch(parent) if parent is not None else None
     return match.group(1) if match else None
 
 

@@ -221,8 +221,10 @@ class Pool:
         try:
             while True:
                 ready = [engine for engine in self.engines if engine.ready]
+                if len(ready) == 1:
+                    return ready[0]
                 if ready:
-                    if self.plan.remotes and len(ready) > 1:
+                    if self.plan.remotes:
                         return self._rates.choose(ready, time.monotonic())
                     return min(ready, key=lambda engine: engine.in_flight)
                 if not self.engines and not self._loading:

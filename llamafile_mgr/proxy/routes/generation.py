@@ -11,7 +11,7 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError
 from llamafile_mgr.llamafile.family import Family
-from llamafile_mgr.proxy.admission import Cost, estimate_tokens
+from llamafile_mgr.proxy.admission import CHARACTERS_PER_TOKEN, Cost
 from llamafile_mgr.proxy.dialects import completions
 from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
 from llamafile_mgr.proxy.dialects.llamafiler import to_llamafiler
@@ -94,7 +94,7 @@ async def _ask(front: Front, request: Request, pool: Pool, path: str, body: dict
     """Ask an engine within this request's turn, which ends with the answer."""
     limit = body.get("max_tokens", body.get("n_predict", _ASSUMED_TOKENS))
     limit = limit if isinstance(limit, int) and 0 <= limit <= _MOST_TOKENS else _ASSUMED_TOKENS
-    cost = Cost(1, estimate_tokens([str(body.get("prompt", body.get("messages", "")))]) + limit)
+    cost = Cost(1, len(request.body) // CHARACTERS_PER_TOKEN + limit)
     turn = front.turn(request, pool, cost)
     await turn.__aenter__()
     try:
@@ -110,7 +110,7 @@ async def _ask(front: Front, request: Request, pool: Pool, path: str, body: dict
     except BaseException:
         turn.end(done=False)
         raise
-    if answer.stream is None:
+    if answer.stack is None:
         turn.end(done=True)
     else:
         answer.stack.callback(turn.end, done=True)
@@ -193,6 +193,7 @@ async def _translate(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncItera
     """Yield what ``feed`` makes of each event and ``finish`` at the end; a death midway cuts the stream."""
     reader = EventReader()
     assert answer.stream is not None  # noqa: S101
+    assert answer.stack is not None  # noqa: S101
     with answer.stack:
         try:
             async for piece in answer.stream.chunks(SILENCE_SECONDS):
