@@ -24,7 +24,7 @@ from llamafile_mgr.proxy.exchange import Exchange
 from llamafile_mgr.proxy.front import Front, RecentError, Route
 from llamafile_mgr.proxy.generation import StreamCutError
 from llamafile_mgr.proxy.guard import Guard
-from llamafile_mgr.proxy.holding import Delivery, Patience
+from llamafile_mgr.proxy.holding import Delivery
 from llamafile_mgr.proxy.http import ClientGoneError, Reply, Request, StreamReply, json_reply
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.openapi import render_openapi
@@ -121,8 +121,8 @@ class Proxy:
             route = self._find_route(exchange.method, entry.path)
             dialect, entry.route = route.dialect, route.path
             request = await self._read(exchange, route, entry, query)
-            entry.progress = request.progress
-            reply = await delivery.hold(route.handler, request, self._patience(route, request))
+            silence, seconds = self._silence(route, request), self._front.settings.request_seconds
+            reply = await delivery.hold(route.handler, request, silence, seconds)
         except Error as error:
             reply = self._refuse(error, dialect, request, entry)
             entry.error = error.code
@@ -150,14 +150,13 @@ class Proxy:
             query,
             name or f"{exchange.address} {headers.get('user-agent', '')[:80]}",
             entry.request_id,
+            entry.progress,
         )
 
-    def _patience(self, route: Route, request: Request) -> Patience:
-        """Return when the connection is kept alive: well before its client gives up."""
-        announced, silence = request.read_timeout_seconds, route.hold_seconds
-        if announced is not None:
-            silence = min(silence, announced / 2)
-        return Patience(silence, self._front.settings.request_seconds)
+    def _silence(self, route: Route, request: Request) -> float:
+        """Return after how many seconds the connection is kept alive: well before its client gives up."""
+        announced = request.read_timeout_seconds
+        return route.hold_seconds if announced is None else min(route.hold_seconds, announced / 2)
 
     def _find_route(self, method: str, path: str) -> Route:
         methods = self._routes.get(path)

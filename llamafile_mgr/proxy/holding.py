@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
 from types import TracebackType
 
 from llamafile_mgr.proxy.exchange import Exchange
@@ -17,20 +16,12 @@ from llamafile_mgr.proxy.front import Handler
 from llamafile_mgr.proxy.http import ClientGoneError, Drip, Progress, Reply, Request, StreamReply
 from llamafile_mgr.proxy.refusals import DeadlineError
 
-__all__ = ["Delivery", "Patience"]
+__all__ = ["Delivery"]
 
 _TYPES = {Drip.JSON: "application/json", Drip.EVENTS: "text/event-stream"}
 _LONGEST_SILENCE_SECONDS = 5.0
 #: How coarse the loop's clock may be.
 _CLOCK_SECONDS = 0.002
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """``silence_seconds``: until the connection is kept alive; ``seconds``: for the whole work."""
-
-    silence_seconds: float
-    seconds: float
 
 
 class Delivery:
@@ -41,15 +32,18 @@ class Delivery:
         self._exchange = exchange
         self._begun: Drip = Drip.NONE
 
-    async def hold(self, handler: Handler, request: Request, patience: Patience) -> Reply | StreamReply:
-        """Await the handler's reply, and keep the connection alive meanwhile where that is needed and safe.
+    async def hold(
+        self, handler: Handler, request: Request, silence_seconds: float, seconds: float
+    ) -> Reply | StreamReply:
+        """Await the handler's reply, at most ``seconds``. After ``silence_seconds`` keep the connection alive
+        where that is needed and safe.
 
         Raises:
             ClientGoneError: the client went away; the handler is cancelled.
             DeadlineError: its time is over; it is cancelled.
         """
         with _Interruption(self._exchange) as interruption:
-            watch = _Watch(self, request.progress, patience, interruption)
+            watch = _Watch(self, request.progress, silence_seconds, seconds, interruption)
             try:
                 return await handler(request)
             finally:
@@ -100,18 +94,24 @@ class Delivery:
 class _Watch:
     """One timer for both: keeping the connection alive, and the end of patience."""
 
-    __slots__ = ("_delivery", "_end", "_interruption", "_patience", "_progress", "_timer")
+    __slots__ = ("_delivery", "_end", "_interruption", "_progress", "_seconds", "_silence", "_timer")
 
     def __init__(
-        self, delivery: Delivery, progress: Progress, patience: Patience, interruption: _Interruption
+        self,
+        delivery: Delivery,
+        progress: Progress,
+        silence_seconds: float,
+        seconds: float,
+        interruption: _Interruption,
     ) -> None:
         self._delivery = delivery
         self._progress = progress
-        self._patience = patience
+        self._silence = silence_seconds
+        self._seconds = seconds
         self._interruption = interruption
         loop = asyncio.get_running_loop()
-        self._end = loop.time() + patience.seconds
-        self._timer = loop.call_later(min(patience.silence_seconds, patience.seconds), self._look)
+        self._end = loop.time() + seconds
+        self._timer = loop.call_later(min(silence_seconds, seconds), self._look)
 
     def cancel(self) -> None:
         self._timer.cancel()
@@ -120,10 +120,10 @@ class _Watch:
         loop = asyncio.get_running_loop()
         left = self._end - loop.time()
         if left <= _CLOCK_SECONDS:
-            said = f"there was no answer within {self._patience.seconds:g} seconds"
+            said = f"there was no answer within {self._seconds:g} seconds"
             self._interruption.interrupt(DeadlineError(said))
             return
-        wait = min(self._patience.silence_seconds, _LONGEST_SILENCE_SECONDS, left)
+        wait = min(self._silence, _LONGEST_SILENCE_SECONDS, left)
         self._timer = loop.call_later(wait, self._look)
         self._delivery.keep_alive(self._progress)
 
