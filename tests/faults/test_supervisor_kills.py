@@ -19,6 +19,7 @@ import pytest
 
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from tests.support.golden import GOLDEN, golden_cosine
+from tests.support.models import write_tiny_generator
 from tests.support.service import Service, read_models, running_service
 
 MODEL = "all-minilm-l6-v2"
@@ -206,8 +207,11 @@ def test_a_terminated_manager_answers_what_it_accepted(model_home: Path) -> None
         assert not psutil.wait_procs(engines, timeout=0)[1]
 
 
-def test_a_stream_whose_engine_dies_ends_in_an_error(model_home: Path, tiny_generator: Path) -> None:
-    with running_service(model_home, str(tiny_generator)) as service:
+def test_a_stream_whose_engine_dies_ends_in_an_error(model_home: Path, tmp_path: Path) -> None:
+    """With a context so long that the stream is not over before the engine can be killed."""
+    generator = write_tiny_generator(tmp_path / "tiny-generator.gguf", context=4096)
+    with running_service(model_home, str(generator)) as service:
+        engines = engines_of(service)
         body = {"messages": [{"role": "user", "content": "x"}], "ignore_eos": True, "stream": True}
         lines: list[str] = []
 
@@ -215,7 +219,7 @@ def test_a_stream_whose_engine_dies_ends_in_an_error(model_home: Path, tiny_gene
             with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=60) as reply:
                 for line in reply.iter_lines():
                     if not lines:
-                        for engine in engines_of(service):
+                        for engine in engines:
                             engine.kill()
                     lines.append(line)
 
