@@ -33,9 +33,9 @@ def engines_of(service: Service) -> list[psutil.Process]:
 
 
 def ready_pids(home: Path, service: Service) -> list[int]:
-    """Return the process ids of the engines that are ready."""
+    """Return the process ids of the engines that are ready; one that has just died has none any more."""
     [model] = read_models(home, service)
-    return [engine["pid"] for engine in model["engines"] if engine["state"] == "ready"]
+    return [e["pid"] for e in model["engines"] if e["state"] == "ready" and e["pid"] is not None]
 
 
 def await_all_ready(home: Path, service: Service) -> list[psutil.Process]:
