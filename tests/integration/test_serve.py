@@ -59,27 +59,23 @@ def test_a_name_that_is_not_served_is_answered_and_said(service: Service) -> Non
 
 
 def test_a_stream_arrives_as_it_is_made(service: Service) -> None:
-    """Held back, all would come at the end; a test that was not run for a while sees that too, so it may try
-    again."""
-    assert min(first_share_of_a_stream(service) for _ in range(3)) < 0.8
+    """Held back, all would come as one piece; a proxy that was not run for a while joins what came meanwhile,
+    so it may try again."""
+    assert max(pieces_of_a_stream(service) for _ in range(5)) > 10
 
 
-def first_share_of_a_stream(service: Service) -> float:
+def pieces_of_a_stream(service: Service) -> int:
     body = {
         "messages": [{"role": "user", "content": "x"}],
         "max_tokens": 400,
         "ignore_eos": True,
         "stream": True,
     }
-    began = time.monotonic()
-    arrivals = []
     with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=60) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
-        for line in reply.iter_lines():
-            if line.startswith("data: {"):
-                arrivals.append(time.monotonic() - began)
-    assert len(arrivals) > 100
-    return arrivals[0] / arrivals[-1]
+        pieces = [piece for piece in reply.iter_raw() if piece]
+    assert b"".join(pieces).count(b"data: {") > 100
+    return len(pieces)
 
 
 def test_a_client_that_leaves_frees_the_engine(service: Service) -> None:
