@@ -6,9 +6,7 @@ import urllib.parse
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.readiness import make_checks
-from llamafile_mgr.embedding.remote_readiness import make_remote_checks
+from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import error_text, read_json
@@ -17,7 +15,6 @@ from llamafile_mgr.errors import EngineError, UsageError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.pool import Pool
-from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
 __all__ = ["DirectTarget", "ProxyTarget", "direct_engines", "proxy_at"]
 
@@ -81,14 +78,7 @@ async def proxy_at(url: str, model: str | None, api_key: str | None) -> AsyncIte
 @asynccontextmanager
 async def direct_engines(plan: Plan, paths: Paths) -> AsyncIterator[DirectTarget]:
     """Run the engines of ``plan`` while inside, its remotes beside them. Raises NotReadyError."""
-    baselines = Baselines(paths.state / "baselines")
-    supervisor = Supervisor(
-        [plan],
-        lambda each: make_checks(each, baselines),
-        paths,
-        SupervisorOptions(),
-        lambda each, facts: make_remote_checks(each, baselines, facts),
-    )
+    supervisor = make_supervisor([plan], paths)
     try:
         await supervisor.start()
         async with supervisor.pools[0].lease(_SECONDS):

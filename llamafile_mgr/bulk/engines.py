@@ -18,16 +18,13 @@ from numpy.typing import NDArray
 from llamafile_mgr.bulk.records import Failure, TextResult
 from llamafile_mgr.bulk.sources import EmbedSettings
 from llamafile_mgr.config import Config, ModelConfig
-from llamafile_mgr.embedding.baselines import Baselines
+from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.local_plans import hold_files, make_plans, wanted_models
-from llamafile_mgr.embedding.readiness import make_checks
-from llamafile_mgr.embedding.remote_readiness import make_remote_checks
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType
 from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
-from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
 __all__ = ["EngineSource", "own_engines", "plan_alone"]
 
@@ -117,14 +114,7 @@ async def own_engines(plan: Plan, paths: Paths, settings: EmbedSettings) -> Asyn
         NotFoundError: its file was removed meanwhile.
         NotReadyError: none became ready.
     """
-    baselines = Baselines(paths.state / "baselines")
-    supervisor = Supervisor(
-        [plan],
-        lambda each: make_checks(each, baselines),
-        paths,
-        SupervisorOptions(),
-        lambda each, facts: make_remote_checks(each, baselines, facts),
-    )
+    supervisor = make_supervisor([plan], paths)
     pool = supervisor.pools[0]
     with hold_files([plan], paths):
         try:

@@ -186,9 +186,7 @@ def _read_lines(source: TextInput) -> Iterator[Record]:
     with _opened(source) as stream:
         for number, line in enumerate(_lines(stream), 1):
             if line is None:
-                yield bad_record(
-                    source.number(number), f"line {number} is longer than {_MAX_LINE_BYTES} bytes"
-                )
+                yield _too_long(number, source)
             elif line.strip():
                 yield _decoded(number, line, source)
 
@@ -209,9 +207,7 @@ def _read_json(source: TextInput) -> Iterator[Record]:
     with _opened(source) as stream:
         for number, line in enumerate(_lines(stream), 1):
             if line is None:
-                yield bad_record(
-                    source.number(number), f"line {number} is longer than {_MAX_LINE_BYTES} bytes"
-                )
+                yield _too_long(number, source)
             elif line.strip():
                 yield _parsed(number, line, source)
 

@@ -102,7 +102,7 @@ def make_columns(part: FinishedFragment, width: int, vector_space: str) -> dict[
     """Return the columns behind the ids, by name, their vectors ``width`` wide."""
     arrow = import_parquet()
     rows = range(len(part.ids))
-    missing = arrow.array([row in part.failures for row in rows], arrow.bool_())
+    missing = [row in part.failures for row in rows]
     flat = arrow.array(fill_rows(part, width).reshape(-1), arrow.float32())
     failures = {row: f"{failure.code}: {failure.message}" for row, failure in part.failures.items()}
     return {

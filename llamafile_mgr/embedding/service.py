@@ -17,6 +17,7 @@ from llamafile_mgr.embedding.cache import CachedVector, text_key
 from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.engine_pool import EnginePool
 from llamafile_mgr.embedding.groups import Budget, GroupRunner, ItemResult
+from llamafile_mgr.embedding.interruption import TimeLimit
 from llamafile_mgr.embedding.lengths import TokenCounter, estimate_tokens, surely_fits, text_limit
 from llamafile_mgr.embedding.metrics import Counters, EmbedderStats
 from llamafile_mgr.embedding.outputs import check_dimensions
@@ -25,7 +26,6 @@ from llamafile_mgr.embedding.prompts import PromptedText, end_text, make_prompt
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, InputType, ItemOutcome
 from llamafile_mgr.embedding.scheduler import Scheduler
 from llamafile_mgr.embedding.space import fingerprint_space
-from llamafile_mgr.embedding.timing import TimeLimit
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.errors import EngineError, Error, NotReadyError, RequestError
 from llamafile_mgr.planner.plans import Plan
@@ -137,7 +137,7 @@ class Embedder:
         counters.calls += 1
         counters.texts += len(request.texts)
         try:
-            async with TimeLimit(seconds):
+            with TimeLimit(seconds):
                 return await self._embed(request, budget)
         except asyncio.TimeoutError:
             raise EngineError(f"the texts were not embedded within {seconds:g} seconds") from None

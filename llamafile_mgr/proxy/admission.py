@@ -232,18 +232,18 @@ class Turn:
         BusyError: the queue is full.
     """
 
-    __slots__ = ("_admission", "_began", "_client", "_cost", "_ticket")
+    __slots__ = ("_admission", "_began", "_client", "_ticket", "cost")
 
     def __init__(self, admission: Admission, client: str, cost: Cost) -> None:
         self._admission = admission
         self._client = client
-        self._cost = cost
+        self.cost = cost
         self._ticket: Ticket | None = None
         self._began = 0.0
 
     async def __aenter__(self) -> float:
         arrived = time.monotonic()
-        self._ticket = await self._admission.take(self._client, self._cost)
+        self._ticket = await self._admission.take(self._client, self.cost)
         self._began = time.monotonic()
         return self._began - arrived
 
@@ -260,6 +260,6 @@ class Turn:
         if self._ticket is None:
             return
         if done:
-            self._admission.meter.note(self._began, time.monotonic(), self._cost.tokens)
+            self._admission.meter.note(self._began, time.monotonic(), self.cost.tokens)
         self._admission.give_back(self._ticket)
         self._ticket = None

@@ -6,14 +6,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.embedding.service import Embedder, EmbedOptions
-from llamafile_mgr.proxy.admission import Admission, Cost, QueueLimits
+from llamafile_mgr.proxy.admission import Admission, Cost, QueueLimits, Turn
 from llamafile_mgr.proxy.dialects.errors import Dialect
 from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply
 from llamafile_mgr.proxy.metrics import ProxyMetrics
@@ -112,50 +111,41 @@ class Front:
         return RequestTurn(self, request, pool, cost)
 
 
-class RequestTurn:
-    """A place in the pool's queue, from the request's turn to its end: an async context.
+class RequestTurn(Turn):
+    """A place in the pool's queue from the request's turn to its end, while there is a ready engine.
 
     Raises:
         BusyError: the queue is full.
         NotReadyError: no engine became ready in time.
     """
 
-    __slots__ = ("_began", "_cost", "_front", "_pool", "_request", "_turn")
+    __slots__ = ("_asked", "_front", "_pool", "_request")
 
     def __init__(self, front: Front, request: Request, pool: Pool, cost: Cost) -> None:
+        super().__init__(front.queues[pool.plan.name], request.client, cost)
         self._front = front
         self._request = request
         self._pool = pool
-        self._cost = cost
-        self._turn = front.queues[pool.plan.name].turn(request.client, cost)
-        self._began = 0.0
+        self._asked = 0.0
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> float:
         progress = self._request.progress
-        progress.queue_seconds = await self._turn.__aenter__()
-        progress.items = self._cost.items
-        self._began = time.monotonic()
+        progress.queue_seconds = waited = await super().__aenter__()
+        progress.items = self.cost.items
         if not self._pool.ready:
             try:
                 async with self._pool.lease(self._front.hold_seconds(self._request)):
                     pass
             except BaseException:
-                self._turn.end(done=False)
+                super().end(done=False)
                 raise
-            self._began = time.monotonic()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.end(done=kind is None)
+        self._asked = time.monotonic()
+        return waited
 
     def end(self, *, done: bool) -> None:
         """End the turn; ``done``: with an answer."""
-        self._request.progress.engine_seconds = time.monotonic() - self._began
-        self._turn.end(done=done)
+        self._request.progress.engine_seconds = time.monotonic() - self._asked
+        super().end(done=done)
 
 
 def _limits(pool: Pool, settings: ServeConfig) -> QueueLimits:

@@ -8,9 +8,9 @@ some. They commit us to status 200, so they come late and only where the format 
 from __future__ import annotations
 
 import asyncio
-import sys
 from types import TracebackType
 
+from llamafile_mgr.embedding.interruption import Interruption
 from llamafile_mgr.proxy.exchange import Exchange
 from llamafile_mgr.proxy.front import Handler
 from llamafile_mgr.proxy.http import ClientGoneError, Drip, Progress, Reply, Request, StreamReply
@@ -42,7 +42,8 @@ class Delivery:
             ClientGoneError: the client went away; the handler is cancelled.
             DeadlineError: its time is over; it is cancelled.
         """
-        with _Interruption(self._exchange) as interruption:
+        interruption = _UntilGone(self._exchange)
+        with interruption:
             watch = _Watch(self, request.progress, silence_seconds, seconds, interruption)
             try:
                 return await handler(request)
@@ -83,7 +84,7 @@ class Delivery:
             if self._begun is Drip.NONE:
                 headers = {"content-type": reply.content_type, "cache-control": "no-store"}
                 exchange.begin(reply.status, {**headers, **reply.headers, **self.headers})
-            with _Interruption(exchange):
+            with _UntilGone(exchange):
                 async for piece in reply.chunks:
                     await exchange.stream(piece)
                 await exchange.end()
@@ -102,7 +103,7 @@ class _Watch:
         progress: Progress,
         silence_seconds: float,
         seconds: float,
-        interruption: _Interruption,
+        interruption: Interruption,
     ) -> None:
         self._delivery = delivery
         self._progress = progress
@@ -128,21 +129,19 @@ class _Watch:
         self._delivery.keep_alive(self._progress)
 
 
-class _Interruption:
-    """A context whose body an error can interrupt: ClientGoneError does when the client leaves."""
+class _UntilGone(Interruption):
+    """A context that ClientGoneError ends when the client leaves."""
 
-    __slots__ = ("_error", "_exchange", "_task")
+    __slots__ = ("_exchange",)
 
     def __init__(self, exchange: Exchange) -> None:
+        super().__init__(exchange.task)
         self._exchange = exchange
-        self._task = exchange.task
-        self._error: Exception | None = None
 
-    def __enter__(self) -> _Interruption:
+    def __enter__(self) -> None:
         if self._exchange.gone:
             raise ClientGoneError
         self._exchange.on_gone = self._leave
-        return self
 
     def __exit__(
         self,
@@ -151,17 +150,7 @@ class _Interruption:
         traceback: TracebackType | None,
     ) -> None:
         self._exchange.on_gone = None
-        if self._error is None or self._task is None:
-            return
-        # Somebody else who cancelled us at the same moment must not be overheard.
-        cancelled_again = sys.version_info >= (3, 11) and self._task.uncancel() > 0
-        if kind is asyncio.CancelledError and not cancelled_again:
-            raise self._error from None
-
-    def interrupt(self, error: Exception) -> None:
-        if self._error is None and self._task is not None:
-            self._error = error
-            self._task.cancel()
+        super().__exit__(kind, error, traceback)
 
     def _leave(self) -> None:
         self.interrupt(ClientGoneError())

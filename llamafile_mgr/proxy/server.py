@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -85,6 +84,5 @@ def _load_tls(settings: ServeConfig) -> ssl.SSLContext | None:
             f"cannot use the certificate {settings.tls_certificate} with its key: {error}",
             hint="both must be PEM files that belong together",
         ) from error
-    with contextlib.suppress(NotImplementedError):  # a build of OpenSSL without ALPN
-        context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["http/1.1"])
     return context

@@ -15,11 +15,9 @@ from typing import Any
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
-from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.cache_thread import open_cache
+from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.local_plans import hold_files
-from llamafile_mgr.embedding.readiness import make_checks
-from llamafile_mgr.embedding.remote_readiness import make_remote_checks
 from llamafile_mgr.errors import ConfigError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
@@ -37,7 +35,7 @@ from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.notify import Notifier
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
-from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
 __all__ = ["Announcements", "collect_aliases", "serve"]
@@ -122,14 +120,7 @@ class _Service:
         self._announce = announce
         self._sockets = sockets
         self._url = endpoint(sockets, secure=config.serve.tls_certificate is not None)
-        baselines = Baselines(paths.state / "baselines")
-        self._supervisor = Supervisor(
-            plans,
-            lambda plan: make_checks(plan, baselines),
-            paths,
-            _supervisor_options(plans, config),
-            lambda plan, facts: make_remote_checks(plan, baselines, facts),
-        )
+        self._supervisor = make_supervisor(plans, paths, _supervisor_options(plans, config))
         self._cache = open_cache(paths, config.serve.cache_bytes)
         front = Front(self._supervisor.pools, config.serve, collect_aliases(config.models), self._cache)
         self._server = HttpServer(Proxy(front, keys).answer, config.serve)
