@@ -87,11 +87,13 @@ class TokenCounter:
             EngineError: the engine did not answer in time, or no token list.
         """
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        known = self._known.get(digest)
+        known = self._recall(digest)
         if known is not None:
-            self._known.move_to_end(digest)
             return known
         async with self._gate:
+            known = self._recall(digest)  # the same text may have been counted while this one waited
+            if known is not None:
+                return known
             began = time.monotonic()
             reply = await self._pool.call(
                 self._rules.tokenize(text), wait_seconds=wait_seconds, deadline_seconds=deadline_seconds
@@ -102,3 +104,9 @@ class TokenCounter:
         if len(self._known) > self._remember:
             self._known.popitem(last=False)
         return tokens
+
+    def _recall(self, digest: bytes) -> int | None:
+        known = self._known.get(digest)
+        if known is not None:
+            self._known.move_to_end(digest)
+        return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 
@@ -145,6 +146,15 @@ async def test_counts_are_remembered_but_not_for_ever() -> None:
     for text in ("a", "a", "b", "a", "c", "b", "a"):
         assert await counter.count(text, wait_seconds=1, deadline_seconds=1) == 3
     assert pool.engines[0].tokenized == ["a", "b", "c", "b", "a"]
+
+
+async def test_one_text_many_times_at_once_is_hardly_counted_again() -> None:
+    """As in a call of duplicates: only as many requests as go out together before the first answer."""
+    pool = StubPool()
+    counter = TokenCounter(pool)
+    counts = [counter.count("a b", wait_seconds=1, deadline_seconds=1) for _ in range(500)]
+    assert set(await asyncio.gather(*counts)) == {4}
+    assert len(pool.engines[0].tokenized) <= 8
 
 
 async def fit(text: str, how: Truncation, before: str = "") -> list[str]:

@@ -120,7 +120,9 @@ async def test_a_large_body_in_pieces(running: RunningFront) -> None:
         b"%x\r\n%b\r\n" % (len(piece), piece)
         for piece in (text[at : at + 50_000] for at in range(0, len(text), 50_000))
     )
-    received = await talk(running.port, head + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    received = await talk(
+        running.port, head + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n", seconds=30
+    )
     assert statuses(received) == [200]
 
 
