@@ -19,12 +19,15 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   └── EngineLostError   the connection to an engine broke: it died or was stopped
     ├── PortInUseError        our own listening address is taken
     ├── NotReadyError         the model is not ready yet, or no longer
+    │   └── DeadlineError     the call's time is over
     ├── ServiceError          the system's service manager cannot or will not do it
     ├── RequestError          a request to the proxy cannot be answered as sent
     │   ├── InputTooLongError
     │   ├── BodyTooLargeError
     │   ├── UnknownRouteError
     │   ├── WrongMethodError
+    │   ├── BusyError         the queue is full
+    │   ├── DeadlyRequestError  engines die of it
     │   └── VectorSpaceError  vectors would not fit those that the caller has
     ├── CheckpointError       a bulk job cannot go on where it stopped
     ├── IncompleteError       a bulk job ended with texts that have no vector
@@ -38,8 +41,11 @@ from typing import ClassVar
 
 __all__ = [
     "BodyTooLargeError",
+    "BusyError",
     "CheckpointError",
     "ConfigError",
+    "DeadlineError",
+    "DeadlyRequestError",
     "DiskFullError",
     "DownloadError",
     "EngineError",
@@ -200,6 +206,8 @@ class EngineStartError(EngineError):
 class EngineLostError(EngineError):
     """The connection to an engine broke before it had answered: it died or was stopped."""
 
+    #: Whether the engine can have seen the request; cleared on the instance where there was no connection.
+    sent: bool = True
     code = "engine_lost"
 
 
@@ -218,6 +226,13 @@ class NotReadyError(Error):
     exit_code = 14
     http_status = 503
     code = "not_ready"
+
+
+class DeadlineError(NotReadyError):
+    """The call's time is over and there is no answer yet."""
+
+    http_status = 504
+    code = "deadline"
 
 
 class ServiceError(Error):
@@ -260,6 +275,21 @@ class WrongMethodError(RequestError):
 
     http_status = 405
     code = "wrong_method"
+
+
+class DeadlyRequestError(RequestError):
+    """Engines die while they compute this request, also when they are given nothing else."""
+
+    http_status = 422
+    code = "deadly_request"
+
+
+class BusyError(RequestError):
+    """The model's queue is full. ``retry_after_seconds``: when there should be room."""
+
+    retry_after_seconds: float = 1.0
+    http_status = 429
+    code = "busy"
 
 
 class VectorSpaceError(RequestError):

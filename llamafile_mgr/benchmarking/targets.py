@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.engines.families import family_rules
@@ -14,11 +15,15 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, UsageError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.calls import Caller, Deadline
+from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
+from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 
 __all__ = ["DirectTarget", "ProxyTarget", "direct_engines", "proxy_at"]
 
 _SECONDS = 600.0
+#: More than anybody sends at once: the engines' own queues are measured.
+_MOST_REQUESTS = 1024
 
 
 class ProxyTarget:
@@ -52,10 +57,12 @@ class DirectTarget:
         """Embed these texts, one request after the other where the family takes fewer. Raises EngineError."""
         for at in range(0, len(texts), self._rules.max_texts):
             some = texts[at : at + self._rules.max_texts]
-            reply = await self._pool.call(
-                self._rules.embed(some), wait_seconds=_SECONDS, deadline_seconds=_SECONDS
-            )
+            reply = await self._pool.calls.ask(self._rules.embed(some), _caller())
             self._rules.read_vectors(reply, len(some))
+
+
+def _caller() -> Caller:
+    return Caller("", Deadline.after(_SECONDS, _SECONDS))
 
 
 @asynccontextmanager
@@ -78,11 +85,11 @@ async def proxy_at(url: str, model: str | None, api_key: str | None) -> AsyncIte
 @asynccontextmanager
 async def direct_engines(plan: Plan, paths: Paths) -> AsyncIterator[DirectTarget]:
     """Run the engines of ``plan`` while inside, its remotes beside them. Raises NotReadyError."""
-    supervisor = make_supervisor([plan], paths)
+    open_door = PoolOptions(policy=replace(make_policy(plan), batch_texts=1, bulk_batches=_MOST_REQUESTS))
+    supervisor = make_supervisor([plan], paths, SupervisorOptions(pools={plan.name: open_door}))
     try:
         await supervisor.start()
-        async with supervisor.pools[0].lease(_SECONDS):
-            pass
+        await supervisor.pools[0].calls.until_ready(_caller())
         yield DirectTarget(supervisor.pools[0])
     finally:
         await supervisor.stop(drain=False)

@@ -25,6 +25,7 @@ from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
+from llamafile_mgr.supervisor.calls import Caller, Deadline
 
 __all__ = ["EngineSource", "own_engines", "plan_alone"]
 
@@ -119,8 +120,7 @@ async def own_engines(plan: Plan, paths: Paths, settings: EmbedSettings) -> Asyn
     with hold_files([plan], paths):
         try:
             await supervisor.start()
-            async with pool.lease(_READY_SECONDS):
-                pass
+            await pool.calls.until_ready(Caller("", Deadline.after(_READY_SECONDS, _READY_SECONDS)))
             embedder = Embedder(pool, wait_seconds=_READY_SECONDS, deadline_seconds=_CALL_SECONDS)
             yield EngineSource(embedder, settings)
         finally:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
 from llamafile_mgr.catalog import Pooling
-from llamafile_mgr.embedding.engine_pool import EnginePool
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.calls import Caller, Priority
+from llamafile_mgr.supervisor.dispatch import Dispatcher
 
 __all__ = ["TokenCounter", "estimate_tokens", "special_tokens", "surely_fits", "text_limit"]
 
 #: Special tokens that any tokenizer puts around a text, and the space that some put in front.
 _MOST_SPECIALS = 3
 _BERT_SPECIALS, _OTHER_SPECIALS = 2, 1
-#: Requests of one counter that are under way at once.
-_PARALLEL = 8
 
 
 def text_limit(plan: Plan) -> int | None:
@@ -69,36 +67,33 @@ class TokenCounter:
     """
 
     def __init__(
-        self, pool: EnginePool, observe: Callable[[float], None] = lambda _: None, remember: int = 65536
+        self,
+        calls: Dispatcher,
+        plan: Plan,
+        observe: Callable[[float], None] = lambda _: None,
+        remember: int = 65536,
     ) -> None:
-        self._pool = pool
-        self._rules = family_rules(pool.plan.family)
-        self._extra = special_tokens(pool.plan)
+        self._calls = calls
+        self._rules = family_rules(plan.family)
+        self._extra = special_tokens(plan)
         self._observe = observe
         self._remember = remember
         self._known: OrderedDict[bytes, int] = OrderedDict()
-        self._gate = asyncio.Semaphore(_PARALLEL)
 
-    async def count(self, text: str, *, wait_seconds: float, deadline_seconds: float) -> int:
+    async def count(self, text: str, caller: Caller) -> int:
         """Return the tokens of ``text``, special tokens included.
 
         Raises:
-            NotReadyError: no engine became ready in time.
-            EngineError: the engine did not answer in time, or no token list.
+            NotReadyError: no engine became ready in time, or the call's time is over.
+            EngineError: the engine gave no token list.
         """
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         known = self._recall(digest)
         if known is not None:
             return known
-        async with self._gate:
-            known = self._recall(digest)  # the same text may have been counted while this one waited
-            if known is not None:
-                return known
-            began = time.monotonic()
-            reply = await self._pool.call(
-                self._rules.tokenize(text), wait_seconds=wait_seconds, deadline_seconds=deadline_seconds
-            )
-            self._observe(time.monotonic() - began)
+        began = time.monotonic()
+        reply = await self._calls.ask(self._rules.tokenize(text), caller, priority=Priority.CONTROL)
+        self._observe(time.monotonic() - began)
         tokens = len(self._rules.read_tokens(reply)) + self._extra
         self._known[digest] = tokens
         if len(self._known) > self._remember:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llamafile_mgr.embedding.batching import Lane
+from llamafile_mgr.supervisor.calls import Priority
 
 __all__ = ["SECONDS", "Counters", "EmbedderStats", "Histogram", "HistogramSnapshot"]
 
@@ -50,16 +50,17 @@ class Histogram:
 class EmbedderStats:
     """What an embedder did since it was made.
 
-    ``texts``: asked for. ``tokens``: of them, counted or shared out. ``groups``: sent to engines, repeats
+    ``texts``: asked for. ``tokens``: of them, counted or shared out. ``batches``: sent to engines, repeats
     included. ``truncated``: texts that were cut, by how. ``failed``: texts without a vector.
-    ``queue_depth``: texts that wait now, by lane. Seconds: ``tokenize`` per counted text, ``waiting`` per
-    text by lane, until its group was sent, ``engine`` per group, ``total`` per call.
+    ``queue_depth``: texts that wait now, by priority class. Seconds: ``tokenize`` per counted text,
+    ``waiting`` per text by priority class, until its batch was sent, ``engine`` per batch, ``total`` per
+    call.
     """
 
     calls: int
     texts: int
     tokens: int
-    groups: int
+    batches: int
     cache_hits: int
     cache_misses: int
     deduplicated: int
@@ -85,17 +86,19 @@ class Counters:
     failed: int = 0
     truncated: dict[str, int] = field(default_factory=dict)
     tokenize: Histogram = field(default_factory=Histogram)
-    waiting: dict[Lane, Histogram] = field(default_factory=lambda: {lane: Histogram() for lane in Lane})
+    waiting: dict[Priority, Histogram] = field(
+        default_factory=lambda: {Priority.QUERY: Histogram(), Priority.BULK: Histogram()}
+    )
     engine: Histogram = field(default_factory=Histogram)
     total: Histogram = field(default_factory=Histogram)
 
-    def snapshot(self, groups: int, queue_depth: Mapping[str, int]) -> EmbedderStats:
+    def snapshot(self, batches: int, queue_depth: Mapping[str, int]) -> EmbedderStats:
         """Return the counts with what others count."""
         return EmbedderStats(
             calls=self.calls,
             texts=self.texts,
             tokens=self.tokens,
-            groups=groups,
+            batches=batches,
             cache_hits=self.cache_hits,
             cache_misses=self.cache_misses,
             deduplicated=self.deduplicated,
@@ -103,7 +106,7 @@ class Counters:
             truncated=dict(self.truncated),
             queue_depth=dict(queue_depth),
             tokenize_seconds=self.tokenize.snapshot(),
-            waiting_seconds={lane.value: waits.snapshot() for lane, waits in self.waiting.items()},
+            waiting_seconds={priority.value: waits.snapshot() for priority, waits in self.waiting.items()},
             engine_seconds=self.engine.snapshot(),
             total_seconds=self.total.snapshot(),
         )

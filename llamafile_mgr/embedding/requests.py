@@ -43,8 +43,7 @@ class EmbedRequest:
     ``input_type`` None: the configured default. ``task``: for prompts that name one; None takes the model's.
     ``dimensions``: cut vectors to these (models trained for it). ``keep_going``: report the texts that fail
     one by one instead of failing the call. ``use_cache``: vectors may come from the cache and be kept in it.
-    ``deadline_seconds``: for the whole call; None takes the configured one. ``return_chunks``: give the
-    pieces of each text beside their mean.
+    ``return_chunks``: give the pieces of each text beside their mean.
     """
 
     texts: tuple[str, ...]
@@ -54,7 +53,6 @@ class EmbedRequest:
     dimensions: int | None = None
     keep_going: bool = False
     use_cache: bool = True
-    deadline_seconds: float | None = None
     return_chunks: bool = False
 
 

@@ -7,83 +7,63 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from llamafile_mgr.embedding.assembling import Computed, assemble, collect_chunks, cut_result
-from llamafile_mgr.embedding.batching import BatchPolicy, Lane
 from llamafile_mgr.embedding.cache import CachedVector, text_key
 from llamafile_mgr.embedding.cache_thread import CacheThread
-from llamafile_mgr.embedding.engine_pool import EnginePool
-from llamafile_mgr.embedding.groups import Budget, GroupRunner, ItemResult
-from llamafile_mgr.embedding.interruption import TimeLimit
 from llamafile_mgr.embedding.lengths import TokenCounter, estimate_tokens, surely_fits, text_limit
 from llamafile_mgr.embedding.metrics import Counters, EmbedderStats
 from llamafile_mgr.embedding.outputs import check_dimensions
 from llamafile_mgr.embedding.policy import FittedText, fit_text, keep_whole
 from llamafile_mgr.embedding.prompts import PromptedText, end_text, make_prompt
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, InputType, ItemOutcome
-from llamafile_mgr.embedding.scheduler import Scheduler
 from llamafile_mgr.embedding.space import fingerprint_space
-from llamafile_mgr.engines.families import family_rules
-from llamafile_mgr.errors import EngineError, Error, NotReadyError, RequestError
+from llamafile_mgr.embedding.text_work import TextVector, TextWork
+from llamafile_mgr.errors import Error, NotReadyError, RequestError
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight
+from llamafile_mgr.supervisor.dispatch import Dispatcher
 
-__all__ = ["EmbedOptions", "Embedder", "make_policy"]
+__all__ = ["Embedder", "ServedPool"]
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedOptions:
-    """What the configuration says. ``input_type``: of texts whose caller names none. ``policy``: None
-    takes the one that suits the plan."""
+class ServedPool(Protocol):
+    """The engines of one model; ``supervisor.pool.Pool`` is one."""
 
-    input_type: InputType = InputType.NONE
-    policy: BatchPolicy | None = None
+    calls: Dispatcher
 
-
-def make_policy(plan: Plan) -> BatchPolicy:
-    """Return how texts are grouped for engines of this plan.
-
-    A query waits for one group of bulk at an engine, never for two. Engines that take one text a request get
-    as many requests at once as they have slots: their queries wait for the first slot. A GPU gets a second
-    group, since its groups are so short that it would idle between two requests.
-    """
-    most = family_rules(plan.family).max_texts
-    if most == 1:
-        return BatchPolicy(group_texts=1, bulk_groups=max(1, plan.settings.slots))
-    default = BatchPolicy()
-    on_gpu = plan.settings.gpu not in (None, "disable")
-    return replace(default, group_texts=min(default.group_texts, most), bulk_groups=2 if on_gpu else 1)
+    @property
+    def plan(self) -> Plan:
+        """Return how they are launched."""
 
 
 class Embedder:
-    """Embeds for one pool. ``cache`` None keeps nothing; weights without a digest are never cached, since
-    nothing would tell others of the same name from them."""
+    """Embeds for one pool. ``wait_seconds``, ``deadline_seconds``: for calls whose caller names no deadline.
+    ``input_type``: of texts whose caller names none. ``cache`` None keeps nothing; weights without a digest
+    are never cached, since nothing would tell others of the same name from them."""
 
     def __init__(
         self,
-        pool: EnginePool,
+        pool: ServedPool,
         *,
-        wait_seconds: float,
+        wait_seconds: float = 600.0,
         deadline_seconds: float = 600.0,
-        options: EmbedOptions | None = None,
+        input_type: InputType = InputType.NONE,
         cache: CacheThread | None = None,
     ) -> None:
-        options = options or EmbedOptions()
         self.pool = pool
         self._wait_seconds = wait_seconds
         self._deadline_seconds = deadline_seconds
-        self._options = options
+        self._input_type = input_type
         self._cache = cache
         self._counters = Counters()
         self._setup = self._set_up()
-        self._runner = GroupRunner(pool, wait_seconds=wait_seconds, observe=self._counters.engine.add)
-        self._scheduler = Scheduler(
-            self._runner, lambda: self._present.policy, self._ready_replicas, self._note_wait
-        )
+        self._work = TextWork(self._counters.engine.add, self._note_wait)
 
     @property
     def vector_space(self) -> str:
@@ -104,53 +84,49 @@ class Embedder:
             space=fingerprint_space(plan),
             end=end_text(plan),
             limit=text_limit(plan),
-            policy=self._options.policy or make_policy(plan),
-            counter=TokenCounter(self.pool, self._counters.tokenize.add),
+            counter=TokenCounter(self.pool.calls, plan, self._counters.tokenize.add),
             cache=self._cache if plan.weights_digest is not None else None,
         )
 
-    def _ready_replicas(self) -> int:
-        return sum(engine.width for engine in self.pool.engines if engine.ready)
-
-    def _note_wait(self, lane: Lane, seconds: float, texts: int) -> None:
-        self._counters.waiting[lane].add(seconds, texts)
+    def _note_wait(self, priority: Priority, seconds: float, texts: int) -> None:
+        self._counters.waiting[priority].add(seconds, texts)
 
     def stats(self) -> EmbedderStats:
         """Return what was done so far and what waits now."""
-        depth = {lane.value: self._scheduler.depth(lane) for lane in Lane}
-        return self._counters.snapshot(self._runner.requests, depth)
+        queue = self.pool.calls.queue
+        depth = {priority.value: queue.depth(priority) for priority in self._counters.waiting}
+        return self._counters.snapshot(self._work.requests, depth)
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Return the vectors of all texts, each checked and of unit length.
+    async def embed(self, request: EmbedRequest, caller: Caller | None = None) -> EmbedResult:
+        """Return the vectors of all texts, each checked and of unit length. What the cache knows whole costs
+        no place in the pool's queue and needs no engine.
 
         Raises:
             RequestError: the model has no such dimensions, the task is none, or a text is no Unicode.
             InputTooLongError: a text is longer than the model takes and must not be cut.
-            NotReadyError: no engine became ready in time.
-            EngineError: an engine failed on a text, or did not answer in time.
+            BusyError: the queue is full.
+            NotReadyError: no engine became ready in time, or the call's time is over.
+            EngineError: an engine failed on a text.
+            DeadlyRequestError: engines died of a text.
             With ``keep_going`` what concerns one text stands in its outcome instead; messages name its index.
         """
         began = time.monotonic()
-        seconds = request.deadline_seconds or self._deadline_seconds
-        budget = Budget(began + min(self._wait_seconds, seconds), began + seconds)
+        caller = caller or Caller("", Deadline.after(self._wait_seconds, self._deadline_seconds))
         counters = self._counters
         counters.calls += 1
         counters.texts += len(request.texts)
         try:
-            with TimeLimit(seconds):
-                return await self._embed(request, budget)
-        except asyncio.TimeoutError:
-            raise EngineError(f"the texts were not embedded within {seconds:g} seconds") from None
+            return await self._embed(request, caller)
         finally:
             counters.total.add(time.monotonic() - began)
 
-    async def _embed(self, request: EmbedRequest, budget: Budget) -> EmbedResult:
+    async def _embed(self, request: EmbedRequest, caller: Caller) -> EmbedResult:
         """Return vectors of one space: all are made anew when other engines came meanwhile. What failed is
         tried anew then too, since the call was made for the engines before."""
         while True:
             setup = self._present
             try:
-                result = await self._embed_with(setup, request, budget)
+                result = await self._embed_with(setup, request, caller)
             except Error:
                 if setup is self._present:
                     raise
@@ -158,18 +134,25 @@ class Embedder:
                 if setup.space == self.vector_space:
                     return result
 
-    async def _embed_with(self, setup: _Setup, request: EmbedRequest, budget: Budget) -> EmbedResult:
+    async def _embed_with(self, setup: _Setup, request: EmbedRequest, caller: Caller) -> EmbedResult:
         plan = setup.plan
         check_dimensions(request.dimensions, plan, plan.dimensions)
         _check_texts(request.texts)
-        kind = request.input_type or self._options.input_type
+        kind = request.input_type or self._input_type
         prompt = make_prompt(plan.model, kind, request.task, setup.end)
-        work = _Work(setup, request, budget, [prompt.apply(text) for text in request.texts])
+        work = _Work(setup, request, caller, [prompt.apply(text) for text in request.texts])
         await self._look_up(work, {text.text for text in work.prompted})
-        await self._fit(work)
-        await self._look_up(work, {text for fitted in work.fitted for text, _ in fitted.pieces})
-        lane = Lane.QUERY if len(request.texts) == 1 or kind is InputType.QUERY else Lane.BULK
-        await self._compute(work, lane)
+        work.fitted = [keep_whole(text) for text in work.prompted]
+        missing = [text.text for text in work.prompted if text.text not in work.computed]
+        if missing:
+            weight = Weight(len(missing), sum(map(estimate_tokens, missing)))
+            with self.pool.calls.admit(caller, weight):
+                await self._fit(work)
+                await self._look_up(work, {text for fitted in work.fitted for text, _ in fitted.pieces})
+                single = len(request.texts) == 1 or kind is InputType.QUERY
+                await self._compute(work, Priority.QUERY if single else Priority.BULK)
+        else:
+            self._counters.cache_hits += len(work.prompted)
         result = assemble(work.fitted, work.computed, setup.space, plan.dimensions)
         self._count(result)
         if request.return_chunks:
@@ -202,7 +185,7 @@ class Embedder:
                     text,
                     request.truncation,
                     setup.limit,
-                    lambda piece: _count_tokens(setup.counter, piece, work.budget),
+                    lambda piece: setup.counter.count(piece, work.caller),
                     name=setup.plan.name,
                     index=index,
                 )
@@ -211,18 +194,19 @@ class Embedder:
                     raise
                 return FittedText((), ItemOutcome(error=error))
 
-        work.fitted = [keep_whole(text) for text in work.prompted]
         unsure = [
             index
             for index, text in enumerate(work.prompted)
             if text.text not in work.computed and not surely_fits(text.text, setup.limit)
         ]
-        if unsure:
-            done = await _gather([fit(index) for index in unsure])
-            for index, fitted in zip(unsure, done, strict=True):
+        # A text that stands there again is counted once: its counts are known by then.
+        first = {work.prompted[index].text: index for index in reversed(unsure)}.values()
+        for indexes in (list(first), sorted({*unsure} - {*first})):
+            done = await _gather([fit(index) for index in indexes])
+            for index, fitted in zip(indexes, done, strict=True):
                 work.fitted[index] = fitted
 
-    async def _compute(self, work: _Work, lane: Lane) -> None:
+    async def _compute(self, work: _Work, priority: Priority) -> None:
         """Embed what is not known, each different text once, and keep it."""
         pieces = [piece for fitted in work.fitted for piece in fitted.pieces]
         counts = {text: tokens for text, tokens in pieces if text not in work.computed}
@@ -230,26 +214,27 @@ class Embedder:
         self._counters.cache_hits += known
         self._counters.cache_misses += len(counts)
         self._counters.deduplicated += len(pieces) - known - len(counts)
-        results = await self._scheduler.embed(
+        results = await self.pool.calls.compute(
+            self._work,
             list(counts),
             [tokens or estimate_tokens(text) for text, tokens in counts.items()],
-            lane,
-            work.budget,
+            priority,
+            work.caller,
             stop_early=not work.request.keep_going,
         )
         self._keep(work, counts, results)
         for text, result in zip(counts, results, strict=True):
-            if result is not None and result.error is not None:
-                self._note_failure(work, text, result.error)
+            if isinstance(result, Error):
+                self._note_failure(work, text, result)
 
     def _keep(
-        self, work: _Work, counts: Mapping[str, int | None], results: Sequence[ItemResult | None]
+        self, work: _Work, counts: Mapping[str, int | None], results: Sequence[TextVector | Error | None]
     ) -> None:
         """Take the vectors of ``results`` into the call, and into the cache."""
         cache = work.cache if work.setup.space == self.vector_space else None
         fresh: dict[bytes, CachedVector] = {}
         for (text, tokens), result in zip(counts.items(), results, strict=True):
-            if result is None or result.vector is None:
+            if not isinstance(result, TextVector):
                 continue
             exact = tokens if tokens is not None else result.tokens
             share = result.share or exact or estimate_tokens(text)
@@ -286,7 +271,6 @@ class _Setup:
     space: str
     end: str
     limit: int | None
-    policy: BatchPolicy
     counter: TokenCounter
     cache: CacheThread | None
 
@@ -297,7 +281,7 @@ class _Work:
 
     setup: _Setup
     request: EmbedRequest
-    budget: Budget
+    caller: Caller
     prompted: Sequence[PromptedText]
     fitted: list[FittedText] = field(default_factory=list)
     computed: dict[str, Computed] = field(default_factory=dict)
@@ -307,15 +291,6 @@ class _Work:
     def cache(self) -> CacheThread | None:
         """Return the cache that this call may use."""
         return self.setup.cache if self.request.use_cache else None
-
-
-async def _count_tokens(counter: TokenCounter, text: str, budget: Budget) -> int:
-    now = time.monotonic()
-    return await counter.count(
-        text,
-        wait_seconds=max(0.001, budget.ready_by - now),
-        deadline_seconds=max(0.001, budget.end - now),
-    )
 
 
 def _check_texts(texts: Sequence[str]) -> None:
@@ -333,12 +308,11 @@ def _at(error: Error, index: int) -> Error:
     return type(error)(f"text {index}: {error.message}", cause=error.cause, hint=error.hint)
 
 
-async def _gather(work: Sequence[Awaitable[T]]) -> list[T]:
+async def _gather(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Await all; when one fails, or we are cancelled, cancel the others and wait for their end."""
-    tasks = [asyncio.ensure_future(each) for each in work]
     try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -38,7 +38,8 @@ from llamafile_mgr.planner.tuning import (
     variant_of,
     vary_plan,
 )
-from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.calls import Caller, Deadline
+from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
 __all__ = [
@@ -57,6 +58,8 @@ _FINAL_PART = 0.35
 _TURN_SECONDS = 1.0
 _START_SECONDS, _LEAST_START_SECONDS = 60.0, 5.0
 _CALL_SECONDS = 300.0
+#: More requests than any engine is given at once.
+_MOST_LANES = 1024
 #: Texts of one request; the two that an engine has at once fill about one batch of 512 tokens.
 _GROUP = 3
 _GENERATED_TOKENS = 24
@@ -139,7 +142,7 @@ class VariantRunner:
 
     async def _ask(self, pool: Pool, number: int) -> int:
         request, size = self._request(number)
-        reply = await pool.call(request, wait_seconds=_START_SECONDS, deadline_seconds=_CALL_SECONDS)
+        reply = await pool.calls.ask(request, Caller("", Deadline.after(_START_SECONDS, _CALL_SECONDS)))
         if self._plan.role is Role.EMBED:
             return len(self._rules.read_vectors(reply, size).vectors)
         body = read_json(reply)
@@ -182,13 +185,14 @@ async def running_variant(
     varied = replace(vary_plan(plan, variant), replicas=1)
     plans = [replace(varied, name=f"{plan.name}-{label}{n}") for n in range(variant.replicas)]
     baselines = Baselines(paths.state / "baselines")
-    options = SupervisorOptions(stall_seconds=_START_SECONDS)
+    # The engines' own queues are measured, not ours.
+    open_doors = PoolOptions(policy=replace(make_policy(varied), batch_texts=1, bulk_batches=_MOST_LANES))
+    options = SupervisorOptions(stall_seconds=_START_SECONDS, pools={each.name: open_doors for each in plans})
     supervisor = Supervisor(plans, lambda each: make_checks(each, baselines), paths, options)
     try:
         await supervisor.start()
         for pool in supervisor.pools:
-            async with pool.lease(wait_seconds):
-                pass
+            await pool.calls.until_ready(Caller("", Deadline.after(wait_seconds, wait_seconds)))
         yield VariantRunner(varied, supervisor.pools)
     finally:
         await supervisor.stop()

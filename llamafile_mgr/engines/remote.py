@@ -199,7 +199,7 @@ class RemoteClient(EngineClient):
         self._prove = prove
         self._proved = self.connections_made
 
-    async def request(self, request: EngineRequest, *, deadline_seconds: float) -> EngineReply:
+    async def request(self, request: EngineRequest, *, deadline_seconds: float | None = None) -> EngineReply:
         """Return a reply that is about the request.
 
         Raises:
@@ -218,7 +218,9 @@ class RemoteClient(EngineClient):
         await self._prove_connection()
         return reply
 
-    async def open_stream(self, request: EngineRequest, *, deadline_seconds: float) -> EngineStream:
+    async def open_stream(
+        self, request: EngineRequest, *, deadline_seconds: float | None = None
+    ) -> EngineStream:
         """Return a stream as soon as its head is there; raises as ``request`` does."""
         addressed = address_request(request, self.model)
         try:
@@ -228,7 +230,7 @@ class RemoteClient(EngineClient):
         if stream.status in _ABOUT_THE_REQUEST:
             return stream
         try:
-            reply = await stream.read(deadline_seconds)
+            reply = await stream.read(deadline_seconds or _FACTS_SECONDS)
         finally:
             stream.close()
         self._check_fault(reply)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -79,23 +80,25 @@ class _Exchange:
             self.error = error
             self.wake()
 
-    async def wait(self, seconds: float, limit: float) -> None:
+    async def wait(self, seconds: float | None, limit: float | None) -> None:
         """Wait for the next piece, or for the end of a reply that is not streamed.
 
-        After ``seconds``, the rest of ``limit``, the exchange fails. One timer and no task: the hot path.
+        After ``seconds``, the rest of ``limit``, the exchange fails. No task, and for None no timer: the hot
+        path, whose callers cancel.
         """
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        timer = loop.call_later(seconds, self._time_out, limit)
+        timer = loop.call_later(seconds, self._time_out, limit) if seconds is not None else None
         try:
             await self._waiter
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             self._waiter = None
 
-    def _time_out(self, limit: float) -> None:
+    def _time_out(self, limit: float | None) -> None:
         what = "said nothing for" if self.streamed and self.answered else f"did not answer {self.path} within"
-        self.fail(EngineError(f"the engine {what} {limit:g} seconds"))
+        self.fail(EngineError(f"the engine {what} {limit or 0:g} seconds"))
 
 
 class _Connection(asyncio.Protocol):
@@ -122,7 +125,9 @@ class _Connection(asyncio.Protocol):
             EngineLostError: the connection broke since it was made: nothing would end the exchange.
         """
         if self.transport is None or self.transport.is_closing():
-            raise EngineLostError(f"the connection to the engine at {self.peer} is closed")
+            lost = EngineLostError(f"the connection to the engine at {self.peer} is closed")
+            lost.sent = False
+            raise lost
         self.exchange = _Exchange(path, streamed=streamed)
         self.transport.write(data)
         return self.exchange
@@ -293,12 +298,12 @@ class EngineClient:
             lines.append(f"authorization: Bearer {api_key}")
         self._headers = "\r\n".join(lines)
 
-    async def request(self, request: EngineRequest, *, deadline_seconds: float) -> EngineReply:
+    async def request(self, request: EngineRequest, *, deadline_seconds: float | None = None) -> EngineReply:
         """Send ``request`` and return the whole reply.
 
         Raises:
             EngineLostError: no connection, or it broke.
-            EngineError: no whole answer within ``deadline_seconds``.
+            EngineError: no whole answer within ``deadline_seconds``; None leaves it to who cancels.
         """
         connection, exchange = await self._exchange(request, deadline_seconds, streamed=False)
         self._release(connection, exchange)
@@ -310,22 +315,24 @@ class EngineClient:
             headers.get("x-vector-space"),
         )
 
-    async def open_stream(self, request: EngineRequest, *, deadline_seconds: float) -> EngineStream:
+    async def open_stream(
+        self, request: EngineRequest, *, deadline_seconds: float | None = None
+    ) -> EngineStream:
         """Send ``request`` and return as soon as the reply's head is there; raises as ``request`` does."""
         connection, exchange = await self._exchange(request, deadline_seconds, streamed=True)
         return EngineStream(self, connection, exchange)
 
     async def _exchange(
-        self, request: EngineRequest, seconds: float, *, streamed: bool
+        self, request: EngineRequest, seconds: float | None, *, streamed: bool
     ) -> tuple[_Connection, _Exchange]:
         """Send ``request``; return when it is answered, or its head is there for one that is streamed.
 
         A kept-alive connection that the engine had already dropped is replaced: nothing was answered on it.
         """
         data = self._serialize(request)
-        end = time.monotonic() + seconds
+        end = None if seconds is None else time.monotonic() + seconds
         while True:
-            connection = self._take_idle() or await self._connect(min(_CONNECT_SECONDS, seconds))
+            connection = self._take_idle() or await self._connect(min(_CONNECT_SECONDS, seconds or math.inf))
             fresh = not connection.used
             try:
                 exchange = connection.begin(data, request.path, streamed=streamed)
@@ -334,7 +341,8 @@ class EngineClient:
                 raise
             try:
                 # Nothing can have come yet: the bytes were written in this very step of the loop.
-                await exchange.wait(max(0.001, end - time.monotonic()), seconds)
+                left = None if end is None else max(0.001, end - time.monotonic())
+                await exchange.wait(left, seconds)
             except asyncio.CancelledError:
                 self._release(connection, exchange)
                 raise
@@ -377,10 +385,10 @@ class EngineClient:
                 cause=reason,
                 hint="for a certificate of your own authority name its ca_file",
             ) from error
-        except (OSError, asyncio.TimeoutError) as error:
-            raise EngineLostError(
-                f"cannot reach the engine at {self.peer}: {error or 'no answer'}"
-            ) from error
+        except (OSError, TimeoutError) as error:
+            lost = EngineLostError(f"cannot reach the engine at {self.peer}: {error or 'no answer'}")
+            lost.sent = False
+            raise lost from error
         self.connections_made += 1
         self._busy.add(connection)
         try:
@@ -395,7 +403,9 @@ class EngineClient:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise EngineLostError(f"the engine at {self.peer} was stopped")
+            lost = EngineLostError(f"the engine at {self.peer} was stopped")
+            lost.sent = False
+            raise lost
 
     def _release(self, connection: _Connection, exchange: _Exchange) -> None:
         self._busy.discard(connection)

@@ -39,14 +39,15 @@ def log_request(metrics: ProxyMetrics, entry: LogEntry, headers: Mapping[str, st
     metrics.request_seconds.observe(entry.seconds, entry.route, model)
     if entry.error is not None:
         metrics.errors.add(model, entry.error)
-    if progress.items:
-        metrics.queue_seconds.observe(progress.queue_seconds, model)
-        metrics.engine_seconds.observe(progress.engine_seconds, model)
+    if progress.caller is not None:
+        metrics.queue_seconds.observe(progress.caller.queue_seconds, model)
+        metrics.engine_seconds.observe(progress.caller.engine_seconds, model)
     if _LOG.isEnabledFor(logging.INFO):
         _LOG.info("%s", orjson.dumps(_describe(entry, model, headers)).decode())
 
 
 def _describe(entry: LogEntry, model: str, headers: Mapping[str, str]) -> dict[str, object]:
+    caller = entry.progress.caller
     said: dict[str, object] = {
         "id": entry.request_id,
         "method": entry.method,
@@ -55,8 +56,8 @@ def _describe(entry: LogEntry, model: str, headers: Mapping[str, str]) -> dict[s
         "seconds": round(entry.seconds, 6),
         "model": model or None,
         "texts": entry.progress.items or None,
-        "queue_seconds": round(entry.progress.queue_seconds, 6) or None,
-        "engine_seconds": round(entry.progress.engine_seconds, 6) or None,
+        "queue_seconds": round(caller.queue_seconds, 6) or None if caller else None,
+        "engine_seconds": round(caller.engine_seconds, 6) or None if caller else None,
         "error": entry.error,
         "trace": trace_id(headers),
         "agent": headers.get("user-agent", "")[:100],

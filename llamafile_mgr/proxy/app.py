@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Mapping
 
 from llamafile_mgr.errors import (
+    BusyError,
     Error,
     InternalError,
     NotReadyError,
@@ -22,13 +23,18 @@ from llamafile_mgr.proxy.access import LogEntry, log_request
 from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
 from llamafile_mgr.proxy.exchange import Exchange
 from llamafile_mgr.proxy.front import Front, RecentError, Route
-from llamafile_mgr.proxy.generation import StreamCutError
 from llamafile_mgr.proxy.guard import Guard
 from llamafile_mgr.proxy.holding import Delivery
-from llamafile_mgr.proxy.http import ClientGoneError, Reply, Request, StreamReply, json_reply
+from llamafile_mgr.proxy.http import (
+    ClientGoneError,
+    Reply,
+    Request,
+    StreamCutError,
+    StreamReply,
+    json_reply,
+)
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.openapi import render_openapi
-from llamafile_mgr.proxy.refusals import BusyError
 from llamafile_mgr.proxy.routes.embedding import embedding_routes
 from llamafile_mgr.proxy.routes.generation import generation_routes
 from llamafile_mgr.proxy.routes.models import model_routes
@@ -41,6 +47,8 @@ from llamafile_mgr.supervisor.states import EngineState
 __all__ = ["Proxy", "make_routes"]
 
 _LOG = logging.getLogger("llamafile_mgr.proxy")
+#: Time for what keeps a connection alive to arrive.
+_BEFORE_TIMEOUT_SECONDS = 5.0
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -60,6 +68,15 @@ def make_routes(front: Front) -> list[Route]:
         return document
 
     return [*routes, Route("GET", "/openapi.json", openapi)]
+
+
+def _silence_seconds(route: Route, request: Request) -> float:
+    """Return after how many seconds the connection is kept alive: before its client gives up, and no earlier,
+    since what is sent then takes the status away from a refusal."""
+    announced = request.read_timeout_seconds
+    if announced is None:
+        return route.hold_seconds
+    return announced - min(_BEFORE_TIMEOUT_SECONDS, announced / 2)
 
 
 def _split_target(target: bytes) -> tuple[str, dict[str, str]]:
@@ -121,8 +138,7 @@ class Proxy:
             route = self._find_route(exchange.method, entry.path)
             dialect, entry.route = route.dialect, route.path
             request = await self._read(exchange, route, entry, query)
-            silence, seconds = self._silence(route, request), self._front.settings.request_seconds
-            reply = await delivery.hold(route.handler, request, silence, seconds)
+            reply = await delivery.hold(route.handler, request, _silence_seconds(route, request))
         except Error as error:
             reply = self._refuse(error, dialect, request, entry)
             entry.error = error.code
@@ -153,11 +169,6 @@ class Proxy:
             entry.progress,
         )
 
-    def _silence(self, route: Route, request: Request) -> float:
-        """Return after how many seconds the connection is kept alive: well before its client gives up."""
-        announced = request.read_timeout_seconds
-        return route.hold_seconds if announced is None else min(route.hold_seconds, announced / 2)
-
     def _find_route(self, method: str, path: str) -> Route:
         methods = self._routes.get(path)
         if methods is None and path.startswith("/v1/models/"):
@@ -179,9 +190,7 @@ class Proxy:
         headers = {}
         pool = request.progress.pool if request is not None else None
         hopeless = pool is not None and all(e.state is EngineState.FAILED for e in pool.engines)
-        if isinstance(error, BusyError):
-            headers = {"retry-after": str(error.retry_seconds), "x-should-retry": "true"}
-        elif isinstance(error, NotReadyError) and not hopeless:
+        if isinstance(error, BusyError) or (isinstance(error, NotReadyError) and not hopeless):
             headers = {"retry-after": str(math.ceil(error.retry_after_seconds)), "x-should-retry": "true"}
         elif status < 500 or hopeless or isinstance(error, InternalError):
             headers = {"x-should-retry": "false"}

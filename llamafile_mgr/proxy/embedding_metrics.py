@@ -13,7 +13,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[EmbedderStats], int]]] = {
     "llamafile_embedding_calls_total": ("Embedding calls.", lambda stats: stats.calls),
     "llamafile_texts_total": ("Texts that were asked for.", lambda stats: stats.texts),
     "llamafile_prompt_tokens_total": ("Tokens of embedded texts.", lambda stats: stats.tokens),
-    "llamafile_engine_groups_total": ("Groups of texts sent to engines.", lambda stats: stats.groups),
+    "llamafile_engine_batches_total": ("Batches of texts sent to engines.", lambda stats: stats.batches),
     "llamafile_cache_hits_total": ("Vectors from the cache.", lambda stats: stats.cache_hits),
     "llamafile_cache_misses_total": ("Texts that were computed.", lambda stats: stats.cache_misses),
     "llamafile_deduplicated_texts_total": (
@@ -49,16 +49,16 @@ def render_embedding_metrics(stats: Mapping[str, EmbedderStats]) -> str:
         render_metric(
             "llamafile_waiting_texts",
             "gauge",
-            "Texts that wait for an engine, by lane.",
-            _by(stats, "lane", lambda each: each.queue_depth),
+            "Texts that wait for an engine, by priority class.",
+            _by(stats, "priority", lambda each: each.queue_depth),
         )
     )
     parts.append(
         render_metric(
             "llamafile_waiting_seconds",
             "histogram",
-            "How long texts waited to be sent to an engine, by lane.",
-            _seconds_by_lane(stats),
+            "How long texts waited to be sent to an engine, by priority class.",
+            _seconds_by_priority(stats),
         )
     )
     parts += [
@@ -83,10 +83,10 @@ def _seconds(
         yield from _samples({"model": model}, read(each))
 
 
-def _seconds_by_lane(stats: Mapping[str, EmbedderStats]) -> Iterator[Sample]:
+def _seconds_by_priority(stats: Mapping[str, EmbedderStats]) -> Iterator[Sample]:
     for model, each in stats.items():
-        for lane, histogram in sorted(each.waiting_seconds.items()):
-            yield from _samples({"model": model, "lane": lane}, histogram)
+        for priority, histogram in sorted(each.waiting_seconds.items()):
+            yield from _samples({"model": model, "priority": priority}, histogram)
 
 
 def _samples(labels: Mapping[str, str], histogram: HistogramSnapshot) -> Iterable[Sample]:

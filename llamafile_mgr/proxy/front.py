@@ -1,4 +1,4 @@
-"""What handlers share: pools, embedders, the router, the queues, and how calls are held."""
+"""What handlers share: pools, embedders, the router, and until when a call may take."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.requests import InputType
-from llamafile_mgr.embedding.service import Embedder, EmbedOptions
-from llamafile_mgr.proxy.admission import Admission, Cost, QueueLimits, Turn
+from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.proxy.dialects.errors import Dialect
 from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply
 from llamafile_mgr.proxy.metrics import ProxyMetrics
 from llamafile_mgr.proxy.routing import Choice, Router
+from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["Access", "Front", "Handler", "RecentError", "RequestTurn", "Route"]
+__all__ = ["Access", "Front", "Handler", "RecentError", "Route"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,6 @@ class RecentError:
 Handler = Callable[[Request], Awaitable[Reply | StreamReply]]
 
 _RECENT_ERRORS = 20
-#: A generation engine computes as many answers as it has slots; one more waits at its door.
-_SPARE_TURNS = 1
-#: Embedding calls are small: enough of them run at once to fill every slot's next batch.
-_LEAST_EMBED_TURNS = 32
-_EMBED_TURNS_PER_SLOT = 8
 #: A held call ends this long before its client would give up, so that the client hears why.
 _BEFORE_TIMEOUT_SECONDS = 1.0
 
@@ -77,13 +73,11 @@ class Front:
         self.pools = tuple(pools)
         self.settings = settings
         self.router = Router(self.pools, aliases or {}, settings.strict_models)
-        defaults = EmbedOptions(input_type=InputType(settings.input_type))
         self.embedders = {
-            pool.plan.name: Embedder(pool, wait_seconds=settings.wait_seconds, options=defaults, cache=cache)
+            pool.plan.name: Embedder(pool, input_type=InputType(settings.input_type), cache=cache)
             for pool in self.pools
             if pool.plan.role is Role.EMBED
         }
-        self.queues = {pool.plan.name: Admission(_limits(pool, settings)) for pool in self.pools}
         self.metrics = ProxyMetrics()
         self.recent_errors: deque[RecentError] = deque(maxlen=_RECENT_ERRORS)
         self.started = time.time()
@@ -95,7 +89,13 @@ class Front:
         request.progress.drip = drip
         return choice
 
-    def hold_seconds(self, request: Request) -> float:
+    def caller(self, request: Request) -> Caller:
+        """Return who asks and until when, and note it in the request's progress."""
+        deadline = Deadline.after(self._hold_seconds(request), self.settings.request_seconds)
+        request.progress.caller = caller = Caller(request.client, deadline)
+        return caller
+
+    def _hold_seconds(self, request: Request) -> float:
         """Return how long a call may be held while its model loads.
 
         A connection that is kept alive may wait for as long as we allow, another only as long as its client.
@@ -106,51 +106,21 @@ class Front:
             return allowed
         return min(allowed, max(0.1, announced - _BEFORE_TIMEOUT_SECONDS))
 
-    def turn(self, request: Request, pool: Pool, cost: Cost) -> RequestTurn:
-        """Return an async context that holds a place in the pool's queue while there is a ready engine."""
-        return RequestTurn(self, request, pool, cost)
+    async def ask(
+        self,
+        request: Request,
+        pool: Pool,
+        asked: EngineRequest,
+        weight: Weight,
+        priority: Priority = Priority.BULK,
+    ) -> EngineReply:
+        """Return the reply of the pool's engines to a request that may be sent again.
 
-
-class RequestTurn(Turn):
-    """A place in the pool's queue from the request's turn to its end, while there is a ready engine.
-
-    Raises:
-        BusyError: the queue is full.
-        NotReadyError: no engine became ready in time.
-    """
-
-    __slots__ = ("_asked", "_front", "_pool", "_request")
-
-    def __init__(self, front: Front, request: Request, pool: Pool, cost: Cost) -> None:
-        super().__init__(front.queues[pool.plan.name], request.client, cost)
-        self._front = front
-        self._request = request
-        self._pool = pool
-        self._asked = 0.0
-
-    async def __aenter__(self) -> float:
-        progress = self._request.progress
-        progress.queue_seconds = waited = await super().__aenter__()
-        progress.items = self.cost.items
-        if not self._pool.ready:
-            try:
-                async with self._pool.lease(self._front.hold_seconds(self._request)):
-                    pass
-            except BaseException:
-                super().end(done=False)
-                raise
-        self._asked = time.monotonic()
-        return waited
-
-    def end(self, *, done: bool) -> None:
-        """End the turn; ``done``: with an answer."""
-        self._request.progress.engine_seconds = time.monotonic() - self._asked
-        super().end(done=done)
-
-
-def _limits(pool: Pool, settings: ServeConfig) -> QueueLimits:
-    slots = pool.plan.settings.slots * (pool.plan.replicas + len(pool.plan.remotes))
-    active = slots + _SPARE_TURNS
-    if pool.plan.role is not Role.GENERATE:
-        active = max(_LEAST_EMBED_TURNS, _EMBED_TURNS_PER_SLOT * slots)
-    return QueueLimits(settings.queue_items, settings.queue_tokens, active)
+        Raises:
+            BusyError: the queue is full.
+            NotReadyError: no engine became ready in time, or the call's time is over.
+            EngineError, DeadlyRequestError: as ``Dispatcher.ask`` does.
+        """
+        caller, request.progress.items = self.caller(request), weight.items
+        with pool.calls.admit(caller, weight):
+            return await pool.calls.ask(asked, caller, tokens=weight.tokens, priority=priority)

@@ -1,32 +1,30 @@
 """Generation calls: passed to the engine, and its answer passed on byte by byte as it comes.
 
-What has gone out cannot be taken back, so a call is sent again only while nothing has.
+What has gone out cannot be taken back, so an engine's death under a stream that has begun ends the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llamafile_mgr.engines.messages import EngineReply, EngineRequest, json_request
+from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.engines.replies import error_text
-from llamafile_mgr.engines.transport import EngineClient, EngineStream
-from llamafile_mgr.errors import EngineError, EngineLostError, RequestError
+from llamafile_mgr.engines.transport import EngineStream
+from llamafile_mgr.errors import EngineError, Error, RequestError
 from llamafile_mgr.proxy.allowed import allowed_body
 from llamafile_mgr.proxy.dialects.errors import render_error
 from llamafile_mgr.proxy.events import EventFilter, EventStyle, render_event
-from llamafile_mgr.proxy.http import Reply, StreamReply
+from llamafile_mgr.proxy.http import Reply, StreamCutError, StreamReply
 from llamafile_mgr.proxy.refusals import EngineRefusedError
-from llamafile_mgr.supervisor.members import Member
+from llamafile_mgr.supervisor.calls import Caller, Priority, Weight
+from llamafile_mgr.supervisor.dispatch import Permit, RequestWork, WorkerSlot
 from llamafile_mgr.supervisor.pool import Pool
 
 __all__ = [
-    "SILENCE_SECONDS",
     "EngineAnswer",
-    "StreamCutError",
     "ask_engine",
     "check_reply",
     "pass_on",
@@ -35,24 +33,30 @@ __all__ = [
 ]
 
 #: Between two bytes of a stream that has begun.
-SILENCE_SECONDS = 600.0
+_SILENCE_SECONDS = 600.0
 #: A comment after this much silence keeps routers and clients from closing the connection.
 _KEEP_ALIVE_SECONDS = 15.0
 _KEEP_ALIVE = b": keep-alive\n\n"
-_TRIES = 3
-
-
-class StreamCutError(Exception):
-    """Ends a stream without its proper end, so that the client knows it was cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAnswer:
-    """An engine's answer: ``whole``, or the head of a ``stream`` with what must be closed with it."""
+    """An engine's answer: ``whole``, or one that still comes and must be closed."""
 
     whole: EngineReply | None
-    stream: EngineStream | None = None
-    stack: contextlib.ExitStack | None = None
+    _open: _OpenStream | None = None
+    _permit: Permit | None = None
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Return the pieces of an answer that still comes."""
+        assert self._open is not None  # noqa: S101
+        return self._open.stream.chunks(_SILENCE_SECONDS)
+
+    def close(self) -> None:
+        """Give the places of an answer that still comes back; what has not come is broken off."""
+        if self._open is not None and self._permit is not None:
+            self._open.close()
+            self._permit.release()
 
 
 def style_of(path: str, body: Mapping[str, Any]) -> EventStyle:
@@ -89,56 +93,66 @@ def prepare_body(path: str, body: dict[str, Any], style: EventStyle) -> dict[str
 
 
 async def ask_engine(
-    pool: Pool,
-    path: str,
-    body: Mapping[str, Any],
-    *,
-    wait_seconds: float,
-    deadline_seconds: float,
-    streamed: bool,
-    headers: tuple[tuple[str, str], ...] = (),
+    pool: Pool, request: EngineRequest, caller: Caller, weight: Weight, *, streamed: bool
 ) -> EngineAnswer:
-    """Send a call to the least busy engine; when it dies before it answers, to the next one.
+    """Return an engine's answer. One that comes as a stream keeps its places until it is closed.
 
     Raises:
-        NotReadyError: no engine became ready in time.
-        EngineError: the engine broke off, or was silent for too long, before it had answered.
+        BusyError: the queue is full.
+        NotReadyError: no engine became ready in time, or the call's time is over.
+        EngineError: the engine failed on it.
+        DeadlyRequestError: engines died of it.
     """
-    request = json_request(path, {"model": pool.plan.name, **body}, headers)
-    for attempt in range(1, _TRIES + 1):
+    permit = pool.calls.admit(caller, weight)
+    try:
+        work = _STREAMS if streamed else _WHOLES
+        [answer] = await pool.calls.compute(work, [request], [weight.tokens], Priority.BULK, caller)
+    except BaseException:
+        permit.release()
+        raise
+    if isinstance(answer, Error):
+        permit.release()
+        raise answer
+    if not isinstance(answer, _OpenStream):
+        permit.release()
+        return EngineAnswer(answer)
+    return EngineAnswer(None, answer, permit)
+
+
+class _StreamWork(RequestWork):
+    """A request whose answer is passed on as it comes."""
+
+    async def compute(
+        self, slot: WorkerSlot, payloads: Sequence[EngineRequest], tokens: Sequence[int]
+    ) -> Sequence[Any]:
+        stream = await slot.connection().open_stream(payloads[0])
+        if stream.content_type.startswith("text/event-stream"):
+            slot.keep()
+            return [_OpenStream(stream, slot)]
         try:
-            return await _ask_once(pool, request, wait_seconds, deadline_seconds, streamed=streamed)
-        except EngineLostError:
-            if attempt == _TRIES:
-                raise
-        # The engine's own task has yet to see the death: let it, instead of asking again at once.
-        await asyncio.sleep(0.05)
-    raise AssertionError("unreachable")
+            return [await stream.read(_SILENCE_SECONDS)]
+        finally:
+            stream.close()
+
+    def discard(self, result: Any) -> None:
+        if isinstance(result, _OpenStream):
+            result.close()
 
 
-async def _ask_once(
-    pool: Pool, request: EngineRequest, wait_seconds: float, deadline_seconds: float, *, streamed: bool
-) -> EngineAnswer:
-    if not streamed:
-        async with pool.lease(wait_seconds) as engine:
-            return EngineAnswer(await _client_of(engine).request(request, deadline_seconds=deadline_seconds))
-    lease = pool.lease(wait_seconds)
-    engine = await lease.__aenter__()
-    with contextlib.ExitStack() as stack:
-        stack.callback(lease.end)
-        stream = await _client_of(engine).open_stream(request, deadline_seconds=deadline_seconds)
-        stack.callback(stream.close)
-        if not stream.content_type.startswith("text/event-stream"):
-            return EngineAnswer(await stream.read(deadline_seconds))
-        # The lease and the connection now belong to the stream, which gives them back at its end.
-        return EngineAnswer(None, stream, stack.pop_all())
-    raise AssertionError("unreachable")
+@dataclass(frozen=True, slots=True)
+class _OpenStream:
+    """An answer that still comes, and its place at the engine."""
+
+    stream: EngineStream
+    slot: WorkerSlot
+
+    def close(self) -> None:
+        """Break off what has not come, and give the place back."""
+        self.stream.close()
+        self.slot.end()
 
 
-def _client_of(engine: Member) -> EngineClient:
-    if engine.client is None:
-        raise EngineLostError(f"{engine.name} was stopped")
-    return engine.client
+_WHOLES, _STREAMS = RequestWork(), _StreamWork()
 
 
 def check_reply(reply: EngineReply) -> EngineReply:
@@ -167,26 +181,21 @@ def pass_on(answer: EngineAnswer, style: EventStyle, headers: Mapping[str, str])
     if answer.whole is not None:
         reply = check_reply(answer.whole)
         return Reply(200, reply.body, reply.content_type or "application/json", headers)
-    assert answer.stream is not None  # noqa: S101
-    assert answer.stack is not None  # noqa: S101
-    return StreamReply(200, "text/event-stream", _relay(answer.stream, style, answer.stack), headers)
+    return StreamReply(200, "text/event-stream", _relay(answer, style), headers, answer.close)
 
 
-async def _relay(
-    stream: EngineStream, style: EventStyle, stack: contextlib.ExitStack
-) -> AsyncIterator[bytes]:
+async def _relay(answer: EngineAnswer, style: EventStyle) -> AsyncGenerator[bytes]:
     """Yield the engine's events; a death midway becomes an error event and a cut connection."""
     events = EventFilter(style)
-    with stack:
-        try:
-            async for piece in _with_keep_alive(stream.chunks(SILENCE_SECONDS), style.takes_comments):
-                if out := (piece if piece is _KEEP_ALIVE else events.feed(piece)):
-                    yield out
-        except EngineError as error:
-            yield render_event(render_error(error))
-            raise StreamCutError from error
-        if out := events.finish():
-            yield out
+    try:
+        async for piece in _with_keep_alive(answer.chunks(), style.takes_comments):
+            if out := (piece if piece is _KEEP_ALIVE else events.feed(piece)):
+                yield out
+    except EngineError as error:
+        yield render_event(render_error(error))
+        raise StreamCutError from error
+    if out := events.finish():
+        yield out
 
 
 async def _with_keep_alive(chunks: AsyncIterator[bytes], comments: bool) -> AsyncIterator[bytes]:

@@ -2,7 +2,8 @@
 
 Most clients give up at the first 503, and at a read timeout of 5 to 60 seconds. Spaces before a JSON value,
 and comments between events, restart that timer in every client that was tried; interim answers (1xx) break
-some. They commit us to status 200, so they come late and only where the format allows.
+some. They commit us to status 200, so they come only when a client is about to give up, and only where the
+format allows; a refusal that comes after them cuts the connection, so that no client takes it for an answer.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from llamafile_mgr.embedding.interruption import Interruption
 from llamafile_mgr.proxy.exchange import Exchange
 from llamafile_mgr.proxy.front import Handler
-from llamafile_mgr.proxy.http import ClientGoneError, Drip, Progress, Reply, Request, StreamReply
-from llamafile_mgr.proxy.refusals import DeadlineError
+from llamafile_mgr.proxy.http import (
+    ClientGoneError,
+    Drip,
+    Progress,
+    Reply,
+    Request,
+    StreamCutError,
+    StreamReply,
+)
 
 __all__ = ["Delivery"]
 
 _TYPES = {Drip.JSON: "application/json", Drip.EVENTS: "text/event-stream"}
 _LONGEST_SILENCE_SECONDS = 5.0
-#: How coarse the loop's clock may be.
-_CLOCK_SECONDS = 0.002
 
 
 class Delivery:
@@ -31,27 +36,30 @@ class Delivery:
         self.headers = headers
         self._exchange = exchange
         self._begun: Drip = Drip.NONE
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def hold(
-        self, handler: Handler, request: Request, silence_seconds: float, seconds: float
-    ) -> Reply | StreamReply:
-        """Await the handler's reply, at most ``seconds``. After ``silence_seconds`` keep the connection alive
-        where that is needed and safe.
+    async def hold(self, handler: Handler, request: Request, silence_seconds: float) -> Reply | StreamReply:
+        """Await the handler's reply. After ``silence_seconds`` keep the connection alive where that is needed
+        and safe.
 
         Raises:
             ClientGoneError: the client went away; the handler is cancelled.
-            DeadlineError: its time is over; it is cancelled.
         """
-        interruption = _UntilGone(self._exchange)
-        with interruption:
-            watch = _Watch(self, request.progress, silence_seconds, seconds, interruption)
-            try:
+        self._keep_alive_in(silence_seconds, request.progress)
+        try:
+            with _UntilGone(self._exchange):
                 return await handler(request)
-            finally:
-                watch.cancel()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
-    def keep_alive(self, progress: Progress) -> None:
+    def _keep_alive_in(self, seconds: float, progress: Progress) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._keep_alive, seconds, progress)
+
+    def _keep_alive(self, silence_seconds: float, progress: Progress) -> None:
         """Send what the format allows while its model loads."""
+        self._keep_alive_in(min(silence_seconds, _LONGEST_SILENCE_SECONDS), progress)
         if self._begun is Drip.NONE:
             if progress.drip is Drip.NONE or progress.pool is None or progress.pool.ready:
                 return
@@ -65,6 +73,7 @@ class Delivery:
 
         Raises:
             ClientGoneError: the client went away; during a stream its engine is given back.
+            StreamCutError: it is an error, and the head of a good answer is out: the connection must end.
         """
         if isinstance(reply, StreamReply):
             await self._send_stream(reply)
@@ -72,8 +81,11 @@ class Delivery:
             headers = {"content-type": reply.content_type, **reply.headers, **self.headers}
             await self._exchange.send(reply.status, headers, reply.body)
         else:
-            event = self._begun is Drip.EVENTS
-            self._exchange.write(b"data: " + reply.body + b"\n\n" if event else reply.body)
+            event, good = self._begun is Drip.EVENTS, reply.status == 200
+            if good or self._exchange.version == "1.1":  # older clients cannot see that an answer was cut
+                self._exchange.write(b"data: " + reply.body + b"\n\n" if event else reply.body)
+            if not good:
+                raise StreamCutError
             await self._exchange.end()
         return reply.status
 
@@ -89,54 +101,18 @@ class Delivery:
                     await exchange.stream(piece)
                 await exchange.end()
         finally:
-            await reply.chunks.aclose()  # type: ignore[attr-defined]
+            await reply.chunks.aclose()
+            reply.close()
 
 
-class _Watch:
-    """One timer for both: keeping the connection alive, and the end of patience."""
+class _UntilGone:
+    """A context that ClientGoneError ends when the client leaves, wherever it waits."""
 
-    __slots__ = ("_delivery", "_end", "_interruption", "_progress", "_seconds", "_silence", "_timer")
-
-    def __init__(
-        self,
-        delivery: Delivery,
-        progress: Progress,
-        silence_seconds: float,
-        seconds: float,
-        interruption: Interruption,
-    ) -> None:
-        self._delivery = delivery
-        self._progress = progress
-        self._silence = silence_seconds
-        self._seconds = seconds
-        self._interruption = interruption
-        loop = asyncio.get_running_loop()
-        self._end = loop.time() + seconds
-        self._timer = loop.call_later(min(silence_seconds, seconds), self._look)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        left = self._end - loop.time()
-        if left <= _CLOCK_SECONDS:
-            said = f"there was no answer within {self._seconds:g} seconds"
-            self._interruption.interrupt(DeadlineError(said))
-            return
-        wait = min(self._silence, _LONGEST_SILENCE_SECONDS, left)
-        self._timer = loop.call_later(wait, self._look)
-        self._delivery.keep_alive(self._progress)
-
-
-class _UntilGone(Interruption):
-    """A context that ClientGoneError ends when the client leaves."""
-
-    __slots__ = ("_exchange",)
+    __slots__ = ("_exchange", "_left")
 
     def __init__(self, exchange: Exchange) -> None:
-        super().__init__(exchange.task)
         self._exchange = exchange
+        self._left = False
 
     def __enter__(self) -> None:
         if self._exchange.gone:
@@ -150,7 +126,14 @@ class _UntilGone(Interruption):
         traceback: TracebackType | None,
     ) -> None:
         self._exchange.on_gone = None
-        super().__exit__(kind, error, traceback)
+        if not self._left or self._exchange.task is None:
+            return
+        # Somebody else who cancelled us at the same moment must not be overheard.
+        cancelled_again = self._exchange.task.uncancel() > 0
+        if kind is asyncio.CancelledError and not cancelled_again:
+            raise ClientGoneError from None
 
     def _leave(self) -> None:
-        self.interrupt(ClientGoneError())
+        if not self._left and self._exchange.task is not None:
+            self._left = True
+            self._exchange.task.cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,19 @@ import orjson
 from llamafile_mgr.errors import RequestError
 
 if TYPE_CHECKING:
+    from llamafile_mgr.supervisor.calls import Caller
     from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["ClientGoneError", "Drip", "Progress", "Reply", "Request", "StreamReply", "json_reply"]
+__all__ = [
+    "ClientGoneError",
+    "Drip",
+    "Progress",
+    "Reply",
+    "Request",
+    "StreamCutError",
+    "StreamReply",
+    "json_reply",
+]
 
 #: Deeper JSON than this is no request of any client, and costs whoever walks through it.
 _MAX_DEPTH = 64
@@ -22,6 +32,10 @@ _MAX_DEPTH = 64
 
 class ClientGoneError(Exception):
     """The client closed its connection; nobody is left to answer."""
+
+
+class StreamCutError(Exception):
+    """Ends an answer without its proper end, so that the client knows it was cut."""
 
 
 class Drip(Enum):
@@ -37,13 +51,12 @@ class Progress:
     """What a handler has found out so far; the dispatcher reads it for holding, logs and metrics.
 
     ``pool``: the one that answers. ``drip``: what may keep the connection alive while it is not ready.
-    ``engine_seconds``, ``queue_seconds``: how long the engine and the queue took.
+    ``caller``: what the pool noted of its waiting and computing. ``items``: texts that it brought.
     """
 
     pool: Pool | None = None
     drip: Drip = Drip.NONE
-    queue_seconds: float = 0.0
-    engine_seconds: float = 0.0
+    caller: Caller | None = None
     prompt_tokens: int = 0
     items: int = 0
 
@@ -124,12 +137,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class StreamReply:
-    """A reply whose body is still coming. An exception in ``chunks`` cuts the connection."""
+    """A reply whose body is still coming. An exception in ``chunks`` cuts the connection. ``close`` gives
+    back what it holds, whether or not ``chunks`` was ever begun."""
 
     status: int
     content_type: str
-    chunks: AsyncIterator[bytes]
-    headers: Mapping[str, str] = field(default_factory=dict)
+    chunks: AsyncGenerator[bytes]
+    headers: Mapping[str, str]
+    close: Callable[[], None]
 
 
 def json_reply(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:

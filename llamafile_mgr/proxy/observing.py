@@ -58,11 +58,11 @@ def render_metrics(front: Front) -> str:
         ),
         "llamafile_queue_items": (
             "Texts that run or wait.",
-            [Sample({"model": name}, each.queue.items) for name, each in front.queues.items()],
+            [Sample({"model": pool.plan.name}, pool.calls.queue.items) for pool in front.pools],
         ),
         "llamafile_queue_tokens": (
             "Estimated tokens that run or wait.",
-            [Sample({"model": name}, each.queue.tokens) for name, each in front.queues.items()],
+            [Sample({"model": pool.plan.name}, pool.calls.queue.tokens) for pool in front.pools],
         ),
         "llamafile_proxy_memory_bytes": (
             "Resident memory of the proxy.",
@@ -91,7 +91,7 @@ def describe_status(front: Front) -> dict[str, Any]:
 
 def _describe_model(front: Front, pool: Pool) -> dict[str, Any]:
     snapshot, plan = pool.snapshot(), pool.plan
-    admission, embedder = front.queues[plan.name], front.embedders.get(plan.name)
+    queue, embedder = pool.calls.queue, front.embedders.get(plan.name)
     counted = [value for labels, value in front.metrics.requests.values.items() if labels[1] == plan.name]
     return {
         "model": plan.name,
@@ -102,14 +102,14 @@ def _describe_model(front: Front, pool: Pool) -> dict[str, Any]:
         "max_tokens": plan.max_tokens,
         "vector_space": embedder.vector_space if embedder is not None else None,
         "requests": int(sum(counted)),
-        "tokens_per_second": admission.meter.rate(),
+        "tokens_per_second": pool.calls.rate(),
         "seconds_p50": _finite(front.metrics.engine_seconds.quantile(0.5, plan.name)),
         "seconds_p95": _finite(front.metrics.engine_seconds.quantile(0.95, plan.name)),
         "queue": {
-            "items": admission.queue.items,
-            "tokens": admission.queue.tokens,
-            "active": admission.queue.active,
-            "waiting": admission.queue.waiting,
+            "items": queue.items,
+            "tokens": queue.tokens,
+            "active": queue.active,
+            "waiting": queue.waiting,
         },
         "engines": [
             {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from llamafile_mgr.errors import NotReadyError, RequestError
+from llamafile_mgr.errors import RequestError
 
 __all__ = [
-    "BusyError",
-    "DeadlineError",
     "EngineRefusedError",
     "ForeignHostError",
     "ForeignOriginError",
@@ -70,28 +68,3 @@ class SlowBodyError(RequestError):
 
     http_status = 408
     code = "slow_body"
-
-
-class BusyError(RequestError):
-    """The queue is full. ``retry_seconds``: when there should be room, from the measured rate."""
-
-    http_status = 429
-    code = "busy"
-
-    def __init__(self, message: str, *, retry_seconds: int = 1, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_seconds = retry_seconds
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_busy, (self.message, self.retry_seconds, self.hint)
-
-
-def _rebuild_busy(message: str, retry_seconds: int, hint: str | None) -> BusyError:
-    return BusyError(message, retry_seconds=retry_seconds, hint=hint)
-
-
-class DeadlineError(NotReadyError):
-    """The request's time is over and there is no answer yet."""
-
-    http_status = 504
-    code = "deadline"

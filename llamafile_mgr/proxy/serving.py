@@ -32,11 +32,12 @@ from llamafile_mgr.proxy.server import HttpServer
 from llamafile_mgr.supervisor.asking import control_socket
 from llamafile_mgr.supervisor.control import ControlServer
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
+from llamafile_mgr.supervisor.meters import SpeedPolicy
 from llamafile_mgr.supervisor.notify import Notifier
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
+from llamafile_mgr.supervisor.queue import QueueLimits
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
-from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
 __all__ = ["Announcements", "collect_aliases", "serve"]
 
@@ -265,6 +266,8 @@ def _pool_options(plan: Plan, model: ModelConfig, settings: ServeConfig) -> Pool
     return PoolOptions(
         idle_unload_seconds=parse_duration(idle, "idle_unload") if idle else None,
         pinned=plan.role is Role.EMBED if model.pinned is None else model.pinned,
+        hold_seconds=settings.wait_seconds,
+        limits=QueueLimits(settings.queue_items, settings.queue_tokens),
         memory_limit_bytes=parse_size(limit, "memory_limit") if limit else None,
         drain_seconds=settings.drain_seconds,
     )

@@ -10,9 +10,9 @@ from collections import deque
 
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
 from llamafile_mgr.supervisor.logs import EngineLog
+from llamafile_mgr.supervisor.meters import EngineMeter, Job
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings, Transition
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
-from llamafile_mgr.supervisor.throughput import Job
 
 __all__ = ["Course"]
 
@@ -33,6 +33,7 @@ class Course:
         self.in_flight = 0
         self.served = 0
         self.width = 1
+        self.meter = EngineMeter(surroundings.speed, None)
         self._surroundings = surroundings
         self._since = time.monotonic()
         self._retry_at: float | None = None
@@ -54,14 +55,18 @@ class Course:
         """Return the seconds until it is tried again, None when it is not backing off."""
         return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
 
-    def take(self, work: int) -> Job | None:
-        """Count a call that is sent to it; ``work``: its tokens, 0 for one that is not measured."""
+    def begin(self, tokens: int) -> Job | None:
+        """Count a batch that is sent to it; ``tokens``: 0 for one that is not measured."""
         self.in_flight += 1
         self._idle.clear()
-        return None
+        return self.meter.begin(tokens, time.monotonic()) if tokens else None
 
-    def give_back(self, job: Job | None, *, answered: bool) -> None:
-        """Count a call's end."""
+    def end(self, job: Job | None, *, answered: bool) -> None:
+        """Count a batch's end, and tell when the engine has become slow, or fast again."""
+        if job is not None and self.meter.end(job, time.monotonic(), answered=answered):
+            said = "is slow" if self.meter.slow else "is as fast again as it was"
+            share = 100 * (self.meter.share or 0.0)
+            _LOG.warning("%s %s: %.0f %% of the best throughput that it has shown", self.name, said, share)
         self.in_flight -= 1
         self.served += answered
         if self.in_flight == 0:

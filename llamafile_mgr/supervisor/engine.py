@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from dataclasses import replace
 
+from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, Error, StoreError
@@ -24,13 +25,13 @@ from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
 from llamafile_mgr.supervisor.ladder import drop_flags, step_down
 from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.memory import count_oom_kills
+from llamafile_mgr.supervisor.meters import EngineMeter
 from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
 from llamafile_mgr.supervisor.process import EngineProcess, spawn_engine
 from llamafile_mgr.supervisor.restart import decide_restart
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
 from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
-from llamafile_mgr.supervisor.throughput import Job, SpeedWatch
 from llamafile_mgr.supervisor.watching import set_within, watch
 
 __all__ = ["Engine"]
@@ -53,7 +54,7 @@ class Engine(Course):
         self._served_before = 0
         self._checks = checks
         self._settings = plan.settings
-        self._speed = SpeedWatch(surroundings.speed, surroundings.best_rates(plan.settings))
+        self.meter = self._make_meter()
         self._dropped: list[str] = []
         self._steps: list[str] = []
         self._process: EngineProcess | None = None
@@ -77,25 +78,11 @@ class Engine(Course):
         """Return the process id while there is a process."""
         return self._process.pid if self._process else None
 
-    def take(self, work: int) -> Job | None:
-        """Count a call and begin to measure it."""
-        super().take(work)
-        return self._speed.begin(work, time.monotonic()) if work > 0 else None
-
-    def give_back(self, job: Job | None, *, answered: bool) -> None:
-        """Count a call's end, and tell when the engine has become slow, or fast again."""
-        if job is not None and self._speed.end(job, time.monotonic(), answered=answered):
-            self._tell_speed()
-        super().give_back(job, answered=answered)
-
-    def _tell_speed(self) -> None:
-        share = self._speed.share or 0.0
-        if self._speed.slow:
-            _LOG.warning(
-                "%s is slow: %.0f %% of the best throughput that it has shown", self.name, 100 * share
-            )
-        else:
-            _LOG.warning("%s is as fast again as it was: %.0f %% of its best", self.name, 100 * share)
+    def _make_meter(self) -> EngineMeter:
+        """Return a meter for the present settings; what generations take is a guess and not judged."""
+        judged = self.plan.role is not Role.GENERATE
+        surroundings = self._surroundings
+        return EngineMeter(surroundings.speed, surroundings.best_rates(self._settings) if judged else None)
 
     async def was_ended(self, client: object) -> bool:
         """Tell whether the process behind ``client``, an earlier one of ours, was ended by somebody, so that
@@ -105,6 +92,9 @@ class Engine(Course):
             return False
         await asyncio.wait({fate}, timeout=_FATE_SECONDS)
         return fate.done() and (fate.cancelled() or fate.result().external)
+
+    def excuse_death(self, client: object) -> None:
+        """STUB"""
 
     def snapshot(self) -> EngineSnapshot:
         """Return what ``status`` shows."""
@@ -122,8 +112,8 @@ class Engine(Course):
             retry_seconds=self.retry_seconds,
             transitions=tuple(self._transitions),
             log=str(self.log.path),
-            speed=self._speed.share,
-            slow=self._speed.slow,
+            speed=self.meter.share,
+            slow=self.meter.slow,
         )
 
     # Its life; everything below runs in one task.
@@ -175,7 +165,7 @@ class Engine(Course):
         step = step_down(self._settings, death, self._dropped)
         if step is not None:
             self._settings = step.settings
-            self._speed = SpeedWatch(self._surroundings.speed, self._surroundings.best_rates(step.settings))
+            self.meter = self._make_meter()
             self._steps.append(step.text)
             if step.dropped is not None:
                 self._dropped.append(step.dropped)

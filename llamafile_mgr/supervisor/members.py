@@ -9,9 +9,9 @@ from llamafile_mgr.errors import EngineStartError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
 from llamafile_mgr.supervisor.logs import EngineLog
+from llamafile_mgr.supervisor.meters import EngineMeter, Job
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot
 from llamafile_mgr.supervisor.states import EngineState
-from llamafile_mgr.supervisor.throughput import Job
 
 __all__ = ["Member", "gone_for_long", "not_settled"]
 
@@ -28,6 +28,7 @@ class Member(Protocol):
     cause: Diagnosis | None
     in_flight: int
     width: int
+    meter: EngineMeter
     log: EngineLog
 
     @property
@@ -50,17 +51,20 @@ class Member(Protocol):
     def retry_seconds(self) -> float | None:
         """Return the seconds until the next try, when there is one to come."""
 
-    def take(self, work: int) -> Job | None:
-        """Count a call that is sent to it."""
+    def begin(self, tokens: int) -> Job | None:
+        """Count a batch that is sent to it; ``tokens``: 0 for one that is not measured."""
 
-    def give_back(self, job: Job | None, *, answered: bool) -> None:
-        """Count a call's end."""
+    def end(self, job: Job | None, *, answered: bool) -> None:
+        """Count a batch's end."""
 
     def suspect(self) -> None:
         """Say that an answer was not right."""
 
     async def was_ended(self, client: object) -> bool:
         """Tell whether no request is to blame for the loss of ``client``."""
+
+    def excuse_death(self, client: object) -> None:
+        """Say that requests may be what ``client`` was lost of, so that its restarts are not used up."""
 
     def request_stop(self, drain_seconds: float) -> None:
         """Ask it to finish its calls and end."""

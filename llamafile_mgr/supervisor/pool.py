@@ -9,24 +9,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.engines.messages import EngineReply, EngineRequest
-from llamafile_mgr.engines.transport import EngineClient
-from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, NotReadyError
+from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.errors import EngineStartError, Error, InternalError, NotReadyError
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.calls import BatchPolicy
+from llamafile_mgr.supervisor.dispatch import Dispatcher
 from llamafile_mgr.supervisor.members import Member, gone_for_long, not_settled
 from llamafile_mgr.supervisor.memory import resident_bytes
-from llamafile_mgr.supervisor.routing import Rates
+from llamafile_mgr.supervisor.queue import QueueLimits
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
-from llamafile_mgr.supervisor.throughput import Job
 
-__all__ = ["Lease", "Pool", "PoolOptions"]
+__all__ = ["Pool", "PoolOptions", "make_policy"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _TICK_SECONDS = 1.0
@@ -37,21 +36,43 @@ class PoolOptions:
     """``idle_unload_seconds``: without calls for so long the engines are ended, None never.
 
     ``pinned``: never unloaded to make room for others. ``memory_limit_bytes``: an engine that grows beyond
-    it is replaced. ``drain_seconds``: for calls in progress when an engine is stopped.
+    it is replaced. ``drain_seconds``: for calls in progress when an engine is stopped. ``hold_seconds``: for
+    calls whose engines were lost. ``limits``: of what the queue holds, None for who is its only caller.
+    ``policy``: how batches are made, None for what suits the plan.
     """
 
     idle_unload_seconds: float | None = None
     pinned: bool = True
     memory_limit_bytes: int | None = None
     drain_seconds: float = 30.0
+    hold_seconds: float = 600.0
+    limits: QueueLimits | None = None
+    policy: BatchPolicy | None = None
+
+
+def make_policy(plan: Plan) -> BatchPolicy:
+    """Return how batches are made for engines of this plan.
+
+    A query waits for one batch of bulk at an engine, never for two. Engines that take one text a request get
+    as many requests at once as they have slots: their queries wait for the first slot. A GPU gets a second
+    batch, since its batches are so short that it would idle between two requests. What is not embedded is
+    computed call by call: as many as there are slots, and one more waits at the engine's door.
+    """
+    if plan.role is not Role.EMBED:
+        return BatchPolicy(batch_texts=1, bulk_batches=plan.settings.slots + 1, extra_batches=0)
+    most = family_rules(plan.family).max_texts
+    if most == 1:
+        return BatchPolicy(batch_texts=1, bulk_batches=max(1, plan.settings.slots))
+    default = BatchPolicy()
+    on_gpu = plan.settings.gpu not in (None, "disable")
+    return replace(default, batch_texts=min(default.batch_texts, most), bulk_batches=2 if on_gpu else 1)
 
 
 Command = Callable[[], Awaitable[None]]
 
 
 class Pool:
-    """Routes calls to the ready engine with the fewest in flight, or with the shortest expected wait where
-    remote ones are among them; calls wait while none is ready.
+    """The engines of one plan; ``calls`` takes what is asked of them.
 
     ``make_engine`` makes the engine of a plan, given a number that none of this pool's had before, and
     ``make_remote`` stands for one of its remotes. ``make_room`` is awaited before engines are started.
@@ -73,14 +94,13 @@ class Pool:
         self._make_remote = make_remote
         self._make_room = make_room
         self._tasks: dict[Member, asyncio.Task[None]] = {}
-        self._rates = Rates()
         self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue()
         self._changed = asyncio.Event()
-        self._loading = False
+        self._loading: asyncio.Task[None] | None = None
         self._made = 0
-        self._waiting = 0
-        self._last_call = time.monotonic()
         self._hurried = False
+        self._policy_of, self._policy = plan, make_policy(plan)
+        self.calls = Dispatcher(self, options.limits, options.hold_seconds)
 
     # What others may ask and do.
 
@@ -92,17 +112,18 @@ class Pool:
     @property
     def busy(self) -> bool:
         """Tell whether calls are in progress or waiting."""
-        return self._waiting > 0 or any(engine.in_flight for engine in self.engines)
+        return not self.calls.queue.idle
 
     @property
     def idle_seconds(self) -> float:
         """Return the time since the last call began or ended; 0 while there are calls."""
-        return 0.0 if self.busy else time.monotonic() - self._last_call
+        return 0.0 if self.busy else time.monotonic() - self.calls.last_activity
 
     def note_change(self) -> None:
         """Wake the waiting calls; called after every transition of one of our engines."""
         self._changed.set()
         self._changed = asyncio.Event()
+        self.calls.look_soon()
 
     def snapshot(self) -> PoolSnapshot:
         """Return what ``status`` and ``/ready`` show."""
@@ -112,13 +133,11 @@ class Pool:
             role=self.plan.role.value,
             family=self.plan.family.value,
             ready=self.ready,
-            loaded=bool(self.engines) or self._loading,
+            loaded=self.loaded,
             pinned=self.options.pinned,
-            waiting=self._waiting,
+            waiting=self.calls.queue.waiting,
             idle_seconds=self.idle_seconds,
-            engines=tuple(
-                replace(engine.snapshot(), rate=self._rates.rate(engine, now)) for engine in self.engines
-            ),
+            engines=tuple(replace(engine.snapshot(), rate=engine.meter.rate(now)) for engine in self.engines),
             resting=self.resting,
         )
 
@@ -127,10 +146,32 @@ class Pool:
         self._hurried = True
 
     async def load(self) -> None:
-        """Start the engines unless there are some that live; returns when they are started, not ready."""
-        self._loading = True
-        self.resting = False
-        await self._command(self._load)
+        """Start the engines unless there are some that live; returns when they are started, not ready.
+
+        Raises:
+            NotReadyError: there is no memory for them.
+        """
+        self.load_soon()
+        assert self._loading is not None  # noqa: S101
+        await asyncio.shield(self._loading)
+
+    def load_soon(self) -> None:
+        """Start the engines; what keeps them from being started is told to the calls that wait."""
+        if self._loading is None:
+            self.resting = False
+            self._loading = asyncio.create_task(self._command(self._load), name=f"load {self.plan.name}")
+            self._loading.add_done_callback(self._note_loaded)
+
+    def _note_loaded(self, task: asyncio.Task[None]) -> None:
+        self._loading = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            if not isinstance(error, Error):
+                _LOG.error("%s: defect while loading", self.plan.name, exc_info=error)
+                error = InternalError(f"{self.plan.name} could not be started: {error}")
+            self.calls.refuse_waiting(error)
+        self.calls.note_activity()
+        self.note_change()
 
     def rest(self) -> None:
         """Leave it unloaded until its first call."""
@@ -150,97 +191,38 @@ class Pool:
         """
         await self._command(lambda: self._replace(plan or self.plan))
 
-    def lease(self, wait_seconds: float, work: int = 0) -> Lease:
-        """Return an async context that holds the least busy ready engine for one call; its ``client`` is set.
+    # What the dispatcher asks.
 
-        ``work``: the call's tokens, by which the engine's speed is measured; 0 leaves it out.
-        """
-        return Lease(self, wait_seconds, work)
+    @property
+    def members(self) -> Sequence[Member]:
+        """Return the engines, ready or not."""
+        return self.engines
 
-    async def take(self, wait_seconds: float) -> Member:
-        """Wait for an engine; raises as ``Lease`` does."""
-        engine = await self._await_engine(wait_seconds)
-        self._rates.begin(engine, time.monotonic())
-        return engine
+    @property
+    def policy(self) -> BatchPolicy:
+        """Return how batches are made for the engines that there are now."""
+        if self._policy_of is not self.plan:
+            self._policy_of, self._policy = self.plan, make_policy(self.plan)
+        return self.options.policy or self._policy
 
-    def give_back(self, engine: Member, work: int, *, answered: bool) -> None:
-        """Note the end of a call."""
-        self._last_call = now = time.monotonic()
-        done = work if self.plan.role is Role.EMBED else 1
-        self._rates.end(engine, done if answered else 0, now)
+    @property
+    def alike(self) -> bool:
+        """Tell whether all engines are as fast, as those of one machine are."""
+        return not self.plan.remotes
 
-    async def call(
-        self,
-        request: EngineRequest,
-        *,
-        wait_seconds: float,
-        deadline_seconds: float,
-        work: int = 0,
-        check: Callable[[EngineReply], None] | None = None,
-    ) -> EngineReply:
-        """Send an idempotent request; when its engine dies it is sent again to the next one.
+    @property
+    def loaded(self) -> bool:
+        """Tell whether there are engines, ready or not, or they are being started."""
+        return bool(self.engines) or self._loading is not None
 
-        ``deadline_seconds`` is for the whole, waiting included; ``work`` as for ``lease``. ``check`` raises
-        EngineError for a reply that is not right, which makes the engine prove itself.
+    @property
+    def hopeless(self) -> bool:
+        """Tell whether no engine will be ready soon."""
+        return bool(self.engines) and all(gone_for_long(engine) for engine in self.engines)
 
-        Raises:
-            NotReadyError: no engine became ready in time.
-            EngineError: the engine did not answer in time, or not rightly.
-            EngineLostError: engines died under it until the deadline.
-        """
-        end = time.monotonic() + deadline_seconds
-        while True:
-            left = end - time.monotonic()
-            try:
-                async with self.lease(min(wait_seconds, left), work) as engine:
-                    return await self._ask(engine, request, end, check)
-            except EngineLostError:
-                if time.monotonic() >= end:
-                    raise
-            # The engine's own task has yet to see the death: let it, instead of asking again at once.
-            await asyncio.sleep(0.01)
-
-    async def _ask(
-        self, engine: Member, request: EngineRequest, end: float, check: Callable[[EngineReply], None] | None
-    ) -> EngineReply:
-        client = engine.client
-        if client is None:
-            raise EngineLostError(f"{engine.name} was stopped")
-        reply = await client.request(request, deadline_seconds=max(0.001, end - time.monotonic()))
-        if check is not None:
-            try:
-                check(reply)
-            except EngineError:
-                engine.suspect()
-                raise
-        return reply
-
-    async def _await_engine(self, wait_seconds: float) -> Member:
-        end = time.monotonic() + wait_seconds
-        self._waiting += 1
-        try:
-            while True:
-                ready = [engine for engine in self.engines if engine.ready]
-                if len(ready) == 1:
-                    return ready[0]
-                if ready:
-                    if self.plan.remotes:
-                        return self._rates.choose(ready, time.monotonic())
-                    return min(ready, key=lambda engine: engine.in_flight)
-                if not self.engines and not self._loading:
-                    await self.load()
-                    continue
-                if self.engines and all(gone_for_long(engine) for engine in self.engines):
-                    raise self._not_ready("cannot be started")
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise self._not_ready("is not ready yet")
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), min(left, _TICK_SECONDS))
-        finally:
-            self._waiting -= 1
-
-    def _not_ready(self, what: str) -> NotReadyError:
+    def not_ready(self) -> NotReadyError:
+        """Return why a call cannot be sent, and when to come back."""
+        what = "cannot be started" if self.hopeless else "is not ready yet"
         causes = [engine.cause for engine in self.engines if engine.cause is not None]
         error = NotReadyError(
             f"the model {self.plan.name} {what}",
@@ -259,7 +241,7 @@ class Pool:
             while True:
                 try:
                     command, done = await asyncio.wait_for(self._commands.get(), _TICK_SECONDS)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     await self._tick()
                     continue
                 try:
@@ -275,6 +257,7 @@ class Pool:
         finally:
             while not self._commands.empty():
                 self._commands.get_nowait()[1].cancel()
+            self.calls.refuse_waiting(NotReadyError(f"{self.plan.name} is being stopped"))
             await asyncio.shield(self._end_all())
 
     async def _command(self, command: Command) -> None:
@@ -283,26 +266,20 @@ class Pool:
         await done
 
     async def _load(self) -> None:
-        try:
-            if self.engines and not all(engine.over for engine in self.engines):
-                return
-            await self._end_all()
-            await self._make_room(self)
-            for _ in range(self.plan.replicas):
-                self._start()
-            for remote in self.plan.remotes:
-                self._add(self._make_remote(self.plan, remote))
-        finally:
-            self._loading = False
-            self._last_call = time.monotonic()
-            self.note_change()
+        if self.engines and not all(engine.over for engine in self.engines):
+            return
+        await self._end_all()
+        await self._make_room(self)
+        for _ in range(self.plan.replicas):
+            self._start()
+        for remote in self.plan.remotes:
+            self._add(self._make_remote(self.plan, remote))
 
     async def _unload(self) -> None:
         self.resting = True
         await self._end_all()
 
     async def _replace(self, plan: Plan) -> None:
-        self._loading = False
         old = self.engines
         new: list[Member] = []
         try:
@@ -340,7 +317,7 @@ class Pool:
         if not self.engines:
             return
         if not self.ready:
-            self._last_call = time.monotonic()  # starting is no idleness
+            self.calls.note_activity()  # starting is no idleness
         limit = options.idle_unload_seconds
         if limit is not None and self.idle_seconds >= limit:
             _LOG.info("%s: unloaded after %.0f s without calls", self.plan.name, self.idle_seconds)
@@ -400,44 +377,3 @@ class Pool:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 self._tasks.pop(engine, None)
-
-
-class Lease:
-    """An engine held for one call: an async context. A class and no generator, for every call passes here.
-
-    Raises:
-        NotReadyError: no engine became ready within ``wait_seconds``, or all have failed.
-    """
-
-    __slots__ = ("_began", "_client", "_engine", "_job", "_pool", "_wait_seconds", "_work")
-
-    def __init__(self, pool: Pool, wait_seconds: float, work: int) -> None:
-        self._pool = pool
-        self._wait_seconds = wait_seconds
-        self._work = work
-        self._began = 0.0
-        self._engine: Member | None = None
-        self._client: EngineClient | None = None
-        self._job: Job | None = None
-
-    async def __aenter__(self) -> Member:
-        engine = await self._pool.take(self._wait_seconds)
-        self._engine, self._client, self._began = engine, engine.client, time.monotonic()
-        self._job = engine.take(self._work)
-        return engine
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """Give the engine back; it answered if anything came from it meanwhile."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            answered = self._client is not None and self._client.last_received >= self._began
-            self._pool.give_back(engine, self._work, answered=answered)
-            engine.give_back(self._job, answered=answered)

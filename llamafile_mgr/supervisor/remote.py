@@ -101,6 +101,9 @@ class Remote(Course):
         """
         return self._count_recent(self._losses, time.monotonic()) <= _FREE_LOSSES
 
+    def excuse_death(self, client: object) -> None:
+        """Nothing is kept for it: a remote is tried again as often as it is lost."""
+
     def snapshot(self) -> EngineSnapshot:
         """Return what ``status`` shows."""
         return EngineSnapshot(
@@ -213,7 +216,7 @@ class Remote(Course):
         checks = self._make_checks(facts)
         try:
             await asyncio.wait_for(checks.check_ready(client, self._rules), _CHECK_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise EngineStartError(f"it did not pass its checks within {_CHECK_SECONDS:g} seconds") from None
         self._suspected.clear()
         self._rest_until = 0.0
@@ -291,6 +294,7 @@ class Remote(Course):
         """Take no calls for a while, or until it was reached and checked anew."""
         if busy:
             self._rest_until = time.monotonic() + _BUSY_SECONDS
+            asyncio.get_running_loop().call_later(_BUSY_SECONDS, self._surroundings.changed)
         elif self._fault is not None and not self._fault.done():
             self._rest_until = float("inf")
             self._fault.set_exception(error)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
+from llamafile_mgr.supervisor.meters import Kind, SpeedPolicy
 from llamafile_mgr.supervisor.registry import Registry
 from llamafile_mgr.supervisor.restart import RestartPolicy
 from llamafile_mgr.supervisor.states import EngineState
-from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
 
 __all__ = ["EngineSnapshot", "EngineSurroundings", "PoolSnapshot", "Transition"]
 

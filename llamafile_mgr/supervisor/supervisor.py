@@ -19,13 +19,13 @@ from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.memory import available_bytes, resident_bytes
+from llamafile_mgr.supervisor.meters import Kind, SpeedPolicy
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from llamafile_mgr.supervisor.remote import Remote
 from llamafile_mgr.supervisor.restart import RestartPolicy
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.starting import EngineChecks
-from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
 
 __all__ = ["Supervisor", "SupervisorOptions"]
 

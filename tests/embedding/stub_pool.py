@@ -1,4 +1,4 @@
-"""A pool behind ``EnginePool`` whose engines answer in v10's shapes, one group at a time, as a test says.
+"""A pool whose engines answer in v10's shapes, one batch at a time, as a test says.
 
 Vectors depend on the text alone. Texts that hold a fault's word make the engine fail in that way.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -22,6 +22,12 @@ from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import EngineLostError, NotReadyError
 from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.calls import BatchPolicy
+from llamafile_mgr.supervisor.dispatch import Dispatcher
+from llamafile_mgr.supervisor.members import Member
+from llamafile_mgr.supervisor.meters import EngineMeter, Job, SpeedPolicy
+from llamafile_mgr.supervisor.pool import make_policy
+from llamafile_mgr.supervisor.queue import QueueLimits
 
 WIDTH = 16
 NAN, ZERO, REFUSED, TOO_LONG, DEADLY = "<nan>", "<zero>", "<refused>", "<too long>", "<deadly>"
@@ -69,10 +75,12 @@ def count_tokens(text: str) -> int:
 class StubClient:
     """One start of a stub engine."""
 
+    last_received = float("inf")
+
     def __init__(self, engine: StubEngine) -> None:
         self.engine = engine
 
-    async def request(self, request: EngineRequest, *, deadline_seconds: float) -> EngineReply:
+    async def request(self, request: EngineRequest, *, deadline_seconds: float | None = None) -> EngineReply:
         return await self.engine.answer(self, request)
 
 
@@ -92,8 +100,11 @@ class StubEngine:
     tokenized: list[str] = field(default_factory=list)
     client: StubClient | None = None
     ended: list[StubClient] = field(default_factory=list)
+    excused: list[object] = field(default_factory=list)
+    name: str = "stub"
 
     def __post_init__(self) -> None:
+        self.meter = EngineMeter(SpeedPolicy(), None)
         self.gate.set()
         self.client = StubClient(self)
         self._turn = asyncio.Lock()
@@ -101,10 +112,19 @@ class StubEngine:
     def suspect(self) -> None:
         self.suspicions += 1
 
+    def begin(self, tokens: int) -> Job | None:
+        return None
+
+    def end(self, job: Job | None, *, answered: bool) -> None:
+        pass
+
     async def was_ended(self, client: object) -> bool:
         return client in self.ended
 
-    def end(self) -> None:
+    def excuse_death(self, client: object) -> None:
+        self.excused.append(client)
+
+    def kill(self) -> None:
         """End this start as somebody with ``kill`` would."""
         assert self.client is not None
         self.ended.append(self.client)
@@ -162,42 +182,51 @@ def reply(body: object, status: int = 200) -> EngineReply:
 
 
 class StubPool:
-    """Engines that are always there, until a test says otherwise."""
+    """Engines that are always there, until a test says otherwise, behind the real queue and dispatcher."""
 
-    def __init__(self, plan: Plan | None = None, replicas: int = 1) -> None:
+    alike = True
+    hopeless = False
+
+    def __init__(
+        self,
+        plan: Plan | None = None,
+        replicas: int = 1,
+        *,
+        policy: BatchPolicy | None = None,
+        limits: QueueLimits | None = None,
+        hold_seconds: float = 5.0,
+    ) -> None:
         self.plan = plan or make_plan()
         self.engines = [StubEngine(self.plan) for _ in range(replicas)]
-        self._leases = dict.fromkeys(range(replicas), 0)
+        self.loads = 0
+        self._policy = policy
+        self.calls = Dispatcher(self, limits, hold_seconds)
 
     def replace(self, plan: Plan) -> None:
         """Put new engines in the place of the old, which finish what they have."""
         self.plan = plan
         self.engines = [StubEngine(plan) for _ in self.engines]
-        self._leases = dict.fromkeys(self._leases, 0)
+        self.calls.look_soon()
 
     @property
     def groups(self) -> list[list[str]]:
-        """Return every group that was sent, by engine and in order."""
+        """Return every batch that was sent, by engine and in order."""
         return [group for engine in self.engines for group in engine.groups]
 
-    @contextlib.asynccontextmanager
-    async def lease(self, wait_seconds: float, work: int = 0) -> AsyncIterator[StubEngine]:
-        end = asyncio.get_running_loop().time() + wait_seconds
-        while not (ready := [index for index, engine in enumerate(self.engines) if engine.ready]):
-            if asyncio.get_running_loop().time() >= end:
-                raise NotReadyError("the model stub is not ready yet")
-            await asyncio.sleep(0.001)
-        chosen = min(ready, key=lambda index: self._leases[index])
-        engine, leases = self.engines[chosen], self._leases
-        leases[chosen] += 1
-        try:
-            yield engine
-        finally:
-            leases[chosen] -= 1
+    @property
+    def members(self) -> Sequence[Member]:
+        return cast(Sequence[Member], self.engines)
 
-    async def call(
-        self, request: EngineRequest, *, wait_seconds: float, deadline_seconds: float
-    ) -> EngineReply:
-        async with self.lease(wait_seconds) as engine:
-            assert engine.client is not None
-            return await engine.client.request(request, deadline_seconds=deadline_seconds)
+    @property
+    def policy(self) -> BatchPolicy:
+        return self._policy or make_policy(self.plan)
+
+    @property
+    def loaded(self) -> bool:
+        return bool(self.engines)
+
+    def load_soon(self) -> None:
+        self.loads += 1
+
+    def not_ready(self) -> NotReadyError:
+        return NotReadyError("the model stub is not ready yet")

@@ -11,11 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafile_mgr.embedding.batching import BatchPolicy
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType, Truncation
-from llamafile_mgr.embedding.service import Embedder, EmbedOptions, make_policy
-from llamafile_mgr.errors import EngineError, InputTooLongError, NotReadyError, RequestError
+from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.errors import (
+    BusyError,
+    DeadlineError,
+    EngineError,
+    InputTooLongError,
+    NotReadyError,
+    RequestError,
+)
 from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.supervisor.calls import BatchPolicy, Caller, Deadline
+from llamafile_mgr.supervisor.pool import make_policy
+from llamafile_mgr.supervisor.queue import QueueLimits
 from tests.embedding.stub_pool import (
     DEADLY,
     NAN,
@@ -27,15 +36,15 @@ from tests.embedding.stub_pool import (
     vector_of,
 )
 
-POLICY = BatchPolicy(group_tokens=40, group_texts=4, bulk_groups=1)
+POLICY = BatchPolicy(batch_tokens=40, batch_texts=4, bulk_batches=1)
 
 
-def make(pool: StubPool, policy: BatchPolicy | None = POLICY, **options: object) -> Embedder:
+def make(pool: StubPool | None = None, **options: object) -> Embedder:
     return Embedder(
-        pool,
+        pool or StubPool(policy=POLICY),
         wait_seconds=5,
         deadline_seconds=5,
-        options=EmbedOptions(policy=policy, **options),  # type: ignore[arg-type]
+        **options,  # type: ignore[arg-type]
     )
 
 
@@ -69,9 +78,9 @@ def test_random_mixes(calls: list[Call], replicas: int, single_text_family: bool
 
 
 async def play(calls: list[Call], replicas: int, family: Family) -> None:
-    pool = StubPool(make_plan(family=family), replicas)
     policy = None if family is Family.V1 else POLICY
-    embedder = make(pool, policy)
+    pool = StubPool(make_plan(family=family), replicas, policy=policy)
+    embedder = make(pool)
     finished: list[tuple[Call, list[str]]] = []
     counted: dict[int, int] = {}
 
@@ -100,7 +109,7 @@ async def play(calls: list[Call], replicas: int, family: Family) -> None:
     for _, texts in finished:
         assert all(sent[text] == 1 for text in texts)  # none lost, none doubled
     for group in pool.groups:
-        assert len(group) <= (1 if family is Family.V1 else POLICY.group_texts)
+        assert len(group) <= (1 if family is Family.V1 else POLICY.batch_texts)
     if family is Family.V10 and len(finished) == len(calls):  # shares of groups add up to the whole
         whole = sum(count_tokens(text) for _, texts in finished for text in texts)
         assert abs(sum(counted.values()) - whole) <= len(calls)
@@ -121,14 +130,14 @@ async def start(embedder: Embedder, *requests: EmbedRequest) -> list[asyncio.Tas
 
 
 async def test_a_lone_call_is_sent_at_once() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     [call] = await start(make(pool), EmbedRequest(("a",)))
     assert pool.groups == [["a"]]
     await call
 
 
 async def test_calls_that_wait_share_a_group() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     pool.engines[0].gate.clear()
     calls = await start(make(pool), *(EmbedRequest((f"text {n}",)) for n in range(10)))
     assert pool.groups == [["text 0"], ["text 1"]]  # what may be under way; the others wait
@@ -138,7 +147,7 @@ async def test_calls_that_wait_share_a_group() -> None:
 
 
 async def test_a_query_passes_a_bulk_job() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     engine = pool.engines[0]
     engine.gate.clear()
     embedder = make(pool)
@@ -151,11 +160,11 @@ async def test_a_query_passes_a_bulk_job() -> None:
     assert not bulk.done()
     assert len(engine.groups) <= 4
     await bulk
-    assert embedder.stats().groups == 51
+    assert embedder.stats().batches == 51
 
 
 async def test_a_query_in_many_parts_passes_too() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     pool.engines[0].gate.clear()
     embedder = make(pool)
     bulk, query = await start(
@@ -170,7 +179,7 @@ async def test_a_query_in_many_parts_passes_too() -> None:
 
 
 async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     pool.engines[0].gate.clear()
     embedder = make(pool)
     gone, kept = await start(
@@ -188,7 +197,7 @@ async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
 
 
 async def test_equal_texts_are_computed_once() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     embedder = make(pool)
     result = await embedder.embed(EmbedRequest(("a", "b", "a", "a")))
     assert sorted(text for group in pool.groups for text in group) == ["a", "b"]
@@ -197,13 +206,13 @@ async def test_equal_texts_are_computed_once() -> None:
 
 
 async def test_the_first_bad_text_is_named_and_ends_the_call() -> None:
-    embedder = make(StubPool())
+    embedder = make()
     with pytest.raises(EngineError, match="text 3: the engine gave numbers that are not finite"):
         await embedder.embed(EmbedRequest(("a", "b", "c", NAN)))
 
 
 async def test_keep_going_answers_the_rest() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     texts = ("a", NAN, "b", REFUSED, "x " * 200, "c", DEADLY)
     embedder = make(pool)
     result = await embedder.embed(EmbedRequest(texts, keep_going=True))
@@ -216,20 +225,20 @@ async def test_keep_going_answers_the_rest() -> None:
 
 
 async def test_nobody_waits_longer_than_a_model_may_take_to_come() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     pool.engines[0].ready = False
-    embedder = Embedder(pool, wait_seconds=0.05, options=EmbedOptions(policy=POLICY))
+    embedder = Embedder(pool, wait_seconds=0.05)
     calls = [embedder.embed(EmbedRequest((f"{n}",) * 9, keep_going=n % 2 == 0)) for n in range(5)]
     errors = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
     assert [type(error) for error in errors] == [NotReadyError] * 5
 
 
 async def test_a_deadline_frees_the_engine() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     pool.engines[0].gate.clear()
     embedder = make(pool)
-    with pytest.raises(EngineError, match=r"not embedded within 0\.05 seconds"):
-        await embedder.embed(EmbedRequest(("a",), deadline_seconds=0.05))
+    with pytest.raises(DeadlineError, match=r"no answer within 0\.05 seconds"):
+        await embedder.embed(EmbedRequest(("a",)), Caller("", Deadline.after(0.05, 0.05)))
     await asyncio.sleep(0.01)
     assert pool.engines[0].in_flight == 0
 
@@ -286,27 +295,40 @@ async def test_fewer_dimensions_only_where_the_model_was_trained_for_it() -> Non
 
 
 def test_engines_that_take_one_text_get_as_many_requests_as_slots() -> None:
-    assert make_policy(make_plan(family=Family.V2, slots=3)).bulk_groups == 3
-    assert make_policy(make_plan(family=Family.V1)).group_texts == 1
+    assert make_policy(make_plan(family=Family.V2, slots=3)).bulk_batches == 3
+    assert make_policy(make_plan(family=Family.V1)).batch_texts == 1
     assert make_policy(make_plan()) == BatchPolicy()
 
 
 def test_a_gpu_gets_a_second_group_of_bulk() -> None:
     plan = make_plan()
     for word, groups in ((None, 1), ("disable", 1), ("nvidia", 2)):
-        assert make_policy(replace(plan, settings=replace(plan.settings, gpu=word))).bulk_groups == groups
+        assert make_policy(replace(plan, settings=replace(plan.settings, gpu=word))).bulk_batches == groups
 
 
 async def test_counters() -> None:
-    embedder = make(StubPool())
+    embedder = make()
     await embedder.embed(EmbedRequest(("a b", "c")))
     stats = embedder.stats()
-    assert (stats.calls, stats.texts, stats.tokens, stats.groups, stats.failed) == (1, 2, 7, 1, 0)
+    assert (stats.calls, stats.texts, stats.tokens, stats.batches, stats.failed) == (1, 2, 7, 1, 0)
     assert (stats.engine_seconds.count, stats.total_seconds.count) == (1, 1)
 
 
 async def test_half_a_surrogate_pair_is_refused_by_index() -> None:
-    pool = StubPool()
+    pool = StubPool(policy=POLICY)
     with pytest.raises(RequestError, match="text 1 is no Unicode text"):
         await make(pool).embed(EmbedRequest(("é", "\ud800")))
     assert pool.groups == []
+
+
+async def test_a_full_queue_refuses_and_empties_again() -> None:
+    pool = StubPool(policy=POLICY, limits=QueueLimits(8, 10_000))
+    pool.engines[0].gate.clear()
+    embedder = make(pool)
+    [held] = await start(embedder, EmbedRequest(tuple(f"text {n}" for n in range(8))))
+    with pytest.raises(BusyError, match="the queue is full: 8 texts"):
+        await embedder.embed(EmbedRequest(("one more",)))
+    pool.engines[0].gate.set()
+    await held
+    assert (pool.calls.queue.items, pool.calls.queue.tokens, pool.calls.queue.idle) == (0, 0, True)
+    await embedder.embed(EmbedRequest(("one more",)))

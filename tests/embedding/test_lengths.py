@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import re
 
@@ -21,9 +20,11 @@ from llamafile_mgr.embedding.lengths import (
 )
 from llamafile_mgr.embedding.policy import fit_text
 from llamafile_mgr.embedding.prompts import PromptedText
-from llamafile_mgr.embedding.requests import Truncation
+from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
+from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.errors import InputTooLongError
 from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.supervisor.calls import Caller, Deadline
 from tests.embedding.stub_pool import StubPool, make_plan
 
 #: Words of one to three tokens and two specials, as a word-piece tokenizer would make them.
@@ -142,19 +143,17 @@ def test_causal_models_keep_one_below_their_context() -> None:
 
 async def test_counts_are_remembered_but_not_for_ever() -> None:
     pool = StubPool()
-    counter = TokenCounter(pool, remember=2)
+    counter = TokenCounter(pool.calls, pool.plan, remember=2)
     for text in ("a", "a", "b", "a", "c", "b", "a"):
-        assert await counter.count(text, wait_seconds=1, deadline_seconds=1) == 3
+        assert await counter.count(text, Caller("", Deadline.after(1, 1))) == 3
     assert pool.engines[0].tokenized == ["a", "b", "c", "b", "a"]
 
 
-async def test_one_text_many_times_at_once_is_hardly_counted_again() -> None:
-    """As in a call of duplicates: only as many requests as go out together before the first answer."""
+async def test_a_text_that_a_call_repeats_is_counted_once() -> None:
     pool = StubPool()
-    counter = TokenCounter(pool)
-    counts = [counter.count("a b", wait_seconds=1, deadline_seconds=1) for _ in range(500)]
-    assert set(await asyncio.gather(*counts)) == {4}
-    assert len(pool.engines[0].tokenized) <= 8
+    await Embedder(pool).embed(EmbedRequest(("word " * 40,) * 500))
+    assert len(pool.engines[0].tokenized) == 1
+    assert pool.groups == [["word " * 40]]
 
 
 async def fit(text: str, how: Truncation, before: str = "") -> list[str]:

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,16 +17,16 @@ import pytest
 
 from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.batching import BatchPolicy
 from llamafile_mgr.embedding.cache import VectorCache
 from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.local_plans import Wanted, make_plans
 from llamafile_mgr.embedding.readiness import make_checks
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
-from llamafile_mgr.embedding.service import Embedder, EmbedOptions
+from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.embedding.vectors import cosines
 from llamafile_mgr.errors import InputTooLongError
 from llamafile_mgr.paths import resolve_paths
+from llamafile_mgr.supervisor.calls import BatchPolicy
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 from tests.support.golden import GOLDEN, golden_cosine
@@ -69,15 +70,14 @@ async def test_alone_batched_coalesced_and_cached_are_one(model_home: Path, tmp_
         random.Random(7).shuffle(order)
         shuffled = await embedder.embed(EmbedRequest(tuple(TEXTS[i] for i in order)))
         coalesced = await asyncio.gather(*(embedder.embed(EmbedRequest((text,))) for text in TEXTS))
-        small = Embedder(
-            pool, wait_seconds=30, options=EmbedOptions(policy=BatchPolicy(group_tokens=64)), cache=cache
-        )
+        pool.options = replace(pool.options, policy=BatchPolicy(batch_tokens=64))
+        small = Embedder(pool, wait_seconds=30, cache=cache)
         mixed = await asyncio.gather(
             *(small.embed(EmbedRequest(TEXTS[at : at + 7])) for at in range(0, len(TEXTS), 7))
         )
         cached = await small.embed(EmbedRequest(TEXTS))
         cache.close()
-        sent = embedder.stats().groups
+        sent = embedder.stats().batches
         assert all(outcome.cached for outcome in cached.outcomes)
         assert sent < 2 * len(TEXTS) + 40  # the coalesced texts shared groups
         for vectors in (
@@ -123,7 +123,7 @@ async def test_a_killed_engine_costs_no_text(model_home: Path) -> None:
         embedder = Embedder(pool, wait_seconds=30)
         await embedder.embed(EmbedRequest(("warm",)))
         call = asyncio.create_task(embedder.embed(EmbedRequest(TEXTS)))
-        while embedder.stats().groups < 2:  # noqa: ASYNC110  # nothing tells when a group is sent
+        while embedder.stats().batches < 2:  # noqa: ASYNC110  # nothing tells when a group is sent
             await asyncio.sleep(0.001)
         for state in pool.snapshot().engines:
             if state.pid is not None:

@@ -16,7 +16,7 @@ from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import InputTooLongError
 from llamafile_mgr.llamafile.family import Family
-from tests.embedding.stub_pool import StubPool, make_plan, vector_of
+from tests.embedding.stub_pool import StubClient, StubEngine, StubPool, make_plan, vector_of
 
 TEXTS = tuple(f"text number {n}" for n in range(9))
 KNOWN = np.stack([vector_of(text) for text in TEXTS])
@@ -66,18 +66,17 @@ async def test_a_call_that_overlaps_the_exchange_has_vectors_of_one_space(
 
 
 async def test_what_failed_meanwhile_is_tried_with_the_new_engines() -> None:
-    class Exchanging(StubPool):
-        """Gets engines that take longer texts while one is counted."""
+    class Exchanging(StubEngine):
+        """Is exchanged for one that takes longer texts while it counts one."""
 
-        async def call(
-            self, request: EngineRequest, *, wait_seconds: float, deadline_seconds: float
-        ) -> EngineReply:
-            reply = await super().call(request, wait_seconds=wait_seconds, deadline_seconds=deadline_seconds)
-            if self.plan.max_tokens == 8:
-                self.replace(make_plan(max_tokens=64))
+        async def answer(self, client: StubClient, request: EngineRequest) -> EngineReply:
+            reply = await super().answer(client, request)
+            pool.replace(make_plan(max_tokens=64))
             return reply
 
-    embedder = make(Exchanging(make_plan(max_tokens=8)))
+    pool = StubPool(make_plan(max_tokens=8))
+    pool.engines = [Exchanging(pool.plan)]
+    embedder = make(pool)
     assert len((await embedder.embed(EmbedRequest(("word " * 20,)))).vectors) == 1
     with pytest.raises(InputTooLongError, match="more than the 64"):
         await embedder.embed(EmbedRequest(("word " * 80,)))

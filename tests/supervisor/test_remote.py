@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
@@ -27,7 +28,6 @@ from llamafile_mgr.supervisor.remote import Remote
 from llamafile_mgr.supervisor.restart import RestartPolicy
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineState
-from llamafile_mgr.supervisor.throughput import SpeedPolicy
 
 QUICK = RestartPolicy(first_delay_seconds=0.01, longest_delay_seconds=0.02, cooldown_seconds=0.05)
 ASK = json_request("/v1/embeddings", {"input": ["a"]})

@@ -8,7 +8,6 @@ from dataclasses import replace
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
 from llamafile_mgr.errors import RequestError
-from llamafile_mgr.proxy.admission import Cost, estimate_tokens
 from llamafile_mgr.proxy.dialects.choice import parse_call
 from llamafile_mgr.proxy.dialects.errors import Dialect
 from llamafile_mgr.proxy.dialects.outcomes import outcome_headers
@@ -76,9 +75,8 @@ async def _embed(front: Front, request: Request) -> Reply:
     if wanted.input_type is None and choice.input_type is not None:
         wanted = replace(wanted, input_type=choice.input_type)
     if wanted.texts:
-        cost = Cost(len(wanted.texts), estimate_tokens(wanted.texts))
-        async with front.turn(request, choice.pool, cost):
-            result = await embedder.embed(wanted)
+        request.progress.items = len(wanted.texts)
+        result = await embedder.embed(wanted, front.caller(request))
         _check_width(wanted, result)
         # The call may have waited while other engines took over.
         check_space(request.headers, result.vector_space, name)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Any
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError
 from llamafile_mgr.llamafile.family import Family
-from llamafile_mgr.proxy.admission import CHARACTERS_PER_TOKEN, Cost
 from llamafile_mgr.proxy.dialects import completions
 from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
 from llamafile_mgr.proxy.dialects.llamafiler import to_llamafiler
@@ -26,18 +26,17 @@ from llamafile_mgr.proxy.dialects.ollama_chat import (
 from llamafile_mgr.proxy.events import EventReader, render_event
 from llamafile_mgr.proxy.front import Front, Route
 from llamafile_mgr.proxy.generation import (
-    SILENCE_SECONDS,
     EngineAnswer,
-    StreamCutError,
     ask_engine,
     check_reply,
     pass_on,
     prepare_body,
     style_of,
 )
-from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply, json_reply
+from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamCutError, StreamReply, json_reply
 from llamafile_mgr.proxy.refusals import UnsupportedError
 from llamafile_mgr.proxy.tracing import engine_headers
+from llamafile_mgr.supervisor.calls import Weight
 from llamafile_mgr.supervisor.pool import Pool
 
 __all__ = ["generation_routes"]
@@ -55,6 +54,8 @@ _PATHS = {
 _NDJSON = "application/x-ndjson"
 #: What a generation is taken to cost when it names no end.
 _ASSUMED_TOKENS, _MOST_TOKENS = 256, 4096
+#: Of English, rather too few.
+_CHARACTERS_PER_TOKEN = 3
 
 
 def generation_routes(front: Front) -> list[Route]:
@@ -91,30 +92,19 @@ def _check_offered(pool: Pool, path: str) -> None:
 
 
 async def _ask(front: Front, request: Request, pool: Pool, path: str, body: dict[str, Any]) -> EngineAnswer:
-    """Ask an engine within this request's turn, which ends with the answer."""
+    """Ask an engine."""
     limit = body.get("max_tokens", body.get("n_predict", _ASSUMED_TOKENS))
     limit = limit if isinstance(limit, int) and 0 <= limit <= _MOST_TOKENS else _ASSUMED_TOKENS
-    cost = Cost(1, len(request.body) // CHARACTERS_PER_TOKEN + limit)
-    turn = front.turn(request, pool, cost)
-    await turn.__aenter__()
-    try:
-        answer = await ask_engine(
-            pool,
-            path,
-            body,
-            wait_seconds=front.hold_seconds(request),
-            deadline_seconds=front.settings.request_seconds,
-            streamed=body.get("stream") is True,
-            headers=engine_headers(request.headers, request.request_id),
-        )
-    except BaseException:
-        turn.end(done=False)
-        raise
-    if answer.stack is None:
-        turn.end(done=True)
-    else:
-        answer.stack.callback(turn.end, done=True)
-    return answer
+    request.progress.items = 1
+    return await ask_engine(
+        pool,
+        json_request(
+            path, {"model": pool.plan.name, **body}, engine_headers(request.headers, request.request_id)
+        ),
+        front.caller(request),
+        Weight(1, len(request.body) // _CHARACTERS_PER_TOKEN + limit),
+        streamed=body.get("stream") is True,
+    )
 
 
 async def _complete_on_v1(
@@ -128,7 +118,8 @@ async def _complete_on_v1(
             completions.render_whole(reply, pool.plan.name, request.request_id), headers=headers
         )
     stream = completions.CompletionStream(pool.plan.name, request.request_id)
-    return StreamReply(200, "text/event-stream", _events(answer, stream.feed, stream.finish), headers)
+    events = _events(answer, stream.feed, stream.finish)
+    return StreamReply(200, "text/event-stream", events, headers, answer.close)
 
 
 async def _complete_on_v2(
@@ -140,7 +131,8 @@ async def _complete_on_v2(
         reply = read_json(check_reply(answer.whole))
         return json_reply(completions.render_llamafile(reply, pool.plan.name), headers=headers)
     stream = completions.LlamafileStream(pool.plan.name)
-    return StreamReply(200, "text/event-stream", _events(answer, stream.feed, stream.finish), headers)
+    events = _events(answer, stream.feed, stream.finish)
+    return StreamReply(200, "text/event-stream", events, headers, answer.close)
 
 
 async def _ollama(front: Front, request: Request) -> Reply | StreamReply:
@@ -162,10 +154,10 @@ async def _ollama(front: Front, request: Request) -> Reply | StreamReply:
     if answer.whole is not None:
         whole = read_json(check_reply(answer.whole))
         return json_reply(render_whole(call, name, whole, time.monotonic() - began), headers=headers)
-    return StreamReply(200, _NDJSON, _ollama_lines(answer, call, name, began), headers)
+    return StreamReply(200, _NDJSON, _ollama_lines(answer, call, name, began), headers, answer.close)
 
 
-async def _events(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncIterator[bytes]:
+async def _events(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncGenerator[bytes]:
     """Yield translated server-sent events; a death midway is one more of them before the stream is cut."""
     try:
         async for event in _translate(answer, feed, finish):
@@ -178,7 +170,7 @@ async def _events(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncIterator
 
 async def _ollama_lines(
     answer: EngineAnswer, call: OllamaCall, name: str, began: float
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     stream = OllamaStream(call, name)
     try:
         async for line in _translate(answer, stream.feed, lambda: stream.finish(time.monotonic() - began)):
@@ -192,17 +184,14 @@ async def _ollama_lines(
 async def _translate(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncIterator[bytes]:
     """Yield what ``feed`` makes of each event and ``finish`` at the end; a death midway cuts the stream."""
     reader = EventReader()
-    assert answer.stream is not None  # noqa: S101
-    assert answer.stack is not None  # noqa: S101
-    with answer.stack:
-        try:
-            async for piece in answer.stream.chunks(SILENCE_SECONDS):
-                for event in reader.feed(piece):
-                    if out := feed(event):
-                        yield out
-        except EngineError as error:
-            raise StreamCutError from error
-        for event in reader.finish():
-            if out := feed(event):
-                yield out
-        yield finish()
+    try:
+        async for piece in answer.chunks():
+            for event in reader.feed(piece):
+                if out := feed(event):
+                    yield out
+    except EngineError as error:
+        raise StreamCutError from error
+    for event in reader.finish():
+        if out := feed(event):
+            yield out
+    yield finish()

@@ -10,7 +10,6 @@ from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError, RequestError
 from llamafile_mgr.llamafile.family import Family
-from llamafile_mgr.proxy.admission import Cost
 from llamafile_mgr.proxy.dialects.fields import read_flag, read_text
 from llamafile_mgr.proxy.dialects.tei import render_tokens
 from llamafile_mgr.proxy.dialects.texts import read_texts
@@ -19,6 +18,7 @@ from llamafile_mgr.proxy.generation import check_reply
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
 from llamafile_mgr.proxy.refusals import UnsupportedError
 from llamafile_mgr.proxy.routing import Choice
+from llamafile_mgr.supervisor.calls import Priority, Weight
 from llamafile_mgr.supervisor.pool import Pool
 
 __all__ = ["token_routes"]
@@ -119,12 +119,8 @@ async def _detokenize(front: Front, request: Request) -> Reply:
 
 
 async def _call(front: Front, request: Request, pool: Pool, asked: EngineRequest) -> dict[str, Any]:
-    async with front.turn(request, pool, Cost(1, len(asked.body or b"") // 4 + 1)):
-        reply = await pool.call(
-            asked,
-            wait_seconds=front.hold_seconds(request),
-            deadline_seconds=front.settings.request_seconds,
-        )
+    weight = Weight(1, len(asked.body or b"") // 4 + 1)
+    reply = await front.ask(request, pool, asked, weight, Priority.CONTROL)
     value = read_json(check_reply(reply))
     if not isinstance(value, dict):
         raise EngineError("the engine's reply is no object")

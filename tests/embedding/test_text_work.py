@@ -1,9 +1,8 @@
-"""One group on an engine that fails in every way: neighbours are answered, culprits named."""
+"""One batch on an engine that fails in every way: neighbours are answered, culprits named."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,12 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafile_mgr.embedding.groups import Budget, GroupRunner, ItemResult
 from llamafile_mgr.embedding.requests import EmbedRequest
 from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.embedding.text_work import TextVector, TextWork
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
-from llamafile_mgr.errors import EngineError, InputTooLongError, NotReadyError
+from llamafile_mgr.errors import (
+    DeadlyRequestError,
+    EngineError,
+    Error,
+    InputTooLongError,
+    NotReadyError,
+)
 from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority
 from tests.embedding.stub_pool import (
     DEADLY,
     NAN,
@@ -37,108 +43,120 @@ FAULTS = {
     ZERO: (EngineError, "a zero vector"),
     REFUSED: (EngineError, "500: cannot compute this"),
     TOO_LONG: (InputTooLongError, "too large to process"),
-    DEADLY: (EngineError, "engines died"),
+    DEADLY: (DeadlyRequestError, "engines died"),
 }
 
 
-WAIT_SECONDS = 5.0
+async def run(
+    pool: StubPool, texts: Sequence[str], seconds: float = 5.0, ready_seconds: float = 5.0
+) -> list[TextVector | Error]:
+    tokens = [count_tokens(text) for text in texts]
+    caller = Caller("", Deadline.after(ready_seconds, seconds))
+    work = TextWork()
+    return await pool.calls.compute(work, texts, tokens, Priority.BULK, caller, stop_early=False)
 
 
-async def run(pool: StubPool, texts: Sequence[str], seconds: float = 5.0) -> list[ItemResult]:
-    end = time.monotonic() + seconds
-    return await GroupRunner(pool, wait_seconds=WAIT_SECONDS).run(
-        texts, [count_tokens(text) for text in texts], Budget(end, end)
-    )
+def good(results: Sequence[TextVector | Error]) -> list[bool]:
+    return [isinstance(result, TextVector) for result in results]
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["good", *FAULTS]), min_size=1, max_size=12))
 def test_each_text_gets_what_it_deserves(kinds: list[str]) -> None:
-    if kinds.count(DEADLY) > 1:
-        kinds = [kind for kind in kinds if kind != DEADLY] + [DEADLY]
     texts = [f"text {index} {kind}" for index, kind in enumerate(kinds)]
-    results = asyncio.run(run(StubPool(), texts))
-    for text, kind, result in zip(texts, kinds, results, strict=True):
+
+    async def play() -> list[TextVector | Error]:
+        return await run(StubPool(), texts)
+
+    for text, kind, result in zip(texts, kinds, asyncio.run(play()), strict=True):
         if kind == "good":
-            assert result.vector is not None
+            assert isinstance(result, TextVector)
             assert np.allclose(result.vector, vector_of(text), atol=1e-6)
         else:
             error, message = FAULTS[kind]
-            assert result.vector is None
-            assert type(result.error) is error
-            assert message in str(result.error)
+            assert type(result) is error
+            assert message in str(result)
 
 
-async def test_a_deadly_text_costs_few_engines() -> None:
+async def test_a_deadly_text_costs_two_engines() -> None:
     pool = StubPool()
     results = await run(pool, [f"text {n}" for n in range(31)] + [DEADLY])
-    assert [result.error is None for result in results] == [True] * 31 + [False]
-    assert pool.engines[0].deaths == 4  # the budget of restarts is eight
+    assert good(results) == [True] * 31 + [False]
+    assert pool.engines[0].deaths == len(pool.engines[0].excused) == 2
 
 
-async def test_two_groups_that_lose_one_engine_do_not_blame_each_other() -> None:
-    pool = StubPool()
+async def test_two_batches_that_lose_one_engine_do_not_blame_each_other() -> None:
+    pool = StubPool(make_plan(family=Family.V2, slots=8))
     pool.engines[0].gate.clear()
-    end = time.monotonic() + 5
-    runner = GroupRunner(pool, wait_seconds=WAIT_SECONDS)
-    groups = [[f"{name} {n}" for n in range(4)] for name in ("a", "b")]
-    groups[1][2] += DEADLY
-    tasks = [asyncio.create_task(runner.run(group, [3] * 4, Budget(end, end))) for group in groups]
+    batches = [[f"{name} {n}" for n in range(4)] for name in ("a", "b")]
+    batches[1][2] += DEADLY
+    tasks = [asyncio.create_task(run(pool, texts)) for texts in batches]
     await asyncio.sleep(0.01)
+    assert pool.engines[0].in_flight == 8
     pool.engines[0].gate.set()
     first, second = await asyncio.gather(*tasks)
-    assert all(result.error is None for result in first)
-    assert [result.error is None for result in second] == [True, True, False, True]
+    assert good(first) == [True] * 4
+    assert good(second) == [True, True, False, True]
 
 
-async def test_a_group_whose_engine_is_killed_by_others_blames_no_text() -> None:
+async def test_suspects_are_alone_with_their_engine() -> None:
+    pool = StubPool(replicas=2)
+    culprit = asyncio.create_task(run(pool, [DEADLY, "a", "b"]))
+    others = [asyncio.create_task(run(pool, [f"other {n}"])) for n in range(20)]
+    assert good(await culprit) == [False, True, True]
+    assert [good(each) for each in await asyncio.gather(*others)] == [[True]] * 20
+    assert sum(engine.deaths for engine in pool.engines) == 2
+    alone = [group for group in pool.groups if DEADLY in group]
+    assert sorted(map(len, alone))[0] == 1
+
+
+async def test_a_batch_whose_engine_is_killed_by_others_blames_no_text() -> None:
     pool = StubPool()
     engine = pool.engines[0]
-    end = time.monotonic() + 5
-    runner = GroupRunner(pool, wait_seconds=WAIT_SECONDS)
-    task = asyncio.create_task(runner.run(["a", "b"], [3, 3], Budget(end, end)))
+    task = asyncio.create_task(run(pool, ["a", "b"]))
     for killed in range(1, 7):
         engine.gate.clear()
         for _ in range(400):
             if len(engine.groups) == killed:
                 break
             await asyncio.sleep(0.005)
-        engine.end()
+        engine.kill()
         engine.gate.set()
         await asyncio.sleep(0)
-    results = await task
-    assert [result.error for result in results] == [None, None]
-    assert engine.groups == [["a", "b"]] * len(engine.groups)
-    assert len(engine.groups) == 7
+    assert good(await task) == [True, True]
+    assert engine.groups == [["a", "b"]] * 7
+    assert not engine.excused
 
 
 async def test_tokens_are_the_engines_own_or_shared_out() -> None:
     [alone] = await run(StubPool(), ["three words here"])
+    assert isinstance(alone, TextVector)
     assert alone.tokens == 5
     one, two = await run(StubPool(), ["a b c d", "a"])
+    assert isinstance(one, TextVector)
+    assert isinstance(two, TextVector)
     assert (one.tokens, two.tokens) == (None, None)
     assert (one.share, two.share) == (6, 3)
 
 
 async def test_one_text_a_request() -> None:
-    pool = StubPool(make_plan(family=Family.V1))
-    [result] = await run(pool, ["a"])
-    assert result.vector is not None
+    assert good(await run(StubPool(make_plan(family=Family.V1)), ["a"])) == [True]
 
 
 async def test_an_engine_that_never_comes() -> None:
     pool = StubPool()
     pool.engines[0].ready = False
-    results = await run(pool, ["a", "b"], seconds=0.02)
-    assert [type(result.error) for result in results] == [NotReadyError] * 2
+    with pytest.raises(NotReadyError):
+        await run(pool, ["a", "b"], seconds=1, ready_seconds=0.02)
+    assert pool.calls.queue.idle
 
 
 async def test_a_width_that_changed_is_an_error() -> None:
     pool = StubPool(make_plan("all-minilm-l6-v2"))
     object.__setattr__(pool.plan, "dimensions", 384)
     [result] = await run(pool, ["a"])
-    with pytest.raises(EngineError, match="16 dimensions where 384"):
-        raise result.error or AssertionError
+    assert isinstance(result, EngineError)
+    assert "16 dimensions where 384" in str(result)
 
 
 class LoadingEngine(StubEngine):
@@ -157,35 +175,33 @@ class LoadingEngine(StubEngine):
 async def test_an_engine_that_loads_is_waited_for() -> None:
     pool = StubPool()
     pool.engines[0] = LoadingEngine(pool.plan)
-    [result] = await run(pool, ["a"])
-    assert result.error is None
+    assert good(await run(pool, ["a"])) == [True]
 
 
 async def test_a_dead_engine_that_is_still_taken_for_ready_blames_nobody() -> None:
     pool = StubPool()
     engine = pool.engines[0]
-    dead, engine.client = engine.client, None  # stopped, and its own task has yet to say so
-    assert dead is not None
+    engine.client = None  # stopped, and its own task has yet to say so
     call = asyncio.create_task(run(pool, ["a", "b"]))
     await asyncio.sleep(0.05)
     engine.client = StubClient(engine)
-    assert [result.error for result in await call] == [None, None]
+    assert good(await call) == [True, True]
+    assert engine.groups == [["a", "b"]]
 
 
 async def test_a_text_of_an_old_call_is_held_as_long_when_its_engine_dies() -> None:
     pool = StubPool()
     engine = pool.engines[0]
     engine.gate.clear()
-    now = time.monotonic()
-    runner = GroupRunner(pool, wait_seconds=WAIT_SECONDS)
-    call = asyncio.create_task(runner.run(["a"], [3], Budget(now + 0.01, now + WAIT_SECONDS)))
+    call = asyncio.create_task(run(pool, ["a"], ready_seconds=0.01))
     await asyncio.sleep(0.05)
-    engine.end()
+    engine.kill()
     engine.ready = False
     engine.gate.set()
     await asyncio.sleep(0.05)
     engine.ready = True
-    assert [result.error for result in await call] == [None]
+    pool.calls.look_soon()
+    assert good(await call) == [True]
 
 
 #: What engines of the classic family and of llamafiler answer to one text that they cannot serve, under
@@ -218,7 +234,7 @@ async def test_failures_of_old_engines_stay_with_their_text(
 
     pool = StubPool(make_plan(family=family))
     pool.engines[0] = OldEngine(pool.plan)
-    embedder = Embedder(pool, wait_seconds=5)
+    embedder = Embedder(pool)
     result = await embedder.embed(EmbedRequest(("good", "bad", "fine"), keep_going=True))
     assert [outcome.error is None for outcome in result.outcomes] == [True, False, True]
     assert message in str(result.outcomes[1].error)

@@ -1,0 +1,474 @@
+"""Calls of a pool and the engines that compute them: carries out what the queue decides.
+
+Nothing waits for a clock: what finds an engine free is sent in the loop's next turn; items share a batch only
+when they came together or had to wait anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol
+
+from llamafile_mgr.engines.messages import EngineReply, EngineRequest
+from llamafile_mgr.engines.transport import EngineClient
+from llamafile_mgr.errors import (
+    BusyError,
+    DeadlineError,
+    DeadlyRequestError,
+    EngineLostError,
+    Error,
+    InternalError,
+    NotReadyError,
+)
+from llamafile_mgr.supervisor.calls import (
+    Batch,
+    BatchPolicy,
+    Caller,
+    Item,
+    PendingCall,
+    Priority,
+    Weight,
+    Work,
+)
+from llamafile_mgr.supervisor.members import Member
+from llamafile_mgr.supervisor.meters import Job
+from llamafile_mgr.supervisor.queue import CallQueue, QueueLimits, Worker
+from llamafile_mgr.supervisor.resending import EngineLoss, Resend, judge_loss
+
+__all__ = ["Dispatcher", "Fleet", "Permit", "RequestWork", "WorkerSlot"]
+
+_LOG = logging.getLogger("llamafile_mgr.supervisor")
+
+
+class Fleet(Protocol):
+    """The engines of a pool, as its dispatcher needs them."""
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """Return all of them, ready or not."""
+
+    @property
+    def policy(self) -> BatchPolicy:
+        """Return how batches are made for them."""
+
+    @property
+    def alike(self) -> bool:
+        """Tell whether all are as fast."""
+
+    @property
+    def loaded(self) -> bool:
+        """Tell whether there are engines, ready or not, or they are being started."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Tell whether no engine will be ready soon."""
+
+    def load_soon(self) -> None:
+        """Start the engines."""
+
+    def not_ready(self) -> NotReadyError:
+        """Return why a call cannot be sent."""
+
+
+class Permit:
+    """A call's place in the queue, from its admission to its end; a context that gives it back."""
+
+    __slots__ = ("_dispatcher", "caller", "weight")
+
+    def __init__(self, dispatcher: Dispatcher, caller: Caller, weight: Weight) -> None:
+        self.caller = caller
+        self.weight = weight
+        self._dispatcher: Dispatcher | None = dispatcher
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Leave the queue; further times do nothing."""
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.queue.release(self.caller.client, self.weight)
+
+
+class WorkerSlot:
+    """A batch's place at an engine. ``client``: the connections to it, as they were when it was sent."""
+
+    __slots__ = ("_answered_from", "_batch", "_dispatcher", "_job", "_kept", "client", "engine")
+
+    def __init__(self, dispatcher: Dispatcher, batch: Batch, engine: Member) -> None:
+        self.engine = engine
+        self.client: EngineClient | None = engine.client
+        self._dispatcher: Dispatcher | None = dispatcher
+        self._batch = batch
+        self._kept = False
+        self._answered_from = time.monotonic()
+        metered = batch.priority is not Priority.CONTROL
+        self._job: Job | None = engine.begin(max(1, batch.tokens) if metered else 0)
+
+    def connection(self) -> EngineClient:
+        """Return the connections to the engine. Raises EngineLostError: it was stopped."""
+        if self.client is None:
+            lost = EngineLostError(f"{self.engine.name} was stopped")
+            lost.sent = False
+            raise lost
+        return self.client
+
+    def keep(self) -> None:
+        """Keep the place after the result is given, until ``end``: an answer that still comes."""
+        self._kept = True
+
+    def end_computing(self) -> None:
+        """Give the place back unless it is kept."""
+        if not self._kept:
+            self.end()
+
+    def end(self) -> None:
+        """Give the place back; further times do nothing."""
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is None:
+            return
+        client = self.client
+        answered = client is not None and client.last_received >= self._answered_from
+        self.engine.end(self._job, answered=answered)
+        dispatcher.queue.finish(self._batch)
+        dispatcher.note_activity()
+        dispatcher.look_soon()
+
+
+class RequestWork:
+    """One request that may be sent again, and its reply."""
+
+    async def compute(
+        self, slot: WorkerSlot, payloads: Sequence[EngineRequest], tokens: Sequence[int]
+    ) -> Sequence[EngineReply | Error]:
+        """Send it."""
+        return [await slot.connection().request(request) for request in payloads]
+
+    def discard(self, result: EngineReply) -> None:
+        """A whole reply holds nothing."""
+
+    def note_wait(self, priority: Priority, seconds: float, items: int) -> None:
+        """Nobody counts these."""
+
+
+class _Arrival(RequestWork):
+    """Nothing to compute: who has an engine knows that there is one."""
+
+    async def compute(
+        self, slot: WorkerSlot, payloads: Sequence[Any], tokens: Sequence[int]
+    ) -> Sequence[Any]:
+        return payloads
+
+
+_REQUESTS, _ARRIVALS = RequestWork(), _Arrival()
+
+
+@dataclass(slots=True, eq=False)
+class _Call(PendingCall):
+    """A call and who waits for it. ``stop_early``: the first error ends it."""
+
+    caller: Caller
+    stop_early: bool
+    done: asyncio.Future[None]
+    results: list[Any]
+    missing: int
+    began: float
+    sent: float | None = None
+    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """How a batch lost its engine."""
+
+    error: EngineLostError
+    loss: EngineLoss
+
+
+class Dispatcher:
+    """Lets calls in, sends their batches, and hands out the results. One task per batch, owned here.
+
+    ``hold_seconds``: so long a call is held when engines are lost under it, however old it is by then.
+    """
+
+    def __init__(self, fleet: Fleet, limits: QueueLimits | None, hold_seconds: float) -> None:
+        self.queue = CallQueue(limits)
+        self.last_activity = time.monotonic()
+        self._fleet = fleet
+        self._hold_seconds = hold_seconds
+        self._calls: set[_Call] = set()
+        self._batches: dict[asyncio.Task[Any], tuple[Batch, WorkerSlot]] = {}
+        self._gone: weakref.WeakSet[EngineClient] = weakref.WeakSet()
+        self._keys = itertools.count()
+        self._looking = False
+        self._alarm: asyncio.TimerHandle | None = None
+
+    # What callers do.
+
+    def admit(self, caller: Caller, weight: Weight) -> Permit:
+        """Return a place in the queue.
+
+        Raises:
+            BusyError: there is none.
+        """
+        refusal = self.queue.admit(caller.client, weight, self.rate())
+        if refusal is None:
+            return Permit(self, caller, weight)
+        busy = BusyError(
+            f"the queue is full: {refusal.held.items} texts of about {refusal.held.tokens} tokens",
+            hint=f"try again in {refusal.retry_seconds} seconds",
+        )
+        busy.retry_after_seconds = refusal.retry_seconds
+        raise busy
+
+    async def compute(
+        self,
+        work: Work,
+        payloads: Sequence[Any],
+        tokens: Sequence[int],
+        priority: Priority,
+        caller: Caller,
+        *,
+        stop_early: bool = True,
+    ) -> list[Any]:
+        """Return a result or an Error for each payload, in their order; with ``stop_early`` None stands for
+        what was not computed because another had failed. Cancelling takes out what waits.
+
+        Raises:
+            NotReadyError: no engine became ready in time, or the call's time is over.
+        """
+        if not payloads:
+            return []
+        loop, now, deadline = asyncio.get_running_loop(), time.monotonic(), caller.deadline
+        count = len(payloads)
+        call = _Call(
+            work, caller.client, priority, deadline.ready_by, deadline.end,
+            caller, stop_early, loop.create_future(), [None] * count, count, now,
+        )  # fmt: skip
+        call.timer = loop.call_later(max(0.0, deadline.end - now), self._expire, call)
+        self._calls.add(call)
+        self.queue.add(call, [Item(call, at, payloads[at], tokens[at]) for at in range(count)])
+        self.look_soon()
+        try:
+            await call.done
+        except BaseException:
+            for result in call.results:
+                if result is not None and not isinstance(result, Error):
+                    work.discard(result)
+            raise
+        finally:
+            self._forget(call)
+            if call.sent is not None:
+                caller.engine_seconds += time.monotonic() - call.sent
+        return call.results
+
+    async def ask(
+        self, request: EngineRequest, caller: Caller, *, tokens: int = 1, priority: Priority = Priority.BULK
+    ) -> EngineReply:
+        """Return the reply to a request that may be sent again; ``tokens``: how much it is.
+
+        Raises:
+            NotReadyError: as ``compute`` does.
+            EngineError: no engine answered.
+            DeadlyRequestError: engines died of it.
+        """
+        [reply] = await self.compute(_REQUESTS, [request], [tokens], priority, caller)
+        if isinstance(reply, Error):
+            raise reply
+        assert isinstance(reply, EngineReply)  # noqa: S101
+        return reply
+
+    async def until_ready(self, caller: Caller) -> None:
+        """Wait until an engine can be asked; starts them when there are none. Raises NotReadyError."""
+        await self.compute(_ARRIVALS, [True], [0], Priority.CONTROL, caller)
+
+    # What the pool does.
+
+    def look_soon(self) -> None:
+        """Look at the queue in the loop's next turn, so that what comes in this one shares a batch."""
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def note_activity(self) -> None:
+        """Begin to count idle time anew."""
+        self.last_activity = time.monotonic()
+
+    def rate(self) -> float | None:
+        """Return the tokens a second of all engines together, None where nothing was measured."""
+        rates = [rate for engine in self._fleet.members if (rate := engine.meter.rough_rate()) is not None]
+        return sum(rates) if rates else None
+
+    def refuse_waiting(self, error: Error) -> None:
+        """End every call that waits with ``error``."""
+        for call in self.queue.drop_all():
+            self._fail(call, error)
+
+    # Everything below runs in callbacks and in the batches' tasks.
+
+    def _workers(self) -> list[Worker]:
+        members = [each for each in self._fleet.members if each.ready and each.client not in self._gone]
+        if self._fleet.alike:
+            return [Worker(engine, engine.width) for engine in members]
+        now = time.monotonic()
+        return [Worker(engine, engine.width, engine.meter.rate(now)) for engine in members]
+
+    def _look(self) -> None:
+        """Do what the queue says."""
+        self._looking = False
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        now, fleet = time.monotonic(), self._fleet
+        try:
+            effects = self.queue.advance(
+                now, self._workers(), fleet.policy, loaded=fleet.loaded, hopeless=fleet.hopeless
+            )
+            for call in effects.overdue:
+                self._fail(call, fleet.not_ready())
+            for batch in effects.start:
+                self._send(batch, now)
+            if effects.load:
+                fleet.load_soon()
+        except Exception as error:  # the boundary of the queue: a defect must not leave callers waiting
+            _LOG.exception("the queue: defect")
+            for each in [*self._calls]:
+                self._fail(each, InternalError(f"the queue failed: {type(error).__name__}: {error}"))
+            return
+        if effects.look_at is not None:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(max(0.0, effects.look_at - now), self._look)
+
+    def _send(self, batch: Batch, now: float) -> None:
+        items: dict[_Call, int] = {}
+        for item in batch.items:
+            call = item.call
+            assert isinstance(call, _Call)  # noqa: S101
+            items[call] = items.get(call, 0) + 1
+        for call, count in items.items():
+            call.work.note_wait(call.priority, now - call.began, count)
+            if call.sent is None:
+                call.sent = now
+                call.caller.queue_seconds += now - call.began
+        slot = WorkerSlot(self, batch, batch.worker)
+        task = asyncio.get_running_loop().create_task(self._run(batch, slot), name="batch")
+        self._batches[task] = batch, slot
+        task.add_done_callback(self._note_end)
+
+    async def _run(self, batch: Batch, slot: WorkerSlot) -> Sequence[Any] | _Lost:
+        try:
+            payloads, tokens = zip(*((item.payload, item.tokens) for item in batch.items), strict=True)
+            return await batch.work.compute(slot, payloads, tokens)
+        except EngineLostError as error:
+            return await self._find_loss(slot, error)
+        except Error as error:
+            return [error] * len(batch.items)
+
+    async def _find_loss(self, slot: WorkerSlot, error: EngineLostError) -> _Lost:
+        """Return how the engine was lost, once its own task knows; until then it gets nothing more."""
+        client, engine = slot.client, slot.engine
+        slot.end()
+        if client is None:
+            return _Lost(error, EngineLoss.INNOCENT)
+        self._gone.add(client)
+        try:
+            ended = await engine.was_ended(client)
+        finally:
+            self._gone.discard(client)
+        if ended or not error.sent:
+            return _Lost(error, EngineLoss.INNOCENT)
+        engine.excuse_death(client)
+        return _Lost(error, EngineLoss.DEATH)
+
+    def _note_end(self, task: asyncio.Task[Any]) -> None:
+        """Hand out the results; also of a task that was cancelled before it had begun."""
+        batch, slot = self._batches.pop(task)
+        if task.cancelled():
+            slot.end()
+            return  # nobody waits for any of it
+        if (error := task.exception()) is not None:
+            # A defect while computing must reach the callers as an error.
+            _LOG.error("a batch: defect", exc_info=error)
+            failed = InternalError(f"a call failed: {type(error).__name__}: {error}")
+            outcome: Sequence[Any] | _Lost = [failed] * len(batch.items)
+        else:
+            outcome = task.result()
+        if isinstance(outcome, _Lost):
+            self._judge(batch, outcome)
+        else:
+            slot.end_computing()
+            for item, result in zip(batch.items, outcome, strict=True):
+                self._deliver(item, result)
+        self.look_soon()
+
+    def _judge(self, batch: Batch, lost: _Lost) -> None:
+        again: list[Item] = []
+        for item in batch.items:
+            if item.call not in self._calls:
+                continue
+            item.deaths += lost.loss is EngineLoss.DEATH
+            if judge_loss(lost.loss, item.deaths, alone=batch.alone) is Resend.BLAMED:
+                self._deliver(
+                    item,
+                    DeadlyRequestError(
+                        "engines died while they computed this, the last one with nothing else",
+                        cause=lost.error.message,
+                        hint="do not send it again",
+                    ),
+                )
+            else:
+                again.append(item)
+        self.queue.put_back(again, time.monotonic() + self._hold_seconds)
+
+    def _deliver(self, item: Item, result: Any) -> None:
+        call = item.call
+        if not isinstance(call, _Call) or call not in self._calls:
+            if not isinstance(result, Error):
+                call.work.discard(result)
+            return
+        call.results[item.position] = result
+        call.missing -= 1
+        if call.missing == 0 or (call.stop_early and isinstance(result, Error)):
+            self._forget(call)
+            if not call.done.done():
+                call.done.set_result(None)
+
+    def _fail(self, call: PendingCall, error: Error) -> None:
+        assert isinstance(call, _Call)  # noqa: S101
+        self._forget(call)
+        if not call.done.done():
+            call.done.set_exception(error)
+
+    def _expire(self, call: _Call) -> None:
+        seconds = call.caller.deadline.seconds
+        self._fail(call, DeadlineError(f"there was no answer within {seconds:g} seconds"))
+
+    def _forget(self, call: _Call) -> None:
+        """Drop a call's items, and end the batches in which nobody is interested any more."""
+        if call not in self._calls:
+            return
+        self._calls.remove(call)
+        if call.timer is not None:
+            call.timer.cancel()
+        if not call.missing:
+            return
+        self.queue.cancel(call)
+        for task, (batch, _) in self._batches.items():
+            if not any(item.call in self._calls for item in batch.items):
+                task.cancel()
+        self.look_soon()

@@ -1,0 +1,166 @@
+"""Calls on their way: those that leave, fail, wait for engines or run out of time, and what stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from llamafile_mgr.engines.messages import EngineRequest
+from llamafile_mgr.errors import DeadlineError, EngineError, InternalError, NotReadyError
+from llamafile_mgr.supervisor.calls import BatchPolicy, Caller, Deadline, Priority, Weight
+from llamafile_mgr.supervisor.dispatch import RequestWork, WorkerSlot
+from tests.embedding.stub_pool import StubPool
+
+POLICY = BatchPolicy(batch_texts=4)
+
+
+class SlowWork(RequestWork):
+    """Answers when its gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.batches: list[list[str]] = []
+        self.discarded: list[str] = []
+
+    async def compute(
+        self, slot: WorkerSlot, payloads: Sequence[str], tokens: Sequence[int]
+    ) -> Sequence[Any]:
+        self.batches.append(list(payloads))
+        await self.gate.wait()
+        return [EngineError("broken") if "bad" in text else text for text in payloads]
+
+    def discard(self, result: Any) -> None:
+        self.discarded.append(result)
+
+
+def caller(seconds: float = 5.0) -> Caller:
+    return Caller("", Deadline.after(seconds, seconds))
+
+
+def ask(pool: StubPool, work: SlowWork, *texts: str, stop_early: bool = True) -> asyncio.Task[list[Any]]:
+    call = pool.calls.compute(work, texts, [3] * len(texts), Priority.BULK, caller(), stop_early=stop_early)
+    return asyncio.create_task(call)
+
+
+async def test_leaving_at_any_moment_takes_no_place_and_no_neighbour() -> None:
+    for turns in range(8):
+        pool, work = StubPool(policy=POLICY), SlowWork()
+        leaving, staying = ask(pool, work, "a"), ask(pool, work, "b")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        work.gate.set()
+        assert await staying == ["b"]
+        assert await ask(pool, work, "c") == ["c"]
+        assert pool.calls.queue.idle
+
+
+async def test_a_batch_that_nobody_waits_for_frees_its_place() -> None:
+    for turns in range(8):
+        pool, work = StubPool(policy=POLICY), SlowWork()
+        leaving = ask(pool, work, "a")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        work.gate.set()
+        assert await ask(pool, work, "b") == ["b"]
+        assert pool.calls.queue.idle
+
+
+async def test_results_that_nobody_waits_for_are_let_go() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+    leaving, staying = ask(pool, work, "a"), ask(pool, work, "b")
+    await asyncio.sleep(0.01)
+    assert work.batches == [["a", "b"]]
+    leaving.cancel()
+    await asyncio.sleep(0)
+    work.gate.set()
+    assert await staying == ["b"]
+    assert work.discarded == ["a"]
+
+
+async def test_the_first_error_ends_a_call_unless_it_shall_go_on() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+    work.gate.set()
+    results = await ask(pool, work, "bad", *"abcdefgh")
+    assert isinstance(results[0], EngineError)
+    assert None in results
+    results = await ask(pool, work, "bad", *"abcdefgh", stop_early=False)
+    assert results[1:] == [*"abcdefgh"]
+
+
+async def test_one_deadline_ends_what_waits_and_what_is_under_way() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+    under_way = asyncio.create_task(
+        pool.calls.compute(work, [*"abcdefghi"], [3] * 9, Priority.BULK, caller(0.05))
+    )
+    with pytest.raises(DeadlineError, match=r"0\.05 seconds"):
+        await under_way
+    await asyncio.sleep(0.01)
+    assert pool.calls.queue.idle
+
+
+async def test_a_call_without_engines_loads_them_once_and_hears_why_not() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+    pool.engines = []
+    call = ask(pool, work, "a")
+    await asyncio.sleep(0.01)
+    assert pool.loads == 1
+    pool.calls.refuse_waiting(NotReadyError("there is no memory"))
+    with pytest.raises(NotReadyError, match="no memory"):
+        await call
+    assert pool.calls.queue.idle
+
+
+async def test_times_are_noted_with_the_caller() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+    first, second = caller(), caller()
+    calls = [
+        asyncio.create_task(pool.calls.compute(work, [name], [3], Priority.BULK, each))
+        for name, each in (("a", first), ("b", second))
+    ]
+    pool.engines[0].ready = False
+    await asyncio.sleep(0.02)
+    pool.engines[0].ready = True
+    pool.calls.look_soon()
+    await asyncio.sleep(0.02)
+    work.gate.set()
+    await asyncio.gather(*calls)
+    for each in (first, second):
+        assert each.queue_seconds >= 0.015
+        assert each.engine_seconds >= 0.015
+
+
+async def test_a_defect_while_computing_reaches_the_caller() -> None:
+    class Broken(RequestWork):
+        async def compute(
+            self, slot: WorkerSlot, payloads: Sequence[EngineRequest], tokens: Sequence[int]
+        ) -> Sequence[Any]:
+            raise ZeroDivisionError
+
+    pool = StubPool(policy=POLICY)
+    [result] = await pool.calls.compute(Broken(), ["a"], [1], Priority.BULK, caller())
+    assert isinstance(result, InternalError)
+    assert pool.calls.queue.idle
+
+
+async def test_small_requests_pass_everything_else() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+    bulk = ask(pool, work, *"abcdefghijkl")
+    await asyncio.sleep(0.01)
+    await pool.calls.until_ready(caller())
+    assert not bulk.done()
+    work.gate.set()
+    await bulk
+
+
+async def test_a_permit_is_given_back_once() -> None:
+    pool = StubPool(policy=POLICY)
+    with pool.calls.admit(caller(), Weight(3, 30)) as permit:
+        assert pool.calls.queue.items == 3
+        permit.release()
+    assert (pool.calls.queue.items, pool.calls.queue.tokens) == (0, 0)
