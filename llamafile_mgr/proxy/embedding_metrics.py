@@ -24,7 +24,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[EmbedderStats], int]]] = {
 }
 _HISTOGRAMS: dict[str, tuple[str, Callable[[EmbedderStats], HistogramSnapshot]]] = {
     "llamafile_tokenize_seconds": ("Counting one text's tokens.", lambda stats: stats.tokenize_seconds),
-    "llamafile_group_seconds": ("One group of texts with an engine.", lambda stats: stats.engine_seconds),
+    "llamafile_batch_seconds": ("One batch of texts with an engine.", lambda stats: stats.engine_seconds),
     "llamafile_embedding_seconds": ("One embedding call, after its turn.", lambda stats: stats.total_seconds),
 }
 

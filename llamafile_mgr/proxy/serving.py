@@ -39,7 +39,7 @@ from llamafile_mgr.supervisor.queue import QueueLimits
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 
-__all__ = ["Announcements", "collect_aliases", "serve"]
+__all__ = ["Announcements", "collect_aliases", "serve", "supervisor_options"]
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
 _POLL_SECONDS = 0.02
@@ -121,7 +121,7 @@ class _Service:
         self._announce = announce
         self._sockets = sockets
         self._url = endpoint(sockets, secure=config.serve.tls_certificate is not None)
-        self._supervisor = make_supervisor(plans, paths, _supervisor_options(plans, config))
+        self._supervisor = make_supervisor(plans, paths, supervisor_options(plans, config))
         self._cache = open_cache(paths, config.serve.cache_bytes)
         front = Front(self._supervisor.pools, config.serve, collect_aliases(config.models), self._cache)
         self._server = HttpServer(Proxy(front, keys).answer, config.serve)
@@ -241,7 +241,8 @@ class _Service:
                 self._notifier.ready(self._describe() + outcome)
 
 
-def _supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOptions:
+def supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOptions:
+    """Return what the settings say of engines and of the queues before them. Raises ConfigError."""
     patience, limit = config.serve.liveness_seconds, config.serve.memory_limit
     return SupervisorOptions(
         stall_seconds=config.serve.load_stall_seconds,

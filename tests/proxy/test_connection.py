@@ -170,10 +170,10 @@ async def test_a_client_that_does_not_read_is_let_go(running: RunningFront) -> N
     async with httpx.AsyncClient(base_url=running.url) as http:
         assert (await http.post("/v1/embeddings", json={"input": "x"})).status_code == 200
     for _ in range(500):
-        if running.front.queues["e"].queue.items == 0:
+        if running.supervisor.find("e").calls.queue.items == 0:
             break
         await asyncio.sleep(0.02)
-    assert running.front.queues["e"].queue.items == 0
+    assert running.supervisor.find("e").calls.queue.items == 0
     del reader
 
 

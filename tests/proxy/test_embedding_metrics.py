@@ -7,7 +7,7 @@ import time
 
 import httpx
 
-from llamafile_mgr.embedding.batching import Lane
+from llamafile_mgr.supervisor.calls import Priority
 from llamafile_mgr.embedding.metrics import Counters
 from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from tests.support.service import Service
@@ -31,8 +31,8 @@ def test_every_count_is_rendered() -> None:
     counters.truncated = {"right": 2, "chunk": 1}
     for seconds in (0.0005, 0.003, 1000.0):
         counters.tokenize.add(seconds)
-    counters.waiting[Lane.BULK].add(0.0002, 3)
-    counters.waiting[Lane.BULK].add(0.4, 2)
+    counters.waiting[Priority.BULK].add(0.0002, 3)
+    counters.waiting[Priority.BULK].add(0.4, 2)
     counters.engine.add(0.02)
     counters.total.add(0.2)
     text = render_embedding_metrics({"m": counters.snapshot(6, {"query": 0, "bulk": 8})})
@@ -42,7 +42,7 @@ def test_every_count_is_rendered() -> None:
         ("llamafile_embedding_calls_total", 2),
         ("llamafile_texts_total", 9),
         ("llamafile_prompt_tokens_total", 70),
-        ("llamafile_engine_groups_total", 6),
+        ("llamafile_engine_batches_total", 6),
         ("llamafile_cache_hits_total", 3),
         ("llamafile_cache_misses_total", 5),
         ("llamafile_deduplicated_texts_total", 1),
@@ -51,16 +51,16 @@ def test_every_count_is_rendered() -> None:
         assert found[f'{name}{{model="m"}}'] == value
     assert found['llamafile_truncated_texts_total{model="m",how="right"}'] == 2
     assert found['llamafile_truncated_texts_total{model="m",how="chunk"}'] == 1
-    assert found['llamafile_waiting_texts{model="m",lane="bulk"}'] == 8
+    assert found['llamafile_waiting_texts{model="m",priority="bulk"}'] == 8
     buckets = [v for k, v in found.items() if k.startswith("llamafile_tokenize_seconds_bucket")]
     assert buckets == sorted(buckets)
     assert (buckets[0], buckets[1], buckets[2], buckets[-2], buckets[-1]) == (1, 1, 2, 2, 3)
     assert found['llamafile_tokenize_seconds_count{model="m"}'] == 3
-    waits = 'llamafile_waiting_seconds_bucket{model="m",lane="bulk",le="%s"}'
+    waits = 'llamafile_waiting_seconds_bucket{model="m",priority="bulk",le="%s"}'
     assert [found[waits % bound] for bound in ("0.001", "0.25", "0.5", "+Inf")] == [3, 3, 5, 5]
-    assert found['llamafile_waiting_seconds_sum{model="m",lane="bulk"}'] == 0.8006
-    assert found['llamafile_waiting_seconds_count{model="m",lane="query"}'] == 0
-    assert found['llamafile_group_seconds_sum{model="m"}'] == 0.02
+    assert found['llamafile_waiting_seconds_sum{model="m",priority="bulk"}'] == 0.8006
+    assert found['llamafile_waiting_seconds_count{model="m",priority="query"}'] == 0
+    assert found['llamafile_batch_seconds_sum{model="m"}'] == 0.02
     assert found['llamafile_embedding_seconds_count{model="m"}'] == 1
 
 
@@ -72,7 +72,7 @@ def scrape(service: Service) -> dict[str, float]:
     return values(text)
 
 
-def test_waits_are_counted_by_lane(service: Service) -> None:
+def test_waits_are_counted_by_priority(service: Service) -> None:
     def ask(texts: list[str]) -> float:
         """Embed and return the seconds it took."""
         began = time.monotonic()
@@ -80,8 +80,8 @@ def test_waits_are_counted_by_lane(service: Service) -> None:
         assert httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=60).status_code == 200
         return time.monotonic() - began
 
-    def waits(lane: str) -> tuple[float, float]:
-        found, labels = scrape(service), f'{{model="all-minilm-l6-v2",lane="{lane}"}}'
+    def waits(priority: str) -> tuple[float, float]:
+        found, labels = scrape(service), f'{{model="all-minilm-l6-v2",priority="{priority}"}}'
         return found[f"llamafile_waiting_seconds_count{labels}"], found[
             f"llamafile_waiting_seconds_sum{labels}"
         ]
@@ -93,7 +93,7 @@ def test_waits_are_counted_by_lane(service: Service) -> None:
     took = ask(texts)
     after = waits("bulk")
     assert after[0] - before[0] == len(texts)
-    # All were there from the start and the last group waited for most others.
+    # All were there from the start and the last batch waited for most others.
     assert took > (after[1] - before[1]) / len(texts) > 0.1 * took
     assert waits("query") == queries
     took = ask(["one that finds an engine free"])
@@ -117,5 +117,5 @@ def test_no_name_is_told_twice_and_calls_are_counted(service: Service) -> None:
     assert grown(f"llamafile_deduplicated_texts_total{model}") == 1
     assert grown(f"llamafile_embedding_seconds_count{model}") == 1
     assert grown(f"llamafile_tokenize_seconds_count{model}") >= 1
-    assert grown(f"llamafile_group_seconds_count{model}") == grown(f"llamafile_engine_groups_total{model}")
+    assert grown(f"llamafile_batch_seconds_count{model}") == grown(f"llamafile_engine_batches_total{model}")
     assert grown(model.replace("{", "llamafile_truncated_texts_total{").replace("}", ',how="right"}')) == 1

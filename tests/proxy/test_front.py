@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from llamafile_mgr.catalog import Role
@@ -91,16 +92,36 @@ async def test_held_calls_are_kept_alive_within_the_clients_timeout(tmp_path: Pa
     assert pure.headers["x-should-retry"] == "true"
 
 
-async def test_a_held_call_that_fails_ends_as_an_error_object(tmp_path: Path) -> None:
-    dying = FakeModel("e", switches="--slow-load 60")
+async def test_a_refusal_after_a_hold_keeps_its_status_or_cuts_the_answer(tmp_path: Path) -> None:
+    dying = [FakeModel("e", switches="--slow-load 60"), FakeModel("g", Role.GENERATE, "--slow-load 60")]
     settings = ServeConfig(wait_seconds=1.5, **FAST)
-    async with running_front(tmp_path, [dying], settings, ready=False) as running, client(running) as http:
-        announced = {"x-stainless-read-timeout": "1"}
-        reply = await http.post("/v1/embeddings", json={"input": "x"}, headers=announced)
-        assert reply.status_code == 200
-        assert reply.json()["error"]["code"] == "not_ready"
-        plain = await http.post("/v1/embeddings", json={"input": "x"})
-        assert plain.status_code == 503
+    async with running_front(tmp_path, dying, settings, ready=False) as running, client(running) as http:
+        patient = {"x-stainless-read-timeout": "600"}
+        for headers in (patient, {}):
+            reply = await http.post("/v1/embeddings", json={"input": "x"}, headers=headers)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "not_ready")
+        hasty = {"x-stainless-read-timeout": "1"}
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.post("/v1/embeddings", json={"input": "x"}, headers=hasty)
+        received: list[bytes] = []
+        chat = {"messages": [{"role": "user", "content": "x"}], "stream": True}
+        with pytest.raises(httpx.RemoteProtocolError):
+            await collect(http, "/v1/chat/completions", chat, received, hasty)
+        assert b'"code":"not_ready"' in received[-1]
+
+
+async def test_an_openai_client_never_takes_a_refusal_for_an_answer(tmp_path: Path) -> None:
+    dying = [FakeModel("e", switches="--slow-load 60"), FakeModel("g", Role.GENERATE, "--slow-load 60")]
+    settings = ServeConfig(wait_seconds=1.5, **FAST)
+    async with running_front(tmp_path, dying, settings, ready=False) as running:
+        for timeout, error in ((600.0, openai.InternalServerError), (1.0, openai.APIConnectionError)):
+            async with openai.AsyncOpenAI(
+                base_url=f"{running.url}/v1", api_key="x", timeout=timeout, max_retries=0
+            ) as ai:
+                with pytest.raises(error):
+                    await ai.embeddings.create(model="e", input="x")
+                with pytest.raises(error):
+                    await ai.chat.completions.create(model="g", messages=[{"role": "user", "content": "x"}])
 
 
 async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
@@ -113,7 +134,7 @@ async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         assert 0 < len(refused) < 12
         assert all(1 <= int(reply.headers["retry-after"]) <= 120 for reply in refused)
         assert refused[0].json()["error"]["code"] == "busy"
-        assert running.front.queues["g"].queue.items == 0
+        assert running.supervisor.find("g").calls.queue.items == 0
 
 
 async def test_a_call_without_an_answer_ends_at_its_deadline(tmp_path: Path) -> None:
@@ -137,11 +158,17 @@ async def test_a_client_that_leaves_cancels_the_engine(tmp_path: Path) -> None:
                 break
             await asyncio.sleep(0.02)
         assert gone.read_text().splitlines() == ["gone", "gone"]
-        assert running.front.queues["g"].queue.active == 0
+        assert running.supervisor.find("g").calls.queue.idle
 
 
-async def collect(http: httpx.AsyncClient, path: str, body: object, received: list[bytes]) -> None:
-    async with http.stream("POST", path, json=body) as reply:
+async def collect(
+    http: httpx.AsyncClient,
+    path: str,
+    body: object,
+    received: list[bytes],
+    headers: dict[str, str] | None = None,
+) -> None:
+    async with http.stream("POST", path, json=body, headers=headers) as reply:
         async for piece in reply.aiter_bytes():
             received.append(piece)
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from llamafile_mgr.supervisor.throughput import SpeedPolicy
+from llamafile_mgr.supervisor.meters import SpeedPolicy
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
@@ -155,12 +155,12 @@ async def test_calls_are_blamed_only_when_losses_go_on(tmp_path: Path) -> None:
         for _ in range(4):
             await until(lambda: remote.ready)
             client = remote.client
-            remote.take(0)
+            remote.begin(0)
             checks.wrong = EngineError("it computes no more")
             remote.suspect()
             await until(lambda: remote.state is not EngineState.READY)
             checks.wrong = None
-            remote.give_back(None, answered=False)
+            remote.end(None, answered=False)
             blamed.append(not await remote.was_ended(client))
         assert blamed == [False, False, True, True]
 
@@ -263,12 +263,12 @@ async def test_calls_in_progress_end_before_it_leaves(tmp_path: Path) -> None:
     server = Server()
     async with life(tmp_path, server, Checks()) as remote:
         await until(lambda: remote.ready)
-        remote.take(0)
+        remote.begin(0)
         remote.request_stop(5.0)
         await until(lambda: remote.state is EngineState.DRAINING)
         assert remote.client is not None
         assert (await remote.client.request(ASK, deadline_seconds=5)).status == 200
-        remote.give_back(None, answered=True)
+        remote.end(None, answered=True)
         await until(lambda: remote.state is EngineState.STOPPED)
 
 

@@ -7,12 +7,12 @@ import shlex
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.config import ServeConfig
+from llamafile_mgr.config import Config, ServeConfig
 from llamafile_mgr.engines.families import EngineFamily
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
@@ -24,7 +24,8 @@ from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
 from llamafile_mgr.proxy.server import HttpServer
-from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+from llamafile_mgr.proxy.serving import supervisor_options
+from llamafile_mgr.supervisor.supervisor import Supervisor
 
 __all__ = ["FakeModel", "Planned", "RunningFront", "running_front"]
 
@@ -99,12 +100,10 @@ async def running_front(
 ) -> AsyncIterator[RunningFront]:
     """Serve these models on a free port in this event loop; ends everything afterwards."""
     settings = settings or ServeConfig(drain_seconds=1)
-    supervisor = Supervisor(
-        [model.plan() for model in models],
-        lambda plan: _NoChecks(),
-        resolve_paths({"LLAMAFILE_MGR_HOME": str(home)}),
-        SupervisorOptions(stop_grace_seconds=1.0),
-    )
+    plans = [model.plan() for model in models]
+    options = replace(supervisor_options(plans, Config(serve=settings)), stop_grace_seconds=1.0)
+    paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})
+    supervisor = Supervisor(plans, lambda plan: _NoChecks(), paths, options)
     front = Front(supervisor.pools, settings, aliases)
     sockets = bind_sockets("127.0.0.1", 0)
     server = HttpServer(Proxy(front, keys).answer, settings)
