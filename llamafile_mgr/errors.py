@@ -64,7 +64,6 @@ __all__ = [
     "VectorSpaceError",
     "WrongMethodError",
     "error_class",
-    "exit_codes",
 ]
 
 
@@ -300,15 +299,6 @@ class IncompleteError(Error):
     code = "incomplete"
 
 
-#: Codes that no class of ours owns: success, and a run that Ctrl-C or SIGTERM ended early.
-_SHELL_CODES: dict[int, str] = {
-    0: "success",
-    130: "interrupted (Ctrl-C)",
-    141: "whoever read the output went away, as `head` does",
-    143: "terminated (SIGTERM)",
-}
-
-
 def error_class(code: str) -> type[Error] | None:
     """Return the class of this module with this ``code``: what another process or a server told of."""
     return next((cls for cls in _classes() if cls.code == code), None)
@@ -321,12 +311,3 @@ def _classes() -> Iterator[type[Error]]:
         pending.extend(cls.__subclasses__())
         if cls is not Error and cls.__module__ == __name__:
             yield cls
-
-
-def exit_codes() -> dict[int, str]:
-    """Return every exit code with its meaning, in order; the README's table is made from it."""
-    table = dict(_SHELL_CODES)
-    for cls in _classes():
-        if cls.exit_code not in table:
-            table[cls.exit_code] = (cls.__doc__ or "").split("\n", 1)[0].rstrip(".")
-    return dict(sorted(table.items()))
