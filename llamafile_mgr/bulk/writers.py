@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +23,7 @@ from llamafile_mgr.store.files import store_errors, sync_directory, sync_file
 __all__ = ["OutputForm", "output_form", "render_lines", "write_output"]
 
 
-class OutputForm(str, Enum):
+class OutputForm(StrEnum):
     """How an output holds its vectors."""
 
     JSONL = "jsonl"

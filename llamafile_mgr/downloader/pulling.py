@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -128,7 +128,7 @@ class _Pull:
         self._environ = environ
         self._source = parse_source(target.source, config)
         self._access: Access = access_from(config, environ)
-        self._started_at = datetime.now(timezone.utc)
+        self._started_at = datetime.now(UTC)
         self._best = 0
 
     async def run(self) -> StoredArtifact:
@@ -367,7 +367,7 @@ class _Pull:
             kind=kind,
             trust=self._options.trust or trust,
             source=target.source,
-            verified_at=datetime.now(timezone.utc).replace(microsecond=0),
+            verified_at=datetime.now(UTC).replace(microsecond=0),
             url=resolution.source_url if resolution else None,
             revision=resolution.revision if resolution else None,
             model_id=target.model_id,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["Cpu", "Gpu", "GpuVendor", "Machine", "Memory", "System"]
 
 
-class System(str, Enum):
+class System(StrEnum):
     """The operating systems that we know how to look at; the rest is ``OTHER``."""
 
     LINUX = "linux"
@@ -22,7 +22,7 @@ class System(str, Enum):
     OTHER = "other"
 
 
-class GpuVendor(str, Enum):
+class GpuVendor(StrEnum):
     """Who made a GPU."""
 
     NVIDIA = "nvidia"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from llamafile_mgr.errors import NotFoundError, ServiceError
@@ -33,7 +33,7 @@ _BOOTED = Path("/run/systemd/system")
 _UTF16_MARK = b"\xff\xfe"
 
 
-class Change(str, Enum):
+class Change(StrEnum):
     """What writing a file would do."""
 
     NEW = "new"

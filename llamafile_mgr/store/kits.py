@@ -14,7 +14,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -268,7 +268,7 @@ def _publish(record: Record, store: Store, catalog: Catalog, arrived: dict[str, 
         return store.name(known[0])
     trust = Trust.PINNED if _pin(record, catalog) == record.digest else Trust.FIRST_USE
     record = known[0] if known else replace(record, trust=trust)
-    record = replace(record, verified_at=datetime.now(timezone.utc).replace(microsecond=0))
+    record = replace(record, verified_at=datetime.now(UTC).replace(microsecond=0))
     if blob is None or not blob.path.exists():
         return store.name(record)
     return store.publish(blob.path, blob.hashes, record)

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from llamafile_mgr.catalog import ArtifactKind, load_catalog
@@ -139,7 +139,7 @@ class Store:
             if not _is_file(path):
                 return None
         try:
-            used = datetime.fromtimestamp(self.layout.used(record.digest).stat().st_mtime, tz=timezone.utc)
+            used = datetime.fromtimestamp(self.layout.used(record.digest).stat().st_mtime, tz=UTC)
         except OSError:
             used = None
         return stored(record, path, used, damaged)

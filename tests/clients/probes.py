@@ -410,9 +410,9 @@ PROBES: dict[str, Callable[[str], None]] = {
     "llm chat": llm_chat,
     "llama-index OpenAI, Ollama, TEI": llama_index_other_embeddings,
     "rare dialects": rare_dialects,
+    "any-llm embeddings": any_llm_embeddings,
+    "any-llm chat": any_llm_chat,
 }
-if sys.version_info >= (3, 11):  # what any-llm asks for
-    PROBES |= {"any-llm embeddings": any_llm_embeddings, "any-llm chat": any_llm_chat}
 if install_node_clients():
     PROBES |= {"openai-node embeddings": openai_node, "ollama-js": ollama_node}
 
@@ -425,7 +425,7 @@ os.environ |= {
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what these packages say while they are imported is not ours to mend
     for _module in (
-        *(("any_llm",) if sys.version_info >= (3, 11) else ()),
+        "any_llm",
         "chromadb",
         "cohere",
         "haystack.components.embedders",

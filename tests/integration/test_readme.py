@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 import socket
-import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,11 +28,6 @@ from tests.support.commands import all_commands, find_commands, parse_command
 from tests.support.readme import README, Fence, fences, inline_commands, json_keys, json_rows, table_after
 from tests.support.service import share_store
 from tests.support.story import SERVE_LINES, STAND_INS, Story
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "all-minilm-l6-v2"

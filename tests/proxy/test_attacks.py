@@ -47,7 +47,7 @@ async def talk(port: int, data: bytes, *, seconds: float = 5.0) -> bytes:
         await writer.drain()
         while piece := await asyncio.wait_for(reader.read(65536), seconds):
             received += piece
-    except (asyncio.TimeoutError, ConnectionError):
+    except (TimeoutError, ConnectionError):
         pass
     finally:
         writer.close()

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ def test_use_is_noted(tmp_path: Path) -> None:
     store.touch(entry.digest)
     used = store.find("model").last_used_at
     assert used is not None
-    assert abs((datetime.now(timezone.utc) - used).total_seconds()) < 60
+    assert abs((datetime.now(UTC) - used).total_seconds()) < 60
 
 
 def test_what_is_held_is_not_removed(tmp_path: Path) -> None:
