@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["BatchPolicy", "Group", "Item", "Lane", "Queue"]
 
 
-class Lane(str, Enum):
+class Lane(StrEnum):
     """How urgent a text is."""
 
     QUERY = "query"

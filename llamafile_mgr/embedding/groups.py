@@ -135,7 +135,7 @@ class GroupRunner:
                 engine, reply = await self._ask([text], tokens, budget)
                 answer = _read(engine.plan, reply, 1)
                 return (await self._check([text], [tokens], engine, answer, budget))[0]
-            except EngineLostError as error:  # noqa: PERF203  # an engine's death outweighs a try
+            except EngineLostError as error:  # an engine's death outweighs a try
                 lost = error
             except Error as error:
                 return ItemResult(error=error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +13,7 @@ class Interruption:
     """A context whose body ``interrupt`` ends with an error, wherever it waits. ``task``: that of the body,
     by default the present one.
 
-    ``asyncio.timeout`` does the same for times, from Python 3.11 on; ``asyncio.wait_for`` starts a task.
+    ``asyncio.timeout`` does the same for times, ``asyncio.wait_for`` starts a task.
     """
 
     __slots__ = ("_error", "_task")
@@ -35,7 +34,7 @@ class Interruption:
         if self._error is None or self._task is None:
             return
         # Somebody else who cancelled us at the same moment must not be overheard.
-        cancelled_again = sys.version_info >= (3, 11) and self._task.uncancel() > 0
+        cancelled_again = self._task.uncancel() > 0
         if kind is asyncio.CancelledError and not cancelled_again:
             raise self._error from None
 
@@ -47,14 +46,14 @@ class Interruption:
 
 
 class TimeLimit(Interruption):
-    """A context whose body is ended after ``seconds`` with ``asyncio.TimeoutError``."""
+    """A context whose body is ended after ``seconds`` with ``TimeoutError``."""
 
     __slots__ = ("_timer",)
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, self.interrupt, asyncio.TimeoutError())
+        self._timer = loop.call_later(seconds, self.interrupt, TimeoutError())
 
     def __exit__(
         self,

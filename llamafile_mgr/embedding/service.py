@@ -139,7 +139,7 @@ class Embedder:
         try:
             with TimeLimit(seconds):
                 return await self._embed(request, budget)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise EngineError(f"the texts were not embedded within {seconds:g} seconds") from None
         finally:
             counters.total.add(time.monotonic() - began)

@@ -377,7 +377,7 @@ class EngineClient:
                 cause=reason,
                 hint="for a certificate of your own authority name its ca_file",
             ) from error
-        except (OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError) as error:
             raise EngineLostError(
                 f"cannot reach the engine at {self.peer}: {error or 'no answer'}"
             ) from error

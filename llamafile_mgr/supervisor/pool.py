@@ -259,7 +259,7 @@ class Pool:
             while True:
                 try:
                     command, done = await asyncio.wait_for(self._commands.get(), _TICK_SECONDS)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     await self._tick()
                     continue
                 try:

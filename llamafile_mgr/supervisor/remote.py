@@ -213,7 +213,7 @@ class Remote(Course):
         checks = self._make_checks(facts)
         try:
             await asyncio.wait_for(checks.check_ready(client, self._rules), _CHECK_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise EngineStartError(f"it did not pass its checks within {_CHECK_SECONDS:g} seconds") from None
         self._suspected.clear()
         self._rest_until = 0.0
