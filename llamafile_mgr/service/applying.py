@@ -13,10 +13,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from llamafile_mgr.errors import NotFoundError, ServiceError
+from llamafile_mgr.files import write_atomically
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.service.definition import Manager, Scope, Steps, UnitFile
 from llamafile_mgr.service.finding import Target
-from llamafile_mgr.store.files import write_atomically
 
 __all__ = [
     "Change",

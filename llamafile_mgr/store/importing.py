@@ -11,8 +11,8 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import Artifact, Catalog, Model
 from llamafile_mgr.errors import DiskFullError, InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.files import clone_or_copy, free_bytes, link_file, store_errors, temporary_name
 from llamafile_mgr.store.blocks import hash_file
-from llamafile_mgr.store.files import clone_or_copy, free_bytes, link_file, store_errors, temporary_name
 from llamafile_mgr.store.kinds import kind_of_file
 from llamafile_mgr.store.layout import check_name
 from llamafile_mgr.store.records import Record, StoredArtifact, Trust

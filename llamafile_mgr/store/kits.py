@@ -20,8 +20,8 @@ from typing import IO
 
 from llamafile_mgr.catalog import Catalog
 from llamafile_mgr.errors import DiskFullError, IntegrityError, InvalidFileError, NotFoundError, StoreError
+from llamafile_mgr.files import free_bytes, store_errors, sync_directory, temporary_name
 from llamafile_mgr.store.blocks import BlockHashes, Digester
-from llamafile_mgr.store.files import free_bytes, store_errors, sync_directory, temporary_name
 from llamafile_mgr.store.layout import is_digest
 from llamafile_mgr.store.records import Record, StoredArtifact, Trust, parse_record, record_json
 from llamafile_mgr.store.store import Store

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
-from llamafile_mgr.store.files import store_errors, write_atomically
+from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.store.layout import check_digest, check_name
 from llamafile_mgr.store.records import StoredArtifact
 

@@ -6,8 +6,8 @@ import hashlib
 from datetime import UTC, datetime
 
 from llamafile_mgr.catalog import ArtifactKind
+from llamafile_mgr.files import temporary_name
 from llamafile_mgr.store import Record, Store, StoredArtifact, Trust, hash_file
-from llamafile_mgr.store.files import temporary_name
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
