@@ -19,6 +19,7 @@ FLOORS = {
     "addresses": 0,
     "config": 0,
     "files": 0,
+    "histograms": 0,
     "locks": 0,
     "processes": 0,
     "paths": 0,
