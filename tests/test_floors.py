@@ -22,6 +22,7 @@ FLOORS = {
     "histograms": 0,
     "locks": 0,
     "processes": 0,
+    "task_groups": 0,
     "paths": 0,
     "catalog": 1,
     "llamafile": 1,
