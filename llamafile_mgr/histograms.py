@@ -20,13 +20,18 @@ class HistogramSnapshot:
     counts: tuple[int, ...]
     total: float
 
+    @property
+    def count(self) -> int:
+        """Return how many values there were."""
+        return sum(self.counts)
+
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """Yield each bucket's upper bound, infinity last, and how many values are not above it."""
         return zip((*_BOUNDS, float("inf")), accumulate(self.counts), strict=True)
 
     def quantile(self, share: float) -> float | None:
         """Return the upper bound of the bucket in which ``share`` of the values end; None without values."""
-        wanted = share * sum(self.counts)
+        wanted = share * self.count
         return next((bound for bound, seen in self.cumulative() if seen >= wanted), None) if wanted else None
 
 

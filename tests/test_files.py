@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from llamafile_mgr import files
 from llamafile_mgr.errors import DiskFullError, StoreError
 from llamafile_mgr.files import disk_error, replacing, sync_directory, write_atomically
 
@@ -36,7 +35,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(
         raise OSError(errno.EPERM, "no links here")
 
     if not links:
-        monkeypatch.setattr(files.os, "link", refuse)
+        monkeypatch.setattr(os, "link", refuse)
     path = tmp_path / "x"
     with replacing(path, overwrite=False) as stream:
         stream.write(b"first")
@@ -54,7 +53,7 @@ def test_a_directory_that_cannot_be_waited_for_is_no_error_a_broken_one_is(
     def fail(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     sync_directory(tmp_path)
     code = errno.EIO
     with pytest.raises(OSError, match="Input/output"):

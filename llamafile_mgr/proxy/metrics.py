@@ -74,7 +74,7 @@ def histogram_samples(labels: Mapping[str, str], histogram: HistogramSnapshot) -
         edge = "+Inf" if bound == float("inf") else f"{bound:g}"
         yield Sample({**labels, "le": edge}, seen, "_bucket")
     yield Sample(labels, histogram.total, "_sum")
-    yield Sample(labels, sum(histogram.counts), "_count")
+    yield Sample(labels, histogram.count, "_count")
 
 
 def render_metric(name: str, kind: str, help_text: str, samples: Iterable[Sample]) -> str:

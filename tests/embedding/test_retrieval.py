@@ -21,7 +21,8 @@ PROMPTED = ("mxbai-embed-large-v1", "e5-mistral-7b-instruct")
 def ranks(scores: np.ndarray) -> np.ndarray:
     """Return where each question's own passage stands, 1 for first; row and column have the same index."""
     own = np.diag(scores)[:, np.newaxis]
-    return (scores > own).sum(axis=1) + 1
+    places: np.ndarray = (scores > own).sum(axis=1) + 1
+    return places
 
 
 def mrr(places: np.ndarray) -> float:

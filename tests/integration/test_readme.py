@@ -162,8 +162,7 @@ def test_commands_in_sentences_parse(line: str) -> None:
 def test_the_tables_of_settings_have_every_key_and_default(head: str, schema: type) -> None:
     rows = table_after(head)
     assert [(row[0].strip("`"), row[1]) for row in rows] == [
-        (field.name, written(field.default))
-        for field in dataclasses.fields(schema)  # type: ignore[arg-type]
+        (field.name, written(field.default)) for field in dataclasses.fields(schema)
     ]
     assert all(row[2] for row in rows)
 

@@ -13,18 +13,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from llamafile_samples import (
+
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.llamafile import Family, FileKind, inspect_file, pack
+from llamafile_mgr.llamafile.byte_source import open_source
+from llamafile_mgr.llamafile.zip_directory import read_directory
+from tests.llamafile.llamafile_samples import (
     head,
     write_bert,
     write_llamafile,
     write_projector,
     write_runtime,
 )
-
-from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
-from llamafile_mgr.llamafile import Family, FileKind, inspect_file, pack
-from llamafile_mgr.llamafile.byte_source import open_source
-from llamafile_mgr.llamafile.zip_directory import read_directory
 
 
 def test_what_is_written(tmp_path: Path, runtime: Path, bert: Path) -> None:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.proxy.admission import Admission, Cost, FairQueue, QueueLimits, RateMeter, estimate_tokens
+from llamafile_mgr.proxy.admission import (
+    Admission,
+    Cost,
+    FairQueue,
+    QueueLimits,
+    RateMeter,
+    Ticket,
+    estimate_tokens,
+)
 from llamafile_mgr.proxy.refusals import BusyError
 
 ONE = Cost(1, 10)
@@ -65,7 +73,7 @@ def test_nothing_is_lost_and_no_bound_is_broken(
     actions: list[tuple[str, int, bool, int]], active: int
 ) -> None:
     limits = QueueLimits(40, 400, active)
-    queue, held = FairQueue(limits), []
+    queue, held = FairQueue(limits), list[Ticket]()
     for client, items, arrives, which in actions:
         if arrives or not held:
             ticket = queue.offer(client, Cost(items, items * 9))

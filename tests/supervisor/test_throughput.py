@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy, SpeedWatch
+from llamafile_mgr.supervisor.throughput import Job, Kind, SpeedPolicy, SpeedWatch
 
 POLICY = SpeedPolicy(window_seconds=10.0)
 
@@ -105,7 +105,7 @@ def test_work_that_was_not_answered_counts_nothing() -> None:
     st.lists(st.tuples(st.booleans(), st.integers(1, 5000), st.floats(0, 100), st.booleans()), max_size=200)
 )
 def test_any_order_of_work_gives_a_share(steps: list[tuple[bool, int, float, bool]]) -> None:
-    watch, now, jobs = SpeedWatch(POLICY, {}), 0.0, []
+    watch, now, jobs = SpeedWatch(POLICY, {}), 0.0, list[Job]()
     for starts, size, seconds, answered in steps:
         now += seconds
         if starts or not jobs:
