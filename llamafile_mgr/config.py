@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import os
 import re
-import sys
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -20,11 +20,6 @@ from pathlib import Path
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "CONFIG_VARIABLE",

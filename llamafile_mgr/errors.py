@@ -17,6 +17,7 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     ├── EngineError           an engine died, hung or answered nonsense
     │   ├── EngineStartError  an engine never became ready
     │   └── EngineLostError   the connection to an engine broke: it died or was stopped
+    │       └── EngineUnreachedError  there was none: it never saw the request
     ├── PortInUseError        our own listening address is taken
     ├── NotReadyError         the model is not ready yet, or no longer
     │   └── DeadlineError     the call's time is over
@@ -51,6 +52,7 @@ __all__ = [
     "EngineError",
     "EngineLostError",
     "EngineStartError",
+    "EngineUnreachedError",
     "Error",
     "IncompleteError",
     "InputTooLongError",
@@ -70,7 +72,6 @@ __all__ = [
     "VectorSpaceError",
     "WrongMethodError",
     "error_class",
-    "exit_codes",
 ]
 
 
@@ -206,9 +207,11 @@ class EngineStartError(EngineError):
 class EngineLostError(EngineError):
     """The connection to an engine broke before it had answered: it died or was stopped."""
 
-    #: Whether the engine can have seen the request; cleared on the instance where there was no connection.
-    sent: bool = True
     code = "engine_lost"
+
+
+class EngineUnreachedError(EngineLostError):
+    """There was no connection to an engine: it never saw the request."""
 
 
 class PortInUseError(Error):
@@ -330,15 +333,6 @@ class IncompleteError(Error):
     code = "incomplete"
 
 
-#: Codes that no class of ours owns: success, and a run that Ctrl-C or SIGTERM ended early.
-_SHELL_CODES: dict[int, str] = {
-    0: "success",
-    130: "interrupted (Ctrl-C)",
-    141: "whoever read the output went away, as `head` does",
-    143: "terminated (SIGTERM)",
-}
-
-
 def error_class(code: str) -> type[Error] | None:
     """Return the class of this module with this ``code``: what another process or a server told of."""
     return next((cls for cls in _classes() if cls.code == code), None)
@@ -351,12 +345,3 @@ def _classes() -> Iterator[type[Error]]:
         pending.extend(cls.__subclasses__())
         if cls is not Error and cls.__module__ == __name__:
             yield cls
-
-
-def exit_codes() -> dict[int, str]:
-    """Return every exit code with its meaning, in order; the README's table is made from it."""
-    table = dict(_SHELL_CODES)
-    for cls in _classes():
-        if cls.exit_code not in table:
-            table[cls.exit_code] = (cls.__doc__ or "").split("\n", 1)[0].rstrip(".")
-    return dict(sorted(table.items()))

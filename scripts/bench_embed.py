@@ -31,17 +31,17 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from llamafile_mgr.benchmarking.texts import read_docstrings  # noqa: E402
-from llamafile_mgr.embedding.batching import BatchPolicy  # noqa: E402
 from llamafile_mgr.embedding.lengths import estimate_tokens  # noqa: E402
 from llamafile_mgr.engines.messages import json_request  # noqa: E402
 from llamafile_mgr.engines.transport import EngineClient  # noqa: E402
 from llamafile_mgr.store import Store  # noqa: E402
+from llamafile_mgr.supervisor.calls import BatchPolicy  # noqa: E402
 
 MODEL = "all-minilm-l6-v2"
 BATCH, CLIENTS = 64, 64
 QUERY_ROUNDS, LONE_QUERIES = 5, 12
 #: What one group of ours holds, for the time that a query may have to wait.
-GROUP_TOKENS = BatchPolicy().group_tokens
+GROUP_TOKENS = BatchPolicy().batch_tokens
 SECONDS = 300.0
 
 

@@ -160,7 +160,7 @@ def await_answer(url: str) -> None:
             with urllib.request.urlopen(request, timeout=5) as reply:
                 assert len(reply.read()) > ANSWER_BYTES * 0.9
                 return
-        except OSError:  # noqa: PERF203
+        except OSError:
             time.sleep(0.05)
     raise SystemExit(f"{url} does not answer")
 

@@ -113,9 +113,7 @@ def measure_scaling(folder: Path, texts: int) -> bool:
             ready: list[float] = []
             connect = functools.partial(fixed_source, TEXT_SECONDS)
             where = RayCluster(cluster.address)
-            asyncio.run(
-                run_on_ray(job, where, connect, observe=lambda p, r=ready: r.append(time.monotonic()))
-            )
+            asyncio.run(run_on_ray(job, where, connect, observe=functools.partial(_note_time, ready)))
             took = (ready[-1] - ready[0]) * texts / (texts - rates.fragment)
             predicted = predict(rates, texts, nodes).seconds
             good = good and abs(took / predicted - 1) <= 0.15
@@ -124,6 +122,10 @@ def measure_scaling(folder: Path, texts: int) -> bool:
                 flush=True,
             )
     return good
+
+
+def _note_time(times: list[float], _: object) -> None:
+    times.append(time.monotonic())
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.local_plans import Wanted, find_tunable, make_plans
@@ -86,7 +87,7 @@ def report(
     speeds: dict[str, list[float]], variants: dict[str, Variant], tune_seconds: float, *, as_json: bool
 ) -> None:
     """Print medians and ratios to the default plan, with how far the ratios scatter."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, values in speeds.items():
         ratios = sorted(value / base for value, base in zip(values, speeds["default"], strict=True))
         rows.append(

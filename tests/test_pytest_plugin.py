@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,6 @@ import pytest
 
 from tests.support.leased import await_nobody
 from tests.support.service import share_store
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 pytest_plugins = ["pytester"]
 

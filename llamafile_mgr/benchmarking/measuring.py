@@ -6,13 +6,14 @@ noisy machine is noisy for all of them. Within a round all begin with the same t
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from llamafile_mgr.task_groups import run_all
 
 __all__ = ["Cell", "CellResult", "Measurement", "Target", "measure", "percentile"]
 
@@ -132,12 +133,6 @@ async def _measure_once(target: Target, cell: Cell, texts: Iterator[str], second
             await target.embed(batch)
             latencies.append(time.perf_counter() - sent)
 
-    tasks = [asyncio.ensure_future(client()) for _ in range(cell.concurrency)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await run_all(client() for _ in range(cell.concurrency))
     wall = time.perf_counter() - began
     return Measurement(len(latencies) * cell.batch / wall, tuple(latencies))

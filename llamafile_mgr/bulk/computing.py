@@ -12,6 +12,7 @@ from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.records import TextResult
 from llamafile_mgr.bulk.sources import VectorSource
+from llamafile_mgr.task_groups import run_all
 
 __all__ = ["compute_in_order", "embed_fragment", "fragments_under_way", "read_next"]
 
@@ -83,12 +84,6 @@ async def embed_fragment(
         for row, answer in zip(some, answers, strict=True):
             results[row] = answer
 
-    tasks = [asyncio.ensure_future(embed(rows[at : at + batch])) for at in range(0, len(rows), batch)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await run_all(embed(rows[at : at + batch]) for at in range(0, len(rows), batch))
     width = next((len(each.vector) for each in results if each.vector is not None), source.dimensions or 0)
     return FinishedFragment.collect(fragment, results, width, exact=source.exact)

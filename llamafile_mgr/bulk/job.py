@@ -25,7 +25,7 @@ from llamafile_mgr.bulk.sources import EmbedSettings, VectorSource
 from llamafile_mgr.bulk.tables import OutputFacts, TableFolder
 from llamafile_mgr.bulk.writers import OutputForm, output_form, write_output
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
-from llamafile_mgr.store.files import store_errors
+from llamafile_mgr.files import store_errors
 
 __all__ = [
     "Computer",

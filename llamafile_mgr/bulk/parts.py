@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.records import Failure, Id, TextResult
 from llamafile_mgr.errors import CheckpointError
+from llamafile_mgr.files import store_errors, sync_directory, write_atomically
+from llamafile_mgr.locks import LockBusyError, Locks
 from llamafile_mgr.paths import ensure_private_dir
-from llamafile_mgr.store.files import store_errors, sync_directory, write_atomically
-from llamafile_mgr.store.locks import LockBusyError, Locks
 
 __all__ = ["FinishedFragment", "Keeper", "Parts", "parts_folder"]
 
@@ -100,21 +100,17 @@ class Parts:
             StoreError: the folder cannot be made.
         """
         ensure_private_dir(self.folder)
-        lock = Locks(self.folder).lock(self.folder / _LOCK)
-        try:
-            with store_errors(self.folder):
-                lock.acquire()
-        except LockBusyError as error:
-            raise CheckpointError(
-                f"another process is at {self.folder} already", hint="wait for it"
-            ) from error
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(Locks(self.folder).held(self.folder / _LOCK))
+            except LockBusyError as error:
+                raise CheckpointError(
+                    f"another process is at {self.folder} already", hint="wait for it"
+                ) from error
             if restart:
                 self._forget()
             self._begin(json.loads(json.dumps(job)))
             yield
-        finally:
-            lock.release()
 
     def _begin(self, job: dict[str, Any]) -> None:
         begun = self.read_job()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -38,7 +38,7 @@ _MAX_LINE_BYTES = 64 * 1024 * 1024
 _BATCH_ROWS = 1024
 
 
-class InputForm(str, Enum):
+class InputForm(StrEnum):
     """How an input holds its texts."""
 
     TXT = "txt"

@@ -17,7 +17,7 @@ from llamafile_mgr.catalog import Model, load_golden
 from llamafile_mgr.embedding.readiness import GOLDEN_COSINE, PROBE_TEXTS, golden_limit
 from llamafile_mgr.embedding.vectors import cosines, normalise
 from llamafile_mgr.errors import CheckpointError, VectorSpaceError
-from llamafile_mgr.store.files import store_errors, write_atomically
+from llamafile_mgr.files import store_errors, write_atomically
 
 __all__ = ["Reference", "keep_reference", "load_reference", "make_reference"]
 

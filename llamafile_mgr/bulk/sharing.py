@@ -26,6 +26,7 @@ from llamafile_mgr.errors import (
     InternalError,
     NotReadyError,
 )
+from llamafile_mgr.task_groups import run_all
 
 __all__ = ["Finder", "Node", "SharedWork"]
 
@@ -230,13 +231,7 @@ class SharedWork:
 
     async def _serve(self, node: Node) -> None:
         """Give fragments to a node until there are none; what it cannot finish goes back."""
-        pulls = [asyncio.create_task(self._pull(node)) for _ in range(self._window)]
-        try:
-            await asyncio.gather(*pulls)
-        finally:
-            for pull in pulls:
-                pull.cancel()
-            await asyncio.gather(*pulls, return_exceptions=True)
+        await run_all(self._pull(node) for _ in range(self._window))
 
     async def _pull(self, node: Node) -> None:
         while (fragment := await self._queue.take()) is not None:

@@ -21,7 +21,7 @@ from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.readers import import_parquet
 from llamafile_mgr.bulk.records import Failure, Id
 from llamafile_mgr.errors import UsageError
-from llamafile_mgr.store.files import store_errors, write_atomically
+from llamafile_mgr.files import store_errors, write_atomically
 
 __all__ = [
     "OutputFacts",

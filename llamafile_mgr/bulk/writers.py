@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,12 +18,12 @@ from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.readers import import_parquet
 from llamafile_mgr.bulk.tables import OutputFacts, fill_rows, make_schema, make_table, render_facts
 from llamafile_mgr.errors import UsageError
-from llamafile_mgr.store.files import store_errors, sync_directory, sync_file
+from llamafile_mgr.files import store_errors, sync_directory, sync_file
 
 __all__ = ["OutputForm", "output_form", "render_lines", "write_output"]
 
 
-class OutputForm(str, Enum):
+class OutputForm(StrEnum):
     """How an output holds its vectors."""
 
     JSONL = "jsonl"

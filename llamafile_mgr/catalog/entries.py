@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from llamafile_mgr.errors import NotFoundError
 
@@ -15,7 +15,7 @@ __all__ = ["Artifact", "ArtifactKind", "Catalog", "Model", "Pooling", "Role"]
 _LEAST_PART = 3
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """What a model is for; an engine serves one role."""
 
     EMBED = "embed"
@@ -23,7 +23,7 @@ class Role(str, Enum):
     RERANK = "rerank"
 
 
-class ArtifactKind(str, Enum):
+class ArtifactKind(StrEnum):
     """What one file holds: engine and weights, engine alone, or weights alone (a GGUF)."""
 
     LLAMAFILE = "llamafile"
@@ -31,7 +31,7 @@ class ArtifactKind(str, Enum):
     WEIGHTS = "weights"
 
 
-class Pooling(str, Enum):
+class Pooling(StrEnum):
     """How token vectors become one vector; the values are llama.cpp's ``--pooling`` words."""
 
     NONE = "none"

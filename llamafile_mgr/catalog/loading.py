@@ -5,18 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import re
-import sys
+import tomllib
 import types
 import typing
 from enum import Enum
 
 from llamafile_mgr.catalog.entries import Artifact, Catalog, Model
 from llamafile_mgr.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["load_catalog", "parse_catalog"]
 

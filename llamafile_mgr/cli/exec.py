@@ -68,7 +68,7 @@ def command(
     """
     from llamafile_mgr.endpoints.joining import join_or_start
     from llamafile_mgr.endpoints.settings import choose
-    from llamafile_mgr.store.processes import myself
+    from llamafile_mgr.processes import myself
 
     if shutil.which(argv[0]) is None:
         return _refuse(argv[0])

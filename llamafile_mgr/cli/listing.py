@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import click
 
@@ -57,7 +57,7 @@ def command(context: Context, as_json: bool) -> None:
 def _ago(when: datetime | None) -> str:
     if when is None:
         return "never"
-    seconds = max(0.0, (datetime.now(timezone.utc) - when).total_seconds())
+    seconds = max(0.0, (datetime.now(UTC) - when).total_seconds())
     for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"

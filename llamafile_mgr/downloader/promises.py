@@ -6,8 +6,8 @@ from pathlib import Path
 
 from llamafile_mgr.downloader.resolving import Resolution
 from llamafile_mgr.errors import DiskFullError, IntegrityError
+from llamafile_mgr.files import free_bytes
 from llamafile_mgr.store import BlockHashes, Part, PartInfo
-from llamafile_mgr.store.files import free_bytes
 
 __all__ = ["check_promises", "check_space", "prepare_part"]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -34,9 +33,13 @@ from llamafile_mgr.downloader.sources import Hub, Target, parse_source
 from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.downloader.transfer import Transfer
 from llamafile_mgr.errors import IntegrityError, NotFoundError, OfflineError
+from llamafile_mgr.files import (
+    clone_or_copy,
+    store_errors,
+    temporary_name,
+)
 from llamafile_mgr.store import (
     BlockHashes,
-    LockBusyError,
     Part,
     PartInfo,
     Range,
@@ -48,18 +51,10 @@ from llamafile_mgr.store import (
     peek,
 )
 from llamafile_mgr.store.blocks import hash_file
-from llamafile_mgr.store.files import (
-    clone_or_copy,
-    store_errors,
-    temporary_name,
-)
 from llamafile_mgr.store.kinds import kind_of_file
-from llamafile_mgr.store.locks import Lock
 from llamafile_mgr.store.parts import remove_part
 
 __all__ = ["PullOptions", "pull"]
-
-_FOLLOW_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +123,7 @@ class _Pull:
         self._environ = environ
         self._source = parse_source(target.source, config)
         self._access: Access = access_from(config, environ)
-        self._started_at = datetime.now(timezone.utc)
+        self._started_at = datetime.now(UTC)
         self._best = 0
 
     async def run(self) -> StoredArtifact:
@@ -243,32 +238,22 @@ class _Pull:
                 return here
         info = PartInfo(target.name, target.source, resolution.size, resolution.sha256, resolution.validator)
         key = part_key(info)
-        lock = self._store.locks.lock(self._store.layout.lock(key))
-        waited = await self._take(lock, key)
-        try:
+        waited = False
+
+        def follow(_: float) -> None:
+            nonlocal waited
+            if not waited:
+                self._notice("another process fetches this file; waiting for it")
+            waited = True
+            seen = peek(self._store.layout.part(key))
+            if seen is not None:
+                self._progress(Following(target.name, seen[1], seen[0].size))
+
+        async with self._store.locks.held_by_task(self._store.layout.lock(key), follow):
             if waited and (here := self._fetched_by_another(resolution)) is not None:
                 self._progress(Present(target.name, here.digest, here.size))
                 return here
             return await self._fetch(client, resolver, resolution, info, key)
-        finally:
-            lock.release()
-
-    async def _take(self, lock: Lock, key: str) -> bool:
-        """Take the lock of a download; while another process has it, show how far that one is."""
-        waited = False
-        while True:
-            try:
-                with store_errors(self._store.root):
-                    lock.acquire()
-                return waited
-            except LockBusyError:
-                if not waited:
-                    self._notice("another process fetches this file; waiting for it")
-                waited = True
-            seen = peek(self._store.layout.part(key))
-            if seen is not None:
-                self._progress(Following(self._target.name, seen[1], seen[0].size))
-            await asyncio.sleep(_FOLLOW_SECONDS)
 
     def _fetched_by_another(self, resolution: Resolution) -> StoredArtifact | None:
         if resolution.sha256 is not None:
@@ -367,7 +352,7 @@ class _Pull:
             kind=kind,
             trust=self._options.trust or trust,
             source=target.source,
-            verified_at=datetime.now(timezone.utc).replace(microsecond=0),
+            verified_at=datetime.now(UTC).replace(microsecond=0),
             url=resolution.source_url if resolution else None,
             revision=resolution.revision if resolution else None,
             model_id=target.model_id,

@@ -8,7 +8,7 @@ import random
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import httpx
@@ -210,9 +210,7 @@ class Resolver:
             try:
                 return await attempt()
             except httpx.HTTPStatusError as error:
-                pause = parse_retry_after(
-                    error.response.headers.get("retry-after"), datetime.now(timezone.utc)
-                )
+                pause = parse_retry_after(error.response.headers.get("retry-after"), datetime.now(UTC))
                 reason = f"the server answered {error.response.status_code}"
             except (httpx.HTTPError, OSError) as error:
                 reason = describe_failure(error)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 
 from llamafile_mgr.downloader.retrying import parse_retry_after
 from llamafile_mgr.store import Range
@@ -16,7 +16,7 @@ __all__ = ["ContentRange", "Outcome", "Verdict", "judge", "parse_content_range",
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What to do with an answer.
 
     ``PART``: take the body as the range asked for. ``WHOLE``: the server ignores ranges; the body is

@@ -12,7 +12,7 @@ import ipaddress
 import re
 import urllib.parse
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from llamafile_mgr.catalog import ArtifactKind, Catalog, Role
 from llamafile_mgr.config import DownloadConfig
@@ -25,7 +25,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _PREFIXES = ("hf:", "github:", "pypi:", "https://", "http://")
 
 
-class Hub(str, Enum):
+class Hub(StrEnum):
     """The kinds of places that files come from."""
 
     HUGGING_FACE = "huggingface"

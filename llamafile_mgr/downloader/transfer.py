@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import httpx
 
@@ -208,7 +208,7 @@ class Transfer:
             self._resolution.validator,
             response.status_code,
             response.headers,
-            datetime.now(timezone.utc),
+            datetime.now(UTC),
             redirected=self._resolution.redirected,
         )
 

@@ -5,6 +5,7 @@ same whatever it carries; a download of many gigabytes is bound by them. Only th
 changed here. Where the environment names a proxy, httpx's own transport is used.
 """
 
+# ruff: noqa: ASYNC109 - the methods are those of httpcore's interfaces
 from __future__ import annotations
 
 import contextlib

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llamafile_mgr.errors import StoreError
+from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.paths import ensure_private_dir
 
 __all__ = ["Baselines"]
@@ -41,12 +41,8 @@ class Baselines:
         """
         ensure_private_dir(self._directory)
         path = self._path(space)
-        try:
-            temporary = path.with_suffix(".new")
-            temporary.write_text(json.dumps(vectors.astype(float).tolist()), encoding="ascii")
-            temporary.replace(path)
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        with store_errors(path):
+            write_atomically(path, json.dumps(vectors.astype(float).tolist()).encode("ascii"))
 
     def _path(self, space: str) -> Path:
         return self._directory / f"{space}.json"

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import llamafile_mgr
@@ -138,7 +138,7 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
 
 def keep_tuned(tunable: Tunable, best: TunedSettings, paths: Paths) -> Path:
     """Keep a result for later plans and return its file. Raises StoreError."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     return save_tuned(paths, tunable.machine, tunable.digest, tunable.plan.name, best, now)
 
 

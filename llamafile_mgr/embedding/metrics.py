@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from llamafile_mgr.histograms import Histogram, HistogramSnapshot
 from llamafile_mgr.supervisor.calls import Priority
 
-__all__ = ["SECONDS", "Counters", "EmbedderStats", "Histogram", "HistogramSnapshot"]
-
-#: Upper bounds of the buckets, in seconds; a last bucket has no bound.
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-
-@dataclass(frozen=True, slots=True)
-class HistogramSnapshot:
-    """``counts``: one more than ``bounds``, not cumulative; ``total``: the sum of all values."""
-
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    total: float
-
-    @property
-    def count(self) -> int:
-        """Return how many values there were."""
-        return sum(self.counts)
-
-
-class Histogram:
-    """Counts values by bucket."""
-
-    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._total = 0.0
-
-    def add(self, value: float, times: int = 1) -> None:
-        """Count a value so many times; one that equals a bound belongs below it."""
-        self._counts[bisect_left(self._bounds, value)] += times
-        self._total += value * times
-
-    def snapshot(self) -> HistogramSnapshot:
-        """Return the counts so far."""
-        return HistogramSnapshot(self._bounds, tuple(self._counts), self._total)
+__all__ = ["Counters", "EmbedderStats"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from llamafile_mgr.errors import Error
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Chunk", "EmbedRequest", "EmbedResult", "InputType", "ItemOutcome", "Truncation"]
 
 
-class InputType(str, Enum):
+class InputType(StrEnum):
     """What a text is, which decides the prompt around it. ``NONE`` adds nothing."""
 
     QUERY = "query"
@@ -23,7 +23,7 @@ class InputType(str, Enum):
     NONE = "none"
 
 
-class Truncation(str, Enum):
+class Truncation(StrEnum):
     """What happens to a text with more tokens than the model takes.
 
     ``ERROR``: it is refused. ``RIGHT``, ``LEFT``: its end or its beginning is left out. ``CHUNK``: it is

@@ -13,11 +13,11 @@ from datetime import datetime
 from pathlib import Path
 
 from llamafile_mgr.errors import StoreError
+from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.llamafile import Family
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.tuning import TunedSettings, Variant
-from llamafile_mgr.store.files import store_errors, write_atomically
 
 __all__ = ["fingerprint_machine", "load_tuned", "save_tuned", "tuned_path"]
 

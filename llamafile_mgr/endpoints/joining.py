@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,14 @@ from llamafile_mgr.endpoints.leasing import Lease, Report
 from llamafile_mgr.endpoints.settings import Choice, Want
 from llamafile_mgr.endpoints.starting import start_service
 from llamafile_mgr.errors import Error, NotReadyError
+from llamafile_mgr.locks import Locks
 from llamafile_mgr.paths import ensure_private_dir
-from llamafile_mgr.store.files import store_errors
-from llamafile_mgr.store.locks import LockBusyError, Locks
-from llamafile_mgr.store.processes import Holder
+from llamafile_mgr.processes import Holder
 from llamafile_mgr.supervisor.asking import find_sockets, send_command
 
 __all__ = ["find_service", "join_or_start"]
 
 _STATUS_SECONDS = 5.0
-_POLL_SECONDS = 0.05
 _REPORT_SECONDS = 10.0
 #: A service may end between being found and being joined, and its successor too.
 _ATTEMPTS = 20
@@ -70,27 +68,19 @@ def _take(choice: Choice, report: Report, process: Holder | None, keep_seconds: 
         return Lease.take(socket, process=process, keep_seconds=keep_seconds)
 
 
-@contextlib.contextmanager
-def _starting(choice: Choice, report: Report) -> Iterator[None]:
+def _starting(choice: Choice, report: Report) -> AbstractContextManager[None]:
     """Be the only one who looks for this service and starts it, while inside."""
     directory = ensure_private_dir(choice.paths.runtime)
-    path = directory / f"exec-{choice.key}.lock"
-    lock = Locks(directory).lock(path)
-    began = told = time.monotonic()
-    while True:
-        try:
-            with store_errors(path):
-                lock.acquire()
-            break
-        except LockBusyError:
-            if time.monotonic() - told >= _REPORT_SECONDS:
-                told = time.monotonic()
-                report(f"another process is starting it ({told - began:.0f} s)")
-        time.sleep(_POLL_SECONDS)
-    try:
-        yield
-    finally:
-        lock.release()
+    told = 0.0
+
+    def tell(waited: float) -> None:
+        nonlocal told
+        if waited - told >= _REPORT_SECONDS:
+            told = waited
+            report(f"another process is starting it ({waited:.0f} s)")
+
+    locks = Locks(directory)
+    return locks.held(directory / f"exec-{choice.key}.lock", seconds=math.inf, waiting=tell)
 
 
 def find_service(choice: Choice) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from llamafile_mgr.endpoints.access import Access, reachable
 from llamafile_mgr.errors import NotReadyError
-from llamafile_mgr.store.processes import Holder
+from llamafile_mgr.processes import Holder
 from llamafile_mgr.supervisor.asking import send_command
 
 __all__ = ["Lease", "Report"]

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.files import replacing
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.paths import ensure_private_dir
 
@@ -205,14 +206,8 @@ def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, cache
     target = cache / f"{identity}.gguf"
     if target.is_file() and target.stat().st_size == member.file_size:
         return target
-    with tempfile.NamedTemporaryFile(dir=cache, prefix=".unpack-", delete=False) as copy:
-        try:
-            with archive.open(member) as source:
-                shutil.copyfileobj(source, copy, 1 << 20)
-        except BaseException:
-            os.unlink(copy.name)
-            raise
-    os.replace(copy.name, target)
+    with archive.open(member) as source, replacing(target) as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
     return target
 
 

@@ -17,7 +17,7 @@ from typing import cast
 import httptools
 
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
-from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
+from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, EngineUnreachedError
 
 __all__ = ["EngineClient", "EngineStream"]
 
@@ -125,9 +125,7 @@ class _Connection(asyncio.Protocol):
             EngineLostError: the connection broke since it was made: nothing would end the exchange.
         """
         if self.transport is None or self.transport.is_closing():
-            lost = EngineLostError(f"the connection to the engine at {self.peer} is closed")
-            lost.sent = False
-            raise lost
+            raise EngineUnreachedError(f"the connection to the engine at {self.peer} is closed")
         self.exchange = _Exchange(path, streamed=streamed)
         self.transport.write(data)
         return self.exchange
@@ -386,9 +384,9 @@ class EngineClient:
                 hint="for a certificate of your own authority name its ca_file",
             ) from error
         except (OSError, TimeoutError) as error:
-            lost = EngineLostError(f"cannot reach the engine at {self.peer}: {error or 'no answer'}")
-            lost.sent = False
-            raise lost from error
+            raise EngineUnreachedError(
+                f"cannot reach the engine at {self.peer}: {error or 'no answer'}"
+            ) from error
         self.connections_made += 1
         self._busy.add(connection)
         try:
@@ -403,9 +401,7 @@ class EngineClient:
 
     def _check_open(self) -> None:
         if self._closed:
-            lost = EngineLostError(f"the engine at {self.peer} was stopped")
-            lost.sent = False
-            raise lost
+            raise EngineUnreachedError(f"the engine at {self.peer} was stopped")
 
     def _release(self, connection: _Connection, exchange: _Exchange) -> None:
         self._busy.discard(connection)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.llamafile.family import Family, parse_version
@@ -36,7 +36,7 @@ _OCTAL = re.compile(r"[0-9]{1,3}")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,2}")
 
 
-class ArgumentSyntax(str, Enum):
+class ArgumentSyntax(StrEnum):
     """How an engine reads its ``.args``."""
 
     LINES = "lines"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["Family", "family_of_version", "parse_version"]
 
 
-class Family(str, Enum):
+class Family(StrEnum):
     """One generation of llama.cpp-based servers.
 
     ``V1``: ``--server`` of llamafile up to 0.9.3. ``V2``: llamafiler, 0.8.8 to 0.9.3.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from llamafile_mgr.errors import InvalidFileError
@@ -56,7 +56,7 @@ _GPU_MODULE = re.compile(r"(?:.*/)?ggml-(?:cuda|rocm|vulkan|metal)[^/]*\.(?:so|d
 _GPU_SOURCE = re.compile(r"(?:llamafile|llama\.cpp)/.*\.(?:cu|m|metal)")
 
 
-class FileKind(str, Enum):
+class FileKind(StrEnum):
     """What a file holds: engine and weights, engine alone, or weights alone (a GGUF)."""
 
     LLAMAFILE = "llamafile"

@@ -7,24 +7,17 @@ members stay where they are, only their records are repeated in the new director
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
-import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from llamafile_mgr.errors import (
-    DiskFullError,
-    InvalidFileError,
-    NotFoundError,
-    StoreError,
-    UsageError,
-)
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.files import disk_error, replacing
 from llamafile_mgr.llamafile.arguments import format_arguments, syntax_of_engine
 from llamafile_mgr.llamafile.byte_source import ByteSource, open_source
 from llamafile_mgr.llamafile.family import Family
@@ -271,57 +264,10 @@ def _copied_record(source: ByteSource, directory: ZipDirectory, record: tuple[in
 
 
 def _publish(write: Callable[[BinaryIO], None], output: Path, overwrite: bool) -> None:
-    """Write to a temporary file beside ``output`` and give it its name once it is safe on the disk."""
     try:
-        handle, name = tempfile.mkstemp(prefix=".pack-", suffix=".part", dir=output.parent)
-    except OSError as error:
-        raise _write_error(output, error) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            write(out)
-            out.flush()
-            os.chmod(temporary, _MODE)
-            os.fsync(out.fileno())
-        _rename(temporary, output, overwrite)
-    except OSError as error:
-        raise _write_error(output, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(output.parent)
-
-
-def _rename(temporary: Path, output: Path, overwrite: bool) -> None:
-    if overwrite:
-        os.replace(temporary, output)
-        return
-    try:
-        # A link, unlike a rename, never replaces a file that appeared meanwhile.
-        os.link(temporary, output)
+        with replacing(output, mode=_MODE, overwrite=overwrite) as stream:
+            write(stream)
     except FileExistsError as error:
         raise _exists(output) from error
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        if os.path.lexists(output):
-            raise _exists(output) from error
-        os.replace(temporary, output)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise _write_error(folder, error) from error
-    finally:
-        os.close(handle)
-
-
-def _write_error(output: Path, error: OSError) -> StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(f"there is no room for {output}", hint="free some space and pack again")
-    return StoreError(f"{output} cannot be written", cause=error.strerror or str(error))
+        raise disk_error(error, output) from error

@@ -7,14 +7,13 @@ Sizes are bytes. Memory that a GPU shares with the processor is marked ``unified
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["Cpu", "Gpu", "GpuVendor", "Machine", "Memory", "System"]
 
 
-class System(str, Enum):
+class System(StrEnum):
     """The operating systems that we know how to look at; the rest is ``OTHER``."""
 
     LINUX = "linux"
@@ -23,7 +22,7 @@ class System(str, Enum):
     OTHER = "other"
 
 
-class GpuVendor(str, Enum):
+class GpuVendor(StrEnum):
     """Who made a GPU."""
 
     NVIDIA = "nvidia"
@@ -152,29 +151,8 @@ class Machine:
         shares = (self.memory.usable, gpu.memory_total, gpu.memory_free)
         return min((share for share in shares if share is not None), default=None)
 
-    def fingerprint(self) -> str:
-        """Return 16 hex digits that change when measurements of this machine stop holding.
-
-        What varies from minute to minute (free memory, load) and from boot to boot (a few megabytes of
-        memory, the kernel) does not count; cores, limits, instruction sets, GPUs and drivers do.
-        """
-        from llamafile_mgr.machine.snapshot import machine_fingerprint
-
-        return machine_fingerprint(self)
-
     def to_dict(self) -> dict[str, object]:
         """Return the snapshot as plain values for JSON, with the derived figures beside the read ones."""
         from llamafile_mgr.machine.snapshot import machine_to_dict
 
         return machine_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> Machine:
-        """Read what ``to_dict`` wrote.
-
-        Raises:
-            ConfigError: an unknown key, a wrong type, a number that cannot be.
-        """
-        from llamafile_mgr.machine.snapshot import machine_from_dict
-
-        return machine_from_dict(data)

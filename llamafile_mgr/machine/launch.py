@@ -14,7 +14,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from llamafile_mgr.machine import library
@@ -36,7 +36,7 @@ _GPU_VARIABLES = (
 )
 
 
-class PlaceRole(str, Enum):
+class PlaceRole(StrEnum):
     """What a directory is for. ``ENGINE_HOME`` is HOME and TMPDIR of the engines that we start."""
 
     STORE = "store"

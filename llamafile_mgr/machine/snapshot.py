@@ -7,7 +7,6 @@ and ignored when read. ``version`` counts incompatible changes of the form.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import types
@@ -19,7 +18,7 @@ from pathlib import Path
 from llamafile_mgr.errors import ConfigError, NotFoundError
 from llamafile_mgr.machine.entries import Cpu, Machine, Memory
 
-__all__ = ["SNAPSHOT_VERSION", "machine_fingerprint", "machine_from_dict", "machine_to_dict", "read_snapshot"]
+__all__ = ["SNAPSHOT_VERSION", "machine_from_dict", "machine_to_dict", "read_snapshot"]
 
 SNAPSHOT_VERSION = 1
 #: Class -> names of properties that are written beside its fields.
@@ -30,24 +29,6 @@ _HINT = "write a snapshot with: llamafile-mgr doctor --json"
 def machine_to_dict(machine: Machine) -> dict[str, object]:
     """Return ``machine`` as dictionaries, lists, texts and numbers."""
     return {"version": SNAPSHOT_VERSION, **_dump_record(machine)}
-
-
-def machine_fingerprint(machine: Machine) -> str:
-    """Return what identifies a machine to stored measurements; see ``Machine.fingerprint``."""
-    cpu, ceiling = machine.cpu, machine.memory.ceiling
-    stable = [
-        machine.system.value,
-        machine.architecture,
-        machine.rosetta,
-        machine.wsl,
-        [cpu.model, cpu.physical_cores, cpu.efficiency_cores, cpu.usable_cores, cpu.features],
-        _gibibytes(ceiling),
-        [
-            [g.vendor.value, g.name, _gibibytes(g.memory_total), g.compute_capability, g.driver, g.backend]
-            for g in machine.gpus
-        ],
-    ]
-    return hashlib.sha256(json.dumps(stable).encode()).hexdigest()[:16]
 
 
 def machine_from_dict(data: Mapping[str, object]) -> Machine:
@@ -87,10 +68,6 @@ def read_snapshot(path: Path) -> Machine:
     if isinstance(data, dict) and isinstance(data.get("machine"), dict):
         data = data["machine"]
     return machine_from_dict(data)
-
-
-def _gibibytes(count: int | None) -> int | None:
-    return None if count is None else round(count / 1024**3)
 
 
 def _dump_record(record: object) -> dict[str, object]:

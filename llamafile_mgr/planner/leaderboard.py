@@ -13,7 +13,7 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from llamafile_mgr.errors import UsageError
 
@@ -23,7 +23,7 @@ __all__ = ["By", "Leaderboard", "Row", "Scores", "rank", "rank_models"]
 _TIE = 1e-9
 
 
-class By(str, Enum):
+class By(StrEnum):
     """What orders the table."""
 
     MTR = "mtr"

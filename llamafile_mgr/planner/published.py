@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-import sys
+import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,6 @@ from dataclasses import dataclass
 
 from llamafile_mgr.errors import InternalError
 from llamafile_mgr.planner.leaderboard import Scores
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "PUBLISHED_NOTE",

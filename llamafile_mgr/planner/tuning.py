@@ -10,7 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.llamafile import Family
@@ -95,7 +95,7 @@ class TuneLimits:
     fits: Callable[[Variant], bool]
 
 
-class Verdict(str, Enum):
+class Verdict(StrEnum):
     """How a duel stands: the challenger is faster, it is not, or more rounds are needed."""
 
     BETTER = "better"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.planner.budget import Pool
@@ -12,7 +12,7 @@ from llamafile_mgr.planner.budget import Pool
 __all__ = ["DocLength", "Outcome", "Recommendation", "Use", "Verdict"]
 
 
-class DocLength(str, Enum):
+class DocLength(StrEnum):
     """How long a document is: a sentence, a paragraph, or pages."""
 
     SHORT = "short"
@@ -39,7 +39,7 @@ class Use:
     with_generation: bool = False
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What became of a model. ``POSSIBLE``: it would work here, another is better."""
 
     CHOSEN = "chosen"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from llamafile_mgr.embedding.metrics import EmbedderStats, HistogramSnapshot
+from llamafile_mgr.embedding.metrics import EmbedderStats
+from llamafile_mgr.histograms import HistogramSnapshot
 from llamafile_mgr.proxy.metrics import Sample, histogram_samples, render_metric
 
 __all__ = ["render_embedding_metrics"]
@@ -80,14 +81,10 @@ def _seconds(
     stats: Mapping[str, EmbedderStats], read: Callable[[EmbedderStats], HistogramSnapshot]
 ) -> Iterator[Sample]:
     for model, each in stats.items():
-        yield from _samples({"model": model}, read(each))
+        yield from histogram_samples({"model": model}, read(each))
 
 
 def _seconds_by_priority(stats: Mapping[str, EmbedderStats]) -> Iterator[Sample]:
     for model, each in stats.items():
         for priority, histogram in sorted(each.waiting_seconds.items()):
-            yield from _samples({"model": model, "priority": priority}, histogram)
-
-
-def _samples(labels: Mapping[str, str], histogram: HistogramSnapshot) -> Iterable[Sample]:
-    return histogram_samples(labels, histogram.bounds, histogram.counts, histogram.total)
+            yield from histogram_samples({"model": model, "priority": priority}, histogram)

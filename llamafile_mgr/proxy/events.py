@@ -7,7 +7,7 @@ but read a line ``error: {...}`` (which engines up to 0.9.3 send) as the end of 
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -17,7 +17,7 @@ __all__ = ["EventFilter", "EventReader", "EventStyle", "render_event"]
 _DONE = b"data: [DONE]"
 
 
-class EventStyle(str, Enum):
+class EventStyle(StrEnum):
     """What the client's parser can take.
 
     ``STANDARD``: all of SSE, and ``[DONE]`` is expected. ``TYPED``: all of SSE, and the last event has a

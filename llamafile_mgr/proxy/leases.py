@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.errors import EngineStartError, Error, NotReadyError, RequestError, StoreError
+from llamafile_mgr.locks import LockBusyError, Locks
 from llamafile_mgr.paths import ensure_private_dir
-from llamafile_mgr.store.locks import LockBusyError, Locks
-from llamafile_mgr.store.processes import Holder, is_alive, is_of_this_computer
+from llamafile_mgr.processes import Holder, is_alive, is_of_this_computer
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 
@@ -252,23 +252,19 @@ def living_alone(runtime: Path, terms: LeaseTerms | None) -> Iterator[None]:
     if terms is None:
         yield
         return
-    directory = ensure_private_dir(runtime)
-    lock = Locks(directory).lock(directory / f"exec-{terms.key}.alive")
-    deadline = time.monotonic() + _PREDECESSOR_SECONDS
-    while True:
-        try:
-            lock.acquire()
-            break
-        except LockBusyError:
-            if time.monotonic() >= deadline:
-                raise StoreError(
-                    "an earlier serve of the same models does not end",
-                    hint="find it with llamafile-mgr status, and stop it",
-                ) from None
+
+    def wait_on(_: float) -> None:
         if terms.starter_is_gone():
             raise NotReadyError("nobody waits for this serve any more")
-        time.sleep(_CHECK_SECONDS / 5)
-    try:
+
+    directory = ensure_private_dir(runtime)
+    path = directory / f"exec-{terms.key}.alive"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(Locks(directory).held(path, seconds=_PREDECESSOR_SECONDS, waiting=wait_on))
+        except LockBusyError as error:
+            raise StoreError(
+                "an earlier serve of the same models does not end",
+                hint="find it with llamafile-mgr status, and stop it",
+            ) from error
         yield
-    finally:
-        lock.release()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Counter", "Histogram", "ProxyMetrics", "Sample", "histogram_samples", "render_metric"]
+from llamafile_mgr.histograms import Histogram, HistogramSnapshot
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+__all__ = ["Counter", "ProxyMetrics", "Sample", "Timings", "histogram_samples", "render_metric"]
 
 Labels = tuple[str, ...]
 
@@ -43,8 +42,8 @@ class Counter:
             yield Sample(dict(zip(self._names, labels, strict=True)), value)
 
 
-class Histogram:
-    """Seconds by buckets per combination of labels."""
+class Timings:
+    """A histogram of seconds per combination of labels."""
 
     kind = "histogram"
 
@@ -52,45 +51,30 @@ class Histogram:
         self.name = name
         self.help_text = help_text
         self._names = tuple(labels)
-        self._counts: dict[Labels, list[int]] = {}
-        self._sums: dict[Labels, float] = {}
+        self._values: dict[Labels, Histogram] = {}
 
     def observe(self, seconds: float, *labels: str) -> None:
         """Count one observation."""
-        counts = self._counts.setdefault(labels, [0] * (len(_SECONDS) + 1))
-        counts[bisect_left(_SECONDS, seconds)] += 1
-        self._sums[labels] = self._sums.get(labels, 0.0) + seconds
+        self._values.setdefault(labels, Histogram()).add(seconds)
 
     def quantile(self, share: float, *labels: str) -> float | None:
         """Return the upper bound of the bucket in which ``share`` of the observations end."""
-        counts = self._counts.get(labels)
-        if not counts:
-            return None
-        wanted, seen = share * sum(counts), 0
-        for bound, count in zip((*_SECONDS, float("inf")), counts, strict=True):
-            seen += count
-            if seen >= wanted:
-                return bound
-        return None
+        found = self._values.get(labels)
+        return None if found is None else found.snapshot().quantile(share)
 
     def samples(self) -> Iterable[Sample]:
         """Return every line: cumulative buckets, the sum and the count."""
-        for labels, counts in sorted(self._counts.items()):
-            named = dict(zip(self._names, labels, strict=True))
-            yield from histogram_samples(named, _SECONDS, counts, self._sums[labels])
+        for labels, values in sorted(self._values.items(), key=lambda each: each[0]):
+            yield from histogram_samples(dict(zip(self._names, labels, strict=True)), values.snapshot())
 
 
-def histogram_samples(
-    labels: Mapping[str, str], bounds: Sequence[float], counts: Sequence[int], total: float
-) -> Iterable[Sample]:
-    """Yield cumulative buckets, the sum and the count; ``counts`` has one more than ``bounds``."""
-    seen = 0
-    for bound, count in zip((*bounds, float("inf")), counts, strict=True):
-        seen += count
+def histogram_samples(labels: Mapping[str, str], histogram: HistogramSnapshot) -> Iterable[Sample]:
+    """Yield cumulative buckets, the sum and the count."""
+    for bound, seen in histogram.cumulative():
         edge = "+Inf" if bound == float("inf") else f"{bound:g}"
         yield Sample({**labels, "le": edge}, seen, "_bucket")
-    yield Sample(labels, total, "_sum")
-    yield Sample(labels, seen, "_count")
+    yield Sample(labels, histogram.total, "_sum")
+    yield Sample(labels, histogram.count, "_count")
 
 
 def render_metric(name: str, kind: str, help_text: str, samples: Iterable[Sample]) -> str:
@@ -118,15 +102,15 @@ class ProxyMetrics:
             "llamafile_requests_total", "Answered requests.", ("route", "model", "status")
         )
         self.errors = Counter("llamafile_errors_total", "Refused and failed requests.", ("model", "code"))
-        self.request_seconds = Histogram(
+        self.request_seconds = Timings(
             "llamafile_request_seconds", "From a request's head to its answer's end.", ("route", "model")
         )
-        self.queue_seconds = Histogram("llamafile_queue_wait_seconds", "Waiting for a turn.", ("model",))
-        self.engine_seconds = Histogram("llamafile_engine_seconds", "From turn to answer.", ("model",))
+        self.queue_seconds = Timings("llamafile_queue_wait_seconds", "Waiting for a turn.", ("model",))
+        self.engine_seconds = Timings("llamafile_engine_seconds", "From turn to answer.", ("model",))
 
     def render(self) -> str:
         """Return all of them as text."""
-        every: list[Counter | Histogram] = [
+        every: list[Counter | Timings] = [
             self.requests,
             self.errors,
             self.request_seconds,

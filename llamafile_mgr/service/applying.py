@@ -9,14 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from llamafile_mgr.errors import NotFoundError, ServiceError
+from llamafile_mgr.files import write_atomically
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.service.definition import Manager, Scope, Steps, UnitFile
 from llamafile_mgr.service.finding import Target
-from llamafile_mgr.store.files import write_atomically
 
 __all__ = [
     "Change",
@@ -33,7 +33,7 @@ _BOOTED = Path("/run/systemd/system")
 _UTF16_MARK = b"\xff\xfe"
 
 
-class Change(str, Enum):
+class Change(StrEnum):
     """What writing a file would do."""
 
     NEW = "new"

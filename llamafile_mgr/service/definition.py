@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError
@@ -15,14 +15,14 @@ __all__ = ["Action", "Definition", "Manager", "Request", "Scope", "Steps", "Unit
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
-class Scope(str, Enum):
+class Scope(StrEnum):
     """Whose service it is: one user's, or the whole machine's."""
 
     USER = "user"
     SYSTEM = "system"
 
 
-class Manager(str, Enum):
+class Manager(StrEnum):
     """Who keeps services running here."""
 
     SYSTEMD = "systemd"
@@ -30,7 +30,7 @@ class Manager(str, Enum):
     WINDOWS = "windows"
 
 
-class Action(str, Enum):
+class Action(StrEnum):
     """What can be asked about a service that is installed."""
 
     START = "start"

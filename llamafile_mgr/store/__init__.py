@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from llamafile_mgr.store.blocks import BlockHashes, Digester, hash_file, read_blocks
-from llamafile_mgr.store.locks import LockBusyError
 from llamafile_mgr.store.parts import Part, PartInfo, part_key, peek
 from llamafile_mgr.store.ranges import Range, RangeSet
 from llamafile_mgr.store.records import Record, StoredArtifact, Trust
@@ -12,7 +11,6 @@ from llamafile_mgr.store.store import Removal, Store
 __all__ = [
     "BlockHashes",
     "Digester",
-    "LockBusyError",
     "Part",
     "PartInfo",
     "Range",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.errors import StoreError
-from llamafile_mgr.store.files import store_errors, write_atomically
+from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.store.layout import is_digest
 from llamafile_mgr.store.ranges import Range
 

@@ -6,8 +6,8 @@ import contextlib
 import json
 from pathlib import Path
 
-from llamafile_mgr.store.files import store_errors, temporary_name, write_atomically
-from llamafile_mgr.store.processes import Holder, is_alive, myself
+from llamafile_mgr.files import store_errors, temporary_name, write_atomically
+from llamafile_mgr.processes import Holder, is_alive, myself
 
 __all__ = ["add_hold", "drop_hold", "living_holders"]
 

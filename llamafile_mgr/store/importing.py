@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
-from enum import Enum
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 
 from llamafile_mgr.catalog import Artifact, Catalog, Model
 from llamafile_mgr.errors import DiskFullError, InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.files import clone_or_copy, free_bytes, link_file, store_errors, temporary_name
 from llamafile_mgr.store.blocks import hash_file
-from llamafile_mgr.store.files import clone_or_copy, free_bytes, link_file, store_errors, temporary_name
 from llamafile_mgr.store.kinds import kind_of_file
 from llamafile_mgr.store.layout import check_name
 from llamafile_mgr.store.records import Record, StoredArtifact, Trust
@@ -21,7 +21,7 @@ from llamafile_mgr.store.store import Store
 __all__ = ["Method", "import_file"]
 
 
-class Method(str, Enum):
+class Method(StrEnum):
     """How a file comes in. ``COPY`` shares the blocks where the file system can (a reflink).
 
     ``LINK`` makes the store and the file one: it becomes read-only, and a later change of it would
@@ -72,7 +72,7 @@ def import_file(
             kind=kind,
             trust=Trust.PINNED if known or sha256 else Trust.FIRST_USE,
             source=known[1].source if known else path.absolute().as_uri(),
-            verified_at=datetime.now(timezone.utc).replace(microsecond=0),
+            verified_at=datetime.now(UTC).replace(microsecond=0),
         )
         if known:
             record = _described(record, *known)

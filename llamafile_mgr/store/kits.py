@@ -14,14 +14,14 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from llamafile_mgr.catalog import Catalog
 from llamafile_mgr.errors import DiskFullError, IntegrityError, InvalidFileError, NotFoundError, StoreError
+from llamafile_mgr.files import free_bytes, store_errors, sync_directory, temporary_name
 from llamafile_mgr.store.blocks import BlockHashes, Digester
-from llamafile_mgr.store.files import free_bytes, store_errors, sync_directory, temporary_name
 from llamafile_mgr.store.layout import is_digest
 from llamafile_mgr.store.records import Record, StoredArtifact, Trust, parse_record, record_json
 from llamafile_mgr.store.store import Store
@@ -268,7 +268,7 @@ def _publish(record: Record, store: Store, catalog: Catalog, arrived: dict[str, 
         return store.name(known[0])
     trust = Trust.PINNED if _pin(record, catalog) == record.digest else Trust.FIRST_USE
     record = known[0] if known else replace(record, trust=trust)
-    record = replace(record, verified_at=datetime.now(timezone.utc).replace(microsecond=0))
+    record = replace(record, verified_at=datetime.now(UTC).replace(microsecond=0))
     if blob is None or not blob.path.exists():
         return store.name(record)
     return store.publish(blob.path, blob.hashes, record)

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
-from llamafile_mgr.store.files import store_errors, write_atomically
+from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.store.layout import check_digest, check_name
 from llamafile_mgr.store.records import StoredArtifact
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["LOCK_FILE", "LockedArtifact", "format_lock", "locked", "parse_lock", "read_lock", "write_lock"]
 
@@ -120,7 +115,7 @@ def _read(entry: object) -> LockedArtifact:
     for key, value in entry.items():
         if type(value) is not (int if key == "size" else str):
             raise ValueError(f"{key} has the wrong type")
-    artifact = LockedArtifact(**{**entry, "kind": ArtifactKind(entry.get("kind"))})
+    artifact = LockedArtifact(**{**entry, "kind": ArtifactKind(str(entry.get("kind")))})
     check_name(artifact.name)
     check_digest(artifact.sha256)
     if artifact.size < 0:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llamafile_mgr.errors import StoreError
-from llamafile_mgr.store.files import disk_error, store_errors, sync_directory, write_atomically
+from llamafile_mgr.files import disk_error, store_errors, sync_directory, write_atomically
 from llamafile_mgr.store.ranges import Range, RangeSet
 
 __all__ = ["Part", "PartInfo", "make_part", "parse_map", "part_key", "peek", "remove_part"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.errors import StoreError
-from llamafile_mgr.store.files import store_errors
+from llamafile_mgr.files import store_errors
+from llamafile_mgr.locks import LockBusyError
 from llamafile_mgr.store.layout import is_digest
-from llamafile_mgr.store.locks import LockBusyError
 from llamafile_mgr.store.parts import peek, remove_part
 from llamafile_mgr.store.store import Store
 
@@ -80,18 +80,14 @@ def _parts(store: Store, seconds: float, dry_run: bool) -> Iterator[Waste]:
     for directory in sorted((store.root / "parts").iterdir()):
         if not is_digest(directory.name):
             continue
-        lock = store.locks.lock(store.layout.lock(directory.name))
-        with contextlib.suppress(LockBusyError):
-            lock.acquire()
-            try:
-                age = time.time() - directory.stat().st_mtime
-                with contextlib.suppress(FileNotFoundError):
-                    age = time.time() - (directory / "map").stat().st_mtime
-                if age < seconds:
-                    continue
-                seen = peek(directory)
-                yield Waste("unfinished download", directory, seen[1] if seen else 0)
-                if not dry_run:
-                    remove_part(directory)
-            finally:
-                lock.release()
+        lock = store.layout.lock(directory.name)
+        with contextlib.suppress(LockBusyError), store.locks.held(lock):
+            age = time.time() - directory.stat().st_mtime
+            with contextlib.suppress(FileNotFoundError):
+                age = time.time() - (directory / "map").stat().st_mtime
+            if age < seconds:
+                continue
+            seen = peek(directory)
+            yield Waste("unfinished download", directory, seen[1] if seen else 0)
+            if not dry_run:
+                remove_part(directory)

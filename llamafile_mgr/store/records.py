@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from enum import Enum
+from datetime import UTC, datetime
+from enum import Enum, StrEnum
 from pathlib import Path
 
 from llamafile_mgr.catalog import ArtifactKind, Role
@@ -16,7 +16,7 @@ from llamafile_mgr.store.layout import check_digest, check_name
 __all__ = ["Record", "StoredArtifact", "Trust", "artifact_json", "parse_record", "record_json", "stored"]
 
 
-class Trust(str, Enum):
+class Trust(StrEnum):
     """Where the digest came from that a file was checked against.
 
     ``PINNED``: the catalog or a lock file. ``HUB``: the hub's own headers or index.
@@ -131,7 +131,7 @@ def record_json(record: Record) -> dict[str, object]:
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if isinstance(value, datetime):
-            value = value.astimezone(timezone.utc).isoformat(timespec="seconds")
+            value = value.astimezone(UTC).isoformat(timespec="seconds")
         elif isinstance(value, Enum):
             value = value.value
         if value is not None:

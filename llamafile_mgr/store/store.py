@@ -9,24 +9,27 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from llamafile_mgr.catalog import ArtifactKind, load_catalog
 from llamafile_mgr.errors import IntegrityError, NotFoundError, StoreError
+from llamafile_mgr.files import store_errors, sync_directory, sync_file, write_atomically
+from llamafile_mgr.locks import Locks
 from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.processes import Holder
 from llamafile_mgr.store.blocks import BlockHashes, write_blocks
-from llamafile_mgr.store.files import store_errors, sync_directory, sync_file, write_atomically
 from llamafile_mgr.store.holds import add_hold, drop_hold, living_holders
 from llamafile_mgr.store.layout import Layout
-from llamafile_mgr.store.locks import Locks
 from llamafile_mgr.store.parts import PartInfo, make_part, remove_part
-from llamafile_mgr.store.processes import Holder
 from llamafile_mgr.store.quarantine import lift_quarantine
 from llamafile_mgr.store.ranges import Range
 from llamafile_mgr.store.records import Record, StoredArtifact, Trust, parse_record, record_json, stored
 
 __all__ = ["Removal", "Store"]
+
+#: Changes of names and blobs are short; one that holds them up this long hangs.
+_BUSY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class Store:
             if not _is_file(path):
                 return None
         try:
-            used = datetime.fromtimestamp(self.layout.used(record.digest).stat().st_mtime, tz=timezone.utc)
+            used = datetime.fromtimestamp(self.layout.used(record.digest).stat().st_mtime, tz=UTC)
         except OSError:
             used = None
         return stored(record, path, used, damaged)
@@ -179,7 +182,7 @@ class Store:
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Hold the store's own lock: for short changes of names and blobs only."""
-        return self.locks.held(self.layout.lock("store"))
+        return self.locks.held(self.layout.lock("store"), seconds=_BUSY_SECONDS)
 
     def publish(self, path: Path, hashes: BlockHashes, record: Record) -> StoredArtifact:
         """Move the verified file ``path`` into the store under the record's name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from llamafile_mgr.store.blocks import hash_file, read_blocks, write_blocks
 from llamafile_mgr.store.ranges import Range
@@ -42,7 +42,7 @@ def verify(store: Store, entry: StoredArtifact, advance: Callable[[int], None] |
             write_blocks(side_car, found)
         if entry.damaged:
             store.readmit(entry)
-        store.confirm(entry.digest, datetime.now(timezone.utc).replace(microsecond=0))
+        store.confirm(entry.digest, datetime.now(UTC).replace(microsecond=0))
         return Verification(entry, found.sha256, ())
     store.set_damaged(entry.digest)
     known = read_blocks(side_car)

@@ -10,12 +10,12 @@ import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["Diagnosis", "Kind", "diagnose"]
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """Causes that something can be done about, and the rest."""
 
     UNKNOWN_FLAG = "unknown flag"

@@ -23,6 +23,7 @@ from llamafile_mgr.errors import (
     DeadlineError,
     DeadlyRequestError,
     EngineLostError,
+    EngineUnreachedError,
     Error,
     InternalError,
     NotReadyError,
@@ -123,9 +124,7 @@ class WorkerSlot:
     def connection(self) -> EngineClient:
         """Return the connections to the engine. Raises EngineLostError: it was stopped."""
         if self.client is None:
-            lost = EngineLostError(f"{self.engine.name} was stopped")
-            lost.sent = False
-            raise lost
+            raise EngineUnreachedError(f"{self.engine.name} was stopped")
         return self.client
 
     def keep(self) -> None:
@@ -390,7 +389,7 @@ class Dispatcher:
             ended = await engine.was_ended(client)
         finally:
             self._gone.discard(client)
-        if ended or not error.sent:
+        if ended or isinstance(error, EngineUnreachedError):
             return _Lost(error, EngineLoss.INNOCENT)
         engine.excuse_death(client)
         return _Lost(error, EngineLoss.DEATH)

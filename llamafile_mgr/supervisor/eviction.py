@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["Lodger", "Move", "Verdict", "decide_room"]
 
@@ -20,7 +20,7 @@ class Lodger:
     busy: bool = False
 
 
-class Move(str, Enum):
+class Move(StrEnum):
     """What to do before a newcomer is started."""
 
     START = "start"

@@ -8,12 +8,12 @@ real answer, and a silent busy one must at least answer its health route.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["LivenessPolicy", "Probe", "decide_probe"]
 
 
-class Probe(str, Enum):
+class Probe(StrEnum):
     """What to ask now."""
 
     NOTHING = "nothing"

@@ -17,14 +17,14 @@ import threading
 from pathlib import Path
 
 from llamafile_mgr.errors import StoreError
+from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.processes import is_running, start_of
 
 __all__ = ["Registry", "reap_survivors"]
 
 _PREFIX = "serve-"
 _ENGINES = "engines.json"
-#: Two readings of one process's start time differ by less than this.
-_SAME_START_SECONDS = 1.0
 
 
 class Registry:
@@ -53,7 +53,7 @@ class Registry:
 
     def note_engine(self, name: str, pid: int) -> None:
         """Remember a running engine by its process id and start time."""
-        started = _start_time(pid)
+        started = start_of(pid)
         if started is not None:
             with self._lock:
                 self._engines[name] = (pid, started)
@@ -71,13 +71,9 @@ class Registry:
 
     def _write(self) -> None:
         path = ensure_private_dir(self.directory) / _ENGINES
-        text = json.dumps({"started": _start_time(os.getpid()), "engines": self._engines})
-        try:
-            temporary = path.with_suffix(".new")
-            temporary.write_text(text, encoding="ascii")
-            temporary.replace(path)
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        text = json.dumps({"started": start_of(os.getpid()), "engines": self._engines})
+        with store_errors(path):
+            write_atomically(path, text.encode("ascii"))
 
 
 def reap_survivors(runtime: Path) -> list[int]:
@@ -92,29 +88,14 @@ def reap_survivors(runtime: Path) -> list[int]:
             manager, engines = noted["started"], dict(noted["engines"])
         except (OSError, ValueError, KeyError, TypeError):
             manager, engines = None, {}
-        if _is_process(int(pid), manager):
+        if is_running(int(pid), manager):
             continue
         for entry in engines.values():
-            if _is_process(int(entry[0]), float(entry[1])):
+            if is_running(int(entry[0]), float(entry[1])):
                 _kill(int(entry[0]))
                 ended.append(int(entry[0]))
         shutil.rmtree(directory, ignore_errors=True)
     return ended
-
-
-def _is_process(pid: int, started: float | None) -> bool:
-    """Tell whether ``pid`` lives and is the process that started then; an unknown time counts as agreeing."""
-    now = _start_time(pid)
-    return now is not None and (started is None or abs(now - started) < _SAME_START_SECONDS)
-
-
-def _start_time(pid: int) -> float | None:
-    import psutil
-
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return None
 
 
 def _kill(pid: int) -> None:

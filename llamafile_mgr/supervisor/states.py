@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["TRANSITIONS", "EngineEvent", "EngineState", "next_state"]
 
 
-class EngineState(str, Enum):
+class EngineState(StrEnum):
     """Where one engine is in its life."""
 
     PLANNED = "planned"
@@ -24,7 +24,7 @@ class EngineState(str, Enum):
     FAILED = "failed"
 
 
-class EngineEvent(str, Enum):
+class EngineEvent(StrEnum):
     """What can happen to one engine."""
 
     SPAWN = "spawn"

@@ -53,7 +53,7 @@ async def watch(
 async def _check_work(check_alive: Callable[[], Awaitable[None]], policy: LivenessPolicy) -> None:
     try:
         await asyncio.wait_for(check_alive(), policy.work_deadline_seconds)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise EngineError(
             f"it hangs: no answer to a small request for {policy.work_deadline_seconds:g} seconds"
         ) from None

@@ -11,7 +11,8 @@ import pytest
 
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.machine import Machine, read_snapshot
+from llamafile_mgr.machine import read_snapshot
+from llamafile_mgr.machine.snapshot import machine_from_dict
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def test_json_has_the_machine_and_the_checks(capsys: pytest.CaptureFixture[str],
     assert {check["outcome"] for check in data["checks"]} <= {"pass", "warn"}
     assert data["machine"]["cpu"]["usable_cores"] >= 1
     (tmp_path / "snapshot.json").write_text(text)
-    assert read_snapshot(tmp_path / "snapshot.json") == Machine.from_dict(data["machine"])
+    assert read_snapshot(tmp_path / "snapshot.json") == machine_from_dict(data["machine"])
 
 
 def test_a_taken_port_is_a_warning_with_a_fix(

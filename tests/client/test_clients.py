@@ -6,6 +6,7 @@ import itertools
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import httpx
 import numpy as np
@@ -75,13 +76,14 @@ def test_errors(service: Service) -> None:
             client.vector_space("other")
         with pytest.raises(RequestError, match="no model to rerank"):
             client.rerank("q", ["a"])
-        for texts, says in (
+        wrong: list[tuple[Any, str]] = [
             (["a", None], "text 1 .* NoneType"),
             (b"bytes", "list of texts"),
             (["\ud800"], "half a character at 0"),
-        ):
+        ]
+        for texts, says in wrong:
             with pytest.raises(UsageError, match=says):
-                client.embed(texts)  # type: ignore[call-overload]
+                client.embed(texts)
         assert len(client.embed(text for text in "ab")) == 2  # type: ignore[call-overload]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -26,11 +26,11 @@ from tests.support.golden import GOLDEN, golden_cosine
 __all__ = ["NODE", "PROBES", "install_node_clients"]
 
 TEXTS = list(GOLDEN)[:3]
-MESSAGES = [{"role": "user", "content": "Say hello."}]
+MESSAGES: list[Any] = [{"role": "user", "content": "Say hello."}]
 NODE = Path(__file__).parent.parent / ".cache" / "node"
 
 
-def check(vectors: Sequence[Sequence[float]], texts: Sequence[str] = TEXTS) -> None:
+def check(vectors: Sequence[Any], texts: Sequence[str] = TEXTS) -> None:
     """Raise unless these are the texts' known vectors."""
     assert len(vectors) == len(texts)
     for text, vector in zip(texts, vectors, strict=True):
@@ -55,11 +55,9 @@ def openai_chat(url: str) -> None:
     import openai
 
     with openai.OpenAI(base_url=f"{url}/v1", api_key="sk-no-key-required") as client:
-        reply = client.chat.completions.create(model="LLaMA_CPP", messages=MESSAGES, max_tokens=4)  # type: ignore[arg-type]
+        reply = client.chat.completions.create(model="LLaMA_CPP", messages=MESSAGES, max_tokens=4)
         assert reply.choices[0].message.role == "assistant"
-        chunks = list(
-            client.chat.completions.create(model="x", messages=MESSAGES, max_tokens=4, stream=True)  # type: ignore[call-overload]
-        )
+        chunks = list(client.chat.completions.create(model="x", messages=MESSAGES, max_tokens=4, stream=True))
         assert any(chunk.choices and chunk.choices[0].finish_reason for chunk in chunks)
 
 
@@ -148,16 +146,16 @@ def cohere_embeddings(url: str) -> None:
     import cohere
 
     old = cohere.Client(api_key="x", base_url=url)
-    check(old.embed(texts=TEXTS, model="m", input_type="search_document").embeddings)  # type: ignore[arg-type]
+    check(old.embed(texts=TEXTS, model="m", input_type="search_document").embeddings)
     new = cohere.ClientV2(api_key="x", base_url=url)
     reply = new.embed(texts=TEXTS, model="m", input_type="search_query", embedding_types=["float"])
-    check(reply.embeddings.float_)  # type: ignore[arg-type]
+    check(reply.embeddings.float_)
 
 
 def voyage_embeddings(url: str) -> None:
     import voyageai
 
-    client = voyageai.Client(api_key="x", base_url=f"{url}/v1")  # type: ignore[attr-defined]
+    client = voyageai.Client(api_key="x", base_url=f"{url}/v1")
     check(client.embed(TEXTS, model="m", input_type="document").embeddings)
 
 
@@ -165,14 +163,14 @@ def huggingface_hub_embeddings(url: str) -> None:
     from huggingface_hub import InferenceClient
 
     client = InferenceClient(model=f"{url}/embed", token="x")
-    check([row.tolist() for row in client.feature_extraction(TEXTS)])  # type: ignore[arg-type]
+    check([row.tolist() for row in client.feature_extraction(TEXTS)])
     check([client.feature_extraction(TEXTS[0])[0].tolist()], TEXTS[:1])
 
 
 def langchain_openai_embeddings(url: str) -> None:
     from langchain_openai import OpenAIEmbeddings
 
-    client = OpenAIEmbeddings(base_url=f"{url}/v1", api_key="x", check_embedding_ctx_length=False)  # type: ignore[arg-type]
+    client = OpenAIEmbeddings(base_url=f"{url}/v1", api_key="x", check_embedding_ctx_length=False)
     check(client.embed_documents(TEXTS))
 
 
@@ -187,7 +185,7 @@ def langchain_ollama_embeddings(url: str) -> None:
 def langchain_openai_chat(url: str) -> None:
     from langchain_openai import ChatOpenAI
 
-    model = ChatOpenAI(base_url=f"{url}/v1", api_key="x", model="m", max_tokens=4)  # type: ignore[call-arg,arg-type]
+    model = ChatOpenAI(base_url=f"{url}/v1", api_key="x", model="m", max_tokens=4)
     assert isinstance(model.invoke("Say hello.").content, str)
     assert list(model.stream("Say hello."))
 
@@ -242,13 +240,13 @@ def any_llm_chat(url: str) -> None:
     for provider in ("llamafile", "llamacpp"):
         reply = any_llm.completion(
             "m",
-            messages=MESSAGES,  # type: ignore[arg-type]
+            messages=MESSAGES,
             provider=provider,
             api_base=f"{url}/v1",
             api_key="x",
             max_tokens=4,
         )
-        assert reply.choices[0].message.role == "assistant"  # type: ignore[union-attr]
+        assert reply.choices[0].message.role == "assistant"
 
 
 def haystack_embeddings(url: str) -> None:
@@ -262,7 +260,8 @@ def haystack_embeddings(url: str) -> None:
     texts = OpenAITextEmbedder(api_key=key, model="m", api_base_url=f"{url}/v1")
     check([texts.run(TEXTS[0])["embedding"]], TEXTS[:1])
     many = OpenAIDocumentEmbedder(api_key=key, model="m", api_base_url=f"{url}/v1", progress_bar=False)
-    check([document.embedding for document in many.run(documents)["documents"]])
+    found: list[Any] = many.run(documents)["documents"]
+    check([document.embedding for document in found])
     check([OllamaTextEmbedder(model="m", url=url).run(TEXTS[0])["embedding"]], TEXTS[:1])
     ollama = OllamaDocumentEmbedder(model="m", url=url, progress_bar=False)
     check([document.embedding for document in ollama.run(documents)["documents"]])
@@ -272,11 +271,12 @@ def chroma_embeddings(url: str) -> None:
     import chromadb
     from chromadb.utils import embedding_functions
 
-    for function in (
+    functions: list[Any] = [
         embedding_functions.OpenAIEmbeddingFunction(api_key="x", model_name="m", api_base=f"{url}/v1"),
         embedding_functions.OllamaEmbeddingFunction(url=url, model_name="m"),
         embedding_functions.HuggingFaceEmbeddingServer(url=f"{url}/embed"),
-    ):
+    ]
+    for function in functions:
         check(function(TEXTS))
         quiet = chromadb.config.Settings(anonymized_telemetry=False)
         collection = chromadb.EphemeralClient(quiet).create_collection(
@@ -410,9 +410,9 @@ PROBES: dict[str, Callable[[str], None]] = {
     "llm chat": llm_chat,
     "llama-index OpenAI, Ollama, TEI": llama_index_other_embeddings,
     "rare dialects": rare_dialects,
+    "any-llm embeddings": any_llm_embeddings,
+    "any-llm chat": any_llm_chat,
 }
-if sys.version_info >= (3, 11):  # what any-llm asks for
-    PROBES |= {"any-llm embeddings": any_llm_embeddings, "any-llm chat": any_llm_chat}
 if install_node_clients():
     PROBES |= {"openai-node embeddings": openai_node, "ollama-js": ollama_node}
 
@@ -425,7 +425,7 @@ os.environ |= {
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what these packages say while they are imported is not ours to mend
     for _module in (
-        *(("any_llm",) if sys.version_info >= (3, 11) else ()),
+        "any_llm",
         "chromadb",
         "cohere",
         "haystack.components.embedders",

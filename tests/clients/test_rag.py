@@ -113,6 +113,7 @@ def test_texts_longer_than_the_model_reads_are_cut_and_lose_nothing(service: Ser
     assert len(passages) == len(vectors) > 3
     assert (alone * vectors).sum(1).min() > 0.999
     counts = [count(service, passage) for _, passage in passages]
+    assert limit is not None
     assert 0.85 * limit < max(counts) <= limit
     place = 0
     for _, passage in passages:

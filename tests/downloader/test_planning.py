@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from llamafile_mgr.downloader.planning import MEBIBYTE, RangePlanner, Segment, s
 from llamafile_mgr.downloader.retrying import RetryPolicy, next_wait, parse_retry_after
 from llamafile_mgr.store import RangeSet
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

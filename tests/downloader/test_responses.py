@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llamafile_mgr.downloader.responses import ContentRange, Outcome, judge, parse_content_range
 from llamafile_mgr.store import Range
 
-NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 GOOD = {"content-range": "bytes 10-19/100", "content-length": "10", "etag": '"v"'}
 
 

@@ -66,7 +66,7 @@ def test_only_the_owner_may_read_and_no_text_is_stored(cache: VectorCache) -> No
 
 def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
     cache = VectorCache(tmp_path / "vectors.sqlite", 1_000_000)
-    row = np.ones(1024, np.float32) / 32
+    row = np.full(1024, 1 / 32, np.float32)
     keys = [text_key(str(n)) for n in range(3000)]
     for at in range(0, 3000, 50):
         cache.put(SPACE, {key: CachedVector(row, None) for key in keys[at : at + 50]})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ class TickingWork(RequestWork):
         self.slots = slots
         self.computed = 0
 
-    async def compute(self, slot: WorkerSlot, payloads: Sequence[str], tokens: Sequence[int]) -> list[str]:
+    async def compute(self, slot: WorkerSlot, payloads: Sequence[Any], tokens: Sequence[int]) -> list[Any]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.queues.setdefault(slot.engine, deque()).append(done)
         await done

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from llamafile_mgr.catalog import load_catalog
-from llamafile_mgr.embedding.outputs import Encoding, encode
 from llamafile_mgr.embedding.prompts import make_prompt
 from llamafile_mgr.embedding.requests import InputType
 from tests.support.service import Service
@@ -22,7 +21,8 @@ PROMPTED = ("mxbai-embed-large-v1", "e5-mistral-7b-instruct")
 def ranks(scores: np.ndarray) -> np.ndarray:
     """Return where each question's own passage stands, 1 for first; row and column have the same index."""
     own = np.diag(scores)[:, np.newaxis]
-    return (scores > own).sum(axis=1) + 1
+    places: np.ndarray = (scores > own).sum(axis=1) + 1
+    return places
 
 
 def mrr(places: np.ndarray) -> float:
@@ -64,15 +64,3 @@ def test_right_passages_are_found(service: Service, capsys: pytest.CaptureFixtur
             print(f"  {how:34} MRR {mrr(places):.3f}  nDCG@10 {ndcg(places):.3f}")
     assert mrr(found["no prompt"]) > 0.9
     assert ndcg(found["no prompt"]) > 0.9
-
-
-def test_integers_and_bits_find_them_too(service: Service) -> None:
-    passages = embed(service, [pair["passage"] for pair in PAIRS])
-    questions = embed(service, [pair["question"] for pair in PAIRS])
-    integers = [np.stack(encode(rows, Encoding.INT8)).astype(np.float32) for rows in (questions, passages)]  # type: ignore[arg-type]
-    assert mrr(ranks(integers[0] @ integers[1].T)) > 0.9
-    bits = [
-        np.unpackbits(np.stack(encode(rows, Encoding.UBINARY)), axis=1).astype(np.float32)  # type: ignore[arg-type]
-        for rows in (questions, passages)
-    ]
-    assert mrr(ranks(-np.abs(bits[0][:, np.newaxis] - bits[1][np.newaxis]).sum(axis=2))) > 0.8

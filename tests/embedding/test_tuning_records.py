@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from tests.planner import samples
 
 DIGEST = "ab" * 32
 TUNED = TunedSettings(Family.EMBEDDED, Variant(1, 2, 8, 1024, False), 1.25)
-NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HERE = samples.LAPTOP_8GB
 
 

@@ -51,7 +51,8 @@ async def test_an_async_block(home: Path) -> None:
             assert len(await ep.embed(["hello"])) == 1
             assert ep.openai_kwargs()["base_url"] == f"{ep.url}/v1"
             await asyncio.sleep(1)
-            return ep.url
+            url: str = ep.url
+            return url
 
     assert len(set(await asyncio.gather(use(), use(), use()))) == 1
     await asyncio.to_thread(await_nobody, home)
@@ -112,7 +113,7 @@ def test_what_is_public() -> None:
     assert all(getattr(llamafile_mgr, name) is not None for name in public)
     assert set(public) <= set(dir(llamafile_mgr))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        llamafile_mgr.nothing  # type: ignore[attr-defined]  # noqa: B018
+        llamafile_mgr.nothing  # noqa: B018
 
 
 def test_both_clients_offer_the_same() -> None:

@@ -77,7 +77,7 @@ PACKAGED = Target("packaged", f"pypi:My.Package/1.0/{WHEEL}", ArtifactKind.WEIGH
 
 async def test_a_file_of_a_package(hub: Hub, tmp_path: Path) -> None:
     digest = hub.add(WHEEL, DATA)
-    other = {"filename": "my_package-0.9.whl", "url": "x", "hashes": {}}
+    other: dict[str, object] = {"filename": "my_package-0.9.whl", "url": "x", "hashes": {}}
     index(hub, [other, {"filename": WHEEL, "url": f"../{WHEEL}", "hashes": {"sha256": digest}}])
     pinned = replace(PACKAGED, sha256=digest, size=len(DATA))
     entry = await pull(pinned, Store(tmp_path), settings(hub), quiet, environ={})

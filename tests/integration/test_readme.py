@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 import socket
-import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,11 +28,6 @@ from tests.support.commands import all_commands, find_commands, parse_command
 from tests.support.readme import README, Fence, fences, inline_commands, json_keys, json_rows, table_after
 from tests.support.service import share_store
 from tests.support.story import SERVE_LINES, STAND_INS, Story
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "all-minilm-l6-v2"
@@ -167,8 +162,7 @@ def test_commands_in_sentences_parse(line: str) -> None:
 def test_the_tables_of_settings_have_every_key_and_default(head: str, schema: type) -> None:
     rows = table_after(head)
     assert [(row[0].strip("`"), row[1]) for row in rows] == [
-        (field.name, written(field.default))
-        for field in dataclasses.fields(schema)  # type: ignore[arg-type]
+        (field.name, written(field.default)) for field in dataclasses.fields(schema)
     ]
     assert all(row[2] for row in rows)
 

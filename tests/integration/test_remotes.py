@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import socket
@@ -112,7 +113,7 @@ def test_a_model_that_changes_behind_its_address_gives_no_vector(
 
 def program_of(port: int) -> psutil.Process:
     connections = psutil.net_connections("tcp")
-    [pid] = {c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+    [pid] = {c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr[1:] == (port,)}
     return psutil.Process(pid)
 
 
@@ -266,10 +267,14 @@ def test_a_changed_list_of_remotes_is_taken_at_sighup(model_home: Path, minilm: 
                 write_settings(tmp_path, f"[{named}]", 1)
                 local.process.send_signal(signal.SIGHUP)
                 wanted = {f"127.0.0.1:{each}" for each in remotes}
-                until(lambda wanted=wanted: ready_remotes(local) == wanted)
+                until(functools.partial(serves, local, wanted))
             before = load.answered
             until(lambda: load.answered > before + 3)
         assert load.errors == []
+
+
+def serves(service: Service, remotes: set[str]) -> bool:
+    return ready_remotes(service) == remotes
 
 
 def ready_remotes(service: Service) -> set[str]:

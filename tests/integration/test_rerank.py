@@ -94,7 +94,8 @@ def test_the_role_is_read_from_the_file(reranker: Path, tmp_path: Path) -> None:
 
 
 def test_an_embedding_model_is_no_reranker(minilm: Path, tmp_path: Path) -> None:
-    model = shutil.copy(minilm, tmp_path / "other.gguf")
+    model = tmp_path / "other.gguf"
+    shutil.copy(minilm, model)
     model.write_bytes(model.read_bytes().replace(b"all-minilm-l6-v2", b"some-other-model", 1))
     result = run_program(tmp_path, "serve", "--port", "0", "--rerank", str(model))
     assert result.returncode == 10

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from llamafile_samples import write_bert, write_llama, write_llamafile, write_runtime
+
+from tests.llamafile.llamafile_samples import write_bert, write_llama, write_llamafile, write_runtime
 
 
 @pytest.fixture(autouse=True)

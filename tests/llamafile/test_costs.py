@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from llamafile_samples import head, member, pair, raw_gguf, write_runtime
 
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.llamafile.byte_source import WorkBudget, open_source
 from llamafile_mgr.llamafile.zip_directory import read_directory
 from llamafile_mgr.llamafile.zip_records import end_records
+from tests.llamafile.llamafile_samples import head, member, pair, raw_gguf, write_runtime
 
 
 def write_sparse(path: Path, start: bytes, size: int, end: bytes = b"") -> Path:

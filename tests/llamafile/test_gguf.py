@@ -11,11 +11,11 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llamafile_samples import pair, raw_gguf, text, write_projector
 
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile import FileKind, GgufFacts, inspect_file
 from llamafile_mgr.llamafile.ggml_types import FILE_TYPES, TENSOR_TYPES
+from tests.llamafile.llamafile_samples import pair, raw_gguf, text, write_projector
 
 
 def facts_of(path: Path) -> GgufFacts:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llamafile_samples import head, member, write_llamafile
 
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile import FileKind, inspect_file
 from llamafile_mgr.llamafile.byte_source import Cursor, open_source
 from llamafile_mgr.llamafile.zip_records import end_records
+from tests.llamafile.llamafile_samples import head, member, write_llamafile
 
 fuzzed = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -10,7 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from llamafile_samples import (
+
+from llamafile_mgr.errors import InvalidFileError, NotFoundError
+from llamafile_mgr.llamafile import ArgumentSyntax, Family, FileKind, inspect_file
+from llamafile_mgr.llamafile.zip_records import StoredMember, central_record, end_records, local_header
+from tests.llamafile.llamafile_samples import (
     head,
     pair,
     raw_gguf,
@@ -20,10 +24,6 @@ from llamafile_samples import (
     write_projector,
     write_runtime,
 )
-
-from llamafile_mgr.errors import InvalidFileError, NotFoundError
-from llamafile_mgr.llamafile import ArgumentSyntax, Family, FileKind, inspect_file
-from llamafile_mgr.llamafile.zip_records import StoredMember, central_record, end_records, local_header
 
 
 def test_the_samples_start_as_real_ones_do(llamafile: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -14,18 +13,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from llamafile_samples import (
+
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.llamafile import Family, FileKind, inspect_file, pack
+from llamafile_mgr.llamafile.byte_source import open_source
+from llamafile_mgr.llamafile.zip_directory import read_directory
+from tests.llamafile.llamafile_samples import (
     head,
     write_bert,
     write_llamafile,
     write_projector,
     write_runtime,
 )
-
-from llamafile_mgr.errors import DiskFullError, InvalidFileError, NotFoundError, StoreError, UsageError
-from llamafile_mgr.llamafile import Family, FileKind, inspect_file, pack
-from llamafile_mgr.llamafile.byte_source import open_source
-from llamafile_mgr.llamafile.zip_directory import read_directory
 
 
 def test_what_is_written(tmp_path: Path, runtime: Path, bert: Path) -> None:
@@ -271,11 +270,11 @@ def test_a_full_disk(tmp_path: Path, runtime: Path, bert: Path) -> None:
     """A file size limit of the process stands for a disk that is full: writing fails half-way."""
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from llamafile_mgr.llamafile import pack; from llamafile_mgr.errors import StoreError\n"
+        "from llamafile_mgr.llamafile import pack; from llamafile_mgr.errors import DiskFullError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))\n"
         "try: pack(Path(sys.argv[1]), [Path(sys.argv[2])], [], Path(sys.argv[3]))\n"
-        "except StoreError as error: print(error.message, '|', error.cause)\n"
+        "except DiskFullError as error: print(error.message, '|', error.cause)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(runtime), str(bert), str(tmp_path / "x")],
@@ -283,16 +282,8 @@ def test_a_full_disk(tmp_path: Path, runtime: Path, bert: Path) -> None:
         text=True,
         check=True,
     )
-    assert "cannot be written | File too large" in done.stdout
+    assert "there is no room left for x | File too large" in done.stdout
     assert os.listdir(tmp_path) == []
-
-
-def test_no_room_is_its_own_error() -> None:
-    from llamafile_mgr.llamafile.packing import _write_error
-
-    assert type(_write_error(Path("x"), OSError(errno.ENOSPC, "full"))) is DiskFullError
-    assert type(_write_error(Path("x"), OSError(errno.EDQUOT, "quota"))) is DiskFullError
-    assert type(_write_error(Path("x"), OSError(errno.EIO, "broken"))) is StoreError
 
 
 def test_memory_stays_flat(tmp_path: Path, runtime: Path) -> None:

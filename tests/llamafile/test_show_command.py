@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from llamafile_samples import head, pair, raw_gguf, text, write_llamafile, write_runtime
 
 from llamafile_mgr.cli import run
+from tests.llamafile.llamafile_samples import head, pair, raw_gguf, text, write_llamafile, write_runtime
 
 
 def lines_of(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:

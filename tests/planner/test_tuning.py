@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -207,10 +207,13 @@ def test_a_batch_never_gets_too_small_for_a_text() -> None:
 def test_the_processor_may_be_faster_than_a_gpu() -> None:
     tuned = TunedSettings(Family.V10, Variant(2, 4, 4, 512, None, True), 1.5)
     toolbox = samples.with_runtimes(samples.RUNTIME)
-    arguments = ((samples.minilm,), samples.GPU_24GB, toolbox, {}, {})
-    (plan,) = plan_models(*arguments, {samples.minilm.name: (tuned,)})
+
+    def plan_it(records: Mapping[str, Sequence[TunedSettings]]) -> Plan:
+        (plan,) = plan_models((samples.minilm,), samples.GPU_24GB, toolbox, {}, {}, records)
+        return plan
+
+    plan = plan_it({samples.minilm.name: (tuned,)})
     assert plan.settings.gpu == "disable"
     assert next(r.why for r in plan.reasons if r.setting == "gpu") == tuned.describe()
-    (default,) = plan_models(*arguments)
-    varied = vary_plan(default, tuned.variant)
+    varied = vary_plan(plan_it({}), tuned.variant)
     assert (varied.settings.gpu, varied.replicas, varied.settings.threads) == ("disable", 4, 2)

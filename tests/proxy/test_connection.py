@@ -158,13 +158,15 @@ async def test_a_connection_goes_on_after_an_early_answer(running: RunningFront)
 async def test_a_client_that_does_not_read_is_let_go(running: RunningFront) -> None:
     """Its answers fill the socket; nothing is buffered without end for it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1024)
-    writer.transport.pause_reading()
+    transport = writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    transport.pause_reading()
     texts = json.dumps({"input": [f"text {number}" for number in range(400)]}).encode()
     for _ in range(12):
         writer.write(keeping(post("/v1/embeddings", texts)))
     await asyncio.sleep(0.1)
     gone = asyncio.create_task(writer.wait_closed())
-    writer.transport.resume_reading()
+    transport.resume_reading()
     writer.close()
     await asyncio.wait_for(asyncio.gather(gone, return_exceptions=True), 10)
     async with httpx.AsyncClient(base_url=running.url) as http:

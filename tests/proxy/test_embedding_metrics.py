@@ -7,9 +7,9 @@ import time
 
 import httpx
 
-from llamafile_mgr.supervisor.calls import Priority
 from llamafile_mgr.embedding.metrics import Counters
 from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
+from llamafile_mgr.supervisor.calls import Priority
 from tests.support.service import Service
 
 LINE = re.compile(r'^[a-z_]+\{[a-z]+="[^"]*"(?:,[a-z]+="[^"]*")*\} [0-9.e+-]+$')

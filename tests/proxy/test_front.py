@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -17,7 +18,7 @@ from llamafile_mgr.llamafile.family import Family
 from tests.support.front import FakeModel, RunningFront, running_front
 
 EMBED, GENERATE = FakeModel("e"), FakeModel("g", Role.GENERATE)
-FAST = {"drain_seconds": 1.0}
+FAST: dict[str, Any] = {"drain_seconds": 1.0}
 
 
 def client(running: RunningFront, **options: object) -> httpx.AsyncClient:

@@ -52,7 +52,7 @@ def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 def matches(value: Any, schema: dict[str, Any]) -> bool:
     """Tell whether an error body has the documented form."""
-    kinds = {"object": dict, "string": str}
+    kinds: dict[str, type[Any]] = {"object": dict, "string": str}
     return isinstance(value, kinds[schema["type"]]) and all(
         name in value and ("type" not in part or matches(value[name], part))
         for name, part in {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from llamafile_mgr.catalog import ArtifactKind
+from llamafile_mgr.files import temporary_name
 from llamafile_mgr.store import Record, Store, StoredArtifact, Trust, hash_file
-from llamafile_mgr.store.files import temporary_name
 
-NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def put(store: Store, name: str, data: bytes = b"GGUFdata", **fields: object) -> StoredArtifact:

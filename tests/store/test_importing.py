@@ -103,7 +103,7 @@ def test_wrong_digest_wrong_name_no_file(tmp_path: Path) -> None:
     assert store.entries() == []
 
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=30)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30)
 ARTIFACTS = st.builds(
     LockedArtifact,
     name=st.from_regex(r"[a-z][a-z0-9]{0,8}(:[a-z0-9]{1,5})?", fullmatch=True),

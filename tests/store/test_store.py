@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ import pytest
 from llamafile_mgr.catalog import ArtifactKind, Role
 from llamafile_mgr.errors import IntegrityError, NotFoundError, StoreError, UsageError
 from llamafile_mgr.store import Record, Store, Trust
-from llamafile_mgr.store.locks import KernelLock, LockBusyError, Locks, RecordLock, really_locks
 from llamafile_mgr.store.pruning import prune
 from llamafile_mgr.store.records import parse_record, record_json
 from llamafile_mgr.store.verification import verify
@@ -97,7 +96,7 @@ def test_use_is_noted(tmp_path: Path) -> None:
     store.touch(entry.digest)
     used = store.find("model").last_used_at
     assert used is not None
-    assert abs((datetime.now(timezone.utc) - used).total_seconds()) < 60
+    assert abs((datetime.now(UTC) - used).total_seconds()) < 60
 
 
 def test_what_is_held_is_not_removed(tmp_path: Path) -> None:
@@ -284,52 +283,3 @@ def test_a_record_that_makes_no_sense_is_none(change: dict[str, object]) -> None
     record = Record("m", "a" * 64, 5, ArtifactKind.LLAMAFILE, Trust.HUB, "hf:a/b/c", NOW)
     with pytest.raises(ValueError, match=r"."):
         parse_record(json.dumps({**record_json(record), **change}))
-
-
-class LyingLock:
-    """A lock that everybody gets, as on some network file systems."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def acquire(self) -> None:
-        """Get it."""
-
-    def release(self) -> None:
-        """Give it back."""
-
-
-class RefusingLock(LyingLock):
-    """A lock on a file system that knows none."""
-
-    def acquire(self) -> None:
-        raise OSError(38, "Function not implemented")
-
-
-def test_a_file_system_that_does_not_lock_is_detected_and_said(tmp_path: Path) -> None:
-    assert really_locks(tmp_path, KernelLock)
-    assert Locks(tmp_path).notice is None
-    for make in (LyingLock, RefusingLock):
-        assert not really_locks(tmp_path, make)
-        locks = Locks(tmp_path, make)
-        assert locks.notice is not None
-        assert "does not lock files" in locks.notice
-        assert isinstance(locks.lock(tmp_path / "x.lock"), RecordLock)
-
-
-def test_a_lock_that_names_its_holder_keeps_others_out_until_it_dies(tmp_path: Path) -> None:
-    path = tmp_path / "x.lock"
-    lock = RecordLock(path)
-    lock.acquire()
-    with pytest.raises(LockBusyError):
-        RecordLock(path).acquire()
-    lock.release()
-    code = (
-        "import sys, os; from pathlib import Path; from llamafile_mgr.store.locks import RecordLock\n"
-        "RecordLock(Path(sys.argv[1])).acquire(); os._exit(0)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=True)
-    assert path.with_suffix(".holder").exists()
-    RecordLock(path).acquire()
-    path.with_suffix(".holder").write_text("nonsense")
-    RecordLock(path).acquire()

@@ -26,7 +26,7 @@ class SlowWork(RequestWork):
         self.discarded: list[str] = []
 
     async def compute(
-        self, slot: WorkerSlot, payloads: Sequence[str], tokens: Sequence[int]
+        self, slot: WorkerSlot, payloads: Sequence[Any], tokens: Sequence[int]
     ) -> Sequence[Any]:
         self.batches.append(list(payloads))
         await self.gate.wait()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.supervisor.meters import EngineMeter, Kind, SpeedPolicy, retry_seconds
+from llamafile_mgr.supervisor.meters import EngineMeter, Job, Kind, SpeedPolicy, retry_seconds
 
 POLICY = SpeedPolicy(window_seconds=10.0)
 
@@ -105,7 +105,8 @@ def test_work_that_was_not_answered_counts_nothing() -> None:
     st.lists(st.tuples(st.booleans(), st.integers(1, 5000), st.floats(0, 100), st.booleans()), max_size=200)
 )
 def test_any_order_of_work_gives_a_share(steps: list[tuple[bool, int, float, bool]]) -> None:
-    watch, now, jobs = EngineMeter(POLICY, {}), 0.0, []
+    watch, now = EngineMeter(POLICY, {}), 0.0
+    jobs: list[Job] = []
     for starts, size, seconds, answered in steps:
         now += seconds
         if starts or not jobs:

@@ -95,7 +95,8 @@ ARRIVALS = st.lists(
 
 @given(ARRIVALS)
 def test_no_bound_is_broken(arrivals: list[tuple[str, int, bool, int]]) -> None:
-    queue, held = CallQueue(QueueLimits(40, 400)), []
+    queue = CallQueue(QueueLimits(40, 400))
+    held: list[tuple[str, Weight]] = []
     for client, items, arrives, which in arrivals:
         weight = Weight(items, items * 9)
         if not arrives and held:

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from llamafile_mgr.supervisor.meters import SpeedPolicy
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
@@ -23,6 +22,7 @@ from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
+from llamafile_mgr.supervisor.meters import SpeedPolicy
 from llamafile_mgr.supervisor.registry import Registry
 from llamafile_mgr.supervisor.remote import Remote
 from llamafile_mgr.supervisor.restart import RestartPolicy

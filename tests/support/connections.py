@@ -106,7 +106,7 @@ async def _ask_health(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
         await reader.readexactly(length)
-    except (asyncio.TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+    except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
         return False
     return head.startswith(b"HTTP/1.1 200")
 

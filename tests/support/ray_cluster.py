@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 #: Small, since the store of objects is taken from shared memory at once.
@@ -67,7 +68,7 @@ def main() -> None:
     os.dup2(2, 1)  # what Ray prints is no answer
     from ray.cluster_utils import Cluster
 
-    sizes = {"object_store_memory": OBJECT_BYTES, "include_dashboard": False}
+    sizes: dict[str, Any] = {"object_store_memory": OBJECT_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **sizes})
     nodes = []
     print(cluster.address, file=answers)

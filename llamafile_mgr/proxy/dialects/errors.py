@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from llamafile_mgr.errors import EngineError, Error, NotReadyError
@@ -11,7 +11,7 @@ from llamafile_mgr.proxy.refusals import EngineRefusedError
 __all__ = ["Dialect", "error_source", "render_error"]
 
 
-class Dialect(str, Enum):
+class Dialect(StrEnum):
     """A client API; llamafile's own clients read OpenAI's error object, as its engines send it."""
 
     OPENAI = "openai"

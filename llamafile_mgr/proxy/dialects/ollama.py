@@ -6,7 +6,7 @@ Shapes: ollama-python 0.6.3 and ollama-js 0.6.4 as recorded, and Ollama's API do
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from llamafile_mgr.catalog import Role
@@ -125,7 +125,7 @@ def _entry(plan: Plan, size: int, changed: float) -> dict[str, Any]:
     return {
         "name": plan.name,
         "model": plan.name,
-        "modified_at": datetime.fromtimestamp(changed, timezone.utc).isoformat().replace("+00:00", "Z"),
+        "modified_at": datetime.fromtimestamp(changed, UTC).isoformat().replace("+00:00", "Z"),
         "size": size,
         "digest": plan.weights_digest or "",
         "details": {

@@ -6,7 +6,7 @@ Every line of a stream is one JSON object and nothing else: clients parse each l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -207,7 +207,7 @@ def _frame(
 ) -> dict[str, Any]:
     frame: dict[str, Any] = {
         "model": model,
-        "created_at": datetime.now(timezone.utc).isoformat().replace("+00:00", "Z"),
+        "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         "done": False,
     }
     if not call.chat:

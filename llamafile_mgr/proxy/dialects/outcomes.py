@@ -7,10 +7,8 @@ from typing import Any
 
 from llamafile_mgr.embedding.requests import EmbedResult
 
-__all__ = ["OUTCOME_HEADERS", "describe_outcome", "failed", "outcome_headers"]
+__all__ = ["describe_outcome", "failed", "outcome_headers"]
 
-#: Indices of texts that were cut, and how many vectors came from the cache.
-OUTCOME_HEADERS = ("x-truncated", "x-cached")
 _MOST_NAMED = 100
 
 

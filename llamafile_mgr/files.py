@@ -1,4 +1,4 @@
-"""Files as the store needs them: durable, atomic, owner only; foreign errors translated."""
+"""Files as they must be written: durable, atomic, owner only; foreign errors translated."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from llamafile_mgr.errors import DiskFullError, StoreError
 
@@ -20,6 +21,7 @@ __all__ = [
     "free_bytes",
     "is_disk_full",
     "link_file",
+    "replacing",
     "store_errors",
     "sync_directory",
     "sync_file",
@@ -29,6 +31,10 @@ __all__ = [
 
 #: No room on the disk, in the quota, or for a file of this size.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: What file systems say that cannot wait for a directory.
+_NEVER_SYNCED = frozenset({errno.EINVAL, errno.ENOTSUP})
+#: What file systems say that have no links.
+_NEVER_LINKED = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _FICLONE = 0x40049409
 _COPY_BYTES = 1 << 20
 
@@ -43,14 +49,15 @@ def disk_error(
 ) -> StoreError:
     """Return our error for an ``OSError`` on ``path``.
 
-    ``name``: what the user calls it. ``missing``: how many bytes still had to come.
+    ``name``: what the user calls a download. ``missing``: how many bytes still had to come.
     """
     if is_disk_full(error):
         amount = "" if missing is None else f"; {missing:,} bytes more are needed"
+        kept = "" if name is None else ": what has arrived is kept"
         return DiskFullError(
             f"there is no room left for {name or path.name}{amount}",
             cause=f"{error.strerror} below {path.parent}",
-            hint="make room and run the same command again: what has arrived is kept",
+            hint=f"make room and run the same command again{kept}",
         )
     return StoreError(
         f"cannot write {path}: {error.strerror or error}",
@@ -90,24 +97,58 @@ def sync_directory(path: Path) -> None:
     """Wait until the entries of a directory are on the disk, where the system can."""
     if os.name != "posix":
         return
-    sync_file(path)
+    try:
+        sync_file(path)
+    except OSError as error:
+        if error.errno not in _NEVER_SYNCED:
+            raise
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Replace ``path`` by ``content`` so that a crash leaves the old or the new file, never a mix."""
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o600, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Yield a new file that takes the place of ``path`` once the block ends well and its bytes are safe.
+
+    A crash leaves the old or the new file, never a mix; an error inside leaves the old one.
+
+    Raises:
+        FileExistsError: there is a file already, or one appeared meanwhile, and ``overwrite`` is not set.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(descriptor)
-        os.replace(temporary, path)
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _rename_to_new(temporary, path)
         sync_directory(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _rename_to_new(source: Path, target: Path) -> None:
+    try:
+        # A link, unlike a rename, never replaces a file that appeared meanwhile.
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NEVER_LINKED:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        os.replace(source, target)
+    else:
+        source.unlink()
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace ``path`` by ``content`` so that a crash leaves the old or the new file, never a mix."""
+    with replacing(path, mode=mode) as stream:
+        stream.write(content)
 
 
 def link_file(source: Path, target: Path) -> bool:

@@ -6,23 +6,30 @@ locking one file twice; ``Locks.notice`` says so when it does not.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import filelock
 
 from llamafile_mgr.errors import StoreError
-from llamafile_mgr.store.files import store_errors, temporary_name
-from llamafile_mgr.store.processes import Holder, is_alive, myself
+from llamafile_mgr.files import store_errors, temporary_name
+from llamafile_mgr.processes import Holder, is_alive, myself
 
 __all__ = ["Lock", "LockBusyError", "Locks", "really_locks"]
 
 _POLL_SECONDS = 0.05
+#: For what takes minutes, and tells meanwhile how far it is.
+_SLOW_POLL_SECONDS = 0.2
+
+#: Called while others hold a lock, with the seconds so far.
+Waiting = Callable[[float], None]
 
 
 class LockBusyError(StoreError):
@@ -143,28 +150,53 @@ class Locks:
         return self._make(path)
 
     @contextlib.contextmanager
-    def held(self, path: Path, *, seconds: float = 60.0) -> Iterator[None]:
-        """Hold the lock of ``path``, waiting up to ``seconds`` for others.
+    def held(self, path: Path, *, seconds: float = 0.0, waiting: Waiting | None = None) -> Iterator[None]:
+        """Hold the lock of ``path``. ``seconds``: how long to wait for others, ``math.inf`` for ever.
+
+        ``waiting`` is called while others have it, with the seconds so far; what it raises ends the waiting.
 
         Raises:
-            StoreError: it stayed busy, or the file cannot be made.
+            LockBusyError: it stayed busy.
+            StoreError: the file cannot be made.
         """
         lock = self.lock(path)
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                with store_errors(path):
-                    lock.acquire()
-                break
-            except LockBusyError:
-                if time.monotonic() >= deadline:
-                    raise StoreError(
-                        f"the store has been busy for {seconds:.0f} seconds",
-                        cause=f"another llamafile-mgr holds {path}",
-                        hint="wait for it, or end it",
-                    ) from None
+        for waited in _attempts(lock, path, seconds):
+            if waiting is not None:
+                waiting(waited)
             time.sleep(_POLL_SECONDS)
         try:
             yield
         finally:
             lock.release()
+
+    @contextlib.asynccontextmanager
+    async def held_by_task(self, path: Path, waiting: Waiting) -> AsyncIterator[None]:
+        """Hold the lock of ``path`` without blocking the loop, however long others have it; see ``held``."""
+        lock = self.lock(path)
+        for waited in _attempts(lock, path, math.inf):
+            waiting(waited)
+            await asyncio.sleep(_SLOW_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _attempts(lock: Lock, path: Path, seconds: float) -> Iterator[float]:
+    """Yield the seconds waited so far each time that ``lock`` is busy; end when it is ours."""
+    began = time.monotonic()
+    while True:
+        try:
+            with store_errors(path):
+                lock.acquire()
+            return
+        except LockBusyError:
+            waited = time.monotonic() - began
+            if waited >= seconds:
+                since = f" for {seconds:.0f} seconds" if seconds else ""
+                raise LockBusyError(
+                    f"another llamafile-mgr has been at work here{since}",
+                    cause=f"it holds {path}",
+                    hint="wait for it, or end it",
+                ) from None
+        yield waited

@@ -1,4 +1,4 @@
-"""Who holds something: a process, told apart from a later one with the same number."""
+"""A process, told apart from a later one with the same number; who holds something."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import asdict, dataclass
 
-__all__ = ["Holder", "is_alive", "is_of_this_computer", "myself"]
+__all__ = ["Holder", "is_alive", "is_of_this_computer", "is_running", "myself", "start_of"]
 
 #: Start times come in ticks of 10 ms; two processes of one number differ by far more.
 _SAME_START_SECONDS = 1.0
@@ -29,17 +29,18 @@ class Holder:
 
 def myself(purpose: str) -> Holder:
     """Describe the calling process."""
-    return Holder(pid=os.getpid(), started_at=_start_of(os.getpid()) or 0.0, host=_host(), purpose=purpose)
+    return Holder(pid=os.getpid(), started_at=start_of(os.getpid()) or 0.0, host=_host(), purpose=purpose)
 
 
 def is_alive(holder: Holder) -> bool:
     """Tell whether that very process still runs; one of another computer counts as running."""
-    if holder.host != _host():
-        return True
-    started_at = _start_of(holder.pid)
-    if started_at is None:
-        return False
-    return holder.started_at == 0.0 or abs(started_at - holder.started_at) < _SAME_START_SECONDS
+    return holder.host != _host() or is_running(holder.pid, holder.started_at or None)
+
+
+def is_running(pid: int, started_at: float | None) -> bool:
+    """Tell whether ``pid`` lives and is the process that started then; an unknown time counts as agreeing."""
+    now = start_of(pid)
+    return now is not None and (started_at is None or abs(now - started_at) < _SAME_START_SECONDS)
 
 
 def is_of_this_computer(holder: Holder) -> bool:
@@ -52,8 +53,8 @@ def _host() -> str:
     return socket.gethostname()
 
 
-def _start_of(pid: int) -> float | None:
-    """Return when a process started, None when there is none of this number."""
+def start_of(pid: int) -> float | None:
+    """Return when a process started (Unix time), None when none of this number lives."""
     import psutil
 
     try:
