@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
     "errors": 0,
     "addresses": 0,
+    "changes": 0,
     "config": 0,
     "paths": 0,
     "catalog": 1,

@@ -66,6 +66,7 @@ class Course:
         self.served += answered
         if self.in_flight == 0:
             self._idle.set()
+            self._surroundings.changed()
 
     def request_stop(self, drain_seconds: float) -> None:
         """Ask it to finish its calls within ``drain_seconds``, take no more, and end."""

@@ -15,6 +15,7 @@ from types import TracebackType
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.changes import Changes
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, NotReadyError
@@ -55,6 +56,7 @@ class Pool:
 
     ``make_engine`` makes the engine of a plan, given a number that none of this pool's had before, and
     ``make_remote`` stands for one of its remotes. ``make_room`` is awaited before engines are started.
+    ``changes``: of the pool and its engines, which announce theirs themselves.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class Pool:
         make_engine: Callable[[Plan, int], Member],
         make_remote: Callable[[Plan, RemoteConfig], Member],
         make_room: Callable[[Pool], Awaitable[None]],
+        changes: Changes,
     ) -> None:
         self.plan = plan
         self.options = options
+        self.changes = changes
         self.engines: tuple[Member, ...] = ()
         self.resting = False
         self._make_engine = make_engine
@@ -75,7 +79,6 @@ class Pool:
         self._tasks: dict[Member, asyncio.Task[None]] = {}
         self._rates = Rates()
         self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue()
-        self._changed = asyncio.Event()
         self._loading = False
         self._made = 0
         self._waiting = 0
@@ -98,11 +101,6 @@ class Pool:
     def idle_seconds(self) -> float:
         """Return the time since the last call began or ended; 0 while there are calls."""
         return 0.0 if self.busy else time.monotonic() - self._last_call
-
-    def note_change(self) -> None:
-        """Wake the waiting calls; called after every transition of one of our engines."""
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     def snapshot(self) -> PoolSnapshot:
         """Return what ``status`` and ``/ready`` show."""
@@ -135,6 +133,7 @@ class Pool:
     def rest(self) -> None:
         """Leave it unloaded until its first call."""
         self.resting = True
+        self.changes.announce()
 
     async def unload(self) -> None:
         """End all engines; the next call starts them again."""
@@ -235,10 +234,11 @@ class Pool:
                 left = end - time.monotonic()
                 if left <= 0:
                     raise self._not_ready("is not ready yet")
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), min(left, _TICK_SECONDS))
+                await self.changes.wait(left)
         finally:
             self._waiting -= 1
+            if not self._waiting:
+                self.changes.announce()  # perhaps it is not busy any more
 
     def _not_ready(self, what: str) -> NotReadyError:
         causes = [engine.cause for engine in self.engines if engine.cause is not None]
@@ -295,11 +295,12 @@ class Pool:
         finally:
             self._loading = False
             self._last_call = time.monotonic()
-            self.note_change()
+            self.changes.announce()
 
     async def _unload(self) -> None:
         self.resting = True
         await self._end_all()
+        self.changes.announce()
 
     async def _replace(self, plan: Plan) -> None:
         self._loading = False
@@ -322,7 +323,7 @@ class Pool:
             raise
         self.plan = plan
         self.engines = tuple(new)
-        self.note_change()
+        self.changes.announce()
         await self._end(old, self.options.drain_seconds)
 
     async def _until_settled(self, engine: Member, *, patient: bool = True) -> None:
@@ -331,9 +332,7 @@ class Pool:
             tried = engine.state is EngineState.BACKING_OFF and not patient
             if engine.over or tried or self._tasks[engine].done():
                 raise not_settled(self.plan.name, engine)
-            changed = self._changed
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(changed.wait(), _TICK_SECONDS)
+            await self.changes.wait()
 
     async def _tick(self) -> None:
         options = self.options
@@ -370,7 +369,7 @@ class Pool:
             await self._end([new], 0.0)
             raise
         self.engines = tuple(new if engine is old else engine for engine in self.engines)
-        self.note_change()
+        self.changes.announce()
         await self._end([old], self.options.drain_seconds)
 
     def _start(self, plan: Plan | None = None, *, joins: bool = True) -> Member:

@@ -291,6 +291,7 @@ class Remote(Course):
         """Take no calls for a while, or until it was reached and checked anew."""
         if busy:
             self._rest_until = time.monotonic() + _BUSY_SECONDS
+            asyncio.get_running_loop().call_later(_BUSY_SECONDS, self._surroundings.changed)
         elif self._fault is not None and not self._fault.done():
             self._rest_until = float("inf")
             self._fault.set_exception(error)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.changes import Changes
 from llamafile_mgr.engines.remote import PeerFacts
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
@@ -54,7 +55,8 @@ class SupervisorOptions:
 
 class Supervisor:
     """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines, ``remote_checks`` those of its
-    remotes, of which it is given what they tell; without it no plan may have any."""
+    remotes, of which it is given what they tell; without it no plan may have any. ``changes``: of all pools
+    and their engines."""
 
     def __init__(
         self,
@@ -75,10 +77,12 @@ class Supervisor:
         self._registry = Registry(paths.runtime)
         self._tasks: list[asyncio.Task[None]] = []
         self._moving_in = asyncio.Lock()
+        self.changes = Changes()
         self.pools = tuple(self._make_pool(plan) for plan in plans)
 
     def _make_pool(self, plan: Plan) -> Pool:
         default = PoolOptions(pinned=plan.role is Role.EMBED)
+        changes = Changes(self.changes.announce)
         best: dict[LaunchSettings, dict[Kind, float]] = {}
         surroundings = EngineSurroundings(
             logs=self._paths.logs,
@@ -88,7 +92,7 @@ class Supervisor:
             grace_seconds=self._options.stop_grace_seconds,
             restart=self._options.restart,
             liveness=self._options.liveness,
-            changed=lambda: pool.note_change(),
+            changed=changes.announce,
             speed=self._options.speed,
             best_rates=lambda settings: best.setdefault(settings, {}),
         )
@@ -105,8 +109,7 @@ class Supervisor:
             return Remote(remote.name, remote, plan, lambda facts: checks(plan, facts), surroundings)
 
         options = self._options.pools.get(plan.name, default)
-        pool = Pool(plan, options, make_engine, make_remote, self._make_room)
-        return pool
+        return Pool(plan, options, make_engine, make_remote, self._make_room, changes)
 
     def pool(self, role: Role) -> Pool | None:
         """Return the pool that serves ``role``, None when there is none."""
