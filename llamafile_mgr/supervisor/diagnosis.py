@@ -28,6 +28,9 @@ class Diagnosis:
     """``cause`` and ``hint`` as in ``errors.Error``; ``permanent``: another start would end the same way.
 
     ``subject``: the flag that is unknown. ``external``: somebody ended it; nothing that it computed did.
+    ``curable``: what is in the way may be mended by somebody who tells nobody, so that it is tried again
+    for ever. ``passing``: it may be gone soon, so that an engine that was never ready gets as many tries as
+    any other.
     """
 
     cause: str
@@ -36,6 +39,8 @@ class Diagnosis:
     kind: Kind = Kind.OTHER
     subject: str | None = None
     external: bool = False
+    curable: bool = False
+    passing: bool = False
 
 
 #: (pattern over the last lines, cause with the match's groups, hint, permanent)

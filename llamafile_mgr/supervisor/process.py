@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from llamafile_mgr.errors import EngineStartError, StoreError
 from llamafile_mgr.supervisor.logs import EngineLog
 
-__all__ = ["EngineProcess", "spawn_engine"]
+__all__ = ["EngineProcess", "Spawner", "spawn_engine"]
 
 _PR_SET_PDEATHSIG = 1
 #: Between two looks at an engine's output. Engines log several lines a call, and each would wake us.
@@ -153,6 +153,20 @@ class EngineProcess:
             # A full disk costs us the log, not the engine: its pipe must be read on.
             with contextlib.suppress(StoreError):
                 await asyncio.to_thread(self._log.append, data)
+
+
+class Spawner(Protocol):
+    """What starts the process of an engine, as ``spawn_engine`` does."""
+
+    async def __call__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        directory: Path,
+        log: EngineLog,
+        on_line: Callable[[str], None],
+    ) -> EngineProcess:
+        """Start ``argv`` and return it."""
 
 
 async def spawn_engine(
