@@ -133,7 +133,8 @@ def diagnose(
             "a program is missing, a mount is noexec or a handler captures MZ files: `llamafile-mgr doctor`",
             permanent=True,
         )
-    return Diagnosis(f"it ended with exit code {exit_code}")
+    # Engines that catch a signal to finish what they do end with the code of success: somebody asked for it.
+    return Diagnosis(f"it ended with exit code {exit_code}", external=exit_code == 0)
 
 
 #: Signals that people and service managers send, and no program raises by a mistake of its own.

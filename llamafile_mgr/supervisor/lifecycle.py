@@ -103,14 +103,20 @@ class Lifecycle:
         if self.state not in (EngineState.BACKING_OFF, EngineState.FAILED):
             return False
         due: float | None = now
-        if excused.number != self.tries:
-            last = self._deaths[-1]
-            delay = self._decide(last, half_open=False).delay_seconds
-            due = None if delay is None else last.at + delay
+        if number != self.tries:
+            due = self._decide_last_again()
         if due is None or (self.retry_at is not None and self.retry_at <= due):
             return False
         self.retry_at = due
         return True
+
+    def _decide_last_again(self) -> float | None:
+        """Return when the next try is due now that an earlier death does not count."""
+        if not self._deaths or self._deaths[-1].number != self.tries:
+            return None  # the last death does not count either, so it is due at once
+        last = self._deaths[-1]
+        delay = self._decide(last, half_open=False).delay_seconds
+        return None if delay is None else last.at + delay
 
     def _decide(self, death: _Death, *, half_open: bool) -> Aftermath:
         policy, cause = self._policy, death.cause
