@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-__all__ = ["Changes"]
+__all__ = ["Changes", "wait_any"]
 
 T = TypeVar("T")
 
@@ -33,13 +33,7 @@ class Changes:
 
     async def wait(self, seconds: float | None = None) -> None:
         """Return at the next change, or after ``seconds``."""
-        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(change)
-        try:
-            await asyncio.wait({change}, timeout=seconds)
-        finally:
-            if not change.done():
-                self._waiting.remove(change)
+        await wait_any((self,), seconds)
 
     async def wait_for(self, predicate: Callable[[], T], seconds: float | None = None) -> T:
         """Return what ``predicate`` gives once that is true, or after ``seconds`` what it gives then."""
@@ -50,3 +44,16 @@ class Changes:
                 break
             await self.wait(left)
         return found
+
+
+async def wait_any(several: Sequence[Changes], seconds: float | None = None) -> None:
+    """Return at the next change of any of them, or after ``seconds``."""
+    change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    for each in several:
+        each._waiting.append(change)
+    try:
+        await asyncio.wait({change}, timeout=seconds)
+    finally:
+        for each in several:
+            if change in each._waiting:
+                each._waiting.remove(change)

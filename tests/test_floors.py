@@ -20,6 +20,7 @@ FLOORS = {
     "changes": 0,
     "config": 0,
     "paths": 0,
+    "tasks": 0,
     "catalog": 1,
     "llamafile": 1,
     "machine": 1,

@@ -18,7 +18,7 @@ from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duratio
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.local_plans import hold_files
-from llamafile_mgr.errors import ConfigError, Error
+from llamafile_mgr.errors import ConfigError, EngineStartError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.activation import inherited_sockets
@@ -33,15 +33,15 @@ from llamafile_mgr.supervisor.asking import control_socket
 from llamafile_mgr.supervisor.control import ControlServer
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.notify import Notifier
-from llamafile_mgr.supervisor.pool import Pool, PoolOptions
+from llamafile_mgr.supervisor.pool import PoolOptions
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.supervisor.throughput import SpeedPolicy
+from llamafile_mgr.tasks import start_task
 
 __all__ = ["Announcements", "collect_aliases", "serve"]
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
-_POLL_SECONDS = 0.02
 #: How much longer a start may take each time that its loop is seen to turn.
 _EXTEND_SECONDS = 60.0
 
@@ -129,7 +129,7 @@ class _Service:
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
         access = {"url": self._url, "api_key": user_secret(keys)}
-        self._leases = Leases(lambda: [pool.snapshot() for pool in self._supervisor.pools], access, terms)
+        self._leases = Leases(self._supervisor.snapshots, self._supervisor.changes, access, terms)
         self._for_users = terms is not None
         controller = Controller(self._supervisor, self._url, self._stop.set, plan_all, self._leases)
         port = sockets[0].getsockname()[1]
@@ -139,10 +139,10 @@ class _Service:
         """Run until a signal, the control channel or a failed start ends it."""
         with _signals(self._stop, self._hurry, self._reload):
             starting = asyncio.create_task(self._start(), name="start")
-            reloading = asyncio.create_task(self._reload_on_request(), name="reload")
+            reloading = start_task(self._reload_on_request(), "reload")
             stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
-            leaving = asyncio.create_task(self._end_when_unused(), name="users")
-            feeding = asyncio.create_task(self._feed(), name="watchdog")
+            leaving = start_task(self._end_when_unused(), "users")
+            feeding = start_task(self._feed(), "watchdog")
             tasks = (starting, reloading, stopping, leaving)
             try:
                 await self._until_end(starting, stopping)
@@ -181,13 +181,29 @@ class _Service:
         await self._control.start()
         await self._supervisor.start()
         try:
-            await _watch_start(self._supervisor.pools, self._url, self._announce)
+            await self._until_ready()
         except Error as error:
             await self._leases.fail(error)
             raise
         self._leases.mark_started()
         self._ready = True
         self._notifier.ready(self._describe())
+
+    async def _until_ready(self) -> None:
+        """Announce that every model is ready, or rests until its first call.
+
+        Raises:
+            EngineStartError: a model failed for good before it was ever ready.
+        """
+
+        def look() -> EngineStartError | bool:
+            snapshots = self._supervisor.snapshots()
+            return find_failure(snapshots) or all(each.ready or each.resting for each in snapshots)
+
+        found = await self._supervisor.changes.wait_for(look)
+        if isinstance(found, EngineStartError):
+            raise found
+        self._announce.ready(self._url, self._supervisor.snapshots())
 
     def _describe(self) -> str:
         names = ", ".join(pool.plan.name for pool in self._supervisor.pools)
@@ -210,8 +226,11 @@ class _Service:
         _LOG.error("the task of a model's engines ended: the watchdog is not fed any more")
 
     async def _end_when_unused(self) -> None:
-        if self._for_users:
+        if not self._for_users:
+            return
+        try:
             await self._leases.unused()
+        finally:
             self._stop.set()
 
     async def _until_end(self, starting: asyncio.Task[None], stopping: asyncio.Task[bool]) -> None:
@@ -236,6 +255,9 @@ class _Service:
             except Error as error:
                 _LOG.error("reload: %s", error.describe())
                 outcome = f"; the last reload failed: {error.message}"
+            except Exception as error:  # the next one may go well
+                _LOG.exception("reload: a defect of ours")
+                outcome = f"; the last reload failed: {error}"
             if announced:
                 self._notifier.ready(self._describe() + outcome)
 
@@ -268,22 +290,6 @@ def _pool_options(plan: Plan, model: ModelConfig, settings: ServeConfig) -> Pool
         memory_limit_bytes=parse_size(limit, "memory_limit") if limit else None,
         drain_seconds=settings.drain_seconds,
     )
-
-
-async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements) -> None:
-    """Announce that every model is ready, or rests until its first call.
-
-    Raises:
-        EngineStartError: a model failed for good before it was ever ready.
-    """
-    while True:
-        snapshots = [pool.snapshot() for pool in pools]
-        if (failure := find_failure(snapshots)) is not None:
-            raise failure
-        if all(snapshot.ready or snapshot.resting for snapshot in snapshots):
-            announce.ready(url, snapshots)
-            return
-        await asyncio.sleep(_POLL_SECONDS)
 
 
 def collect_aliases(models: Mapping[str, ModelConfig]) -> dict[str, str]:

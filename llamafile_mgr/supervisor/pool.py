@@ -26,6 +26,7 @@ from llamafile_mgr.supervisor.routing import Rates
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.supervisor.throughput import Job
+from llamafile_mgr.tasks import start_task
 
 __all__ = ["Lease", "Pool", "PoolOptions"]
 
@@ -260,7 +261,7 @@ class Pool:
                 try:
                     command, done = await asyncio.wait_for(self._commands.get(), _TICK_SECONDS)
                 except asyncio.TimeoutError:
-                    await self._tick()
+                    await self._tick_safely()
                     continue
                 try:
                     await command()
@@ -334,6 +335,12 @@ class Pool:
                 raise not_settled(self.plan.name, engine)
             await self.changes.wait()
 
+    async def _tick_safely(self) -> None:
+        try:
+            await self._tick()
+        except Exception:  # calls and commands go on
+            _LOG.exception("%s: a defect of ours", self.plan.name)
+
     async def _tick(self) -> None:
         options = self.options
         if not self.engines:
@@ -378,7 +385,7 @@ class Pool:
         return self._add(engine, joins=joins)
 
     def _add(self, engine: Member, *, joins: bool = True) -> Member:
-        self._tasks[engine] = asyncio.create_task(engine.run(), name=f"engine {engine.name}")
+        self._tasks[engine] = start_task(engine.run(), f"engine {engine.name}")
         if joins:
             self.engines = (*self.engines, engine)
         return engine

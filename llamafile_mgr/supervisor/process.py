@@ -19,6 +19,7 @@ from typing import Protocol, cast
 
 from llamafile_mgr.errors import EngineStartError, StoreError
 from llamafile_mgr.supervisor.logs import EngineLog
+from llamafile_mgr.tasks import start_task
 
 __all__ = ["EngineProcess", "Spawner", "spawn_engine"]
 
@@ -94,7 +95,7 @@ class EngineProcess:
         self._log = log
         self._on_line = on_line
         self.started_at = time.monotonic()
-        self._drain = asyncio.create_task(self._drain_output(), name=f"drain {self.pid}")
+        self._drain = start_task(self._drain_output(), f"drain {self.pid}")
 
     @property
     def pid(self) -> int:

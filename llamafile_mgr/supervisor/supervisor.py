@@ -24,9 +24,10 @@ from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from llamafile_mgr.supervisor.remote import Remote
 from llamafile_mgr.supervisor.restart import RestartPolicy
-from llamafile_mgr.supervisor.snapshots import EngineSurroundings
+from llamafile_mgr.supervisor.snapshots import EngineSurroundings, PoolSnapshot
 from llamafile_mgr.supervisor.starting import EngineChecks
 from llamafile_mgr.supervisor.throughput import Kind, SpeedPolicy
+from llamafile_mgr.tasks import start_task
 
 __all__ = ["Supervisor", "SupervisorOptions"]
 
@@ -127,6 +128,10 @@ class Supervisor:
         names = ", ".join(pool.plan.name for pool in self.pools)
         raise NotFoundError(f"{model} is not being served", hint=f"served: {names}")
 
+    def snapshots(self) -> list[PoolSnapshot]:
+        """Return what can be told of every pool now."""
+        return [pool.snapshot() for pool in self.pools]
+
     @property
     def alive(self) -> bool:
         """Return whether every pool's task still does its work; one that ended early is a defect."""
@@ -141,7 +146,7 @@ class Supervisor:
         if survivors:
             _LOG.warning("ended engines that an earlier serve left behind: %s", survivors)
         for pool in self.pools:
-            self._tasks.append(asyncio.create_task(pool.run(), name=f"pool {pool.plan.name}"))
+            self._tasks.append(start_task(pool.run(), f"pool {pool.plan.name}"))
         await asyncio.gather(*(pool.load() for pool in self.pools if pool.options.pinned))
         for pool in self.pools:
             if pool.options.pinned:
