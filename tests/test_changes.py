@@ -55,7 +55,7 @@ def test_many_wait_and_one_that_leaves_takes_nothing_along() -> None:
 def test_time_runs_out_with_the_last_answer() -> None:
     async def scene() -> None:
         began = time.monotonic()
-        assert await Changes().wait_for(lambda: None, 0.05) is None
+        assert await Changes().wait_for(lambda: 0, 0.05) == 0
         assert 0.04 < time.monotonic() - began < 1.0
         assert await Changes().wait_for(lambda: 7, 0.0) == 7
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.changes import Changes
 from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.local_plans import hold_files
-from llamafile_mgr.errors import ConfigError, EngineStartError, Error
+from llamafile_mgr.errors import ConfigError, Error
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.activation import inherited_sockets
@@ -39,7 +40,7 @@ from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.supervisor.throughput import SpeedPolicy
 from llamafile_mgr.tasks import start_task
 
-__all__ = ["Announcements", "collect_aliases", "serve"]
+__all__ = ["Announcements", "collect_aliases", "serve", "until_ready"]
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
 #: How much longer a start may take each time that its loop is seen to turn.
@@ -181,29 +182,14 @@ class _Service:
         await self._control.start()
         await self._supervisor.start()
         try:
-            await self._until_ready()
+            snapshots = await until_ready(self._supervisor.snapshots, self._supervisor.changes)
         except Error as error:
             await self._leases.fail(error)
             raise
+        self._announce.ready(self._url, snapshots)
         self._leases.mark_started()
         self._ready = True
         self._notifier.ready(self._describe())
-
-    async def _until_ready(self) -> None:
-        """Announce that every model is ready, or rests until its first call.
-
-        Raises:
-            EngineStartError: a model failed for good before it was ever ready.
-        """
-
-        def look() -> EngineStartError | bool:
-            snapshots = self._supervisor.snapshots()
-            return find_failure(snapshots) or all(each.ready or each.resting for each in snapshots)
-
-        found = await self._supervisor.changes.wait_for(look)
-        if isinstance(found, EngineStartError):
-            raise found
-        self._announce.ready(self._url, self._supervisor.snapshots())
 
     def _describe(self) -> str:
         names = ", ".join(pool.plan.name for pool in self._supervisor.pools)
@@ -290,6 +276,23 @@ def _pool_options(plan: Plan, model: ModelConfig, settings: ServeConfig) -> Pool
         memory_limit_bytes=parse_size(limit, "memory_limit") if limit else None,
         drain_seconds=settings.drain_seconds,
     )
+
+
+async def until_ready(
+    take_snapshots: Callable[[], Sequence[PoolSnapshot]], changes: Changes
+) -> Sequence[PoolSnapshot]:
+    """Return the snapshots in which every model is ready, or rests until its first call.
+
+    Raises:
+        EngineStartError: a model failed for good before it was ever ready.
+    """
+    while True:
+        snapshots = take_snapshots()
+        if (failure := find_failure(snapshots)) is not None:
+            raise failure
+        if all(snapshot.ready or snapshot.resting for snapshot in snapshots):
+            return snapshots
+        await changes.wait()
 
 
 def collect_aliases(models: Mapping[str, ModelConfig]) -> dict[str, str]:
