@@ -52,7 +52,10 @@ async def wait_any(several: Sequence[Changes], seconds: float | None = None) -> 
     for each in several:
         each._waiting.append(change)
     try:
-        await asyncio.wait({change}, timeout=seconds)
+        if seconds is None:
+            await change
+        else:
+            await asyncio.wait({change}, timeout=seconds)
     finally:
         for each in several:
             if change in each._waiting:

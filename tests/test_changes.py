@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llamafile_mgr.changes import Changes
+from llamafile_mgr.changes import Changes, wait_any
 
 
 async def soon(condition: bool = True) -> None:
@@ -82,3 +82,17 @@ def test_an_error_of_the_predicate_reaches_the_one_who_waits() -> None:
             await Changes().wait_for(lambda: 1 // 0)
 
     asyncio.run(scene())
+
+
+async def test_one_of_several_is_enough_and_none_remembers_those_who_left() -> None:
+    several = [Changes() for _ in range(3)]
+    waiting = asyncio.create_task(wait_any(several))
+    await soon()
+    several[1].announce()
+    await asyncio.wait_for(waiting, 1)
+    cancelled = asyncio.create_task(wait_any(several))
+    await soon()
+    cancelled.cancel()
+    await asyncio.wait({cancelled})
+    await wait_any(several, 0.01)
+    assert [each._waiting for each in several] == [[], [], []]
