@@ -71,11 +71,10 @@ class Lifecycle:
     def die(self, cause: Diagnosis, *, served: int, now: float, jitter: float) -> Aftermath:
         """Take in a death, and return what follows. ``served``: calls answered in all lives. ``jitter``: as
         for ``decide_restart``."""
-        last_try = bool(self._deaths) and self._deaths[-1].half_open
         if served > self._served:
             # It worked in this life, so this is no crash loop: what killed it came from outside or is rare.
             self._deaths.clear()
-            last_try = False
+        last_try = bool(self._deaths) and self._deaths[-1].half_open
         self._served, self.cause = served, cause
         death = _Death(self.tries, now, jitter, cause)
         self._deaths.append(death)

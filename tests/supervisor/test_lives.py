@@ -32,8 +32,8 @@ DIED, GIVE_UP = EngineEvent.DIED, EngineEvent.GIVE_UP
 class Scene:
     """A lifecycle with a clock; each death comes when its try is due, and each wait is the whole one."""
 
-    def __init__(self, *, ready: bool) -> None:
-        self.life = Lifecycle(POLICY, SETTINGS)
+    def __init__(self, *, ready: bool, policy: RestartPolicy = POLICY) -> None:
+        self.life = Lifecycle(policy, SETTINGS)
         self.now = 0.0
         self.served = 0
         self.ready = ready
@@ -80,6 +80,13 @@ def test_deaths_in_a_row(
     assert [each.event for each in aftermaths] == events
     assert [each.delay_seconds for each in aftermaths] == delays
     assert scene.life.cause == deaths[-1]
+
+
+def test_one_that_has_failed_stays_so_until_its_deaths_are_forgotten() -> None:
+    scene = Scene(ready=True, policy=replace(POLICY, cooldown_seconds=2.0))
+    assert [scene.die(FULL).event for _ in range(14)] == [DIED] * 8 + [GIVE_UP] * 6
+    scene.now += POLICY.window_seconds + 1
+    assert scene.die(FULL).event is DIED
 
 
 def test_what_a_step_changes_is_said_and_kept() -> None:
