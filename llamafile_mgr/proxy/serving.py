@@ -19,7 +19,7 @@ from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duratio
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.local_plans import hold_files
-from llamafile_mgr.errors import ConfigError, Error
+from llamafile_mgr.errors import ConfigError, Error, InternalError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.activation import inherited_sockets
@@ -180,11 +180,12 @@ class _Service:
         self._announce.listening(self._url)
         self._notifier.status(f"listening on {self._url}, starting engines")
         await self._control.start()
-        await self._supervisor.start()
         try:
+            await self._supervisor.start()
             snapshots = await until_ready(self._supervisor.snapshots, self._supervisor.changes)
-        except Error as error:
-            await self._leases.fail(error)
+        except Exception as error:
+            told = error if isinstance(error, Error) else InternalError(f"the start failed: {error!r}")
+            await self._leases.fail(told)
             raise
         self._announce.ready(self._url, snapshots)
         self._leases.mark_started()

@@ -127,8 +127,9 @@ class Course(ABC):
         return fate is not None and fate.external
 
     def excuse_death(self, client: object) -> None:
-        """Say that a request is to blame for the end of what stood behind ``client``: it does not count
-        against the budget of restarts, and one that waits or has failed for it is started again."""
+        """Say that a request is to blame for the end of what stood behind ``client``, once its fate is known:
+        it does not count against the budget of restarts, and one that waits or has failed for it is started
+        again."""
         fate = self._fates.get(client)
         if fate is not None and self._life.excuse(fate.number, time.monotonic()):
             self._wishes.announce()
