@@ -13,9 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from llamafile_mgr.errors import EngineStartError, StoreError
 from llamafile_mgr.supervisor.logs import EngineLog
@@ -156,18 +156,10 @@ class EngineProcess:
                 await asyncio.to_thread(self._log.append, data)
 
 
-class Spawner(Protocol):
-    """What starts the process of an engine, as ``spawn_engine`` does."""
-
-    async def __call__(
-        self,
-        argv: Sequence[str],
-        environment: Mapping[str, str],
-        directory: Path,
-        log: EngineLog,
-        on_line: Callable[[str], None],
-    ) -> EngineProcess:
-        """Start ``argv`` and return it."""
+#: What starts the process of an engine, as ``spawn_engine`` does.
+Spawner = Callable[
+    [Sequence[str], Mapping[str, str], Path, EngineLog, Callable[[str], None]], Awaitable[EngineProcess]
+]
 
 
 async def spawn_engine(
