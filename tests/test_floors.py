@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
     "errors": 0,
     "addresses": 0,
+    "changes": 0,
     "config": 0,
     "files": 0,
     "histograms": 0,
@@ -24,6 +25,7 @@ FLOORS = {
     "processes": 0,
     "task_groups": 0,
     "paths": 0,
+    "tasks": 0,
     "catalog": 1,
     "llamafile": 1,
     "machine": 1,

@@ -19,6 +19,7 @@ from llamafile_mgr.bulk.computing import read_next
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.references import Reference, keep_reference
+from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import (
     EngineError,
     EngineLostError,
@@ -270,7 +271,7 @@ class _Queue:
         self._waiting: deque[Fragment] = deque()
         self._under_way = 0
         self._ended = False
-        self._changed = asyncio.Event()
+        self._changes = Changes()
 
     @property
     def done(self) -> bool:
@@ -279,44 +280,37 @@ class _Queue:
 
     async def wait(self) -> None:
         """Wait until all are finished."""
-        while not self.done:
-            await self._changed.wait()
-
-    def _tell(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        await self._changes.wait_for(lambda: self.done)
 
     async def fill(self, fragments: Iterator[Fragment]) -> None:
         """Read the input to its end, only as fast as it is taken. Raises what reading raises."""
         while True:
-            while len(self._waiting) >= self._depth:
-                await self._changed.wait()
+            await self._changes.wait_for(lambda: len(self._waiting) < self._depth)
             fragment = await read_next(fragments)
             if fragment is None:
                 self._ended = True
-                self._tell()
+                self._changes.announce()
                 return
             self._waiting.append(fragment)
-            self._tell()
+            self._changes.announce()
 
     async def take(self) -> Fragment | None:
         """Return the next fragment, None when all are finished; waits while one could still come back."""
-        while not self.done:
-            if self._waiting:
-                self._under_way += 1
-                fragment = self._waiting.popleft()
-                self._tell()
-                return fragment
-            await self._changed.wait()
-        return None
+        await self._changes.wait_for(lambda: self._waiting or self.done)
+        if not self._waiting:
+            return None
+        self._under_way += 1
+        fragment = self._waiting.popleft()
+        self._changes.announce()
+        return fragment
 
     def give_back(self, fragment: Fragment) -> None:
         """Let another node have it."""
         self._under_way -= 1
         self._waiting.appendleft(fragment)
-        self._tell()
+        self._changes.announce()
 
     def finish(self) -> None:
         """Count one that was taken as finished."""
         self._under_way -= 1
-        self._tell()
+        self._changes.announce()

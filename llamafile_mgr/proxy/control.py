@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from llamafile_mgr import __version__
+from llamafile_mgr.changes import wait_any
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.errors import PlanError, RequestError
 from llamafile_mgr.planner.plans import Plan
@@ -18,8 +19,6 @@ from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.supervisor import Supervisor
 
 __all__ = ["Controller", "replace_model"]
-
-_FOLLOW_SECONDS = 0.2
 
 
 class Controller:
@@ -41,7 +40,7 @@ class Controller:
         self._started = time.time()
 
     async def handle(
-        self, command: dict[str, Any], gone: asyncio.Event
+        self, command: dict[str, Any], gone: asyncio.Future[None]
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the answers to one command; ``gone`` tells that nobody listens any more.
 
@@ -58,7 +57,7 @@ class Controller:
         elif name == "stop":
             self._stop()
         elif name == "logs":
-            async for answer in self._logs(self._pool(command), bool(command.get("follow"))):
+            async for answer in self._logs(self._pool(command), bool(command.get("follow")), gone):
                 yield answer
         elif name == "load":
             await self._pool(command).load()
@@ -94,9 +93,13 @@ class Controller:
         plan = next((each for each in plans if each.name == pool.plan.name), pool.plan)
         await replace_model(pool, plan, new_space=new_space)
 
-    async def _logs(self, pool: Pool, follow: bool) -> AsyncGenerator[dict[str, Any], None]:
+    async def _logs(
+        self, pool: Pool, follow: bool, gone: asyncio.Future[None]
+    ) -> AsyncGenerator[dict[str, Any], None]:
         shown: dict[str, int] = {}
-        while True:
+        gone.add_done_callback(lambda _: pool.changes.announce())
+        while not gone.done():
+            before = dict(shown)
             for engine in pool.engines:
                 lines, total = engine.log.lines, engine.log.total_lines
                 new = total - shown.get(engine.name, 0)
@@ -105,7 +108,8 @@ class Controller:
                     yield {"engine": engine.name, "line": line}
             if not follow:
                 return
-            await asyncio.sleep(_FOLLOW_SECONDS)
+            if shown == before:  # otherwise more may have come while it was sent
+                await wait_any([pool.changes, *(engine.log.changes for engine in pool.engines)])
 
 
 async def replace_model(pool: Pool, plan: Plan, *, new_space: bool) -> None:

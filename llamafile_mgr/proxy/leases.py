@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import EngineStartError, Error, NotReadyError, RequestError, StoreError
 from llamafile_mgr.locks import LockBusyError, Locks
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.processes import Holder, is_alive, is_of_this_computer
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
+from llamafile_mgr.tasks import start_task
 
 __all__ = ["LeaseBook", "LeaseTerms", "Leases", "find_failure", "living_alone"]
 
@@ -71,24 +73,27 @@ class LeaseBook:
             self._held.remove(number)
             self._until = max(self._until, now + keep_seconds)
 
-    def is_over(self, now: float) -> bool:
-        """Tell whether nobody needs the service any more."""
-        return not self._held and now >= self._until
+    def left(self, now: float) -> float | None:
+        """Return the seconds until nobody needs the service any more, None while a lease is held."""
+        return None if self._held else max(0.0, self._until - now)
 
 
 class Leases:
     """The leases of one running ``serve``.
 
-    ``snapshots``: the state of its models. ``access``: what a user gets with a lease, such as the URL.
+    ``snapshots``: the state of its models. ``changes``: of that state and of the leases. ``access``: what a
+    user gets with a lease, such as the URL.
     """
 
     def __init__(
         self,
         snapshots: Callable[[], Sequence[PoolSnapshot]],
+        changes: Changes,
         access: Mapping[str, Any],
         terms: LeaseTerms | None,
     ) -> None:
         self._snapshots = snapshots
+        self._changes = changes
         self._access = access
         self._terms = terms
         self._book = LeaseBook(time.monotonic())
@@ -111,23 +116,19 @@ class Leases:
     def mark_started(self) -> None:
         """Note that every model was ready once; from now on an unloaded one is as good as a ready one."""
         self._started = True
+        self._changes.announce()
 
     async def fail(self, error: Error) -> None:
         """Tell everybody who waits that the start failed, before the channel is closed."""
         self._failure, self._closed = error, True
-        deadline = time.monotonic() + _TELL_SECONDS
-        while True:
-            if not self._waiting or time.monotonic() >= deadline:
-                return
-            await asyncio.sleep(_CHECK_SECONDS / 10)
+        self._changes.announce()
+        await self._changes.wait_for(lambda: not self._waiting, _TELL_SECONDS)
 
     async def unused(self) -> None:
         """Return when no lease has been held for long enough; none is given from then on."""
-        while True:
-            if self._book.is_over(time.monotonic()):
-                self._closed = True
-                return
-            await asyncio.sleep(_CHECK_SECONDS)
+        while (left := self._book.left(time.monotonic())) != 0:
+            await self._changes.wait(left)
+        self._closed = True
 
     async def close(self) -> None:
         """Stop watching processes."""
@@ -136,7 +137,7 @@ class Leases:
         await asyncio.gather(*self._watchers, return_exceptions=True)
 
     async def hold(
-        self, command: Mapping[str, Any], gone: asyncio.Event
+        self, command: Mapping[str, Any], gone: asyncio.Future[None]
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Give a lease, tell how the start goes until all models are ready, and keep it until ``gone``.
 
@@ -153,19 +154,20 @@ class Leases:
             async with contextlib.aclosing(self._until_ready(gone)) as answers:
                 async for answer in answers:
                     yield answer
-            await gone.wait()
+            await asyncio.wait({gone})
         finally:
             if process is not None and is_alive(process):
-                task = asyncio.create_task(self._watch(number, process, keep_seconds), name="leased process")
+                task = start_task(self._watch(number, process, keep_seconds), "leased process")
                 self._watchers.add(task)
                 task.add_done_callback(self._watchers.discard)
             else:
-                self._book.drop(number, time.monotonic(), keep_seconds)
+                self._drop(number, keep_seconds)
 
-    async def _until_ready(self, gone: asyncio.Event) -> AsyncGenerator[dict[str, Any], None]:
+    async def _until_ready(self, gone: asyncio.Future[None]) -> AsyncGenerator[dict[str, Any], None]:
         told = time.monotonic()
+        gone.add_done_callback(lambda _: self._changes.announce())
         with self._counted():
-            while not gone.is_set():
+            while not gone.done():
                 self._check()
                 snapshots = self._snapshots()
                 if self._started and all(pool.ready or not pool.loaded for pool in snapshots):
@@ -173,11 +175,12 @@ class Leases:
                     return
                 if self._started and (failure := find_failure(snapshots)) is not None:
                     raise failure
-                if time.monotonic() - told >= _REPORT_SECONDS:
+                left = told + _REPORT_SECONDS - time.monotonic()
+                if left > 0:
+                    await self._changes.wait(left)
+                else:
                     told = time.monotonic()
                     yield {"waiting": [pool.model for pool in snapshots if not pool.ready]}
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(gone.wait(), _CHECK_SECONDS / 10)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -186,6 +189,7 @@ class Leases:
             yield
         finally:
             self._waiting -= 1
+            self._changes.announce()
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -194,11 +198,17 @@ class Leases:
             raise NotReadyError("this serve is about to end: nobody used it any more")
 
     async def _watch(self, number: int, process: Holder, keep_seconds: float) -> None:
-        while True:
-            if not await asyncio.to_thread(is_alive, process):
-                break
-            await asyncio.sleep(_CHECK_SECONDS)
+        try:
+            while True:
+                if not await asyncio.to_thread(is_alive, process):
+                    break
+                await asyncio.sleep(_CHECK_SECONDS)
+        finally:
+            self._drop(number, keep_seconds)
+
+    def _drop(self, number: int, keep_seconds: float) -> None:
         self._book.drop(number, time.monotonic(), keep_seconds)
+        self._changes.announce()
 
 
 def find_failure(snapshots: Sequence[PoolSnapshot]) -> EngineStartError | None:

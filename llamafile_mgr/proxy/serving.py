@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.changes import Changes
 from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.local_plans import hold_files
-from llamafile_mgr.errors import ConfigError, Error
+from llamafile_mgr.errors import ConfigError, Error, InternalError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.activation import inherited_sockets
@@ -34,15 +35,15 @@ from llamafile_mgr.supervisor.control import ControlServer
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.meters import SpeedPolicy
 from llamafile_mgr.supervisor.notify import Notifier
-from llamafile_mgr.supervisor.pool import Pool, PoolOptions
+from llamafile_mgr.supervisor.pool import PoolOptions
 from llamafile_mgr.supervisor.queue import QueueLimits
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
+from llamafile_mgr.tasks import start_task
 
-__all__ = ["Announcements", "collect_aliases", "serve", "supervisor_options"]
+__all__ = ["Announcements", "collect_aliases", "serve", "supervisor_options", "until_ready"]
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
-_POLL_SECONDS = 0.02
 #: How much longer a start may take each time that its loop is seen to turn.
 _EXTEND_SECONDS = 60.0
 
@@ -130,7 +131,7 @@ class _Service:
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
         access = {"url": self._url, "api_key": user_secret(keys)}
-        self._leases = Leases(lambda: [pool.snapshot() for pool in self._supervisor.pools], access, terms)
+        self._leases = Leases(self._supervisor.snapshots, self._supervisor.changes, access, terms)
         self._for_users = terms is not None
         controller = Controller(self._supervisor, self._url, self._stop.set, plan_all, self._leases)
         port = sockets[0].getsockname()[1]
@@ -140,10 +141,10 @@ class _Service:
         """Run until a signal, the control channel or a failed start ends it."""
         with _signals(self._stop, self._hurry, self._reload):
             starting = asyncio.create_task(self._start(), name="start")
-            reloading = asyncio.create_task(self._reload_on_request(), name="reload")
+            reloading = start_task(self._reload_on_request(), "reload")
             stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
-            leaving = asyncio.create_task(self._end_when_unused(), name="users")
-            feeding = asyncio.create_task(self._feed(), name="watchdog")
+            leaving = start_task(self._end_when_unused(), "users")
+            feeding = start_task(self._feed(), "watchdog")
             tasks = (starting, reloading, stopping, leaving)
             try:
                 await self._until_end(starting, stopping)
@@ -180,12 +181,14 @@ class _Service:
         self._announce.listening(self._url)
         self._notifier.status(f"listening on {self._url}, starting engines")
         await self._control.start()
-        await self._supervisor.start()
         try:
-            await _watch_start(self._supervisor.pools, self._url, self._announce)
-        except Error as error:
-            await self._leases.fail(error)
+            await self._supervisor.start()
+            snapshots = await until_ready(self._supervisor.snapshots, self._supervisor.changes)
+        except Exception as error:
+            told = error if isinstance(error, Error) else InternalError(f"the start failed: {error!r}")
+            await self._leases.fail(told)
             raise
+        self._announce.ready(self._url, snapshots)
         self._leases.mark_started()
         self._ready = True
         self._notifier.ready(self._describe())
@@ -211,8 +214,11 @@ class _Service:
         _LOG.error("the task of a model's engines ended: the watchdog is not fed any more")
 
     async def _end_when_unused(self) -> None:
-        if self._for_users:
+        if not self._for_users:
+            return
+        try:
             await self._leases.unused()
+        finally:
             self._stop.set()
 
     async def _until_end(self, starting: asyncio.Task[None], stopping: asyncio.Task[bool]) -> None:
@@ -237,6 +243,9 @@ class _Service:
             except Error as error:
                 _LOG.error("reload: %s", error.describe())
                 outcome = f"; the last reload failed: {error.message}"
+            except Exception as error:  # the next one may go well
+                _LOG.exception("reload: a defect of ours")
+                outcome = f"; the last reload failed: {error}"
             if announced:
                 self._notifier.ready(self._describe() + outcome)
 
@@ -274,20 +283,21 @@ def _pool_options(plan: Plan, model: ModelConfig, settings: ServeConfig) -> Pool
     )
 
 
-async def _watch_start(pools: Sequence[Pool], url: str, announce: Announcements) -> None:
-    """Announce that every model is ready, or rests until its first call.
+async def until_ready(
+    take_snapshots: Callable[[], Sequence[PoolSnapshot]], changes: Changes
+) -> Sequence[PoolSnapshot]:
+    """Return the snapshots in which every model is ready, or rests until its first call.
 
     Raises:
         EngineStartError: a model failed for good before it was ever ready.
     """
     while True:
-        snapshots = [pool.snapshot() for pool in pools]
+        snapshots = take_snapshots()
         if (failure := find_failure(snapshots)) is not None:
             raise failure
         if all(snapshot.ready or snapshot.resting for snapshot in snapshots):
-            announce.ready(url, snapshots)
-            return
-        await asyncio.sleep(_POLL_SECONDS)
+            return snapshots
+        await changes.wait()
 
 
 def collect_aliases(models: Mapping[str, ModelConfig]) -> dict[str, str]:

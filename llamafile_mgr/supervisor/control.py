@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
-from llamafile_mgr.errors import Error, RequestError, StoreError
+from llamafile_mgr.errors import Error, InternalError, RequestError, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.supervisor.asking import tell_error
 
 __all__ = ["ControlServer"]
 
-#: Yields the answers to one command. The event is set when the one who asked has gone.
-Handler = Callable[[dict[str, Any], asyncio.Event], AsyncGenerator[dict[str, Any], None]]
+_LOG = logging.getLogger("llamafile_mgr.serve")
+#: Yields the answers to one command. The future is done when the one who asked has gone.
+Handler = Callable[[dict[str, Any], asyncio.Future[None]], AsyncGenerator[dict[str, Any], None]]
 
 _LINE_BYTES = 64 * 1024
 
@@ -75,18 +77,17 @@ class ControlServer:
         try:
             line = await reader.readline()
             if line:
-                gone = asyncio.Event()
-                watching = asyncio.create_task(_watch(reader, gone))
+                gone = asyncio.create_task(_until_gone(reader))
                 try:
                     await self._answer(line, writer, gone)
                 finally:
-                    watching.cancel()
+                    gone.cancel()
         except (ConnectionError, ValueError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
 
-    async def _answer(self, line: bytes, writer: asyncio.StreamWriter, gone: asyncio.Event) -> None:
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter, gone: asyncio.Future[None]) -> None:
         try:
             command = json.loads(line)
             if not isinstance(command, dict):
@@ -99,14 +100,20 @@ class ControlServer:
             await _write(writer, _describe(RequestError(f"no JSON: {error}")))
         except Error as error:
             await _write(writer, _describe(error))
+        except ConnectionError:
+            raise
+        except Exception as error:  # the boundary of one command: whoever asked must hear of a defect too
+            _LOG.exception("a defect of ours: %r was not carried out", line)
+            await _write(
+                writer, _describe(InternalError(f"a defect of ours: {type(error).__name__}: {error}"))
+            )
 
 
-async def _watch(reader: asyncio.StreamReader, gone: asyncio.Event) -> None:
-    """Set ``gone`` at the end of what the other side sends; it has nothing more to say after its command."""
-    with contextlib.suppress(ConnectionError):
+async def _until_gone(reader: asyncio.StreamReader) -> None:
+    """Return at the end of what the other side sends; it has nothing more to say after its command."""
+    with contextlib.suppress(OSError):
         while await reader.read(_LINE_BYTES):
             pass
-    gone.set()
 
 
 def _describe(error: Error) -> dict[str, Any]:

@@ -28,6 +28,9 @@ class Diagnosis:
     """``cause`` and ``hint`` as in ``errors.Error``; ``permanent``: another start would end the same way.
 
     ``subject``: the flag that is unknown. ``external``: somebody ended it; nothing that it computed did.
+    ``curable``: what is in the way may be mended by somebody who tells nobody, so that it is tried again
+    for ever. ``passing``: it may be gone soon, so that an engine that was never ready gets as many tries as
+    any other.
     """
 
     cause: str
@@ -36,6 +39,8 @@ class Diagnosis:
     kind: Kind = Kind.OTHER
     subject: str | None = None
     external: bool = False
+    curable: bool = False
+    passing: bool = False
 
 
 #: (pattern over the last lines, cause with the match's groups, hint, permanent)
@@ -128,7 +133,8 @@ def diagnose(
             "a program is missing, a mount is noexec or a handler captures MZ files: `llamafile-mgr doctor`",
             permanent=True,
         )
-    return Diagnosis(f"it ended with exit code {exit_code}")
+    # Engines that catch a signal to finish what they do end with the code of success: somebody asked for it.
+    return Diagnosis(f"it ended with exit code {exit_code}", external=exit_code == 0)
 
 
 #: Signals that people and service managers send, and no program raises by a mistake of its own.

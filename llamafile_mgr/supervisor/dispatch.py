@@ -74,6 +74,9 @@ class Fleet(Protocol):
     def load_soon(self) -> None:
         """Start the engines."""
 
+    def note_idle(self) -> None:
+        """Tell who waits for it that nothing is asked any more."""
+
     def not_ready(self) -> NotReadyError:
         """Return why a call cannot be sent."""
 
@@ -471,3 +474,5 @@ class Dispatcher:
             if not any(item.call in self._calls for item in batch.items):
                 task.cancel()
         self.look_soon()
+        if self.queue.idle:
+            self._fleet.note_idle()

@@ -11,13 +11,20 @@ __all__ = ["Lodger", "Move", "Verdict", "decide_room"]
 
 @dataclass(frozen=True, slots=True)
 class Lodger:
-    """A loaded model: the bytes that it takes or will take, and the seconds since its last call."""
+    """A loaded model: the bytes that it takes, the seconds since its last call, and the bytes that were
+    predicted of it."""
 
     name: str
-    taken: int
+    resident: int
     idle_seconds: float
     pinned: bool = False
     busy: bool = False
+    predicted: int = 0
+
+    @property
+    def taken(self) -> int:
+        """Return the bytes that it takes, or will take when it has loaded."""
+        return max(self.resident, self.predicted)
 
 
 class Move(StrEnum):
@@ -38,11 +45,17 @@ class Verdict:
     victim: str | None = None
 
 
-def decide_room(needed: int, free: int, lodgers: Sequence[Lodger]) -> Verdict:
-    """Return the next move towards ``needed`` bytes while ``free`` are left.
+def decide_room(needed: int, available: int, lodgers: Sequence[Lodger], limit: int | None = None) -> Verdict:
+    """Return the next move towards ``needed`` bytes while ``available`` are left beside the lodgers.
 
-    Ask again after every eviction: what it gave back is measured and not guessed.
+    ``limit``: what all of them together may take. Ask again after every eviction: what it gave back is
+    measured and not guessed.
     """
+    taken = sum(each.taken for each in lodgers)
+    # What loads now has yet to take what it was promised.
+    free = available - taken + sum(each.resident for each in lodgers)
+    if limit is not None:
+        free = min(free, limit - taken)
     if free >= needed:
         return Verdict(Move.START)
     loose = [each for each in lodgers if not each.pinned]

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from pathlib import Path
 
+from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.paths import ensure_private_dir
 
@@ -17,7 +18,7 @@ _LINE_BYTES = 4096
 class EngineLog:
     """Appends bytes to ``path``; at ``max_bytes`` the file moves to ``path`` + ``.1``, replacing an older.
 
-    ``total_lines``: complete lines seen since the start.
+    ``total_lines``: complete lines seen since the start. ``changes``: of the lines.
     ``append`` blocks on the disk and belongs in a thread; ``lines`` may be read from anywhere.
     """
 
@@ -26,6 +27,7 @@ class EngineLog:
         self._max_bytes = max_bytes
         self._lines: deque[str] = deque(maxlen=keep_lines)
         self.total_lines = 0
+        self.changes = Changes()
         self._partial = b""
         self._file: int | None = None
         self._size = 0
@@ -42,6 +44,8 @@ class EngineLog:
         lines = [line[:_LINE_BYTES].decode("utf-8", "replace").rstrip("\r") for line in complete]
         self._lines.extend(lines)
         self.total_lines += len(lines)
+        if lines:
+            self.changes.announce()
         return lines
 
     def append(self, data: bytes) -> None:

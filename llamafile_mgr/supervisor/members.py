@@ -24,12 +24,18 @@ class Member(Protocol):
 
     name: str
     plan: Plan
-    state: EngineState
-    cause: Diagnosis | None
     in_flight: int
     width: int
     meter: EngineMeter
     log: EngineLog
+
+    @property
+    def state(self) -> EngineState:
+        """Return where it is in its life."""
+
+    @property
+    def cause(self) -> Diagnosis | None:
+        """Return why it was last lost."""
 
     @property
     def client(self) -> EngineClient | None:
@@ -63,8 +69,11 @@ class Member(Protocol):
     async def was_ended(self, client: object) -> bool:
         """Tell whether no request is to blame for the loss of ``client``."""
 
+    async def fate(self, client: object) -> Diagnosis | None:
+        """Return why what stood behind ``client`` ended, None while nothing is known of its end."""
+
     def excuse_death(self, client: object) -> None:
-        """Say that requests may be what ``client`` was lost of, so that its restarts are not used up."""
+        """Say that a request is to blame for the end of what stood behind ``client``."""
 
     def request_stop(self, drain_seconds: float) -> None:
         """Ask it to finish its calls and end."""

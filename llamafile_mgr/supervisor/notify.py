@@ -6,7 +6,6 @@ no child of ours can speak for the service.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -70,12 +69,12 @@ class Notifier:
         # A status holds what users name; a line break in it would be a field of its own.
         lines = [" ".join(field.splitlines()) for field in fields]
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sender:
-            sender.settimeout(_SEND_SECONDS)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.settimeout(_SEND_SECONDS)
                 sender.sendto("\n".join(lines).encode(), address)
-            except OSError as error:
-                _LOG.warning("the service manager cannot be told %s: %s", fields[0], error)
+        except OSError as error:
+            _LOG.warning("the service manager cannot be told %s: %s", fields[0], error)
 
 
 def _feed_seconds(microseconds: str, pid: str) -> float | None:

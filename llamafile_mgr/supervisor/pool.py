@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.changes import Changes
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.errors import EngineStartError, Error, InternalError, NotReadyError
 from llamafile_mgr.planner.plans import Plan
@@ -24,6 +25,7 @@ from llamafile_mgr.supervisor.memory import resident_bytes
 from llamafile_mgr.supervisor.queue import QueueLimits
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
+from llamafile_mgr.tasks import start_task
 
 __all__ = ["Pool", "PoolOptions", "make_policy"]
 
@@ -76,6 +78,7 @@ class Pool:
 
     ``make_engine`` makes the engine of a plan, given a number that none of this pool's had before, and
     ``make_remote`` stands for one of its remotes. ``make_room`` is awaited before engines are started.
+    ``tell`` is called at every change of the pool or its engines, for whom ``changes`` is announced.
     """
 
     def __init__(
@@ -85,9 +88,12 @@ class Pool:
         make_engine: Callable[[Plan, int], Member],
         make_remote: Callable[[Plan, RemoteConfig], Member],
         make_room: Callable[[Pool], Awaitable[None]],
+        tell: Callable[[], None],
     ) -> None:
         self.plan = plan
         self.options = options
+        self.changes = Changes(self._note_change)
+        self._tell = tell
         self.engines: tuple[Member, ...] = ()
         self.resting = False
         self._make_engine = make_engine
@@ -95,7 +101,6 @@ class Pool:
         self._make_room = make_room
         self._tasks: dict[Member, asyncio.Task[None]] = {}
         self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue()
-        self._changed = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
         self._made = 0
         self._hurried = False
@@ -118,12 +123,6 @@ class Pool:
     def idle_seconds(self) -> float:
         """Return the time since the last call began or ended; 0 while there are calls."""
         return 0.0 if self.busy else time.monotonic() - self.calls.last_activity
-
-    def note_change(self) -> None:
-        """Wake the waiting calls; called after every transition of one of our engines."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-        self.calls.look_soon()
 
     def snapshot(self) -> PoolSnapshot:
         """Return what ``status`` and ``/ready`` show."""
@@ -171,11 +170,16 @@ class Pool:
                 error = InternalError(f"{self.plan.name} could not be started: {error}")
             self.calls.refuse_waiting(error)
         self.calls.note_activity()
-        self.note_change()
+        self.changes.announce()
+
+    def _note_change(self) -> None:
+        self.calls.look_soon()
+        self._tell()
 
     def rest(self) -> None:
         """Leave it unloaded until its first call."""
         self.resting = True
+        self.changes.announce()
 
     async def unload(self) -> None:
         """End all engines; the next call starts them again."""
@@ -220,6 +224,10 @@ class Pool:
         """Tell whether no engine will be ready soon."""
         return bool(self.engines) and all(gone_for_long(engine) for engine in self.engines)
 
+    def note_idle(self) -> None:
+        """Tell who waits for it that nothing is asked any more."""
+        self.changes.announce()
+
     def not_ready(self) -> NotReadyError:
         """Return why a call cannot be sent, and when to come back."""
         what = "cannot be started" if self.hopeless else "is not ready yet"
@@ -242,7 +250,7 @@ class Pool:
                 try:
                     command, done = await asyncio.wait_for(self._commands.get(), _TICK_SECONDS)
                 except TimeoutError:
-                    await self._tick()
+                    await self._tick_safely()
                     continue
                 try:
                     await command()
@@ -278,6 +286,7 @@ class Pool:
     async def _unload(self) -> None:
         self.resting = True
         await self._end_all()
+        self.changes.announce()
 
     async def _replace(self, plan: Plan) -> None:
         old = self.engines
@@ -299,7 +308,7 @@ class Pool:
             raise
         self.plan = plan
         self.engines = tuple(new)
-        self.note_change()
+        self.changes.announce()
         await self._end(old, self.options.drain_seconds)
 
     async def _until_settled(self, engine: Member, *, patient: bool = True) -> None:
@@ -308,9 +317,13 @@ class Pool:
             tried = engine.state is EngineState.BACKING_OFF and not patient
             if engine.over or tried or self._tasks[engine].done():
                 raise not_settled(self.plan.name, engine)
-            changed = self._changed
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(changed.wait(), _TICK_SECONDS)
+            await self.changes.wait()
+
+    async def _tick_safely(self) -> None:
+        try:
+            await self._tick()
+        except Exception:  # calls and commands go on
+            _LOG.exception("%s: a defect of ours", self.plan.name)
 
     async def _tick(self) -> None:
         options = self.options
@@ -347,7 +360,7 @@ class Pool:
             await self._end([new], 0.0)
             raise
         self.engines = tuple(new if engine is old else engine for engine in self.engines)
-        self.note_change()
+        self.changes.announce()
         await self._end([old], self.options.drain_seconds)
 
     def _start(self, plan: Plan | None = None, *, joins: bool = True) -> Member:
@@ -356,7 +369,7 @@ class Pool:
         return self._add(engine, joins=joins)
 
     def _add(self, engine: Member, *, joins: bool = True) -> Member:
-        self._tasks[engine] = asyncio.create_task(engine.run(), name=f"engine {engine.name}")
+        self._tasks[engine] = start_task(engine.run(), f"engine {engine.name}")
         if joins:
             self.engines = (*self.engines, engine)
         return engine

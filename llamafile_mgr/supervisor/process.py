@@ -13,14 +13,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from llamafile_mgr.errors import EngineStartError, StoreError
 from llamafile_mgr.supervisor.logs import EngineLog
+from llamafile_mgr.tasks import start_task
 
-__all__ = ["EngineProcess", "spawn_engine"]
+__all__ = ["EngineProcess", "Spawner", "spawn_engine"]
 
 _PR_SET_PDEATHSIG = 1
 #: Between two looks at an engine's output. Engines log several lines a call, and each would wake us.
@@ -94,7 +95,7 @@ class EngineProcess:
         self._log = log
         self._on_line = on_line
         self.started_at = time.monotonic()
-        self._drain = asyncio.create_task(self._drain_output(), name=f"drain {self.pid}")
+        self._drain = start_task(self._drain_output(), f"drain {self.pid}")
 
     @property
     def pid(self) -> int:
@@ -153,6 +154,12 @@ class EngineProcess:
             # A full disk costs us the log, not the engine: its pipe must be read on.
             with contextlib.suppress(StoreError):
                 await asyncio.to_thread(self._log.append, data)
+
+
+#: What starts the process of an engine, as ``spawn_engine`` does.
+Spawner = Callable[
+    [Sequence[str], Mapping[str, str], Path, EngineLog, Callable[[str], None]], Awaitable[EngineProcess]
+]
 
 
 async def spawn_engine(

@@ -8,14 +8,14 @@ remote that has failed is tried again after a pause, for it is mended by somebod
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-import random
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from llamafile_mgr.addresses import RemoteConfig
@@ -23,17 +23,24 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest
 from llamafile_mgr.engines.remote import PeerFacts, RemoteClient, count_ready
-from llamafile_mgr.errors import ConfigError, EngineError, EngineLostError, EngineStartError, Error
+from llamafile_mgr.errors import (
+    ConfigError,
+    EngineError,
+    EngineLostError,
+    EngineStartError,
+    Error,
+    StoreError,
+)
 from llamafile_mgr.paths import read_secrets
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.course import Course
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
+from llamafile_mgr.supervisor.lifecycle import Aftermath
 from llamafile_mgr.supervisor.logs import EngineLog
-from llamafile_mgr.supervisor.restart import decide_restart
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
 from llamafile_mgr.supervisor.starting import EngineChecks
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
-from llamafile_mgr.supervisor.watching import set_within, watch
+from llamafile_mgr.supervisor.watching import watch
 
 __all__ = ["Remote"]
 
@@ -47,14 +54,6 @@ _CHECK_SECONDS = 300.0
 _PROOF_SECONDS = 30.0
 #: Losses under calls, within the policy's window, that are put down to the remote; more may be their doing.
 _FREE_LOSSES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class _Loss:
-    """Why a try ended. ``passing``: it had been ready, or cannot be reached at all, which may pass soon."""
-
-    diagnosis: Diagnosis
-    passing: bool
 
 
 class Remote(Course):
@@ -74,7 +73,7 @@ class Remote(Course):
         surroundings: EngineSurroundings,
     ) -> None:
         safe = "".join(c if c.isalnum() or c in "-." else "-" for c in f"{plan.name}-at-{name}")
-        super().__init__(name, EngineLog(surroundings.logs / f"{safe}.log"), surroundings)
+        super().__init__(name, EngineLog(surroundings.logs / f"{safe}.log"), plan.settings, surroundings)
         self.plan = plan
         self.client: RemoteClient | None = None
         self._remote = remote
@@ -82,8 +81,6 @@ class Remote(Course):
         self._rules = family_rules(plan.family)
         self._make_checks = make_checks
         self._rest_until = 0.0
-        self._tries = 0
-        self._failures: deque[float] = deque(maxlen=64)
         self._losses: deque[float] = deque(maxlen=64)
         self._fault: asyncio.Future[None] | None = None
 
@@ -94,115 +91,34 @@ class Remote(Course):
         """Tell whether calls may be sent to ``client``."""
         return self.state is EngineState.READY and time.monotonic() >= self._rest_until
 
-    async def was_ended(self, client: object) -> bool:
-        """Tell whether no request is to blame: machines and networks fail for reasons of their own.
-
-        Only when it is lost under its calls again and again may one of these be what kills it.
-        """
-        return self._count_recent(self._losses, time.monotonic()) <= _FREE_LOSSES
+    async def fate(self, client: object) -> Diagnosis | None:
+        """Return why it was last lost; no request is to blame, for machines and networks fail for reasons of
+        their own. Only when it is lost under its calls again and again may one of these be what kills it."""
+        since = time.monotonic() - self._surroundings.restart.window_seconds
+        external = sum(1 for at in self._losses if at >= since) <= _FREE_LOSSES
+        return replace(self.cause or Diagnosis("it was lost"), external=external)
 
     def excuse_death(self, client: object) -> None:
         """Nothing is kept for it: a remote is tried again as often as it is lost."""
 
     def snapshot(self) -> EngineSnapshot:
         """Return what ``status`` shows."""
-        return EngineSnapshot(
-            name=self.name,
-            state=self.state,
-            age_seconds=time.monotonic() - self._since,
-            pid=None,
-            port=self._remote.port,
-            restarts=max(0, self._tries - 1),
-            in_flight=self.in_flight,
-            served=self.served,
-            cause=self.cause.cause if self.cause else None,
-            steps=(),
-            retry_seconds=self.retry_seconds,
-            transitions=tuple(self._transitions),
-            log=str(self.log.path),
-            remote=self._remote.url,
-        )
+        return replace(super().snapshot(), port=self._remote.port, remote=self._remote.url)
 
     # Its life; everything below runs in one task.
 
-    async def run(self) -> None:
-        """Keep it in the pool until a stop is requested, or this task is cancelled."""
-        event = EngineEvent.SPAWN
-        try:
-            while True:
-                self._move(event)
-                loss = await self._live_once()
-                await self._close()
-                if loss is None:
-                    return
-                self.cause = loss.diagnosis
-                await self._note(f"lost: {loss.diagnosis.cause}")
-                delay, gone = self._decide_retry(loss)
-                self._retry_at = time.monotonic() + delay
-                self._move(EngineEvent.GIVE_UP if gone else EngineEvent.DIED)
-                if await set_within(self._stop, delay):
-                    return
-                self._retry_at = None
-                event = EngineEvent.RETRY
-        finally:
-            self._retry_at = None
-            self._move(EngineEvent.STOP)
-            await asyncio.shield(self._close())
-            await asyncio.to_thread(self.log.close)
-            if self.state is EngineState.STOPPING:
-                self._move(EngineEvent.GONE)
-
-    def _decide_retry(self, loss: _Loss) -> tuple[float, bool]:
-        """Return the seconds until the next try, and whether it counts as failed until then."""
-        now, policy = time.monotonic(), self._surroundings.restart
-        self._failures.append(now)
-        retry = decide_restart(
-            policy,
-            self._failures,
-            now,
-            random.random(),  # noqa: S311
-            was_ready=loss.passing,
-            half_open=self._half_open,
-        )
-        if retry is None:
-            return policy.cooldown_seconds, True
-        self._half_open = retry.half_open
-        return retry.delay_seconds, False
-
-    def _count_recent(self, times: deque[float], now: float) -> int:
-        return sum(1 for at in times if now - at <= self._surroundings.restart.window_seconds)
-
-    async def _live_once(self) -> _Loss | None:
-        """Reach it and serve; return why that ended, None when it shall stop."""
-        self._tries += 1
-        try:
-            await self._live()
-        except Error as error:
-            was_ready = self.state is EngineState.READY
-            if was_ready and self.in_flight:
-                self._losses.append(time.monotonic())
-            passing = was_ready or isinstance(error, EngineLostError)
-            return _Loss(Diagnosis(error.describe(), error.hint), passing)
-        except Exception as error:  # the boundary of one try: a defect must show as a failed remote
-            _LOG.exception("%s: defect", self.name)
-            return _Loss(Diagnosis(f"a defect of ours: {type(error).__name__}: {error}"), passing=False)
+    async def _live_once(self) -> Diagnosis | None:
+        await self._until_over(self._work())
         return None
 
-    async def _live(self) -> None:
-        """Work until a stop is requested; then let the calls in progress end. Raises Error."""
-        stop = asyncio.create_task(self._stop.wait(), name=f"stop {self.name}")
-        work = asyncio.create_task(self._work(), name=f"work {self.name}")
-        try:
-            await asyncio.wait({stop, work}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-            elif self.state is EngineState.READY:
-                self._move(EngineEvent.DRAIN)
-                await set_within(self._idle, self._drain_seconds)
-        finally:
-            for task in (stop, work):
-                task.cancel()
-            await asyncio.gather(stop, work, return_exceptions=True)
+    def _explain(self, error: Error) -> Diagnosis:
+        if self.state is EngineState.READY and self.in_flight:
+            self._losses.append(time.monotonic())
+        passing = isinstance(error, EngineLostError)  # it cannot be reached at all
+        return Diagnosis(error.describe(), error.hint, curable=True, passing=passing)
+
+    async def _note_death(self, death: Diagnosis, aftermath: Aftermath) -> None:
+        await self._note(f"lost: {death.cause}")
 
     async def _work(self) -> None:
         """Become ready, then watch for ever; raises Error for what is wrong with it."""
@@ -210,6 +126,7 @@ class Remote(Course):
         client = self.client = RemoteClient(
             self._remote, self._model, api_key=key, tls=tls, note_fault=self._note_fault
         )
+        self._note_client(client)
         facts = await client.find_peer()
         await self._await_health(client, facts)
         self._move(EngineEvent.ANSWERS)
@@ -304,12 +221,15 @@ class Remote(Course):
         _LOG.warning("%s (%s): %s", self.name, self.plan.name, text)
         line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n".encode()
         self.log.feed(line)
-        await asyncio.to_thread(self.log.append, line)
+        # A full disk costs us the log, not the remote.
+        with contextlib.suppress(StoreError):
+            await asyncio.to_thread(self.log.append, line)
 
-    async def _close(self) -> None:
+    async def _close(self, grace_seconds: float) -> None:
         client, self.client = self.client, None
         if client is not None:
             await client.close()
+        await asyncio.to_thread(self.log.close)
 
 
 def _prepare(remote: RemoteConfig) -> tuple[str | None, ssl.SSLContext | None]:

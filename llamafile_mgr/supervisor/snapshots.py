@@ -18,7 +18,7 @@ __all__ = ["EngineSnapshot", "EngineSurroundings", "PoolSnapshot", "Transition"]
 
 @dataclass(frozen=True, slots=True)
 class EngineSurroundings:
-    """What engines share. ``changed`` is called after every transition.
+    """What engines share. ``changed`` is called after every transition and last call.
 
     ``best_rates`` gives the best rates of engines with these settings, for all of them to read and raise.
     """

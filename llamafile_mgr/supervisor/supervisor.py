@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.changes import Changes
 from llamafile_mgr.engines.remote import PeerFacts
 from llamafile_mgr.engines.settings import LaunchSettings
-from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
+from llamafile_mgr.errors import NotFoundError, PlanError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine import Engine
-from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
+from llamafile_mgr.supervisor.eviction import Move
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
-from llamafile_mgr.supervisor.memory import available_bytes, resident_bytes
+from llamafile_mgr.supervisor.memory_budget import MemoryBudget
 from llamafile_mgr.supervisor.meters import Kind, SpeedPolicy
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from llamafile_mgr.supervisor.remote import Remote
 from llamafile_mgr.supervisor.restart import RestartPolicy
-from llamafile_mgr.supervisor.snapshots import EngineSurroundings
+from llamafile_mgr.supervisor.snapshots import EngineSurroundings, PoolSnapshot
 from llamafile_mgr.supervisor.starting import EngineChecks
+from llamafile_mgr.tasks import start_task
 
 __all__ = ["Supervisor", "SupervisorOptions"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
-#: So long a newcomer waits for busy models to become idle.
-_ROOM_SECONDS = 60.0
-_ROOM_TICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,8 @@ class SupervisorOptions:
 
 class Supervisor:
     """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines, ``remote_checks`` those of its
-    remotes, of which it is given what they tell; without it no plan may have any."""
+    remotes, of which it is given what they tell; without it no plan may have any. ``changes``: of all pools
+    and their engines."""
 
     def __init__(
         self,
@@ -74,7 +73,8 @@ class Supervisor:
         self._options = options
         self._registry = Registry(paths.runtime)
         self._tasks: list[asyncio.Task[None]] = []
-        self._moving_in = asyncio.Lock()
+        self.changes = Changes()
+        self._budget = MemoryBudget(self.changes, options.memory_limit_bytes)
         self.pools = tuple(self._make_pool(plan) for plan in plans)
 
     def _make_pool(self, plan: Plan) -> Pool:
@@ -88,7 +88,7 @@ class Supervisor:
             grace_seconds=self._options.stop_grace_seconds,
             restart=self._options.restart,
             liveness=self._options.liveness,
-            changed=lambda: pool.note_change(),
+            changed=lambda: pool.changes.announce(),
             speed=self._options.speed,
             best_rates=lambda settings: best.setdefault(settings, {}),
         )
@@ -105,7 +105,7 @@ class Supervisor:
             return Remote(remote.name, remote, plan, lambda facts: checks(plan, facts), surroundings)
 
         options = self._options.pools.get(plan.name, default)
-        pool = Pool(plan, options, make_engine, make_remote, self._make_room)
+        pool = Pool(plan, options, make_engine, make_remote, self._make_room, self.changes.announce)
         return pool
 
     def pool(self, role: Role) -> Pool | None:
@@ -124,6 +124,10 @@ class Supervisor:
         names = ", ".join(pool.plan.name for pool in self.pools)
         raise NotFoundError(f"{model} is not being served", hint=f"served: {names}")
 
+    def snapshots(self) -> list[PoolSnapshot]:
+        """Return what can be told of every pool now."""
+        return [pool.snapshot() for pool in self.pools]
+
     @property
     def alive(self) -> bool:
         """Return whether every pool's task still does its work; one that ended early is a defect."""
@@ -138,12 +142,12 @@ class Supervisor:
         if survivors:
             _LOG.warning("ended engines that an earlier serve left behind: %s", survivors)
         for pool in self.pools:
-            self._tasks.append(asyncio.create_task(pool.run(), name=f"pool {pool.plan.name}"))
+            self._tasks.append(start_task(pool.run(), f"pool {pool.plan.name}"))
         await asyncio.gather(*(pool.load() for pool in self.pools if pool.options.pinned))
         for pool in self.pools:
             if pool.options.pinned:
                 continue
-            if (await self._decide(pool)).move is Move.EVICT:
+            if (await self._budget.decide(pool, self.pools)).move is Move.EVICT:
                 _LOG.warning("%s is started at its first call: others take the memory now", pool.plan.name)
                 pool.rest()
             else:
@@ -161,63 +165,4 @@ class Supervisor:
         await asyncio.to_thread(self._registry.remove)
 
     async def _make_room(self, newcomer: Pool) -> None:
-        """Unload the least recently used idle models until the newcomer's predicted memory is there.
-
-        Raises:
-            NotReadyError: the limit of all engines leaves no room, or those who take it stay busy.
-        """
-        patience = time.monotonic() + _ROOM_SECONDS
-        # One newcomer at a time: what it is going to take counts only once its engines are there.
-        async with self._moving_in:
-            while True:
-                verdict = await self._decide(newcomer)
-                if verdict.move is Move.START:
-                    return
-                if verdict.move is Move.REFUSE:
-                    self._refuse(newcomer)
-                    return
-                if verdict.victim is not None:
-                    _LOG.info("%s is unloaded to make room for %s", verdict.victim, newcomer.plan.name)
-                    await self.find(verdict.victim).unload()
-                elif time.monotonic() >= patience:
-                    raise NotReadyError(
-                        f"there is no memory for {newcomer.plan.name}: the other models are busy",
-                        hint="try again later, serve fewer models, or raise serve.memory_limit",
-                    )
-                else:
-                    await asyncio.sleep(_ROOM_TICK_SECONDS)
-
-    def _refuse(self, newcomer: Pool) -> None:
-        """Say that nothing makes room; only a limit is a reason to raise NotReadyError: predictions err."""
-        if self._options.memory_limit_bytes is not None:
-            raise NotReadyError(
-                f"{newcomer.plan.name} does not fit into serve.memory_limit beside the pinned models",
-                hint="raise serve.memory_limit, or serve fewer models",
-            )
-        _LOG.warning("%s is started although memory looks too small for it", newcomer.plan.name)
-
-    async def _decide(self, newcomer: Pool) -> Verdict:
-        memory = newcomer.plan.memory
-        if memory is None:
-            return Verdict(Move.START)
-        others = [pool for pool in self.pools if pool is not newcomer and pool.engines]
-        resident, available = await asyncio.to_thread(_measure, others)
-        predicted = [pool.plan.memory.joint if pool.plan.memory is not None else 0 for pool in others]
-        taken = [max(each) for each in zip(predicted, resident, strict=True)]
-        # What loads now has yet to take what it was promised.
-        free = available - sum(taken) + sum(resident)
-        if self._options.memory_limit_bytes is not None:
-            free = min(free, self._options.memory_limit_bytes - sum(taken))
-        lodgers = [
-            Lodger(pool.plan.name, bytes_taken, pool.idle_seconds, pool.options.pinned, pool.busy)
-            for pool, bytes_taken in zip(others, taken, strict=True)
-        ]
-        return decide_room(memory.joint, free, lodgers)
-
-
-def _measure(pools: Sequence[Pool]) -> tuple[list[int], int]:
-    """Return the resident bytes of each pool's engines, and what is available beside. Blocks."""
-    resident = [
-        sum(resident_bytes(engine.pid) for engine in pool.engines if engine.pid is not None) for pool in pools
-    ]
-    return resident, available_bytes()
+        await self._budget.make_room(newcomer, self.pools)

@@ -11,7 +11,7 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError
 from llamafile_mgr.supervisor.liveness import LivenessPolicy, Probe, decide_probe
 
-__all__ = ["set_within", "watch"]
+__all__ = ["watch"]
 
 
 async def watch(
@@ -30,7 +30,7 @@ async def watch(
     """
     probed_at = 0.0
     while True:
-        if await set_within(suspected, policy.tick_seconds):
+        if await _set_within(suspected, policy.tick_seconds):
             suspected.clear()
             await _check_work(check_alive, policy)
         now = time.monotonic()
@@ -59,7 +59,7 @@ async def _check_work(check_alive: Callable[[], Awaitable[None]], policy: Livene
         ) from None
 
 
-async def set_within(event: asyncio.Event, seconds: float) -> bool:
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     """Wait for ``event``; return whether it was set in time."""
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)

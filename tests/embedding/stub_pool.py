@@ -228,5 +228,8 @@ class StubPool:
     def load_soon(self) -> None:
         self.loads += 1
 
+    def note_idle(self) -> None:
+        pass
+
     def not_ready(self) -> NotReadyError:
         return NotReadyError("the model stub is not ready yet")

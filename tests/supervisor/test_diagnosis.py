@@ -57,6 +57,7 @@ def test_cause(code: int | None, lines: list[str], uptime: float, cause: str, pe
         (-signal.SIGTERM, True),
         (-signal.SIGSEGV, False),
         (-signal.SIGABRT, False),
+        (0, True),
         (1, False),
     ],
 )

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable
+import logging
+import shutil
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from llamafile_mgr.addresses import RemoteConfig
-from llamafile_mgr.catalog import Role
-from llamafile_mgr.engines.families import EngineFamily
-from llamafile_mgr.engines.messages import json_request
-from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
-from llamafile_mgr.llamafile.family import Family
-from llamafile_mgr.paths import resolve_paths
-from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.liveness import LivenessPolicy
-from llamafile_mgr.supervisor.meters import SpeedPolicy
-from llamafile_mgr.supervisor.registry import Registry
 from llamafile_mgr.supervisor.remote import Remote
-from llamafile_mgr.supervisor.restart import RestartPolicy
-from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineState
-
-QUICK = RestartPolicy(first_delay_seconds=0.01, longest_delay_seconds=0.02, cooldown_seconds=0.05)
-ASK = json_request("/v1/embeddings", {"input": ["a"]})
+from tests.support.lives import ASK, Checks, fake_plan, surroundings, until
 
 
 class Server:
@@ -71,23 +58,6 @@ class Server:
         return self.answer
 
 
-class Checks:
-    """Passes until told otherwise."""
-
-    def __init__(self) -> None:
-        self.wrong: EngineError | None = None
-        self.alive = 0
-
-    async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
-        await client.request(ASK, deadline_seconds=5)
-        if self.wrong is not None:
-            raise self.wrong
-
-    async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
-        self.alive += 1
-        await self.check_ready(client, rules)
-
-
 @asynccontextmanager
 async def life(
     tmp_path: Path, server: Server, checks: Checks, *, address: str = "127.0.0.1"
@@ -95,31 +65,8 @@ async def life(
     """Run a remote until the end of the block."""
     listening = await asyncio.start_server(server.handle, "127.0.0.1", server.port)
     server.port = listening.sockets[0].getsockname()[1]
-    plan = Plan(
-        name="m",
-        role=Role.EMBED,
-        family=Family.V10,
-        program=(),
-        settings=LaunchSettings(Role.EMBED, 0, context=64, threads=1),
-        environment={},
-        reasons=(),
-        path=Path("m"),
-    )
-    paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
-    surroundings = EngineSurroundings(
-        logs=paths.logs,
-        home=paths.engine_home,
-        registry=Registry(paths.runtime),
-        stall_seconds=1.0,
-        grace_seconds=1.0,
-        restart=QUICK,
-        liveness=LivenessPolicy(tick_seconds=0.01),
-        changed=lambda: None,
-        speed=SpeedPolicy(),
-        best_rates=lambda _: {},
-    )
     config = RemoteConfig(f"http://{address}:{server.port}", model="theirs")
-    remote = Remote(config.name, config, plan, lambda facts: checks, surroundings)
+    remote = Remote(config.name, config, fake_plan(), lambda facts: checks, surroundings(tmp_path))
     task = asyncio.create_task(remote.run())
     try:
         yield remote
@@ -129,13 +76,6 @@ async def life(
         listening.close()
         assert remote.state is EngineState.STOPPED
         assert remote.client is None
-
-
-async def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.005)
 
 
 async def test_it_is_asked_by_its_own_name_and_without_prompts(tmp_path: Path) -> None:
@@ -285,3 +225,33 @@ async def test_a_refused_address_is_sent_nothing() -> None:
     await client.close()
     listening.close()
     assert server.bodies == []
+
+
+async def test_a_log_that_cannot_be_written_costs_the_log_alone(tmp_path: Path) -> None:
+    server, checks = Server(), Checks()
+    async with life(tmp_path, server, checks) as remote:
+        await until(lambda: remote.ready)
+        logs = remote.log.path.parent
+        checks.wrong = EngineError("it computes no more")
+        remote.suspect()
+        await until(lambda: remote.cause is not None)
+        remote.log.close()
+        shutil.rmtree(logs)
+        logs.write_text("a file")
+        checks.wrong = None
+        await until(lambda: remote.ready)
+        assert "ready" in remote.log.lines[-1]
+
+
+async def test_a_defect_is_a_loss_with_a_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server, checks = Server(), Checks()
+    with caplog.at_level(logging.ERROR):
+        async with life(tmp_path, server, checks) as remote:
+            await until(lambda: remote.ready)
+            checks.wrong = ZeroDivisionError("of ours")
+            remote.suspect()
+            await until(lambda: remote.state is EngineState.FAILED)
+            assert remote.snapshot().cause == "a defect of ours: ZeroDivisionError: of ours"
+            checks.wrong = None
+            await until(lambda: remote.ready)
+    assert any(each.exc_info and each.exc_info[0] is ZeroDivisionError for each in caplog.records)
