@@ -52,7 +52,8 @@ _MAX_MENTIONS = 50_000
 
 _MENTION = b"llamafile"
 _VERSION = re.compile(rb"llamafile(?:r|-server|-main)? v(\d{1,3}\.\d{1,3}\.\d{1,3})(?!\.?\d)")
-_GPU_MODULE = re.compile(r"(?:.*/)?ggml-(?:cuda|rocm|vulkan|metal)[^/]*\.(?:so|dll|dylib)")
+#: Libraries of ggml beside those that every engine has.
+_GPU_MODULE = re.compile(r"(?:.*/)?ggml-(?!base|blas|cpu|rpc)[a-z][^/]*\.(?:so|dll|dylib)")
 _GPU_SOURCE = re.compile(r"(?:llamafile|llama\.cpp)/.*\.(?:cu|m|metal)")
 
 

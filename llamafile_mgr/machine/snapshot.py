@@ -18,6 +18,7 @@ from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError, NotFoundError
 from llamafile_mgr.machine.entries import Cpu, Machine, Memory
+from llamafile_mgr.machine.vendors import vendor_names
 
 __all__ = ["SNAPSHOT_VERSION", "machine_fingerprint", "machine_from_dict", "machine_to_dict", "read_snapshot"]
 
@@ -43,7 +44,7 @@ def machine_fingerprint(machine: Machine) -> str:
         [cpu.model, cpu.physical_cores, cpu.efficiency_cores, cpu.usable_cores, cpu.features],
         _gibibytes(ceiling),
         [
-            [g.vendor.value, g.name, _gibibytes(g.memory_total), g.compute_capability, g.driver, g.backend]
+            [g.vendor, g.name, _gibibytes(g.memory_total), g.compute_capability, g.driver, g.backend]
             for g in machine.gpus
         ],
     ]
@@ -66,6 +67,10 @@ def machine_from_dict(data: Mapping[str, object]) -> Machine:
     record = _load_record({k: v for k, v in data.items() if k != "version"}, Machine, "machine")
     if not isinstance(record, Machine):  # _load_record returns an instance of the class it is given
         raise TypeError(record)
+    for gpu in record.gpus:
+        if gpu.vendor not in vendor_names():
+            words = ", ".join(vendor_names())
+            raise ConfigError(f"the vendor of a GPU is {gpu.vendor!r}, not one of {words}", hint=_HINT)
     return record
 
 

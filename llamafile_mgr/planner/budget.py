@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.machine import GpuVendor, Machine
+from llamafile_mgr.machine import Machine
+from llamafile_mgr.machine.vendors import find_vendor
 
 __all__ = ["Pool", "Pools", "fit", "machine_pools"]
 
@@ -65,7 +66,8 @@ def machine_pools(machine: Machine, max_memory: int | None = None) -> Pools:
         room = machine.memory_of(gpu)
         if gpu.unified:
             # Integrated graphics of PCs share the processor's memory bandwidth and gain little over it.
-            strong = gpu.vendor in (GpuVendor.APPLE, GpuVendor.NVIDIA)
+            vendor = find_vendor(gpu.vendor)
+            strong = vendor is not None and vendor.quick_unified
             shared = shared or Pool(f"{gpu.name} (unified memory)", 0, strong, gpu.backend)
         elif room is None:
             notes.append(f"{gpu.name} is left out: nothing tells its memory")

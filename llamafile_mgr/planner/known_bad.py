@@ -68,16 +68,16 @@ def _reranks(candidate: Candidate) -> bool:
     return candidate.role is Role.RERANK
 
 
-def _on_intel(candidate: Candidate) -> bool:
+def _on_x86(candidate: Candidate) -> bool:
     return candidate.machine.architecture == "x86_64"
 
 
 def _lacks_avx(candidate: Candidate) -> bool:
-    return _on_intel(candidate) and candidate.machine.cpu.has("avx") is False
+    return _on_x86(candidate) and candidate.machine.cpu.has("avx") is False
 
 
 def _lacks_ssse3(candidate: Candidate) -> bool:
-    return _on_intel(candidate) and candidate.machine.cpu.has("ssse3") is False
+    return _on_x86(candidate) and candidate.machine.cpu.has("ssse3") is False
 
 
 def _foreign_processor(candidate: Candidate) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from llamafile_mgr.llamafile import Family, FileFacts
 from llamafile_mgr.machine import Gpu, Machine
+from llamafile_mgr.machine.vendors import backend_of
+from llamafile_mgr.machine.vulkan import VULKAN
 from llamafile_mgr.planner.memory import Load, Offload, format_size, predict_memory
 from llamafile_mgr.planner.plans import Reason
 
@@ -22,11 +24,6 @@ _CPU = "disable"
 _MIB = 1 << 20
 #: What stays free on a GPU: v10 leaves 1,024 MiB by itself (``--fit-target``).
 _MARGIN = {Family.V10: 1024 * _MIB, Family.V1: 512 * _MIB, Family.V2: 512 * _MIB}
-#: ``--gpu`` words of the old engines.
-_OLD_WORDS = frozenset({"nvidia", "amd", "apple"})
-#: ``--gpu`` word -> the library that v10 needs for it; Metal is built in.
-_MODULES = {"nvidia": "ggml-cuda", "amd": "ggml-rocm", "vulkan": "ggml-vulkan"}
-_HIDING = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
 _USUAL_LAYERS = 32
 
 
@@ -173,15 +170,15 @@ def _on_cpu(why: str) -> Placement:
 
 def _word_for(gpu: Gpu, family: Family, modules: tuple[str, ...] | None) -> str | None:
     """Return the word for ``--gpu`` with which this engine can use this GPU, None when it cannot."""
-    backend = gpu.backend
-    if backend is None or family in (Family.V1, Family.V2):
-        return backend if backend in _OLD_WORDS else None
-    if modules is None or backend not in _MODULES:
-        return backend
+    own = backend_of(gpu.backend)
+    if own is None or (family in (Family.V1, Family.V2) and not own.in_old_engines):
+        return None
+    if family in (Family.V1, Family.V2) or modules is None or own.module is None:
+        return own.word
     names = [module.rsplit("/", 1)[-1] for module in modules]
-    for word in (backend, "vulkan"):
-        if any(name.startswith(_MODULES[word]) for name in names):
-            return word
+    for backend in (own, VULKAN):
+        if any(name.startswith(backend.module or backend.word) for name in names):
+            return backend.word
     return None
 
 
@@ -212,8 +209,8 @@ def _fitting_layers(facts: FileFacts, load: Load, group: Sequence[GpuRoom]) -> i
 
 def _is_hidden(gpu: Gpu, environ: Mapping[str, str]) -> bool:
     """Tell whether a variable of the user's hides this GPU; names other than numbers hide none."""
-    variable = _HIDING.get(gpu.backend or "")
-    value = environ.get(variable) if variable else None
+    backend = backend_of(gpu.backend)
+    value = environ.get(backend.hiding) if backend is not None and backend.hiding else None
     if value is None or gpu.index is None:
         return False
     words = [word.strip() for word in value.split(",")]
@@ -226,12 +223,11 @@ def _show_only(
     gpus: Sequence[Gpu], word: str, rooms: Sequence[GpuRoom], environ: Mapping[str, str]
 ) -> dict[str, str]:
     """Return variables that show the engine one GPU of several; empty where there is nothing to hide."""
-    variable = _HIDING.get(word)
-    others = [room.gpu for room in rooms if room.gpu.backend == gpus[0].backend and room.gpu not in gpus]
-    if variable is None or not others or variable in environ or any(gpu.index is None for gpu in gpus):
+    # The numbers are those of the GPUs' own backend; another one that reaches them counts otherwise.
+    backend = backend_of(gpus[0].backend)
+    if backend is None or backend.word != word or backend.hiding is None or backend.hiding in environ:
         return {}
-    shown = {variable: ",".join(str(gpu.index) for gpu in gpus)}
-    if word == "nvidia":
-        # CUDA numbers the fastest first unless it is told to number them as the driver does.
-        shown["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    return shown
+    others = [room.gpu for room in rooms if room.gpu.backend == word and room.gpu not in gpus]
+    if not others or any(gpu.index is None for gpu in gpus):
+        return {}
+    return {backend.hiding: ",".join(str(gpu.index) for gpu in gpus), **dict(backend.numbering)}

@@ -14,13 +14,13 @@ from llamafile_mgr.errors import ConfigError, NotFoundError
 from llamafile_mgr.machine import (
     Cpu,
     Gpu,
-    GpuVendor,
     Machine,
     Memory,
     System,
     detect_machine,
     read_snapshot,
 )
+from llamafile_mgr.machine.vendors import vendor_names
 
 SIZES = st.none() | st.integers(0, 2**60)
 COUNTS = st.none() | st.integers(0, 4096)
@@ -48,7 +48,7 @@ MACHINES = st.builds(
     gpus=st.lists(
         st.builds(
             Gpu,
-            vendor=st.sampled_from(GpuVendor),
+            vendor=st.sampled_from(vendor_names()),
             name=st.text(max_size=20),
             index=COUNTS,
             memory_total=SIZES,
@@ -98,8 +98,8 @@ def test_the_fingerprint_follows_what_measurements_depend_on() -> None:
         dataclasses.replace(machine, cpu=Cpu("i7", 8, 16, quota=2.0)),
         dataclasses.replace(machine, cpu=Cpu("i9", 8, 16)),
         dataclasses.replace(machine, memory=Memory(total=32 * 2**30)),
-        dataclasses.replace(machine, gpus=(Gpu(GpuVendor.NVIDIA, "T4", driver="550"),)),
-        dataclasses.replace(machine, gpus=(Gpu(GpuVendor.NVIDIA, "T4", driver="560"),)),
+        dataclasses.replace(machine, gpus=(Gpu("nvidia", "T4", driver="550"),)),
+        dataclasses.replace(machine, gpus=(Gpu("nvidia", "T4", driver="560"),)),
     )
     assert len({machine.fingerprint(), *(other.fingerprint() for other in changed)}) == 6
 
@@ -124,6 +124,7 @@ def test_unset_fields_may_be_left_out() -> None:
         ({"system": "linux", "load": float("nan")}, "load"),
         ({"system": "linux", "gpus": {}}, "gpus"),
         ({"system": "linux", "gpus": [{"vendor": "nvidia"}]}, "gpus[0]"),
+        ({"system": "linux", "gpus": [{"vendor": "voodoo", "name": "3dfx"}]}, "'voodoo'"),
         ({"system": "linux", "rosetta": 1}, "rosetta"),
         ({"version": 2, "system": "linux"}, "version"),
         ({"version": True, "system": "linux"}, "version"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.catalog import load_catalog
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.machine import Cpu, Gpu, GpuVendor, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
 from llamafile_mgr.planner.budget import Pool, Pools, fit, machine_pools
 from llamafile_mgr.planner.estimates import context_tokens, flops_per_token, memory_need, parameters
 from llamafile_mgr.planner.recommendation import recommend
@@ -39,10 +39,10 @@ def computer(memory: float, cores: int, *gpus: Gpu, system: System = System.LINU
 
 
 def nvidia(memory: float) -> Gpu:
-    return Gpu(GpuVendor.NVIDIA, "RTX", 0, int(memory * GIB), int(memory * GIB), backend="nvidia")
+    return Gpu("nvidia", "RTX", 0, int(memory * GIB), int(memory * GIB), backend="nvidia")
 
 
-APPLE = Gpu(GpuVendor.APPLE, "Apple M3 Max", 0, unified=True, backend="apple")
+APPLE = Gpu("apple", "Apple M3 Max", 0, unified=True, backend="apple")
 LAPTOP, SERVER = computer(8, 4), computer(256, 96)
 PI = computer(4, 4)
 WORKSTATION = computer(64, 16, nvidia(24))
@@ -71,7 +71,7 @@ def of(answer: Recommendation, model: str) -> Verdict:
         (LAPTOP, Use(max_memory=GB // 2), MINILM),
         (LAPTOP, Use(doc_length=DocLength.LONG, corpus_size=100), SFR),
         (LAPTOP, Use(doc_length=DocLength.LONG), MXBAI),  # cut into pieces rather than wait for days
-        (computer(64, 8, Gpu(GpuVendor.INTEL, "UHD", unified=True, backend="vulkan")), Use(), MXBAI),
+        (computer(64, 8, Gpu("intel", "UHD", unified=True, backend="vulkan")), Use(), MXBAI),
     ],
 )
 def test_the_embedding_model(machine: Machine, use: Use, embedding: str) -> None:
@@ -190,7 +190,7 @@ MACHINES = st.builds(
     st.one_of(
         st.just(APPLE),
         st.floats(0, 80).map(nvidia),
-        st.just(Gpu(GpuVendor.AMD, "RX", memory_total=16 * GIB)),
+        st.just(Gpu("amd", "RX", memory_total=16 * GIB)),
     ),
 )
 USES = st.builds(
@@ -246,9 +246,7 @@ def test_pools_of_machines() -> None:
     assert [(p.name, p.accelerated) for p in unified.pools] == [("Apple M3 Max (unified memory)", True)]
     twins = machine_pools(computer(32, 8, nvidia(24), nvidia(12)))
     assert [p.name for p in twins.pools] == ["RTX #1", "RTX #2", "main memory"]
-    unusable = machine_pools(
-        computer(32, 8, Gpu(GpuVendor.AMD, "RX"), Gpu(GpuVendor.NVIDIA, "T4", backend="nvidia"))
-    )
+    unusable = machine_pools(computer(32, 8, Gpu("amd", "RX"), Gpu("nvidia", "T4", backend="nvidia")))
     assert [p.name for p in unusable.pools] == ["main memory"]
     assert len(unusable.notes) == 2
 
