@@ -9,7 +9,7 @@ from enum import Enum
 
 from llamafile_mgr.errors import NotFoundError
 
-__all__ = ["Artifact", "ArtifactKind", "Catalog", "Model", "Pooling", "Role"]
+__all__ = ["Artifact", "ArtifactKind", "Catalog", "Model", "Pooling", "Role", "Shape"]
 
 #: A part of a name tells which is meant from so many letters on.
 _LEAST_PART = 3
@@ -47,9 +47,10 @@ class Artifact:
 
     ``source``: ``hf:ORG/REPO/FILE[@REVISION]``, ``github:OWNER/REPO/TAG/ASSET``,
     ``pypi:PACKAGE/VERSION/FILE`` or a URL. ``size``: bytes, exact; ``approximate_size``: the rounded
-    figure of a listing, for display and disk checks only. ``sha256``: lower-case hex of the file as
-    it arrives. ``conversion``: what makes a GGUF of a file that is none. ``engine_version``: the
-    llamafile release inside.
+    figure of a listing, for display and estimates. ``sha256``: lower-case hex of the file as
+    it arrives. ``conversion``: what makes a GGUF of a file that is none, of ``converted_size`` bytes.
+    ``engine_version``: the llamafile release inside; ``engine_family``: its family, where that alone is
+    known.
     """
 
     name: str
@@ -61,6 +62,28 @@ class Artifact:
     quantisation: str | None = None
     engine_version: str | None = None
     conversion: str | None = None
+    converted_size: int | None = None
+    engine_family: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The published figures of a model's network; ``GgufFacts`` tells the same of a file.
+
+    ``width``: of a token's vector inside. ``context``: tokens it was trained for. ``parameters``: of all
+    experts. ``causal``: None is what generation models are.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    width: int
+    feed_forward: int
+    vocabulary: int
+    context: int
+    parameters: int
+    causal: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +106,7 @@ class Model:
     homepage: str
     artifacts: tuple[Artifact, ...]
     architecture: str | None = None
+    shape: Shape | None = None
     dimensions: int | None = None
     max_tokens: int | None = None
     recommended_tokens: int | None = None

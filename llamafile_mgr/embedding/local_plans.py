@@ -34,6 +34,7 @@ __all__ = [
     "Tunable",
     "Wanted",
     "find_subjects",
+    "find_toolbox",
     "find_tunable",
     "hold_files",
     "keep_tuned",
@@ -202,7 +203,14 @@ def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
 
 def make_toolbox(paths: Paths) -> Toolbox:
     """Return what this installation can run engines with; makes the engines' HOME and TMPDIR."""
-    home = ensure_private_dir(paths.engine_home)
+    toolbox = find_toolbox(paths)
+    for directory in (toolbox.home, toolbox.temporary):
+        ensure_private_dir(directory)
+    return toolbox
+
+
+def find_toolbox(paths: Paths) -> Toolbox:
+    """Return what this installation can run engines with; writes nothing."""
     embedded = importlib.util.find_spec("xllamacpp") is not None
     ape = shutil.which("ape")
     return Toolbox(
@@ -213,8 +221,8 @@ def make_toolbox(paths: Paths) -> Toolbox:
         ),
         python=Path(sys.executable) if embedded else None,
         package_root=Path(llamafile_mgr.__file__).parent.parent,
-        home=home,
-        temporary=ensure_private_dir(home / "tmp"),
+        home=paths.engine_home,
+        temporary=paths.engine_home / "tmp",
         shell=all(shutil.which(name) is not None for name in SHELL_TOOLS),
         ape=Path(ape) if ape is not None else None,
     )

@@ -7,17 +7,18 @@ and is counted there, once.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llamafile_mgr.llamafile import Family, FileFacts
 from llamafile_mgr.machine import Gpu, Machine
-from llamafile_mgr.machine.vendors import backend_of
+from llamafile_mgr.machine.vendors import backend_of, find_vendor
 from llamafile_mgr.machine.vulkan import VULKAN
 from llamafile_mgr.planner.memory import Load, Offload, format_size, predict_memory
 from llamafile_mgr.planner.plans import Reason
 
-__all__ = ["ALL_LAYERS", "GpuRoom", "Placement", "find_rooms", "place_model", "take_room"]
+__all__ = ["ALL_LAYERS", "GpuRoom", "Placement", "find_rooms", "is_worthwhile", "place_model", "take_room"]
 
 ALL_LAYERS = 999
 _CPU = "disable"
@@ -55,6 +56,17 @@ class Placement:
     def device(self) -> str:
         """Return the names of the GPUs, ``cpu`` when there are none."""
         return " + ".join(gpu.name for gpu in self.gpus) or "cpu"
+
+    @property
+    def accelerated(self) -> bool:
+        """Return whether GPUs that are worth their while hold the whole model."""
+        return self.full and all(is_worthwhile(gpu) for gpu in self.gpus)
+
+
+def is_worthwhile(gpu: Gpu) -> bool:
+    """Tell whether a GPU is much faster than the processor beside it."""
+    vendor = find_vendor(gpu.vendor)
+    return not gpu.unified or (vendor is not None and vendor.quick_unified)
 
 
 def find_rooms(machine: Machine, environ: Mapping[str, str]) -> tuple[GpuRoom, ...]:
@@ -198,13 +210,14 @@ def _fitting_layers(facts: FileFacts, load: Load, group: Sequence[GpuRoom]) -> i
     unified = group[0].gpu.unified
     margin = 0 if unified else _MARGIN[load.family]
     free = sum(max(0, room.free - margin) for room in group)
-    for layers in range(count, 0, -1):
-        # Every further GPU carries its own driver and compute buffers; count them as dedicated memory.
-        one = predict_memory(facts, load, offload=Offload(layers, count))
-        zero = predict_memory(facts, load, offload=Offload(1, 10**9))
-        if one.device + zero.device * (len(group) - 1) <= free:
-            return layers
-    return 0
+    # Every further GPU carries its own driver and compute buffers; count them as dedicated memory.
+    further = predict_memory(facts, load, offload=Offload(1, 10**9)).device * (len(group) - 1)
+
+    def fits(left_out: int) -> bool:
+        taken = predict_memory(facts, load, offload=Offload(count - left_out, count)).device
+        return taken + further <= free
+
+    return count - bisect.bisect_left(range(count), True, key=fits)
 
 
 def _is_hidden(gpu: Gpu, environ: Mapping[str, str]) -> bool:
