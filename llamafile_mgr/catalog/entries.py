@@ -68,20 +68,19 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The published figures of a model's network; ``GgufFacts`` tells the same of a file.
+    """The published figures of a model's network, in the words of ``GgufFacts``.
 
-    ``width``: of a token's vector inside. ``context``: tokens it was trained for. ``parameters``: of all
-    experts. ``causal``: None is what generation models are.
+    ``parameters``: of all experts. ``causal``: None is what generation models are.
     """
 
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    width: int
-    feed_forward: int
-    vocabulary: int
-    context: int
+    block_count: int
+    head_count: int
+    head_count_kv: int
+    key_length: int
+    embedding_length: int
+    feed_forward_length: int
+    vocab_size: int
+    context_length: int
     parameters: int
     causal: bool | None = None
 

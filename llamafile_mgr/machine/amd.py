@@ -6,6 +6,7 @@ The parsers and ``with_smi`` are pure.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,24 +20,7 @@ __all__ = ["AMD", "SmiCard", "gfx_name", "parse_kfd_properties", "parse_rocm_smi
 
 #: Compute targets that AMD builds into processors: their memory is main memory. (Raven, Renoir, Van Gogh,
 #: Rembrandt, Raphael, Mendocino, Phoenix, Strix, Strix Halo, Krackan.)
-_INTEGRATED_TARGETS = frozenset(
-    f"gfx{n}"
-    for n in (
-        "902",
-        "909",
-        "90c",
-        "1013",
-        "1033",
-        "1035",
-        "1036",
-        "1037",
-        "1103",
-        "1150",
-        "1151",
-        "1152",
-        "1153",
-    )
-)
+_INTEGRATED = re.compile(r"gfx(?:902|909|90c|1013|103[3567]|1103|115[0-3])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +96,7 @@ def with_smi(card: DrmCard, smi: SmiCard | None) -> DrmCard:
     return replace(
         card,
         target=target,
-        integrated=target in _INTEGRATED_TARGETS,
+        integrated=_INTEGRATED.fullmatch(target or "") is not None,
         direct=card.direct and target is not None,
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llamafile_mgr.machine.entries import OTHER_VENDOR, Gpu
 from llamafile_mgr.machine.gpu_vendor import DrmCard
-from llamafile_mgr.machine.reading import read_text, whole_number
+from llamafile_mgr.machine.reading import hex_number, read_text, whole_number
 from llamafile_mgr.machine.vendors import find_vendor, inspect_cards, probe_vendors, vendor_of_pci
 from llamafile_mgr.machine.vulkan import VULKAN, VulkanDevice, list_vulkan_devices
 
@@ -86,8 +86,8 @@ def _read_card(entry: Path, dev_root: Path) -> DrmCard:
     render = _render_node(device)
     return DrmCard(
         card=entry.name,
-        vendor=vendor_of_pci(_hex(vendor) or 0),
-        device_id=_hex(number),
+        vendor=vendor_of_pci(hex_number(vendor) or 0),
+        device_id=hex_number(number),
         slot=facts.get("PCI_SLOT_NAME"),
         driver=facts.get("DRIVER"),
         node=render is not None and (dev_root / "dri" / render).exists(),
@@ -134,10 +134,3 @@ def _render_node(device: Path) -> str | None:
     found = sorted(device.glob("drm/renderD*"))
     names = (path.name for path in found if whole_number(path.name.removeprefix("renderD")) is not None)
     return next(names, None)
-
-
-def _hex(text: str) -> int | None:
-    try:
-        return int(text, 16)
-    except ValueError:
-        return None

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from llamafile_mgr.machine.gpu_vendor import GpuBackend
-from llamafile_mgr.machine.reading import run_tool
+from llamafile_mgr.machine.reading import hex_number, run_tool
 
 __all__ = ["VULKAN", "VULKAN_FIX", "VulkanDevice", "list_vulkan_devices", "parse_vulkan_summary"]
 
@@ -56,16 +56,9 @@ def _device(index: int, fields: dict[str, str]) -> VulkanDevice:
     return VulkanDevice(
         index=index,
         name=fields["deviceName"],
-        vendor_id=_hex(fields.get("vendorID")) or 0,
-        device_id=_hex(fields.get("deviceID")),
+        vendor_id=hex_number(fields.get("vendorID")) or 0,
+        device_id=hex_number(fields.get("deviceID")),
         integrated=kind.endswith("INTEGRATED_GPU"),
         software=kind.endswith("TYPE_CPU"),
         driver=" ".join(fields[k] for k in ("driverName", "driverInfo") if fields.get(k)) or None,
     )
-
-
-def _hex(text: str | None) -> int | None:
-    try:
-        return int(text or "", 16)
-    except ValueError:
-        return None

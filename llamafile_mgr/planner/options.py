@@ -116,7 +116,9 @@ def flops_per_token(model: Model) -> float | None:
     shape = model.shape
     if shape is None:
         return None
-    looked_up = (shape.vocabulary + shape.context) * shape.width if shape.causal is False else 0
+    looked_up = (
+        (shape.vocab_size + shape.context_length) * shape.embedding_length if shape.causal is False else 0
+    )
     return 2.0 * (shape.parameters - looked_up)
 
 

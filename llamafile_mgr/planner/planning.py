@@ -153,6 +153,7 @@ def _plan_model(
         memory=fit.memory,
         device=fit.placement.device,
         accelerated=fit.placement.accelerated,
+        crowded=fit.warning is not None,
         append_eos=append_eos,
         tuned=tuned is not None and any(reason.why == tuned.describe() for reason in reasons),
         warnings=tuple(warnings),

@@ -37,7 +37,7 @@ class Plan:
     GPUs' names or ``cpu``. ``accelerated``: GPUs that are worth their while hold all of it. ``append_eos``:
     the model wants the end-of-sequence text behind every text and this engine does not put it there.
     ``tuned``: settings come from a measurement on this machine.
-    ``warnings``: what works, but not well.
+    ``crowded``: the machine has room for it, but not now. ``warnings``: what works, but not well.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Plan:
     memory: MemoryEstimate | None = None
     device: str = "cpu"
     accelerated: bool = False
+    crowded: bool = False
     append_eos: bool = False
     tuned: bool = False
     warnings: tuple[str, ...] = ()

@@ -6,8 +6,8 @@ memory that a recommendation counts is the memory that the plan will ask for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llamafile_mgr.catalog import Artifact, Model
@@ -17,7 +17,6 @@ from llamafile_mgr.llamafile.inspection import Weights
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.rooms import HostRoom
 from llamafile_mgr.planner.selection import select_engine
 from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
 
@@ -41,7 +40,7 @@ class Prospect:
         return memory.joint + memory.joint_device if memory is not None else 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Site:
     """Where models would run: the machine, and what is installed there.
 
@@ -55,9 +54,6 @@ class Site:
     stored: StoredFiles
     runtime: InstalledRuntime
     limit: int | None = None
-    _known: dict[tuple[tuple[str, str], ...], tuple[Prospect, ...] | str] = field(
-        default_factory=dict, init=False
-    )
 
     def facts(self, model: Model, artifact: Artifact) -> FileFacts | None:
         """Return what is, or will be, in this file; None when its size is unknown."""
@@ -65,12 +61,6 @@ class Site:
 
     def plan(self, *files: tuple[Model, Artifact]) -> tuple[Prospect, ...] | str:
         """Return what each file becomes when all run at once, or why they do not fit into what is free."""
-        key = tuple((model.id, artifact.name) for model, artifact in files)
-        if key not in self._known:
-            self._known[key] = self._plan(files)
-        return self._known[key]
-
-    def _plan(self, files: Sequence[tuple[Model, Artifact]]) -> tuple[Prospect, ...] | str:
         subjects, toolbox = [], self.toolbox
         try:
             for model, artifact in files:
@@ -84,10 +74,9 @@ class Site:
         except PlanError as error:
             alone = len(files) == 1 and error.cause is not None
             return str(error.cause) if alone else ": ".join(filter(None, (error.message, error.cause)))
-        needed = sum(plan.memory.joint for plan in plans if plan.memory is not None)
-        host = HostRoom.of(self.machine)
-        if not host.has_now(needed):
-            return next(text for plan in plans for text in plan.warnings if host.describe_now() in text)
+        crowded = next((plan.warnings[-1] for plan in plans if plan.crowded), None)
+        if crowded is not None:
+            return crowded
         return tuple(Prospect(*file, plan) for file, plan in zip(files, plans, strict=True))
 
     def _equip(self, subject: Subject, toolbox: Toolbox) -> Toolbox:
@@ -121,22 +110,7 @@ def catalog_facts(model: Model, artifact: Artifact) -> FileFacts | None:
 
 
 def _network(model: Model, artifact: Artifact) -> GgufFacts:
-    shape = model.shape
-    if shape is None:
-        return GgufFacts(version=3, architecture=model.architecture, quantisation=artifact.quantisation)
-    return GgufFacts(
-        version=3,
-        architecture=model.architecture,
-        context_length=shape.context,
-        embedding_length=shape.width,
-        block_count=shape.layers,
-        head_count=shape.heads,
-        head_count_kv=shape.kv_heads,
-        key_length=shape.head_size,
-        value_length=shape.head_size,
-        feed_forward_length=shape.feed_forward,
-        vocab_size=shape.vocabulary,
-        causal=shape.causal,
-        quantisation=artifact.quantisation,
-        parameters=shape.parameters,
-    )
+    facts = GgufFacts(version=3, architecture=model.architecture, quantisation=artifact.quantisation)
+    if model.shape is None:
+        return facts
+    return replace(facts, value_length=model.shape.key_length, **asdict(model.shape))
