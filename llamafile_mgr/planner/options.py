@@ -62,15 +62,16 @@ def embedding_option(
     sized = {a: facts.size for a in model.artifacts if (facts := site.facts(model, a)) is not None}
     if not sized:
         return None, "the catalog does not know the size of its files"
+    if use.with_generation and not partners:
+        return None, "the catalog has no generation model that could stand beside it"
     found = [option for artifact in sized if (option := _place(model, artifact, use, site, partners))]
     if found:
         return max(found, key=lambda option: _size(option.partner)), ""
     smallest = min(sized, key=lambda artifact: sized[artifact])
     beside = partners[-1:] if use.with_generation else ()
     reason = site.plan((model, smallest), *beside)
-    beside_it = f" beside the smallest generation model, {beside[0][0].id}" if beside else ""
-    why = reason if isinstance(reason, str) else "no generation model is quick enough"
-    return None, f"its smallest file, {smallest.name}{beside_it}: {why}"
+    beside_it = f" beside the smallest generation model, {beside[0][0].id}," if beside else ""
+    return None, f"its smallest file, {smallest.name},{beside_it} does not fit: {reason}"
 
 
 def _size(partner: Prospect | None) -> int:

@@ -218,7 +218,8 @@ def _too_large(subject: Subject, fit: _Fit, situation: _Situation) -> PlanError:
     return PlanError(
         f"{subject.name} does not fit into {where}{beside}",
         cause=(
-            f"with its smallest settings it needs {format_size(needed)} ({fit.memory.describe()}), and {left}"
+            f"with its smallest settings {subject.name} needs {format_size(needed)}, and {left}"
+            f"; that is {fit.memory.describe()}"
         ),
         hint="take a smaller file of the model or a smaller model: llamafile-mgr recommend",
     )

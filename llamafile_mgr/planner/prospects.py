@@ -72,8 +72,8 @@ class Site:
                 toolbox = self._equip(subject, toolbox)
             plans = plan_models(tuple(subjects), self.machine, toolbox, self.environ, {}, limit=self.limit)
         except PlanError as error:
-            alone = len(files) == 1 and error.cause is not None
-            return str(error.cause) if alone else ": ".join(filter(None, (error.message, error.cause)))
+            # What the figures are made of is for plan to show.
+            return (error.cause or error.message).partition("; ")[0]
         crowded = next((plan.warnings[-1] for plan in plans if plan.crowded), None)
         if crowded is not None:
             return crowded

@@ -130,9 +130,8 @@ def test_reasons_follow_the_post() -> None:
 def test_reasons_of_those_that_do_not_fit() -> None:
     answer = recommend(computer(3, 8), CATALOG, Use(with_generation=True))
     reason = of(answer, E5).reasons[0]
-    assert "its smallest file, q5_k_m beside the smallest generation model, llama-3-2-1b-instruct" in reason
-    assert "e5-mistral-7b-instruct does not fit into this machine's memory" in reason
-    assert "with its smallest settings it needs 5." in reason
+    assert "its smallest file, q5_k_m, beside the smallest generation model, llama-3-2-1b-instruct," in reason
+    assert "does not fit: with its smallest settings e5-mistral-7b-instruct needs 5." in reason
     assert "are left of this machine's 3.22 GB" in reason
     assert "needs" in of(answer, "gpt-oss-20b").reasons[0]
 
@@ -171,6 +170,13 @@ def test_nothing_fits() -> None:
     assert not answer.complete
     assert all(verdict.outcome is not Outcome.CHOSEN for verdict in answer.verdicts)
     assert all(verdict.reasons for verdict in answer.verdicts)
+
+
+def test_without_a_generation_model_nothing_stands_beside_one() -> None:
+    alone = Catalog({MXBAI: CATALOG.model(MXBAI)}, CATALOG.runtimes)
+    answer = recommend(LAPTOP, alone, Use(with_generation=True))
+    assert not answer.complete
+    assert "no generation model" in of(answer, MXBAI).reasons[0]
 
 
 def test_unknown_memory_has_to_be_given() -> None:

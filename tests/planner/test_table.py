@@ -65,7 +65,7 @@ TABLE: list[Row] = [
         (samples.sfr,),
         samples.NOTHING,
         ("error: sfr-embedding-mistral does not fit into this machine's memory",),
-        "it needs 14.8 GB",
+        "sfr-embedding-mistral needs 14.8 GB",
     ),
     (
         samples.LAPTOP_8GB,
@@ -203,7 +203,7 @@ TABLE: list[Row] = [
         (samples.oss,),
         samples.NOTHING,
         ("error: gpt-oss-20b does not fit into this machine's memory",),
-        "it needs 12.2 GB",
+        "gpt-oss-20b needs 12.2 GB",
     ),
     (
         samples.CONTAINER_4GB,
@@ -507,7 +507,7 @@ TABLE: list[Row] = [
         (samples.qwen,),
         samples.NOTHING,
         ("error: qwen3.5-0.8b does not fit into this machine's memory",),
-        "it needs 2.02 GB",
+        "qwen3.5-0.8b needs 2.02 GB",
     ),
     (
         samples.RASPBERRY_32BIT,
