@@ -19,6 +19,7 @@ __all__ = [
     "find_vendor",
     "gpu_files",
     "gpu_variables",
+    "hide_every_gpu",
     "hiding_variables",
     "inspect_cards",
     "probe_vendors",
@@ -76,6 +77,11 @@ def hiding_variables() -> tuple[str, ...]:
     return tuple(
         name for backend in _backends() for name in (backend.hiding, *backend.also_hiding) if name is not None
     )
+
+
+def hide_every_gpu() -> dict[str, str]:
+    """Return the environment in which engines see no GPU."""
+    return {backend.hiding: "" for backend in _backends() if backend.hiding is not None}
 
 
 def gpu_variables() -> tuple[str, ...]:
