@@ -12,6 +12,7 @@ Exit codes: 0 after a signal, 1 for a bad flag or a model that does not load, 2 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,13 +20,19 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from llamafile_mgr.engines.arguments import (
+    ARGUMENTS_MEMBER,
+    MAX_ARGUMENT_BYTES,
+    ArgumentSyntax,
+    EmbeddedArguments,
+    parse_arguments,
+)
 from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageError
-from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.paths import ensure_private_dir
 
 __all__ = ["FLAGS", "EmbeddedOptions", "main", "parse_options", "resolve_weights"]
@@ -182,7 +189,7 @@ def resolve_weights(model: str, cache: Path) -> Path:
     finds it. Raises NotFoundError and InvalidFileError.
     """
     path = Path(model)
-    try:
+    with _translated(path):
         with path.open("rb") as stream:
             if stream.read(4) == b"GGUF":
                 return path
@@ -191,6 +198,24 @@ def resolve_weights(model: str, cache: Path) -> Path:
             if len(members) != 1:
                 raise InvalidFileError(f"{path} holds {len(members)} GGUF files where one is needed")
             return _unpack(archive, members[0], path, ensure_private_dir(cache))
+
+
+def _read_arguments(container: Path) -> EmbeddedArguments | None:
+    """Return the ``.args`` of a packed file, None when it has none."""
+    with _translated(container), zipfile.ZipFile(container) as archive:
+        if ARGUMENTS_MEMBER not in archive.namelist():
+            return None
+        if archive.getinfo(ARGUMENTS_MEMBER).file_size > MAX_ARGUMENT_BYTES:
+            raise InvalidFileError(f"the {ARGUMENTS_MEMBER} in {container} is too large")
+        text = archive.read(ARGUMENTS_MEMBER).decode("utf-8", "replace")
+    return parse_arguments(text, ArgumentSyntax.SHELL)
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Give what goes wrong with a file as errors of ours."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no file {path}") from error
     except zipfile.BadZipFile as error:
@@ -220,7 +245,7 @@ def _load_options(arguments: Sequence[str]) -> EmbeddedOptions:
     options = parse_options(arguments)
     if options.container is None:
         return options
-    embedded = inspect_file(Path(options.container)).arguments
+    embedded = _read_arguments(Path(options.container))
     if embedded is not None:
         arguments = [*embedded.arguments, *arguments, *embedded.after]
     merged = parse_options(arguments)

@@ -1,18 +1,21 @@
-"""Reading engine replies: JSON objects, error texts and vectors, whatever the engine made of them."""
+"""Reading engine replies: JSON objects, error texts and vectors, whatever the engine made of them.
+
+The packages that read them load with the first reply: plans need the families and ask no engine.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from typing import Any
-
-import numpy as np
-import orjson
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from llamafile_mgr.engines.messages import EngineReply, EngineVectors
 from llamafile_mgr.errors import EngineError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "error_text",
@@ -30,6 +33,8 @@ _TOO_LONG = re.compile(
 
 def error_text(reply: EngineReply) -> str:
     """Return what an engine said went wrong, from a JSON error object or from plain text."""
+    import orjson
+
     try:
         body: Any = orjson.loads(reply.body)
     except orjson.JSONDecodeError:
@@ -51,6 +56,8 @@ def read_json(reply: EngineReply) -> Any:
     Raises:
         EngineError: another status than 200, or no JSON.
     """
+    import orjson
+
     if reply.status != 200:
         raise EngineError(f"the engine answered {reply.status}: {error_text(reply)}")
     try:
@@ -84,6 +91,8 @@ def stack_vectors(rows: list[object], count: int) -> NDArray[np.float32]:
     Raises:
         EngineError: another count, an empty or missing vector, or different widths.
     """
+    import numpy as np
+
     if len(rows) != count:
         raise EngineError(f"the engine gave {len(rows)} vectors for {count} texts")
     vectors = [_read_vector(row) for row in rows]
@@ -93,6 +102,8 @@ def stack_vectors(rows: list[object], count: int) -> NDArray[np.float32]:
 
 
 def _read_vector(row: object) -> NDArray[np.float32]:
+    import numpy as np
+
     try:
         if isinstance(row, str):
             vector = np.frombuffer(base64.b64decode(row, validate=True), dtype="<f4")

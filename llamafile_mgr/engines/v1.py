@@ -6,26 +6,68 @@ Flags and shapes: llamafile 0.8.4 and 0.9.3, ``llama.cpp/server/server.cpp``; no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from typing import ClassVar
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.family import EngineFamily
+from llamafile_mgr.engines.known_bad import (
+    FIRST,
+    LLAMAFILE_ROWS,
+    PROCESSOR,
+    RERANKS_LATER,
+    KnownBad,
+    embeds,
+)
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
-from llamafile_mgr.engines.replies import read_json, read_token_list, stack_vectors
+from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import EngineError
-from llamafile_mgr.llamafile.family import Family
 
 __all__ = ["V1"]
 
 
-class V1:
-    """Rules of the classic server."""
+class V1(EngineFamily):
+    """Rules of the classic server.
 
-    family = Family.V1
-    #: A list is served one text after another there, and one of a single text has another shape.
-    max_texts = 1
-    picks_port = False
-    protects_embeddings = False
+    It serves a list one text after another, and one of a single text has another shape. It answers
+    ``/health`` from 0.6.2 on; the port stays closed while the model loads.
+    """
+
+    releases = (FIRST, (0, 10, 0))
+    #: Releases up to 0.9 carry the sources of their GPU code.
+    member_mark = re.compile(r"(?:llamafile|llama\.cpp)/.*\.(?:cu|m|metal)")
+    known_bad = (
+        PROCESSOR,
+        RERANKS_LATER,
+        *LLAMAFILE_ROWS,
+        KnownBad(
+            "embeddings refused", (0, 8, 13), (0, 9, 3), "its engine {version} refuses embeddings", embeds
+        ),
+        KnownBad("embeddings wrong", FIRST, (0, 8, 1), "its engine {version} gives wrong vectors", embeds),
+        KnownBad(
+            "automatic end of sequence",
+            (0, 8, 1),
+            (0, 9, 3),
+            "its engine {version} aborts on models that ask for an automatic end of sequence",
+            lambda c: c.ends_sequences,
+        ),
+    )
+    flag_notes: ClassVar = {
+        **EngineFamily.flag_notes,
+        "-np": "more than one slot gives null or swapped embeddings in engines before 0.10",
+        "-b": "can only shrink the batch here (to 512 at most): longer texts then give null embeddings",
+    }
+    gpu_words = frozenset({"nvidia", "amd", "apple"})
+    no_batch_why = "passing a batch could only shrink it in this engine"
+    #: It cannot be told a batch and aborts on a BERT text above this.
+    fixed_batch = 512
+    one_slot = True
+    vector_space = "v1"
+    ends_sequences = False
+    cuts_full_context = True
+    counts_special_tokens = False
+    missing_routes = frozenset({"/v1/completions", "/v1/responses"})
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
@@ -47,14 +89,6 @@ class V1:
             flags += ["--api-key-file", str(settings.api_key_file)]
         return tuple(flags)
 
-    def health(self) -> EngineRequest:
-        """Return ``GET /health`` (0.6.2 and later); the port stays closed while the model loads."""
-        return EngineRequest("GET", "/health")
-
-    def embed(self, texts: Sequence[str]) -> EngineRequest:
-        """Return the request for one text."""
-        return json_request("/embedding", {"content": texts[0]})
-
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
         """Return the vector of ``{"embedding": [...]}``; the body ``null`` is a failure under HTTP 200.
 
@@ -72,10 +106,6 @@ class V1:
             raise EngineError("the engine answered 200 without a vector")
         return EngineVectors(stack_vectors([body.get("embedding")], count), None)
 
-    def tokenize(self, text: str) -> EngineRequest:
-        """Return the request for the ids; v1 counts without special tokens."""
+    def tokenize(self, text: str, *, special: bool = True, pieces: bool = False) -> EngineRequest:
+        """Return the request for the ids, which are those without special tokens whatever is asked for."""
         return json_request("/tokenize", {"content": text})
-
-    def read_tokens(self, reply: EngineReply) -> list[int]:
-        """Return the token ids. Raises EngineError."""
-        return read_token_list(reply)

@@ -1,7 +1,7 @@
 """On which GPUs a model computes, and with how many layers. Pure.
 
 ``--gpu X`` is always explicit: engines fall back to the processor silently otherwise. ``-ngl`` is passed
-only where the engine does not fit the layers itself (v1 and v2). The memory of unified GPUs is main memory
+only where the engine does not fit the layers itself. The memory of unified GPUs is main memory
 and is counted there, once.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from llamafile_mgr.llamafile import Family, FileFacts
+from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Gpu, Machine
 from llamafile_mgr.planner.memory import Load, Offload, format_size, predict_memory
 from llamafile_mgr.planner.plans import Reason
@@ -19,12 +20,7 @@ __all__ = ["ALL_LAYERS", "GpuRoom", "Placement", "find_rooms", "place_model", "t
 
 ALL_LAYERS = 999
 _CPU = "disable"
-_MIB = 1 << 20
-#: What stays free on a GPU: v10 leaves 1,024 MiB by itself (``--fit-target``).
-_MARGIN = {Family.V10: 1024 * _MIB, Family.V1: 512 * _MIB, Family.V2: 512 * _MIB}
-#: ``--gpu`` words of the old engines.
-_OLD_WORDS = frozenset({"nvidia", "amd", "apple"})
-#: ``--gpu`` word -> the library that v10 needs for it; Metal is built in.
+#: ``--gpu`` word -> the library that an engine needs for it; Metal is built in.
 _MODULES = {"nvidia": "ggml-cuda", "amd": "ggml-rocm", "vulkan": "ggml-vulkan"}
 _HIDING = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
 _USUAL_LAYERS = 32
@@ -85,8 +81,8 @@ def place_model(
     ``modules``: the engine's GPU libraries, None when unknown. ``spare_largest``: another model that needs
     more room comes later. ``host_room``: bytes of main memory that are left, for unified GPUs.
     """
-    if load.family is Family.EMBEDDED:
-        return _on_cpu("the embedded engine computes on the processor")
+    if not family_rules(load.family).uses_gpus:
+        return _on_cpu(f"the {load.family.value} engine computes on the processor")
     if not rooms:
         return _on_cpu("there is no GPU that an engine can use")
     usable = [(room, word) for room in rooms if (word := _word_for(room.gpu, load.family, modules))]
@@ -139,7 +135,7 @@ def _placed(
         why = f"the model fits into the {room_text} that are free"
     else:
         why = f"{layers} of {count} layers fit into the {room_text} that are free"
-    if load.family is Family.V10:
+    if family_rules(load.family).fits_layers:
         flag = None
         why += "; the engine fits the layers itself"
     else:
@@ -173,9 +169,9 @@ def _on_cpu(why: str) -> Placement:
 
 def _word_for(gpu: Gpu, family: Family, modules: tuple[str, ...] | None) -> str | None:
     """Return the word for ``--gpu`` with which this engine can use this GPU, None when it cannot."""
-    backend = gpu.backend
-    if backend is None or family in (Family.V1, Family.V2):
-        return backend if backend in _OLD_WORDS else None
+    backend, words = gpu.backend, family_rules(family).gpu_words
+    if backend is None or words is not None:
+        return backend if words is not None and backend in words else None
     if modules is None or backend not in _MODULES:
         return backend
     names = [module.rsplit("/", 1)[-1] for module in modules]
@@ -199,7 +195,7 @@ def _fitting_layers(facts: FileFacts, load: Load, group: Sequence[GpuRoom]) -> i
     """Return how many layers fit on these GPUs together."""
     count = _layer_count(facts)
     unified = group[0].gpu.unified
-    margin = 0 if unified else _MARGIN[load.family]
+    margin = 0 if unified else family_rules(load.family).gpu_margin
     free = sum(max(0, room.free - margin) for room in group)
     for layers in range(count, 0, -1):
         # Every further GPU carries its own driver and compute buffers; count them as dedicated memory.

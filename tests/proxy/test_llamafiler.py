@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.proxy.dialects.completions import LlamafileStream, render_llamafile
-from llamafile_mgr.proxy.dialects.llamafiler import to_llamafiler
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from llamafile_mgr.proxy.dialects.llamafiler import to_llamafiler
     ],
 )
 def test_bodies(body: dict[str, Any], sent: dict[str, Any]) -> None:
-    assert to_llamafiler(body) == sent
+    assert family_rules(Family.V2).generation_body(body) == sent
 
 
 def test_a_whole_completion() -> None:
