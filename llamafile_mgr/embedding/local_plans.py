@@ -17,7 +17,7 @@ from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Pooling, Role, l
 from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.tuning import limits_for
 from llamafile_mgr.embedding.tuning_records import load_tuned, save_tuned
-from llamafile_mgr.engines.family import InstalledRuntime, Toolbox
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
 from llamafile_mgr.llamafile import FileFacts, inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights

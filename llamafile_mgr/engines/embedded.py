@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -218,7 +219,7 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no file {path}") from error
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise InvalidFileError(f"{path} is neither a GGUF nor a llamafile: {error}") from error
     except OSError as error:
         raise InvalidFileError(f"cannot read {path}: {error.strerror or error}") from error

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -19,44 +17,11 @@ from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_token_list
 from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.toolbox import Toolbox
 
-__all__ = ["EngineFamily", "InstalledRuntime", "Toolbox"]
+__all__ = ["EngineFamily"]
 
 MIB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class InstalledRuntime:
-    """A bare llamafile runtime in the store.
-
-    ``version``: its release, None when unknown. ``gpu_modules``: the GPU libraries inside, None when
-    nobody looked. ``size``: bytes.
-    """
-
-    name: str
-    path: Path
-    version: str | None
-    gpu_modules: tuple[str, ...] | None = None
-    size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Toolbox:
-    """What this installation can run engines with, and where engines may write.
-
-    ``python``: the interpreter of the embedded engine, None when the extra ``embedded`` is not
-    installed. ``package_root``: the folder that holds this package. ``home``, ``temporary``: HOME and
-    TMPDIR of the engines. ``shell``: there is a ``sh`` with the programs that the head of a llamafile
-    calls. ``ape``: the loader that starts llamafiles without a shell.
-    """
-
-    runtimes: tuple[InstalledRuntime, ...]
-    python: Path | None
-    package_root: Path
-    home: Path
-    temporary: Path
-    shell: bool = True
-    ape: Path | None = None
 
 
 class EngineFamily(ABC):
@@ -77,8 +42,8 @@ class EngineFamily(ABC):
     is_in_file: bool = True
     #: Whether a bare runtime of it is given other files' weights.
     runs_other_weights: bool = False
-    #: Why it is taken though the file's first server will not do.
-    second_why: str = "the file's own engine can do it"
+    #: Why it is taken out of the file that holds it.
+    own_why: str = "the file's own engine can do it"
     #: What to do where nothing that is installed runs a model.
     install_hint: str | None = None
     #: A runtime of this package's own, to pack weights onto.

@@ -43,7 +43,7 @@ class V2(EngineFamily):
 
     also_in = ((0, 9, 0), (0, 9, 3))
     also_for = frozenset({Role.EMBED})
-    second_why = "its llamafiler can do it"
+    own_why = "its llamafiler can do it"
     known_bad = (
         PROCESSOR,
         RERANKS_LATER,

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from llamafile_mgr.engines.family import MIB, Toolbox
+from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
+from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.engines.upstream import UpstreamServer
 
 __all__ = ["Embedded"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llamafile_mgr.engines.families import Family, family_rules
-from llamafile_mgr.engines.family import Toolbox
+from llamafile_mgr.engines.toolbox import Toolbox
 
 __all__ = ["make_environment"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.engines.families import Family, family_rules
-from llamafile_mgr.engines.family import Toolbox
 from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Machine

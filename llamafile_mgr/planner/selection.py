@@ -11,8 +11,8 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.engines.families import Family, family_of_version, family_rules, parse_version
-from llamafile_mgr.engines.family import InstalledRuntime, Toolbox
 from llamafile_mgr.engines.known_bad import Candidate, Version
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileKind
 from llamafile_mgr.machine import Machine, System
@@ -92,7 +92,7 @@ def _own_options(
     for family in [facts.family, *_second_families(version, subject.role)]:
         rules = family_rules(family)
         label = f"{family.value} {facts.engine_version}" if facts.engine_version else family.value
-        reason = Reason("engine", label, rules.second_why)
+        reason = Reason("engine", label, rules.own_why)
         selection = Selection(family, prefix or (), None, reason, version, facts.gpu_modules)
         candidate = _candidate(subject, machine, pooling, version, facts.size if rules.is_in_file else 0)
         if facts.arguments is not None:

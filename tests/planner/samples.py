@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.catalog import Role, load_catalog
-from llamafile_mgr.engines.family import InstalledRuntime, Toolbox
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.llamafile import (
     EmbeddedArguments,
     Family,

@@ -9,7 +9,7 @@ import pytest
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
-from llamafile_mgr.engines.family import InstalledRuntime, Toolbox
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, FileFacts, FileKind
 from llamafile_mgr.machine import Cpu, Gpu, GpuVendor, Machine, Memory, System

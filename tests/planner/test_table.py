@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llamafile_mgr.engines.family import Toolbox
+from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.planning import plan_models
