@@ -67,8 +67,7 @@ def family_of_version(version: str) -> Family | None:
     numbers = parse_version(version)
     if numbers is None:
         return None
-    found = (f for f, r in _FAMILIES.items() if r.releases and r.releases[0] <= numbers < r.releases[1])
-    return next(found, None)
+    return next((family for family, rules in _FAMILIES.items() if rules.serves_in(numbers)), None)
 
 
 def family_of_head(head: bytes) -> Family | None:

@@ -28,8 +28,8 @@ class EngineFamily(ABC):
     """One kind of engine program; pure, without sockets."""
 
     # --- what tells it ---------------------------------------------------------------------------
-    #: llamafile releases whose ``--server`` is this engine: the first, and the first that is not.
-    releases: tuple[Version, Version] | None = None
+    #: llamafile releases whose ``--server`` is this engine: the first, and the first that is not any more.
+    releases: tuple[Version, Version | None] | None = None
     #: llamafile releases that also carry it, for the roles that are asked of it: the first and the last.
     also_in: tuple[Version, Version] | None = None
     also_for: frozenset[Role] = frozenset()
@@ -106,6 +106,13 @@ class EngineFamily(ABC):
     protects_embeddings: bool = False
     #: Routes of the newest servers that it does not have.
     missing_routes: frozenset[str] = frozenset()
+
+    def serves_in(self, version: Version) -> bool:
+        """Tell whether ``--server`` of this llamafile release starts this family."""
+        if self.releases is None:
+            return False
+        first, end = self.releases
+        return first <= version and (end is None or version < end)
 
     def find_known_bad(self, candidate: Candidate) -> KnownBad | None:
         """Return the first row that fits, those that fail before those that are slow; None for a good one."""

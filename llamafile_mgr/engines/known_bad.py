@@ -16,11 +16,8 @@ if TYPE_CHECKING:
     from llamafile_mgr.machine import Machine
 
 __all__ = [
-    "FIRST",
-    "LAST",
     "LLAMAFILE_ROWS",
-    "PROCESSOR",
-    "RERANKS_LATER",
+    "OLD_LLAMAFILE_ROWS",
     "SEVERAL_MODELS",
     "Candidate",
     "KnownBad",
@@ -30,7 +27,6 @@ __all__ = [
 ]
 
 Version = tuple[int, int, int]
-FIRST, LAST = (0, 0, 0), (999, 0, 0)
 #: The largest program that Windows starts, in bytes.
 _WINDOWS_LIMIT = 4 * 1024**3
 
@@ -59,27 +55,28 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class KnownBad:
-    """One row: releases from ``first`` to ``last`` of the family that has it, when ``applies`` holds.
+    """One row of a family: its releases from ``first`` to ``last``, all where None, when ``applies`` holds.
 
     ``slow`` marks what works but is worse than another installed engine, ``no_gpu`` what computes on the
     processor alone.
     """
 
     name: str
-    first: Version
-    last: Version
     why: str
-    applies: Callable[[Candidate], bool] = lambda _: True
+    applies: Callable[[Candidate], bool]
+    first: Version | None = None
+    last: Version | None = None
     slow: bool = False
     no_gpu: bool = False
 
     def fits(self, candidate: Candidate) -> bool:
         """Tell whether it is met; an engine of unknown release meets the rows that name no release."""
-        if not self.applies(candidate):
-            return False
-        if candidate.version is None:
-            return (self.first, self.last) == (FIRST, LAST)
-        return self.first <= candidate.version <= self.last
+        version = candidate.version
+        if version is None:
+            within = self.first is None and self.last is None
+        else:
+            within = (self.first or version) <= version <= (self.last or version)
+        return within and self.applies(candidate)
 
     def explain(self, version: Version | None) -> str:
         """Return the reason with the engine's release in it."""
@@ -102,50 +99,39 @@ def _lacks(candidate: Candidate, feature: str) -> bool:
 
 SEVERAL_MODELS = KnownBad(
     "several models",
-    FIRST,
-    LAST,
     "the file holds more than one GGUF, and another engine takes one alone (issue 511)",
     lambda c: c.borrowed and c.models > 1,
 )
-PROCESSOR = KnownBad(
+_PROCESSOR = KnownBad(
     "processor",
-    FIRST,
-    LAST,
     "llamafiles run on x86-64 and 64-bit ARM alone",
     lambda c: c.machine.architecture not in (None, "x86_64", "arm64"),
 )
-RERANKS_LATER = KnownBad(
-    "rerank", FIRST, LAST, "llamafiles rerank from 0.10 on", lambda c: c.role is Role.RERANK
-)
-#: Of every llamafile, behind ``PROCESSOR``.
-LLAMAFILE_ROWS = (
+_RERANK = KnownBad("rerank", "llamafiles rerank from 0.10 on", lambda c: c.role is Role.RERANK)
+_ROWS = (
     KnownBad(
         "avx",
-        (0, 7, 0),
-        LAST,
         "the processor has no AVX, without which llamafile 0.7 and later end at once",
         lambda c: _lacks(c, "avx"),
+        first=(0, 7, 0),
     ),
     KnownBad(
         "ssse3",
-        FIRST,
-        (0, 6, 2),
         "the processor has no SSSE3, which it needs",
         lambda c: _lacks(c, "ssse3"),
+        last=(0, 6, 2),
     ),
     SEVERAL_MODELS,
     KnownBad(
         "windows on arm",
-        FIRST,
-        LAST,
         "on Windows llamafiles run on x86-64 alone",
         lambda c: on_windows(c) and c.machine.architecture == "arm64",
     ),
     KnownBad(
         "windows 4 GB",
-        FIRST,
-        LAST,
         "Windows cannot start a program above 4 GB",
         lambda c: on_windows(c) and c.program_bytes > _WINDOWS_LIMIT,
     ),
 )
+LLAMAFILE_ROWS = (_PROCESSOR, *_ROWS)
+OLD_LLAMAFILE_ROWS = (_PROCESSOR, _RERANK, *_ROWS)

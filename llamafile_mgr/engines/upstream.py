@@ -12,7 +12,7 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_openai_vectors
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags, name_flags
 
 __all__ = ["UpstreamServer"]
 
@@ -36,32 +36,20 @@ class UpstreamServer(EngineFamily):
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
-        flags = ["--server", "--host", settings.host, "--port", str(settings.port)]
-        if settings.model is not None:
-            flags += ["-m", str(settings.model)]
-        flags += ["-c", str(settings.context * settings.slots), "-np", str(settings.slots)]
-        flags += ["-t", str(settings.threads)]
-        if settings.batch is not None:
-            flags += ["-b", str(settings.batch), "-ub", str(settings.batch)]
-        if settings.role is Role.EMBED:
-            flags += ["--embedding"]
-            if settings.pooling is not None:
-                flags += ["--pooling", settings.pooling.value]
-        if settings.role is Role.RERANK:
-            flags += ["--rerank", "--pooling", "rank"]
-        if settings.flash_attention is not None:
-            flags += ["-fa", "on" if settings.flash_attention else "off"]
-        if settings.prompt_cache_mib is not None:
-            flags += ["--cache-ram", str(settings.prompt_cache_mib)]
-        if settings.gpu is not None:
-            flags += ["--gpu", settings.gpu]
-        if settings.gpu_layers is not None:
-            flags += ["-ngl", str(settings.gpu_layers)]
-        if settings.alias is not None:
-            flags += ["--alias", settings.alias]
-        if settings.api_key_file is not None:
-            flags += ["--api-key-file", str(settings.api_key_file)]
-        return (*flags, "--no-webui")
+        context, batch, flash = settings.context * settings.slots, settings.batch, settings.flash_attention
+        return (
+            *("--server", "--host", settings.host, "--port", str(settings.port)),
+            *given("-m", settings.model),
+            *("-c", str(context), "-np", str(settings.slots), "-t", str(settings.threads)),
+            *given("-b", batch),
+            *given("-ub", batch),
+            *_role_flags(settings),
+            *given("-fa", None if flash is None else "on" if flash else "off"),
+            *given("--cache-ram", settings.prompt_cache_mib),
+            *gpu_flags(settings),
+            *name_flags(settings),
+            "--no-webui",
+        )
 
     def embed(self, texts: Sequence[str]) -> EngineRequest:
         """Return the OpenAI request, vectors as base64: half the bytes of numbers and no parsing."""
@@ -70,3 +58,9 @@ class UpstreamServer(EngineFamily):
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
         """Return the vectors of an OpenAI-shaped reply. Raises EngineError."""
         return read_openai_vectors(reply, count)
+
+
+def _role_flags(settings: LaunchSettings) -> tuple[str, ...]:
+    if settings.role is Role.EMBED:
+        return ("--embedding", *given("--pooling", settings.pooling and settings.pooling.value))
+    return ("--rerank", "--pooling", "rank") if settings.role is Role.RERANK else ()

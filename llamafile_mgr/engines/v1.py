@@ -11,17 +11,10 @@ from typing import ClassVar
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.family import EngineFamily
-from llamafile_mgr.engines.known_bad import (
-    FIRST,
-    LLAMAFILE_ROWS,
-    PROCESSOR,
-    RERANKS_LATER,
-    KnownBad,
-    embeds,
-)
+from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_json, stack_vectors
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags, name_flags
 from llamafile_mgr.errors import EngineError
 
 __all__ = ["V1"]
@@ -34,23 +27,25 @@ class V1(EngineFamily):
     ``/health`` from 0.6.2 on; the port stays closed while the model loads.
     """
 
-    releases = (FIRST, (0, 10, 0))
+    releases = ((0, 0, 0), (0, 10, 0))
     #: Releases up to 0.9 carry the sources of their GPU code.
     member_mark = re.compile(r"(?:llamafile|llama\.cpp)/.*\.(?:cu|m|metal)")
     known_bad = (
-        PROCESSOR,
-        RERANKS_LATER,
-        *LLAMAFILE_ROWS,
+        *OLD_LLAMAFILE_ROWS,
         KnownBad(
-            "embeddings refused", (0, 8, 13), (0, 9, 3), "its engine {version} refuses embeddings", embeds
+            "embeddings refused",
+            "its engine {version} refuses embeddings",
+            embeds,
+            first=(0, 8, 13),
+            last=(0, 9, 3),
         ),
-        KnownBad("embeddings wrong", FIRST, (0, 8, 1), "its engine {version} gives wrong vectors", embeds),
+        KnownBad("embeddings wrong", "its engine {version} gives wrong vectors", embeds, last=(0, 8, 1)),
         KnownBad(
             "automatic end of sequence",
-            (0, 8, 1),
-            (0, 9, 3),
             "its engine {version} aborts on models that ask for an automatic end of sequence",
             lambda c: c.ends_sequences,
+            first=(0, 8, 1),
+            last=(0, 9, 3),
         ),
     )
     flag_notes: ClassVar = {
@@ -71,23 +66,15 @@ class V1(EngineFamily):
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
-        flags = ["--server", "--nobrowser", "--host", settings.host, "--port", str(settings.port)]
-        if settings.model is not None:
-            flags += ["-m", str(settings.model)]
-        flags += ["-c", str(settings.context), "-t", str(settings.threads)]
-        if settings.role is Role.EMBED:
-            flags += ["--embedding", "-np", "1"]
-        else:
-            flags += ["-np", str(settings.slots)]
-        if settings.gpu is not None:
-            flags += ["--gpu", settings.gpu]
-        if settings.gpu_layers is not None:
-            flags += ["-ngl", str(settings.gpu_layers)]
-        if settings.alias is not None:
-            flags += ["--alias", settings.alias]
-        if settings.api_key_file is not None:
-            flags += ["--api-key-file", str(settings.api_key_file)]
-        return tuple(flags)
+        embedding = settings.role is Role.EMBED
+        return (
+            *("--server", "--nobrowser", "--host", settings.host, "--port", str(settings.port)),
+            *given("-m", settings.model),
+            *("-c", str(settings.context), "-t", str(settings.threads)),
+            *(("--embedding", "-np", "1") if embedding else ("-np", str(settings.slots))),
+            *gpu_flags(settings),
+            *name_flags(settings),
+        )
 
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
         """Return the vector of ``{"embedding": [...]}``; the body ``null`` is a failure under HTTP 200.

@@ -9,7 +9,7 @@ import re
 from typing import ClassVar
 
 from llamafile_mgr.engines.family import MIB
-from llamafile_mgr.engines.known_bad import FIRST, LAST, LLAMAFILE_ROWS, PROCESSOR, KnownBad, on_windows
+from llamafile_mgr.engines.known_bad import LLAMAFILE_ROWS, KnownBad, on_windows
 from llamafile_mgr.engines.upstream import UpstreamServer
 
 __all__ = ["V10"]
@@ -21,7 +21,7 @@ _REFUSES = "its embedded arguments hold flags that its engine {version} refuses"
 class V10(UpstreamServer):
     """Rules of llamafile 0.10 and later."""
 
-    releases = ((0, 10, 0), LAST)
+    releases = ((0, 10, 0), None)
     #: Later releases carry the libraries of their GPU code, and not its sources.
     member_mark = re.compile(r"(?:.*/)?ggml-(?:cuda|rocm|vulkan|metal)[^/]*\.(?:so|dll|dylib)")
     runs_other_weights = True
@@ -38,36 +38,30 @@ class V10(UpstreamServer):
     gpu_margin = 1024 * MIB
     fits_layers = True
     known_bad = (
-        PROCESSOR,
         *LLAMAFILE_ROWS,
         KnownBad(
-            "flags that went",
-            FIRST,
-            LAST,
-            _REFUSES,
-            lambda c: bool(UpstreamServer.refused_flags.intersection(c.arguments)),
+            "flags that went", _REFUSES, lambda c: not UpstreamServer.refused_flags.isdisjoint(c.arguments)
         ),
         KnownBad(
             "memory flags that went",
-            (0, 10, 7),
-            LAST,
             _REFUSES,
-            lambda c: bool(_REFUSED_AFTER_10_6.intersection(c.arguments)),
+            lambda c: not _REFUSED_AFTER_10_6.isdisjoint(c.arguments),
+            first=(0, 10, 7),
         ),
         KnownBad(
             "slow decoding on processors",
-            (0, 10, 6),
-            (0, 10, 6),
             "0.10.6 is many times slower on the processor (llama.cpp issues 27126 and 27084)",
             lambda c: not c.uses_gpu,
+            first=(0, 10, 6),
+            last=(0, 10, 6),
             slow=True,
         ),
         KnownBad(
             "no GPU on Windows",
-            (0, 10, 0),
-            (0, 10, 0),
             "0.10.0 has no GPU support on Windows",
             lambda c: on_windows(c) and bool(c.machine.gpus),
+            first=(0, 10, 0),
+            last=(0, 10, 0),
             slow=True,
             no_gpu=True,
         ),

@@ -11,18 +11,10 @@ from typing import Any
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.engines.family import EngineFamily
-from llamafile_mgr.engines.known_bad import (
-    FIRST,
-    LAST,
-    LLAMAFILE_ROWS,
-    PROCESSOR,
-    RERANKS_LATER,
-    KnownBad,
-    embeds,
-)
+from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_json, stack_vectors
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags
 from llamafile_mgr.errors import EngineError
 
 __all__ = ["V2"]
@@ -45,13 +37,9 @@ class V2(EngineFamily):
     also_for = frozenset({Role.EMBED})
     own_why = "its llamafiler can do it"
     known_bad = (
-        PROCESSOR,
-        RERANKS_LATER,
-        *LLAMAFILE_ROWS,
+        *OLD_LLAMAFILE_ROWS,
         KnownBad(
             "fixed pooling",
-            FIRST,
-            LAST,
             "its engine pools the last token of every model",
             lambda c: embeds(c) and c.pooling is not Pooling.LAST,
         ),
@@ -63,15 +51,12 @@ class V2(EngineFamily):
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name; ``--host``, ``--port`` and ``-np`` are unknown here."""
-        flags = ["--server", "--v2", "-l", f"{settings.host}:{settings.port}", "--trust", "127.0.0.1/32"]
-        if settings.model is not None:
-            flags += ["-m", str(settings.model)]
-        flags += ["-c", str(settings.context), "-s", str(settings.slots), "-t", str(settings.threads)]
-        if settings.gpu is not None:
-            flags += ["--gpu", settings.gpu]
-        if settings.gpu_layers is not None:
-            flags += ["-ngl", str(settings.gpu_layers)]
-        return tuple(flags)
+        listen = f"{settings.host}:{settings.port}"
+        return (
+            *("--server", "--v2", "-l", listen, "--trust", "127.0.0.1/32", *given("-m", settings.model)),
+            *("-c", str(settings.context), "-s", str(settings.slots), "-t", str(settings.threads)),
+            *gpu_flags(settings),
+        )
 
     def health(self) -> EngineRequest:
         """Return the cheapest request that every release answers."""

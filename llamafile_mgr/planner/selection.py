@@ -6,6 +6,7 @@ The candidates stand in this order, and the first that is not known to be bad fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,12 +64,9 @@ def select_engine(subject: Subject, machine: Machine, toolbox: Toolbox, pooling:
             f"{subject.name} is an engine without weights",
             hint="pack weights onto it: llamafile-mgr pack --runtime R --weights W.gguf -o X.llamafile",
         )
-    own = _own_options(subject, machine, toolbox, pooling)
-    others = [
-        *_runtime_options(subject, machine, toolbox, pooling),
-        *_installed_options(subject, machine, toolbox, pooling),
-    ]
-    options = [*own[:1], *others, *own[1:]]
+    search = _Search(subject, machine, toolbox, pooling)
+    own = list(search.own_options())
+    options = [*own[:1], *search.runtime_options(), *search.installed_options(), *own[1:]]
     because = _why_not_own(subject, own)
     for at, option in enumerate(options):
         if option.unfit is None:
@@ -79,30 +77,80 @@ def select_engine(subject: Subject, machine: Machine, toolbox: Toolbox, pooling:
     raise _nothing_runs(subject, options, because)
 
 
-def _own_options(
-    subject: Subject, machine: Machine, toolbox: Toolbox, pooling: Pooling | None
-) -> list[_Option]:
-    """Return the engines inside the file: its server, and the second one where it carries that too."""
-    facts = subject.facts
-    if facts.kind is FileKind.WEIGHTS or facts.family is None:
-        return []
-    version = parse_version(facts.engine_version or "")
-    prefix = _launch_prefix(machine, toolbox, subject.path)
-    options = []
-    for family in [facts.family, *_second_families(version, subject.role)]:
-        rules = family_rules(family)
-        label = f"{family.value} {facts.engine_version}" if facts.engine_version else family.value
-        reason = Reason("engine", label, rules.own_why)
-        selection = Selection(family, prefix or (), None, reason, version, facts.gpu_modules)
-        candidate = _candidate(subject, machine, pooling, version, facts.size if rules.is_in_file else 0)
-        if facts.arguments is not None:
-            arguments = (*facts.arguments.arguments, *facts.arguments.after)
-            candidate = replace(candidate, arguments=arguments)
-        missing = _NO_SHELL if prefix is None else None
-        if not rules.is_in_file and rules.installed_program(toolbox) is None:
-            missing = f"it was packed onto the {family.value} engine, which is not installed"
-        options.append(_judge(selection, candidate, "own", missing))
-    return options
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What is looked for, and where."""
+
+    subject: Subject
+    machine: Machine
+    toolbox: Toolbox
+    pooling: Pooling | None
+
+    def own_options(self) -> Iterator[_Option]:
+        """Yield the engines inside the file: its server, and a second one where it carries that too."""
+        facts = self.subject.facts
+        if facts.kind is FileKind.WEIGHTS or facts.family is None:
+            return
+        version = parse_version(facts.engine_version or "")
+        prefix = self._launch_prefix(self.subject.path)
+        embedded = facts.arguments
+        arguments = (*embedded.arguments, *embedded.after) if embedded is not None else ()
+        for family in [facts.family, *_second_families(version, self.subject.role)]:
+            rules = family_rules(family)
+            label = f"{family.value} {facts.engine_version}" if facts.engine_version else family.value
+            reason = Reason("engine", label, rules.own_why)
+            selection = Selection(family, prefix or (), None, reason, version, facts.gpu_modules)
+            missing = _NO_SHELL if prefix is None else None
+            if not rules.is_in_file and rules.installed_program(self.toolbox) is None:
+                missing = f"it was packed onto the {family.value} engine, which is not installed"
+            candidate = self._candidate(version, facts.size if rules.is_in_file else 0)
+            yield _judge(selection, replace(candidate, arguments=arguments), "own", missing)
+
+    def runtime_options(self) -> Iterator[_Option]:
+        """Yield the installed runtimes that can load other files, the newest first."""
+        fitting: list[tuple[Version, Family, InstalledRuntime]] = []
+        for runtime in self.toolbox.runtimes:
+            version, family = parse_version(runtime.version or ""), family_of_version(runtime.version or "")
+            if version is not None and family is not None and family_rules(family).runs_other_weights:
+                fitting.append((version, family, runtime))
+        for version, family, runtime in sorted(fitting, key=lambda each: each[0], reverse=True):
+            prefix = self._launch_prefix(runtime.path)
+            reason = Reason("engine", runtime.name, "this installed runtime can load it")
+            path = self.subject.path
+            selection = Selection(family, prefix or (), path, reason, version, runtime.gpu_modules)
+            candidate = replace(self._candidate(version, runtime.size), borrowed=True)
+            yield _judge(selection, candidate, runtime.name, _NO_SHELL if prefix is None else None)
+
+    def installed_options(self) -> Iterator[_Option]:
+        """Yield the engines that are installed beside this package and are no files in the store."""
+        for family in Family:
+            program = family_rules(family).installed_program(self.toolbox)
+            if program is not None:
+                reason = Reason("engine", family.value, f"the {family.value} engine can load it")
+                selection = Selection(family, program, self.subject.path, reason, None, ())
+                candidate = replace(self._candidate(None, 0), borrowed=True)
+                yield _judge(selection, candidate, family.value, None)
+
+    def _candidate(self, version: Version | None, program_bytes: int) -> Candidate:
+        facts, model, machine = self.subject.facts, self.subject.facts.model, self.machine
+        return Candidate(
+            version,
+            self.subject.role,
+            self.pooling,
+            machine,
+            program_bytes,
+            ends_sequences=model is not None and model.gguf.add_eos is True,
+            models=len(facts.weights),
+            uses_gpu=any(gpu.backend and (machine.memory_of(gpu) or 0) > facts.size for gpu in machine.gpus),
+        )
+
+    def _launch_prefix(self, path: Path) -> tuple[str, ...] | None:
+        """Return the argv that starts a llamafile, None when nothing can; never the bare file on POSIX."""
+        if self.machine.system is System.WINDOWS:
+            return (str(path),)
+        if self.toolbox.shell:
+            return ("sh", str(path))
+        return (str(self.toolbox.ape), str(path)) if self.toolbox.ape is not None else None
 
 
 def _second_families(version: Version | None, role: Role) -> list[Family]:
@@ -112,57 +160,6 @@ def _second_families(version: Version | None, role: Role) -> list[Family]:
     rules = ((family, family_rules(family)) for family in Family)
     carried = ((f, r) for f, r in rules if r.also_in and r.also_in[0] <= version <= r.also_in[1])
     return [family for family, each in carried if role in each.also_for]
-
-
-def _candidate(
-    subject: Subject, machine: Machine, pooling: Pooling | None, version: Version | None, program_bytes: int
-) -> Candidate:
-    facts, model = subject.facts, subject.facts.model
-    return Candidate(
-        version,
-        subject.role,
-        pooling,
-        machine,
-        program_bytes,
-        ends_sequences=model is not None and model.gguf.add_eos is True,
-        models=len(facts.weights),
-        uses_gpu=_uses_gpu(machine, facts.size),
-    )
-
-
-def _runtime_options(
-    subject: Subject, machine: Machine, toolbox: Toolbox, pooling: Pooling | None
-) -> list[_Option]:
-    """Return the installed runtimes that can load other files, the newest first."""
-    fitting: list[tuple[Version, Family, InstalledRuntime]] = []
-    for runtime in toolbox.runtimes:
-        version, family = parse_version(runtime.version or ""), family_of_version(runtime.version or "")
-        if version is not None and family is not None and family_rules(family).runs_other_weights:
-            fitting.append((version, family, runtime))
-    options = []
-    for version, family, runtime in sorted(fitting, key=lambda each: each[0], reverse=True):
-        prefix = _launch_prefix(machine, toolbox, runtime.path)
-        candidate = _candidate(subject, machine, pooling, version, runtime.size)
-        reason = Reason("engine", runtime.name, "this installed runtime can load it")
-        selection = Selection(family, prefix or (), subject.path, reason, version, runtime.gpu_modules)
-        missing = _NO_SHELL if prefix is None else None
-        options.append(_judge(selection, replace(candidate, borrowed=True), runtime.name, missing))
-    return options
-
-
-def _installed_options(
-    subject: Subject, machine: Machine, toolbox: Toolbox, pooling: Pooling | None
-) -> list[_Option]:
-    """Return the engines that are installed beside this package and are no files in the store."""
-    options = []
-    for family in Family:
-        program = family_rules(family).installed_program(toolbox)
-        if program is not None:
-            reason = Reason("engine", family.value, f"the {family.value} engine can load it")
-            selection = Selection(family, program, subject.path, reason, None, ())
-            candidate = replace(_candidate(subject, machine, pooling, None, 0), borrowed=True)
-            options.append(_judge(selection, candidate, family.value, None))
-    return options
 
 
 def _judge(selection: Selection, candidate: Candidate, whose: str, missing: str | None) -> _Option:
@@ -210,17 +207,3 @@ def _nothing_runs(subject: Subject, options: list[_Option], because: str | None)
         cause=_why_passed(because, options),
         hint=", or ".join(hint for hint in hints if hint is not None),
     )
-
-
-def _launch_prefix(machine: Machine, toolbox: Toolbox, path: Path) -> tuple[str, ...] | None:
-    """Return the argv that starts a llamafile, None when nothing can; never the bare file on POSIX."""
-    if machine.system is System.WINDOWS:
-        return (str(path),)
-    if toolbox.shell:
-        return ("sh", str(path))
-    return (str(toolbox.ape), str(path)) if toolbox.ape is not None else None
-
-
-def _uses_gpu(machine: Machine, size: int) -> bool:
-    """Tell whether some GPU has room for a model of this size."""
-    return any(gpu.backend and (machine.memory_of(gpu) or 0) > size for gpu in machine.gpus)
