@@ -98,7 +98,7 @@ class TokenCounter:
                 self._rules.tokenize(text), wait_seconds=wait_seconds, deadline_seconds=deadline_seconds
             )
             self._observe(time.monotonic() - began)
-        tokens = len(self._rules.read_tokens(reply)) + self._extra
+        tokens = self._rules.count_tokens(reply) + self._extra
         self._known[digest] = tokens
         if len(self._known) > self._remember:
             self._known.popitem(last=False)

@@ -57,20 +57,8 @@ class _Flag:
     constant: object = True
 
 
-def _read_pooling(text: str) -> object:
-    return _one_of(text, {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4})
-
-
-def _read_flash_attention(text: str) -> object:
-    return _one_of(text, {"auto": -1, "off": 0, "on": 1})
-
-
 def _read_layers(text: str) -> object:
     return -1 if text in ("auto", "all") else int(text)
-
-
-def _read_cache_type(text: str) -> object:
-    return _one_of(text, {"f32": "f32", "f16": "f16", "q8_0": "q8_0"})
 
 
 def _read_key_file(text: str) -> object:
@@ -80,68 +68,52 @@ def _read_key_file(text: str) -> object:
         raise ValueError(f"cannot read {text}: {error}") from error
 
 
-def _read_gpu(text: str) -> object:
-    return _one_of(text, {"auto": -1, "disable": 0, "disabled": 0})
+def _one_of(**words: object) -> Callable[[str], object]:
+    def read(text: str) -> object:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return words[text]
+
+    return read
 
 
-def _one_of(text: str, words: Mapping[str, object]) -> object:
-    if text not in words:
-        raise ValueError(f"{text!r} is not one of {', '.join(words)}")
-    return words[text]
-
-
-_THREADS, _BATCH_THREADS = "cpuparams.n_threads", "cpuparams_batch.n_threads"
 _IGNORED = "ignored"
-
+_CACHE_TYPE = _one_of(f32="f32", f16="f16", q8_0="q8_0")
+_SPELLINGS: tuple[tuple[tuple[str, ...], _Flag], ...] = (
+    (("--server", "--nologo"), _Flag(_IGNORED)),
+    (("--host",), _Flag("hostnames", lambda text: [text])),
+    (("--port",), _Flag("port", int)),
+    # To rerank is to embed together with --pooling rank.
+    (("--embedding", "--embeddings", "--rerank", "--reranking"), _Flag("embedding")),
+    (("--pooling",), _Flag("pooling_type", _one_of(none=0, mean=1, cls=2, last=3, rank=4))),
+    (("--embd-normalize",), _Flag("embd_normalize", int)),
+    (("-c", "--ctx-size"), _Flag("n_ctx", int)),
+    (("-b", "--batch-size"), _Flag("n_batch", int)),
+    (("-ub", "--ubatch-size"), _Flag("n_ubatch", int)),
+    (("-np", "--parallel"), _Flag("n_parallel", int)),
+    (("-t", "--threads"), _Flag("cpuparams.n_threads", int)),
+    (("-tb", "--threads-batch"), _Flag("cpuparams_batch.n_threads", int)),
+    (("--threads-http",), _Flag("n_threads_http", int)),
+    (("-ngl", "--n-gpu-layers"), _Flag("n_gpu_layers", _read_layers)),
+    (("--gpu",), _Flag("n_gpu_layers", _one_of(auto=-1, disable=0, disabled=0))),
+    (("-fa", "--flash-attn"), _Flag("flash_attn_type", _one_of(auto=-1, off=0, on=1))),
+    (("-ctk",), _Flag("cache_type_k", _CACHE_TYPE)),
+    (("-ctv",), _Flag("cache_type_v", _CACHE_TYPE)),
+    (("-kvu", "--kv-unified"), _Flag("kv_unified")),
+    (("--cache-ram",), _Flag("cache_ram_mib", int)),
+    (("-a", "--alias"), _Flag("model_alias", lambda text: {text})),
+    (("--api-key",), _Flag("api_keys", lambda text: [text])),
+    (("--api-key-file",), _Flag("api_keys", _read_key_file)),
+    (("--api-prefix",), _Flag("api_prefix", str)),
+    (("--no-webui", "--no-ui"), _Flag("ui", None, False)),
+    (("--no-warmup",), _Flag("warmup", None, False)),
+    (("--metrics",), _Flag("endpoint_metrics")),
+    (("--slots",), _Flag("endpoint_slots")),
+    (("--no-slots",), _Flag("endpoint_slots", None, False)),
+    (("-lv", "--log-verbosity"), _Flag("verbosity", int)),
+)
 #: Every spelling that is understood. The names are those of llama.cpp's server.
-FLAGS: dict[str, _Flag] = {
-    "--server": _Flag(_IGNORED),
-    "--nologo": _Flag(_IGNORED),
-    "--host": _Flag("hostnames", lambda text: [text]),
-    "--port": _Flag("port", int),
-    "--embedding": _Flag("embedding"),
-    "--embeddings": _Flag("embedding"),
-    "--rerank": _Flag("embedding"),  # together with --pooling rank
-    "--reranking": _Flag("embedding"),
-    "--pooling": _Flag("pooling_type", _read_pooling),
-    "--embd-normalize": _Flag("embd_normalize", int),
-    "-c": _Flag("n_ctx", int),
-    "--ctx-size": _Flag("n_ctx", int),
-    "-b": _Flag("n_batch", int),
-    "--batch-size": _Flag("n_batch", int),
-    "-ub": _Flag("n_ubatch", int),
-    "--ubatch-size": _Flag("n_ubatch", int),
-    "-np": _Flag("n_parallel", int),
-    "--parallel": _Flag("n_parallel", int),
-    "-t": _Flag(_THREADS, int),
-    "--threads": _Flag(_THREADS, int),
-    "-tb": _Flag(_BATCH_THREADS, int),
-    "--threads-batch": _Flag(_BATCH_THREADS, int),
-    "--threads-http": _Flag("n_threads_http", int),
-    "-ngl": _Flag("n_gpu_layers", _read_layers),
-    "--n-gpu-layers": _Flag("n_gpu_layers", _read_layers),
-    "--gpu": _Flag("n_gpu_layers", _read_gpu),
-    "-fa": _Flag("flash_attn_type", _read_flash_attention),
-    "--flash-attn": _Flag("flash_attn_type", _read_flash_attention),
-    "-ctk": _Flag("cache_type_k", _read_cache_type),
-    "-ctv": _Flag("cache_type_v", _read_cache_type),
-    "-kvu": _Flag("kv_unified"),
-    "--kv-unified": _Flag("kv_unified"),
-    "--cache-ram": _Flag("cache_ram_mib", int),
-    "-a": _Flag("model_alias", lambda text: {text}),
-    "--alias": _Flag("model_alias", lambda text: {text}),
-    "--api-key": _Flag("api_keys", lambda text: [text]),
-    "--api-prefix": _Flag("api_prefix", str),
-    "--api-key-file": _Flag("api_keys", _read_key_file),
-    "--no-webui": _Flag("ui", None, False),
-    "--no-ui": _Flag("ui", None, False),
-    "--no-warmup": _Flag("warmup", None, False),
-    "--metrics": _Flag("endpoint_metrics"),
-    "--slots": _Flag("endpoint_slots"),
-    "--no-slots": _Flag("endpoint_slots", None, False),
-    "-lv": _Flag("verbosity", int),
-    "--log-verbosity": _Flag("verbosity", int),
-}
+FLAGS = {name: flag for names, flag in _SPELLINGS for name in names}
 
 
 def parse_options(arguments: Sequence[str]) -> EmbeddedOptions:

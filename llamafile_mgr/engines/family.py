@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
-from llamafile_mgr.engines.replies import read_token_list
+from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.toolbox import Toolbox
+from llamafile_mgr.errors import EngineError
 
 __all__ = ["EngineFamily"]
 
@@ -69,8 +70,8 @@ class EngineFamily(ABC):
     uses_gpus: bool = True
     #: What stays free on a GPU.
     gpu_margin: int = 512 * MIB
-    #: Words that ``--gpu`` takes; None: those of the libraries that it brings.
-    gpu_words: frozenset[str] | None = None
+    #: Whether its GPU code lies in libraries that it brings, and not in itself.
+    loads_gpu_modules: bool = True
     #: Whether it fits the layers to the GPU's memory itself.
     fits_layers: bool = False
 
@@ -102,8 +103,6 @@ class EngineFamily(ABC):
     # --- HTTP ------------------------------------------------------------------------------------
     #: Whether ``--port 0`` makes the engine take a free port and print it.
     picks_port: bool = False
-    #: Whether the API key guards the embedding routes too.
-    protects_embeddings: bool = False
     #: Routes of the newest servers that it does not have.
     missing_routes: frozenset[str] = frozenset()
 
@@ -139,22 +138,33 @@ class EngineFamily(ABC):
         """Return the request for the vectors of at most ``max_texts`` texts."""
         return json_request("/embedding", {"content": texts[0]})
 
-    @abstractmethod
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
-        """Return the vectors of a reply to ``embed``.
+        """Return the vectors of a reply to ``embed``; the body ``null`` is a failure under HTTP 200.
 
         Raises:
-            EngineError: anything but ``count`` vectors of one width.
+            EngineError: anything but ``count`` vectors of one width, or one of a text that was cut.
         """
+        body = read_json(reply)
+        if not isinstance(body, dict):
+            raise EngineError("the engine answered 200 without a vector")
+        used, provided = body.get("tokens_used"), body.get("tokens_provided")
+        if isinstance(used, int) and isinstance(provided, int) and used < provided:
+            raise EngineError(f"the engine read {used} of the text's {provided} tokens")
+        vectors = stack_vectors([body.get("embedding")], count)
+        return EngineVectors(vectors, used if isinstance(used, int) else None)
 
     def tokenize(self, text: str, *, special: bool = True, pieces: bool = False) -> EngineRequest:
         """Return the request for the tokens of ``text``, with special ones and their texts where it can."""
         body: dict[str, Any] = {"content": text, "add_special": special}
         return json_request("/tokenize", {**body, "with_pieces": True} if pieces else body)
 
-    def read_tokens(self, reply: EngineReply) -> list[int]:
-        """Return the token ids of a reply to ``tokenize``. Raises EngineError."""
-        return read_token_list(reply)
+    def count_tokens(self, reply: EngineReply) -> int:
+        """Return how many tokens a reply to ``tokenize`` tells, ids or texts. Raises EngineError."""
+        body = read_json(reply)
+        tokens = body.get("tokens") if isinstance(body, dict) else None
+        if not isinstance(tokens, list):
+            raise EngineError("the engine's reply has no token list")
+        return len(tokens)
 
     def generation_body(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the body of a generation as this family reads it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import orjson
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -45,6 +47,4 @@ class EngineVectors:
 
 def json_request(path: str, body: object, headers: tuple[tuple[str, str], ...] = ()) -> EngineRequest:
     """Return a POST of ``body`` as JSON."""
-    import orjson  # with the first request: plans need the families and ask no engine
-
     return EngineRequest("POST", path, orjson.dumps(body), headers)

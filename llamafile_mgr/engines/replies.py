@@ -1,7 +1,4 @@
-"""Reading engine replies: JSON objects, error texts and vectors, whatever the engine made of them.
-
-The packages that read them load with the first reply: plans need the families and ask no engine.
-"""
+"""Reading engine replies: JSON objects, error texts and vectors, whatever the engine made of them."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ import base64
 import binascii
 import re
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from llamafile_mgr.engines.messages import EngineReply, EngineVectors
 from llamafile_mgr.errors import EngineError
@@ -21,7 +20,6 @@ __all__ = [
     "error_text",
     "read_json",
     "read_openai_vectors",
-    "read_token_list",
     "says_too_long",
     "stack_vectors",
 ]
@@ -33,8 +31,6 @@ _TOO_LONG = re.compile(
 
 def error_text(reply: EngineReply) -> str:
     """Return what an engine said went wrong, from a JSON error object or from plain text."""
-    import orjson
-
     try:
         body: Any = orjson.loads(reply.body)
     except orjson.JSONDecodeError:
@@ -56,8 +52,6 @@ def read_json(reply: EngineReply) -> Any:
     Raises:
         EngineError: another status than 200, or no JSON.
     """
-    import orjson
-
     if reply.status != 200:
         raise EngineError(f"the engine answered {reply.status}: {error_text(reply)}")
     try:
@@ -91,7 +85,7 @@ def stack_vectors(rows: list[object], count: int) -> NDArray[np.float32]:
     Raises:
         EngineError: another count, an empty or missing vector, or different widths.
     """
-    import numpy as np
+    import numpy as np  # here, so that planning an engine does not load it
 
     if len(rows) != count:
         raise EngineError(f"the engine gave {len(rows)} vectors for {count} texts")
@@ -114,12 +108,3 @@ def _read_vector(row: object) -> NDArray[np.float32]:
     if vector.ndim != 1 or vector.size == 0:
         raise EngineError("the engine gave an empty vector or none")
     return vector
-
-
-def read_token_list(reply: EngineReply) -> list[int]:
-    """Return ``tokens`` of a reply, plain ids or objects with an ``id``. Raises EngineError."""
-    body = read_json(reply)
-    tokens = body.get("tokens") if isinstance(body, dict) else None
-    if not isinstance(tokens, list):
-        raise EngineError("the engine's reply has no token list")
-    return [int(token["id"]) if isinstance(token, dict) else int(token) for token in tokens]

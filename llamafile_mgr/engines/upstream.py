@@ -32,7 +32,6 @@ class UpstreamServer(EngineFamily):
     vector_space = "v10"
     max_texts = 2048
     tells_token_texts = True
-    protects_embeddings = True
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""

@@ -13,7 +13,6 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
-from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags, name_flags
 from llamafile_mgr.errors import EngineError
 
@@ -53,7 +52,7 @@ class V1(EngineFamily):
         "-np": "more than one slot gives null or swapped embeddings in engines before 0.10",
         "-b": "can only shrink the batch here (to 512 at most): longer texts then give null embeddings",
     }
-    gpu_words = frozenset({"nvidia", "amd", "apple"})
+    loads_gpu_modules = False
     no_batch_why = "passing a batch could only shrink it in this engine"
     #: It cannot be told a batch and aborts on a BERT text above this.
     fixed_batch = 512
@@ -77,7 +76,7 @@ class V1(EngineFamily):
         )
 
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
-        """Return the vector of ``{"embedding": [...]}``; the body ``null`` is a failure under HTTP 200.
+        """Return the vector.
 
         Raises:
             EngineError: no vector, or the fixed 503 of 0.8.13 to 0.9.3, which never ends.
@@ -88,10 +87,7 @@ class V1(EngineFamily):
                 cause="llamafile 0.8.13 to 0.9.3 refuse them in --server with a 503 that looks like 'busy'",
                 hint="run the weights on a llamafile runtime of 0.10 or later",
             )
-        body = read_json(reply)
-        if not isinstance(body, dict):
-            raise EngineError("the engine answered 200 without a vector")
-        return EngineVectors(stack_vectors([body.get("embedding")], count), None)
+        return super().read_vectors(reply, count)
 
     def tokenize(self, text: str, *, special: bool = True, pieces: bool = False) -> EngineRequest:
         """Return the request for the ids, which are those without special tokens whatever is asked for."""

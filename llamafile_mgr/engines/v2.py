@@ -12,10 +12,8 @@ from typing import Any
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
-from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
-from llamafile_mgr.engines.replies import read_json, stack_vectors
+from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags
-from llamafile_mgr.errors import EngineError
 
 __all__ = ["V2"]
 
@@ -44,7 +42,7 @@ class V2(EngineFamily):
             lambda c: embeds(c) and c.pooling is not Pooling.LAST,
         ),
     )
-    gpu_words = frozenset({"nvidia", "amd", "apple"})
+    loads_gpu_modules = False
     no_batch_why = "the engine's own is right"
     vector_space = "v2"
     missing_routes = frozenset({"/completion", "/detokenize", "/v1/responses"})
@@ -61,34 +59,6 @@ class V2(EngineFamily):
     def health(self) -> EngineRequest:
         """Return the cheapest request that every release answers."""
         return EngineRequest("GET", "/tokenize?prompt=x")
-
-    def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
-        """Return the vector.
-
-        Raises:
-            EngineError: no vector, or a text that was cut (``tokens_used`` below ``tokens_provided``).
-        """
-        body = read_json(reply)
-        if not isinstance(body, dict):
-            raise EngineError("the engine answered 200 without a vector")
-        used, provided = body.get("tokens_used"), body.get("tokens_provided")
-        if isinstance(used, int) and isinstance(provided, int) and used < provided:
-            raise EngineError(f"the engine read {used} of the text's {provided} tokens")
-        return EngineVectors(
-            stack_vectors([body.get("embedding")], count), used if isinstance(used, int) else None
-        )
-
-    def read_tokens(self, reply: EngineReply) -> list[int]:
-        """Return as many numbers as there are tokens: this engine tells their texts and not their ids.
-
-        Raises:
-            EngineError: no list of tokens.
-        """
-        body = read_json(reply)
-        tokens = body.get("tokens") if isinstance(body, dict) else None
-        if not isinstance(tokens, list):
-            raise EngineError("the engine's reply has no token list")
-        return list(range(len(tokens)))
 
     def tokenize(self, text: str, *, special: bool = True, pieces: bool = False) -> EngineRequest:
         """Return the request for the tokens; the text is called ``prompt`` here."""

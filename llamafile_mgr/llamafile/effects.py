@@ -77,8 +77,13 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or host.endswith(".sock")
 
 
-def _warn_layers(value: str, engine: _Engine) -> str | None:
-    return engine.note("-ngl") if value.lstrip("-").isdigit() and int(value) > 0 else None
+def _noted(flag: str, deserves: Callable[[str], bool]) -> _Warn:
+    """Warn of what the family has against this flag, where the value deserves it."""
+    return lambda value, engine: engine.note(flag) if deserves(value) else None
+
+
+def _above(least: int) -> Callable[[str], bool]:
+    return lambda value: value.lstrip("-").isdigit() and int(value) > least
 
 
 def _warn_mapping(value: str, engine: _Engine) -> str | None:
@@ -100,18 +105,6 @@ def _warn_embedding(value: str, engine: _Engine) -> str | None:
     if engine.is_between((0, 7, 0), (0, 8, 1)):
         return "vectors of 0.7 to 0.8.1 are wrong: run these weights on another runtime"
     return None
-
-
-def _warn_slots(value: str, engine: _Engine) -> str | None:
-    return engine.note("-np") if value.isdigit() and int(value) > 1 else None
-
-
-def _warn_batch(value: str, engine: _Engine) -> str | None:
-    return engine.note("-b")
-
-
-def _warn_context(value: str, engine: _Engine) -> str | None:
-    return engine.note("-c") if value == "0" else None
 
 
 _NETWORK = _always("fetches from the network when the engine starts")
@@ -142,10 +135,14 @@ _FLAGS: tuple[_Flag, ...] = (
     _Flag(("--unsecure",), "switches the sandbox off", _always("a flaw in the engine then has free hands")),
     _Flag(("--rpc",), "sends work to other machines: {}", _always("leaves this machine")),
     _Flag(("--tools",), "lets the model use the tools {}", _always("the model acts on this machine")),
-    _Flag(("-c", "--ctx-size"), "keeps {} tokens of context", _warn_context),
-    _Flag(("-b", "--batch-size"), "takes at most {} tokens at once", _warn_batch),
+    _Flag(("-c", "--ctx-size"), "keeps {} tokens of context", _noted("-c", lambda value: value == "0")),
+    _Flag(("-b", "--batch-size"), "takes at most {} tokens at once", _noted("-b", lambda value: True)),
     _Flag(("-ub", "--ubatch-size"), "computes at most {} tokens at once"),
-    _Flag(("-np", "--parallel"), "serves {} requests at a time", _warn_slots),
+    _Flag(
+        ("-np", "--parallel"),
+        "serves {} requests at a time",
+        _noted("-np", _above(1)),
+    ),
     _Flag(("-s", "--slots-number"), "keeps {} slots"),
     _Flag(("-w", "--workers"), "runs {} workers"),
     _Flag(("-cb", "--cont-batching"), "lets requests join a running batch"),
@@ -153,7 +150,7 @@ _FLAGS: tuple[_Flag, ...] = (
         ("-t", "--threads"), "computes on {} threads", _always("fits one machine; leave it to the planner")
     ),
     _Flag(("-tb", "--threads-batch"), "reads prompts on {} threads"),
-    _Flag(("-ngl", "--gpu-layers", "--n-gpu-layers"), "puts {} layers on the GPU", _warn_layers),
+    _Flag(("-ngl", "--gpu-layers", "--n-gpu-layers"), "puts {} layers on the GPU", _noted("-ngl", _above(0))),
     _Flag(
         ("--gpu",),
         "computes on {}",

@@ -20,7 +20,9 @@ __all__ = ["ALL_LAYERS", "GpuRoom", "Placement", "find_rooms", "place_model", "t
 
 ALL_LAYERS = 999
 _CPU = "disable"
-#: ``--gpu`` word -> the library that an engine needs for it; Metal is built in.
+#: ``--gpu`` words of the old engines.
+_OLD_WORDS = frozenset({"nvidia", "amd", "apple"})
+#: ``--gpu`` word -> the library that v10 needs for it; Metal is built in.
 _MODULES = {"nvidia": "ggml-cuda", "amd": "ggml-rocm", "vulkan": "ggml-vulkan"}
 _HIDING = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
 _USUAL_LAYERS = 32
@@ -169,9 +171,9 @@ def _on_cpu(why: str) -> Placement:
 
 def _word_for(gpu: Gpu, family: Family, modules: tuple[str, ...] | None) -> str | None:
     """Return the word for ``--gpu`` with which this engine can use this GPU, None when it cannot."""
-    backend, words = gpu.backend, family_rules(family).gpu_words
-    if backend is None or words is not None:
-        return backend if words is not None and backend in words else None
+    backend = gpu.backend
+    if backend is None or not family_rules(family).loads_gpu_modules:
+        return backend if backend in _OLD_WORDS else None
     if modules is None or backend not in _MODULES:
         return backend
     names = [module.rsplit("/", 1)[-1] for module in modules]
