@@ -17,6 +17,7 @@ from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Pooling, Role, l
 from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.tuning import limits_for
 from llamafile_mgr.embedding.tuning_records import load_tuned, save_tuned
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
 from llamafile_mgr.llamafile import FileFacts, inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
@@ -26,7 +27,7 @@ from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
-from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 from llamafile_mgr.planner.tuning import TunedSettings, TuneLimits
 from llamafile_mgr.store import Store, StoredArtifact
 

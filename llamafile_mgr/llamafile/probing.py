@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamafile_mgr.engines.families import Family, family_of_version
 from llamafile_mgr.errors import EngineError, NotFoundError, UsageError
-from llamafile_mgr.llamafile.family import Family, family_of_version
 
 __all__ = ["HelpProbe", "VersionProbe", "flags_in_help", "probe_help", "probe_version"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llamafile_mgr.llamafile import Family
+from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.machine.vendors import gpu_variables
-from llamafile_mgr.planner.subjects import Toolbox
 
 __all__ = ["make_environment"]
 
@@ -20,8 +20,4 @@ def make_environment(
     """Return the environment; ``shown`` are the variables that pick a GPU."""
     environment = {name: environ[name] for name in (*_PASSED, *gpu_variables()) if name in environ}
     environment |= {"HOME": str(toolbox.home), "TMPDIR": str(toolbox.temporary), **shown}
-    if family is Family.EMBEDDED:
-        environment["LLAMAFILE_MGR_PYTHON"] = str(toolbox.python)
-        environment["PYTHONPATH"] = str(toolbox.package_root)
-        environment["PYTHONUNBUFFERED"] = "1"
-    return environment
+    return environment | family_rules(family).environment(toolbox)

@@ -1,7 +1,7 @@
 """On which GPUs a model computes, and with how many layers. Pure.
 
 ``--gpu X`` is always explicit: engines fall back to the processor silently otherwise. ``-ngl`` is passed
-only where the engine does not fit the layers itself (v1 and v2). The memory of unified GPUs is main memory
+only where the engine does not fit the layers itself. The memory of unified GPUs is main memory
 and is counted there, once.
 """
 
@@ -11,7 +11,8 @@ import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from llamafile_mgr.llamafile import Family, FileFacts
+from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Gpu, Machine
 from llamafile_mgr.machine.vendors import backend_of, find_vendor
 from llamafile_mgr.machine.vulkan import VULKAN
@@ -22,9 +23,6 @@ __all__ = ["ALL_LAYERS", "GpuRoom", "Placement", "find_rooms", "is_worthwhile", 
 
 ALL_LAYERS = 999
 _CPU = "disable"
-_MIB = 1 << 20
-#: What stays free on a GPU: v10 leaves 1,024 MiB by itself (``--fit-target``).
-_MARGIN = {Family.V10: 1024 * _MIB, Family.V1: 512 * _MIB, Family.V2: 512 * _MIB}
 _USUAL_LAYERS = 32
 
 
@@ -94,8 +92,8 @@ def place_model(
     ``modules``: the engine's GPU libraries, None when unknown. ``spare_largest``: another model that needs
     more room comes later. ``host_room``: bytes of main memory that are left, for unified GPUs.
     """
-    if load.family is Family.EMBEDDED:
-        return _on_cpu("the embedded engine computes on the processor")
+    if not family_rules(load.family).uses_gpus:
+        return _on_cpu(f"the {load.family.value} engine computes on the processor")
     if not rooms:
         return _on_cpu("there is no GPU that an engine can use")
     usable = [(room, word) for room in rooms if (word := _word_for(room.gpu, load.family, modules))]
@@ -148,7 +146,7 @@ def _placed(
         why = f"the model fits into the {room_text} that are free"
     else:
         why = f"{layers} of {count} layers fit into the {room_text} that are free"
-    if load.family is Family.V10:
+    if family_rules(load.family).fits_layers:
         flag = None
         why += "; the engine fits the layers itself"
     else:
@@ -182,10 +180,10 @@ def _on_cpu(why: str) -> Placement:
 
 def _word_for(gpu: Gpu, family: Family, modules: tuple[str, ...] | None) -> str | None:
     """Return the word for ``--gpu`` with which this engine can use this GPU, None when it cannot."""
-    own = backend_of(gpu.backend)
-    if own is None or (family in (Family.V1, Family.V2) and not own.in_old_engines):
+    own, loads = backend_of(gpu.backend), family_rules(family).loads_gpu_modules
+    if own is None or not (loads or own.in_old_engines):
         return None
-    if family in (Family.V1, Family.V2) or modules is None or own.module is None:
+    if not loads or modules is None or own.module is None:
         return own.word
     names = [module.rsplit("/", 1)[-1] for module in modules]
     for backend in (own, VULKAN):
@@ -208,7 +206,7 @@ def _fitting_layers(facts: FileFacts, load: Load, group: Sequence[GpuRoom]) -> i
     """Return how many layers fit on these GPUs together."""
     count = _layer_count(facts)
     unified = group[0].gpu.unified
-    margin = 0 if unified else _MARGIN[load.family]
+    margin = 0 if unified else family_rules(load.family).gpu_margin
     free = sum(max(0, room.free - margin) for room in group)
     # Every further GPU carries its own driver and compute buffers; count them as dedicated memory.
     further = predict_memory(facts, load, offload=Offload(1, 10**9)).device * (len(group) - 1)

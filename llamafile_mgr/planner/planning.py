@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.llamafile import Family, GgufFacts
+from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.environments import make_environment
 from llamafile_mgr.planner.memory import MemoryEstimate, format_size, predict_memory
@@ -30,7 +32,7 @@ from llamafile_mgr.planner.sizing import (
     shrink_steps,
     text_limit,
 )
-from llamafile_mgr.planner.subjects import Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 from llamafile_mgr.planner.tuning import TunedSettings
 
 __all__ = ["plan_models"]
@@ -325,8 +327,10 @@ def _choose_eos(subject: Subject, family: Family, gguf: GgufFacts) -> tuple[bool
     """Return whether the end-of-sequence text must be put behind every text, and why."""
     if subject.role is not Role.EMBED or subject.model is None or not subject.model.append_eos:
         return False, None
-    if family is Family.V1:
-        return True, Reason("end of sequence", "appended", "the model wants it and v1 never adds it")
+    if not family_rules(family).ends_sequences:
+        return True, Reason(
+            "end of sequence", "appended", f"the model wants it and {family.value} never adds it"
+        )
     if gguf.add_eos is True:
         return False, Reason("end of sequence", "by the engine", "the file asks the engine for it")
     return True, Reason("end of sequence", "appended", "the model wants it and its file does not ask for it")

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Model, Role
-from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.settings import LaunchSettings
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.planner.memory import MemoryEstimate
 
 __all__ = ["Plan", "Reason"]

@@ -11,14 +11,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llamafile_mgr.catalog import Artifact, Model
+from llamafile_mgr.engines.families import Family, family_of_version
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.llamafile import Family, FileFacts, FileKind, GgufFacts, family_of_version
+from llamafile_mgr.llamafile import FileFacts, FileKind, GgufFacts
 from llamafile_mgr.llamafile.inspection import Weights
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.selection import select_engine
-from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 
 __all__ = ["Prospect", "Site", "catalog_facts"]
 

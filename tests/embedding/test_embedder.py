@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from llamafile_mgr.embedding.batching import BatchPolicy
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType, Truncation
 from llamafile_mgr.embedding.service import Embedder, EmbedOptions, make_policy
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.errors import EngineError, InputTooLongError, NotReadyError, RequestError
-from llamafile_mgr.llamafile.family import Family
 from tests.embedding.stub_pool import (
     DEADLY,
     NAN,

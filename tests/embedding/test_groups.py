@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from llamafile_mgr.embedding.groups import Budget, GroupRunner, ItemResult
 from llamafile_mgr.embedding.requests import EmbedRequest
 from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import EngineError, InputTooLongError, NotReadyError
-from llamafile_mgr.llamafile.family import Family
 from tests.embedding.stub_pool import (
     DEADLY,
     NAN,

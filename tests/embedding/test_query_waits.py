@@ -18,7 +18,7 @@ from llamafile_mgr.embedding.batching import Lane
 from llamafile_mgr.embedding.groups import Budget, ItemResult
 from llamafile_mgr.embedding.scheduler import Scheduler
 from llamafile_mgr.embedding.service import make_policy
-from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.planner.plans import Plan
 from tests.embedding.stub_pool import make_plan
 

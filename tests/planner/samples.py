@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.catalog import Role, load_catalog
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.llamafile import (
     EmbeddedArguments,
     Family,
@@ -16,7 +17,7 @@ from llamafile_mgr.llamafile import (
     Weights,
 )
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
-from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 
 GB = 10**9
 CUDA = ("ggml-cuda.so", "ggml-vulkan.so")

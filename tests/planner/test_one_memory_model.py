@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafile_mgr.catalog import Artifact, Catalog, Model, Role, load_catalog
+from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
@@ -17,7 +18,7 @@ from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.prospects import Site, catalog_facts
 from llamafile_mgr.planner.recommendation import recommend
-from llamafile_mgr.planner.subjects import Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 from llamafile_mgr.planner.verdicts import Outcome, Use
 from tests.planner import samples
 

@@ -13,12 +13,12 @@ import pytest
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.engines.families import EngineFamily
+from llamafile_mgr.engines.families import Family
+from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
