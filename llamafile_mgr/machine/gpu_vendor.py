@@ -19,9 +19,8 @@ class DrmCard:
     """One display device of the Linux kernel.
 
     ``render``: the name of its file in ``/dev/dri``; ``node``: that file exists here, which containers often
-    lack.
-    ``target``: the name of its instruction set. ``vram_*``: its own memory; ``mapped_*``: main memory that
-    it may map, and has mapped. ``integrated``: known to share main memory. ``direct``: its vendor's own
+    lack. ``target``: the name of its instruction set. ``vram_*``: its own memory; ``mapped_*``: main memory
+    that it may map, and has mapped. ``integrated``: known to share main memory. ``direct``: its vendor's own
     backend can use it.
     """
 

@@ -10,9 +10,7 @@ from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.placement import find_rooms, is_worthwhile
 from llamafile_mgr.planner.rooms import HostRoom
 
-__all__ = ["MAIN_MEMORY", "MemoryBudget", "describe_budgets", "memory_budgets"]
-
-MAIN_MEMORY = "main memory"
+__all__ = ["MemoryBudget", "describe_budgets", "memory_budgets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +37,16 @@ def memory_budgets(
     if machine.memory.usable is None and limit is None:
         raise PlanError("nothing tells how much memory this machine has", hint="give it: --max-memory 8GB")
     now = HostRoom.of(machine).now
-    main = MemoryBudget(MAIN_MEMORY, limit or 0 if now is None else now)
+    main = MemoryBudget("main memory", limit or 0 if now is None else now)
     rooms = find_rooms(machine, environ)
+    names = [room.gpu.name for room in rooms]
     found = []
-    for gpu in (room.gpu for room in rooms):
-        if gpu.unified and is_worthwhile(gpu):
+    for gpu, free in ((room.gpu, room.free) for room in rooms):
+        if not gpu.unified:
+            label = f"{gpu.name} #{gpu.index}" if names.count(gpu.name) > 1 else gpu.name
+            found.append(MemoryBudget(label, free, True, gpu.backend))
+        elif is_worthwhile(gpu):
             main = replace(main, name=f"{gpu.name} (unified memory)", accelerated=True, backend=gpu.backend)
-    for room in rooms:
-        if not room.gpu.unified:
-            names = [each.gpu.name for each in rooms]
-            at = f" #{room.gpu.index}" if names.count(room.gpu.name) > 1 else ""
-            found.append(MemoryBudget(f"{room.gpu.name}{at}", room.free, True, room.gpu.backend))
     left_out = (gpu for gpu in machine.gpus if all(room.gpu is not gpu for room in rooms))
     notes = [
         f"{gpu.name} is left out: no engine can use it here (see doctor)"

@@ -104,9 +104,11 @@ def _best(options: Sequence[Option], use: Use) -> Option | None:
 
 
 def _place(prospect: Prospect, budgets: Sequence[MemoryBudget]) -> str:
-    """Return the name of the memory that a model lies in, of which the last is main memory."""
-    device = prospect.plan.device
-    return budgets[-1].name if device == "cpu" or device in budgets[-1].name else device
+    """Return the names of the memories that a model lies in; the last of all is main memory."""
+    plan, main = prospect.plan, budgets[-1].name
+    if plan.memory is None or not plan.memory.device:
+        return main
+    return plan.device if plan.accelerated else f"{plan.device} and {main}"
 
 
 def _embedding_verdict(option: Option, best: Option | None, question: _Question) -> Verdict:

@@ -35,11 +35,12 @@ def engine() -> Iterator[subprocess.Popen[bytes]]:
         assert process.stdout is not None
         said = {process.stdout.readline().split()[-1].decode() for _ in sizes}
         assert said == set(sizes)
-        family = psutil.Process(process.pid).children(recursive=True)
+        started = psutil.Process(process.pid).children(recursive=True)
         yield process
-        for each in (*family, process):
-            if each.is_running() if isinstance(each, psutil.Process) else each.poll() is None:
-                each.kill()
+        for child in started:
+            if child.is_running():
+                child.kill()
+        process.kill()
 
 
 def test_a_process_is_weighed_with_its_children(engine: subprocess.Popen[bytes]) -> None:
