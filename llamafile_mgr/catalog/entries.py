@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from llamafile_mgr.errors import NotFoundError
 
-__all__ = ["Artifact", "ArtifactKind", "Catalog", "Model", "Pooling", "Role"]
+__all__ = ["Artifact", "ArtifactKind", "Catalog", "Model", "Pooling", "Role", "Shape"]
 
 #: A part of a name tells which is meant from so many letters on.
 _LEAST_PART = 3
@@ -47,9 +47,10 @@ class Artifact:
 
     ``source``: ``hf:ORG/REPO/FILE[@REVISION]``, ``github:OWNER/REPO/TAG/ASSET``,
     ``pypi:PACKAGE/VERSION/FILE`` or a URL. ``size``: bytes, exact; ``approximate_size``: the rounded
-    figure of a listing, for display and disk checks only. ``sha256``: lower-case hex of the file as
-    it arrives. ``conversion``: what makes a GGUF of a file that is none. ``engine_version``: the
-    llamafile release inside.
+    figure of a listing, for display and estimates. ``sha256``: lower-case hex of the file as
+    it arrives. ``conversion``: what makes a GGUF of a file that is none, of ``converted_size`` bytes.
+    ``engine_version``: the llamafile release inside; ``engine_family``: its family, where that alone is
+    known.
     """
 
     name: str
@@ -61,6 +62,27 @@ class Artifact:
     quantisation: str | None = None
     engine_version: str | None = None
     conversion: str | None = None
+    converted_size: int | None = None
+    engine_family: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The published figures of a model's network, in the words of ``GgufFacts``.
+
+    ``parameters``: of all experts. ``causal``: None is what generation models are.
+    """
+
+    block_count: int
+    head_count: int
+    head_count_kv: int
+    key_length: int
+    embedding_length: int
+    feed_forward_length: int
+    vocab_size: int
+    context_length: int
+    parameters: int
+    causal: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +105,7 @@ class Model:
     homepage: str
     artifacts: tuple[Artifact, ...]
     architecture: str | None = None
+    shape: Shape | None = None
     dimensions: int | None = None
     max_tokens: int | None = None
     recommended_tokens: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.resources
 import re
@@ -86,6 +87,8 @@ def _coerce(value: object, hint: object, name: str) -> object:
     if isinstance(hint, types.UnionType):
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     kind = typing.get_origin(hint) or hint
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _build(kind, value, name)
     if isinstance(kind, type) and issubclass(kind, Enum):
         try:
             return kind(value)

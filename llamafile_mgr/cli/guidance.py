@@ -46,12 +46,13 @@ def _with_models(paths: Paths, command: str) -> str | None:
 
 def _recommended() -> str | None:
     from llamafile_mgr.catalog import load_catalog
-    from llamafile_mgr.errors import PlanError
-    from llamafile_mgr.machine import detect_machine
+    from llamafile_mgr.embedding.sites import find_site
+    from llamafile_mgr.paths import resolve_paths
     from llamafile_mgr.planner.recommendation import Use, recommend
 
+    catalog = load_catalog()
     try:
-        answer = recommend(detect_machine(), load_catalog(), Use())
-    except PlanError:
-        return None
+        answer = recommend(find_site(catalog, resolve_paths()), catalog, Use())
+    except Error:
+        return None  # what is wrong with the store is another command's message
     return answer.embedding.model if answer.embedding is not None else None

@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_EMBEDDED = "embedded"
-
 
 @click.command("pack")
 @click.option(
     "--runtime",
     required=True,
-    metavar=f"FILE|NAME|{_EMBEDDED}",
-    help=f"A bare runtime, such as llamafile-0.10.5, or the word {_EMBEDDED}: the engine of this package.",
+    metavar="FILE|NAME|embedded",
+    help="A bare runtime, such as llamafile-0.10.5, or the word embedded: the engine of this package.",
 )
 @click.option(
     "--weights",
@@ -116,14 +114,15 @@ def _locate(name: str, store: Store) -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def _runtime_path(runtime: str, store: Store) -> Iterator[Path]:
-    if runtime != _EMBEDDED:
+    from llamafile_mgr.engines.families import made_runtimes
+
+    made = made_runtimes().get(runtime)
+    if made is None:
         yield _locate(runtime, store)[0]
         return
-    from llamafile_mgr.engines.launcher import embedded_runtime
-
     with tempfile.TemporaryDirectory(prefix="llamafile-mgr-") as folder:
         path = Path(folder) / "runtime"
-        path.write_bytes(embedded_runtime())
+        path.write_bytes(made)
         yield path
 
 

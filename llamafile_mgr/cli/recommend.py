@@ -118,14 +118,16 @@ def command(
     if tasks or by or scores_file:
         raise click.UsageError("--tasks, --by and --scores belong to --leaderboard")
     from llamafile_mgr.catalog import load_catalog
+    from llamafile_mgr.embedding.sites import find_site
     from llamafile_mgr.errors import PlanError
-    from llamafile_mgr.machine import detect_machine, read_snapshot
+    from llamafile_mgr.machine import read_snapshot
+    from llamafile_mgr.paths import resolve_paths
     from llamafile_mgr.planner.recommendation import recommend
     from llamafile_mgr.planner.verdicts import DocLength, Use
 
-    machine = read_snapshot(machine_file) if machine_file else detect_machine()
+    catalog, machine = load_catalog(), read_snapshot(machine_file) if machine_file else None
     use = Use(commercial, max_memory, DocLength(doc_length), corpus_size, with_generation)
-    answer = recommend(machine, load_catalog(), use)
+    answer = recommend(find_site(catalog, resolve_paths(), machine), catalog, use)
     if as_json:
         print_json(answer.to_dict())
     else:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from llamafile_mgr.catalog import Pooling
 from llamafile_mgr.engines.families import family_rules
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Priority
 from llamafile_mgr.supervisor.dispatch import Dispatcher
@@ -24,12 +23,12 @@ _BERT_SPECIALS, _OTHER_SPECIALS = 2, 1
 def text_limit(plan: Plan) -> int | None:
     """Return the most tokens that a text may have, special tokens included; None where nothing tells.
 
-    v1 cuts a text that fills its context, and v10 refuses one that fills the context of a causal model
-    (measured on the embedded engine: 255 of 256 tokens are taken, 256 are not), so there it must stay one
-    below. Of the others, which v10 computes in one batch, the whole context is taken (512 of 512 measured).
+    Some families cut a text that fills their context, and llama.cpp's server refuses one that fills the
+    context of a causal model (measured: 255 of 256 tokens are taken, 256 are not), so there it must stay one
+    below. Of the others, which it computes in one batch, the whole context is taken (512 of 512 measured).
     """
     limit = plan.max_tokens
-    if plan.family is Family.V1 or plan.settings.pooling is Pooling.LAST:
+    if family_rules(plan.family).cuts_full_context or plan.settings.pooling is Pooling.LAST:
         return min(limit or plan.settings.context, plan.settings.context - 1)
     return limit
 
@@ -37,9 +36,9 @@ def text_limit(plan: Plan) -> int | None:
 def special_tokens(plan: Plan) -> int:
     """Return how many special tokens the engine adds and its ``/tokenize`` does not count.
 
-    Only v1 counts without them: two around a BERT text, one in front of any other.
+    There are two around a BERT text, one in front of any other.
     """
-    if plan.family is not Family.V1:
+    if family_rules(plan.family).counts_special_tokens:
         return 0
     bert = plan.model is None or plan.model.architecture == "bert"
     return _BERT_SPECIALS if bert else _OTHER_SPECIALS
@@ -94,7 +93,7 @@ class TokenCounter:
         began = time.monotonic()
         reply = await self._calls.ask(self._rules.tokenize(text), caller, priority=Priority.CONTROL)
         self._observe(time.monotonic() - began)
-        tokens = len(self._rules.read_tokens(reply)) + self._extra
+        tokens = self._rules.count_tokens(reply) + self._extra
         self._known[digest] = tokens
         if len(self._known) > self._remember:
             self._known.popitem(last=False)

@@ -17,6 +17,7 @@ from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Pooling, Role, l
 from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.tuning import limits_for
 from llamafile_mgr.embedding.tuning_records import load_tuned, save_tuned
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
 from llamafile_mgr.llamafile import FileFacts, inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
@@ -26,7 +27,7 @@ from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
-from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 from llamafile_mgr.planner.tuning import TunedSettings, TuneLimits
 from llamafile_mgr.store import Store, StoredArtifact
 
@@ -34,6 +35,7 @@ __all__ = [
     "Tunable",
     "Wanted",
     "find_subjects",
+    "find_toolbox",
     "find_tunable",
     "hold_files",
     "keep_tuned",
@@ -202,7 +204,14 @@ def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
 
 def make_toolbox(paths: Paths) -> Toolbox:
     """Return what this installation can run engines with; makes the engines' HOME and TMPDIR."""
-    home = ensure_private_dir(paths.engine_home)
+    toolbox = find_toolbox(paths)
+    for directory in (toolbox.home, toolbox.temporary):
+        ensure_private_dir(directory)
+    return toolbox
+
+
+def find_toolbox(paths: Paths) -> Toolbox:
+    """Return what this installation can run engines with; writes nothing."""
     embedded = importlib.util.find_spec("xllamacpp") is not None
     ape = shutil.which("ape")
     return Toolbox(
@@ -213,8 +222,8 @@ def make_toolbox(paths: Paths) -> Toolbox:
         ),
         python=Path(sys.executable) if embedded else None,
         package_root=Path(llamafile_mgr.__file__).parent.parent,
-        home=home,
-        temporary=ensure_private_dir(home / "tmp"),
+        home=paths.engine_home,
+        temporary=paths.engine_home / "tmp",
         shell=all(shutil.which(name) is not None for name in SHELL_TOOLS),
         ape=Path(ape) if ape is not None else None,
     )

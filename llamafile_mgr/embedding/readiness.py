@@ -16,7 +16,7 @@ from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.rerank_checks import RerankChecks
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.vectors import cosines, normalise
-from llamafile_mgr.engines.families import EngineFamily
+from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.engines.transport import EngineClient

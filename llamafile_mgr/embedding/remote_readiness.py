@@ -7,7 +7,7 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.readiness import EmbeddingChecks, make_checks
 from llamafile_mgr.embedding.space import fingerprint_space
-from llamafile_mgr.engines.families import EngineFamily
+from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.remote import PeerFacts
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError

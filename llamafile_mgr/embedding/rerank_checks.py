@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamafile_mgr.engines.families import EngineFamily
+from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.reranking import read_scores, rerank_request
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineStartError

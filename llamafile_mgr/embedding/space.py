@@ -9,13 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 
-from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.planner.plans import Plan
 
 __all__ = ["fingerprint_space"]
-
-#: The embedded engine is the upstream server of v10 in another package: one space.
-_SAME_SPACE = {Family.EMBEDDED: Family.V10}
 
 
 def fingerprint_space(plan: Plan) -> str:
@@ -29,7 +26,7 @@ def fingerprint_space(plan: Plan) -> str:
         "query_prompt": model.query_prompt if model else None,
         "document_prompt": model.document_prompt if model else None,
         "append_eos": model.append_eos if model else False,
-        "family": _SAME_SPACE.get(plan.family, plan.family).value,
+        "family": family_rules(plan.family).vector_space,
     }
     text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]

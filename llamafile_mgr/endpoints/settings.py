@@ -14,20 +14,11 @@ from llamafile_mgr import __version__
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
 from llamafile_mgr.errors import NotFoundError, UsageError
+from llamafile_mgr.machine.vendors import gpu_variables
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.store import Store
 
 __all__ = ["Choice", "Want", "choose", "for_users", "service_key"]
-
-#: Variables that decide which GPUs a plan uses; two users with different ones need different engines.
-_GPU_VARIABLES = (
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_ORDER",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "GGML_VK_VISIBLE_DEVICES",
-    "HSA_OVERRIDE_GFX_VERSION",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +105,8 @@ def service_key(wants: Sequence[Want], config: Config, port: int | None, environ
         "serve": serve,
         "settings": {name: dataclasses.asdict(model) for name, model in config.models.items()},
         "port": port,
-        "gpus": {name: environ[name] for name in _GPU_VARIABLES if name in environ},
+        # Two users who show engines different GPUs need different engines.
+        "gpus": {name: environ[name] for name in gpu_variables() if name in environ},
     }
     text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -12,6 +12,7 @@ Exit codes: 0 after a signal, 1 for a bad flag or a model that does not load, 2 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,14 +20,21 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from llamafile_mgr.engines.arguments import (
+    ARGUMENTS_MEMBER,
+    MAX_ARGUMENT_BYTES,
+    ArgumentSyntax,
+    EmbeddedArguments,
+    parse_arguments,
+)
 from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageError
 from llamafile_mgr.files import replacing
-from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.paths import ensure_private_dir
 
 __all__ = ["FLAGS", "EmbeddedOptions", "main", "parse_options", "resolve_weights"]
@@ -50,20 +58,8 @@ class _Flag:
     constant: object = True
 
 
-def _read_pooling(text: str) -> object:
-    return _one_of(text, {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4})
-
-
-def _read_flash_attention(text: str) -> object:
-    return _one_of(text, {"auto": -1, "off": 0, "on": 1})
-
-
 def _read_layers(text: str) -> object:
     return -1 if text in ("auto", "all") else int(text)
-
-
-def _read_cache_type(text: str) -> object:
-    return _one_of(text, {"f32": "f32", "f16": "f16", "q8_0": "q8_0"})
 
 
 def _read_key_file(text: str) -> object:
@@ -73,68 +69,52 @@ def _read_key_file(text: str) -> object:
         raise ValueError(f"cannot read {text}: {error}") from error
 
 
-def _read_gpu(text: str) -> object:
-    return _one_of(text, {"auto": -1, "disable": 0, "disabled": 0})
+def _one_of(**words: object) -> Callable[[str], object]:
+    def read(text: str) -> object:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return words[text]
+
+    return read
 
 
-def _one_of(text: str, words: Mapping[str, object]) -> object:
-    if text not in words:
-        raise ValueError(f"{text!r} is not one of {', '.join(words)}")
-    return words[text]
-
-
-_THREADS, _BATCH_THREADS = "cpuparams.n_threads", "cpuparams_batch.n_threads"
 _IGNORED = "ignored"
-
+_CACHE_TYPE = _one_of(f32="f32", f16="f16", q8_0="q8_0")
+_SPELLINGS: tuple[tuple[tuple[str, ...], _Flag], ...] = (
+    (("--server", "--nologo"), _Flag(_IGNORED)),
+    (("--host",), _Flag("hostnames", lambda text: [text])),
+    (("--port",), _Flag("port", int)),
+    # To rerank is to embed together with --pooling rank.
+    (("--embedding", "--embeddings", "--rerank", "--reranking"), _Flag("embedding")),
+    (("--pooling",), _Flag("pooling_type", _one_of(none=0, mean=1, cls=2, last=3, rank=4))),
+    (("--embd-normalize",), _Flag("embd_normalize", int)),
+    (("-c", "--ctx-size"), _Flag("n_ctx", int)),
+    (("-b", "--batch-size"), _Flag("n_batch", int)),
+    (("-ub", "--ubatch-size"), _Flag("n_ubatch", int)),
+    (("-np", "--parallel"), _Flag("n_parallel", int)),
+    (("-t", "--threads"), _Flag("cpuparams.n_threads", int)),
+    (("-tb", "--threads-batch"), _Flag("cpuparams_batch.n_threads", int)),
+    (("--threads-http",), _Flag("n_threads_http", int)),
+    (("-ngl", "--n-gpu-layers"), _Flag("n_gpu_layers", _read_layers)),
+    (("--gpu",), _Flag("n_gpu_layers", _one_of(auto=-1, disable=0, disabled=0))),
+    (("-fa", "--flash-attn"), _Flag("flash_attn_type", _one_of(auto=-1, off=0, on=1))),
+    (("-ctk",), _Flag("cache_type_k", _CACHE_TYPE)),
+    (("-ctv",), _Flag("cache_type_v", _CACHE_TYPE)),
+    (("-kvu", "--kv-unified"), _Flag("kv_unified")),
+    (("--cache-ram",), _Flag("cache_ram_mib", int)),
+    (("-a", "--alias"), _Flag("model_alias", lambda text: {text})),
+    (("--api-key",), _Flag("api_keys", lambda text: [text])),
+    (("--api-key-file",), _Flag("api_keys", _read_key_file)),
+    (("--api-prefix",), _Flag("api_prefix", str)),
+    (("--no-webui", "--no-ui"), _Flag("ui", None, False)),
+    (("--no-warmup",), _Flag("warmup", None, False)),
+    (("--metrics",), _Flag("endpoint_metrics")),
+    (("--slots",), _Flag("endpoint_slots")),
+    (("--no-slots",), _Flag("endpoint_slots", None, False)),
+    (("-lv", "--log-verbosity"), _Flag("verbosity", int)),
+)
 #: Every spelling that is understood. The names are those of llama.cpp's server.
-FLAGS: dict[str, _Flag] = {
-    "--server": _Flag(_IGNORED),
-    "--nologo": _Flag(_IGNORED),
-    "--host": _Flag("hostnames", lambda text: [text]),
-    "--port": _Flag("port", int),
-    "--embedding": _Flag("embedding"),
-    "--embeddings": _Flag("embedding"),
-    "--rerank": _Flag("embedding"),  # together with --pooling rank
-    "--reranking": _Flag("embedding"),
-    "--pooling": _Flag("pooling_type", _read_pooling),
-    "--embd-normalize": _Flag("embd_normalize", int),
-    "-c": _Flag("n_ctx", int),
-    "--ctx-size": _Flag("n_ctx", int),
-    "-b": _Flag("n_batch", int),
-    "--batch-size": _Flag("n_batch", int),
-    "-ub": _Flag("n_ubatch", int),
-    "--ubatch-size": _Flag("n_ubatch", int),
-    "-np": _Flag("n_parallel", int),
-    "--parallel": _Flag("n_parallel", int),
-    "-t": _Flag(_THREADS, int),
-    "--threads": _Flag(_THREADS, int),
-    "-tb": _Flag(_BATCH_THREADS, int),
-    "--threads-batch": _Flag(_BATCH_THREADS, int),
-    "--threads-http": _Flag("n_threads_http", int),
-    "-ngl": _Flag("n_gpu_layers", _read_layers),
-    "--n-gpu-layers": _Flag("n_gpu_layers", _read_layers),
-    "--gpu": _Flag("n_gpu_layers", _read_gpu),
-    "-fa": _Flag("flash_attn_type", _read_flash_attention),
-    "--flash-attn": _Flag("flash_attn_type", _read_flash_attention),
-    "-ctk": _Flag("cache_type_k", _read_cache_type),
-    "-ctv": _Flag("cache_type_v", _read_cache_type),
-    "-kvu": _Flag("kv_unified"),
-    "--kv-unified": _Flag("kv_unified"),
-    "--cache-ram": _Flag("cache_ram_mib", int),
-    "-a": _Flag("model_alias", lambda text: {text}),
-    "--alias": _Flag("model_alias", lambda text: {text}),
-    "--api-key": _Flag("api_keys", lambda text: [text]),
-    "--api-prefix": _Flag("api_prefix", str),
-    "--api-key-file": _Flag("api_keys", _read_key_file),
-    "--no-webui": _Flag("ui", None, False),
-    "--no-ui": _Flag("ui", None, False),
-    "--no-warmup": _Flag("warmup", None, False),
-    "--metrics": _Flag("endpoint_metrics"),
-    "--slots": _Flag("endpoint_slots"),
-    "--no-slots": _Flag("endpoint_slots", None, False),
-    "-lv": _Flag("verbosity", int),
-    "--log-verbosity": _Flag("verbosity", int),
-}
+FLAGS = {name: flag for names, flag in _SPELLINGS for name in names}
 
 
 def parse_options(arguments: Sequence[str]) -> EmbeddedOptions:
@@ -183,7 +163,7 @@ def resolve_weights(model: str, cache: Path) -> Path:
     finds it. Raises NotFoundError and InvalidFileError.
     """
     path = Path(model)
-    try:
+    with _translated(path):
         with path.open("rb") as stream:
             if stream.read(4) == b"GGUF":
                 return path
@@ -192,9 +172,27 @@ def resolve_weights(model: str, cache: Path) -> Path:
             if len(members) != 1:
                 raise InvalidFileError(f"{path} holds {len(members)} GGUF files where one is needed")
             return _unpack(archive, members[0], path, ensure_private_dir(cache))
+
+
+def _read_arguments(container: Path) -> EmbeddedArguments | None:
+    """Return the ``.args`` of a packed file, None when it has none."""
+    with _translated(container), zipfile.ZipFile(container) as archive:
+        if ARGUMENTS_MEMBER not in archive.namelist():
+            return None
+        if archive.getinfo(ARGUMENTS_MEMBER).file_size > MAX_ARGUMENT_BYTES:
+            raise InvalidFileError(f"the {ARGUMENTS_MEMBER} in {container} is too large")
+        text = archive.read(ARGUMENTS_MEMBER).decode("utf-8", "replace")
+    return parse_arguments(text, ArgumentSyntax.SHELL)
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Give what goes wrong with a file as errors of ours."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no file {path}") from error
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise InvalidFileError(f"{path} is neither a GGUF nor a llamafile: {error}") from error
     except OSError as error:
         raise InvalidFileError(f"cannot read {path}: {error.strerror or error}") from error
@@ -215,7 +213,7 @@ def _load_options(arguments: Sequence[str]) -> EmbeddedOptions:
     options = parse_options(arguments)
     if options.container is None:
         return options
-    embedded = inspect_file(Path(options.container)).arguments
+    embedded = _read_arguments(Path(options.container))
     if embedded is not None:
         arguments = [*embedded.arguments, *arguments, *embedded.after]
     merged = parse_options(arguments)

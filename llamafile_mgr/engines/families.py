@@ -1,64 +1,35 @@
-"""The protocol that every engine family keeps, and the table of families.
-
-A family knows its flags, its health route and its HTTP shapes, and nothing else. Adding one touches this
-table and one new module.
-"""
+"""The table of engine families. A new one is a module of its own and two lines here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable
+from enum import StrEnum
 
-from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.family import EngineFamily
+from llamafile_mgr.engines.known_bad import Version
 from llamafile_mgr.engines.v1 import V1
 from llamafile_mgr.engines.v2 import V2
-from llamafile_mgr.engines.v10 import V10, Embedded
-from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.engines.v10 import V10
+from llamafile_mgr.engines.wheel import Embedded
 
-__all__ = ["EngineFamily", "family_rules"]
+__all__ = [
+    "Family",
+    "family_of_head",
+    "family_of_members",
+    "family_of_version",
+    "family_rules",
+    "made_runtimes",
+    "parse_version",
+]
 
 
-class EngineFamily(Protocol):
-    """How one generation of engines is told (flags) and asked (HTTP); pure, without sockets."""
+class Family(StrEnum):
+    """The name of a family, as files and JSON hold it."""
 
-    @property
-    def family(self) -> Family:
-        """Return which generation this is."""
-
-    @property
-    def max_texts(self) -> int:
-        """Return how many texts one embedding request may carry."""
-
-    @property
-    def picks_port(self) -> bool:
-        """Tell whether ``--port 0`` makes the engine take a free port and print it."""
-
-    @property
-    def protects_embeddings(self) -> bool:
-        """Tell whether the API key guards the embedding routes too."""
-
-    def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
-        """Return the flags after the program's name."""
-
-    def health(self) -> EngineRequest:
-        """Return the cheapest request that an engine answers once its model is loaded."""
-
-    def embed(self, texts: Sequence[str]) -> EngineRequest:
-        """Return the request for the vectors of at most ``max_texts`` texts."""
-
-    def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
-        """Return the vectors of a reply to ``embed``.
-
-        Raises:
-            EngineError: anything but ``count`` vectors of one width.
-        """
-
-    def tokenize(self, text: str) -> EngineRequest:
-        """Return the request for the token ids of ``text``, with special tokens where the family can."""
-
-    def read_tokens(self, reply: EngineReply) -> list[int]:
-        """Return the token ids of a reply to ``tokenize``. Raises EngineError."""
+    V1 = "v1"
+    V2 = "v2"
+    V10 = "v10"
+    EMBEDDED = "embedded"
 
 
 _FAMILIES: dict[Family, EngineFamily] = {
@@ -72,3 +43,40 @@ _FAMILIES: dict[Family, EngineFamily] = {
 def family_rules(family: Family) -> EngineFamily:
     """Return the rules of ``family``."""
     return _FAMILIES[family]
+
+
+def made_runtimes() -> dict[str, bytes]:
+    """Return the runtimes that this package makes itself, by the names of their families."""
+    return {f.value: r.made_runtime for f, r in _FAMILIES.items() if r.made_runtime is not None}
+
+
+def parse_version(text: str) -> Version | None:
+    """Return ``(major, minor, patch)`` of a version such as ``0.8.4``, or None when it is none."""
+    parts = text.removeprefix("v").split(".")
+    if not 2 <= len(parts) <= 3 or not all(p.isascii() and p.isdigit() for p in parts):
+        return None
+    numbers = [int(p) for p in parts] + [0]
+    return numbers[0], numbers[1], numbers[2]
+
+
+def family_of_version(version: str) -> Family | None:
+    """Return the family that ``--server`` of this llamafile release starts, None when unreadable.
+
+    Families that a release carries beside it have to be asked for (``EngineFamily.also_in``).
+    """
+    numbers = parse_version(version)
+    if numbers is None:
+        return None
+    return next((family for family, rules in _FAMILIES.items() if rules.serves_in(numbers)), None)
+
+
+def family_of_head(head: bytes) -> Family | None:
+    """Return the family whose mark stands in these bytes of a file's head."""
+    return next((f for f, r in _FAMILIES.items() if r.head_mark and r.head_mark in head), None)
+
+
+def family_of_members(names: Iterable[str]) -> Family | None:
+    """Return the first family that is told by the names of a file's ZIP members."""
+    listed = list(names)
+    marks = ((f, r.member_mark) for f, r in _FAMILIES.items() if r.member_mark is not None)
+    return next((family for family, mark in marks if any(map(mark.fullmatch, listed))), None)

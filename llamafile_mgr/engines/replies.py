@@ -5,20 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from llamafile_mgr.engines.messages import EngineReply, EngineVectors
 from llamafile_mgr.errors import EngineError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "error_text",
     "read_json",
     "read_openai_vectors",
-    "read_token_list",
     "says_too_long",
     "stack_vectors",
 ]
@@ -84,6 +85,8 @@ def stack_vectors(rows: list[object], count: int) -> NDArray[np.float32]:
     Raises:
         EngineError: another count, an empty or missing vector, or different widths.
     """
+    import numpy as np  # here, so that planning an engine does not load it
+
     if len(rows) != count:
         raise EngineError(f"the engine gave {len(rows)} vectors for {count} texts")
     vectors = [_read_vector(row) for row in rows]
@@ -93,6 +96,8 @@ def stack_vectors(rows: list[object], count: int) -> NDArray[np.float32]:
 
 
 def _read_vector(row: object) -> NDArray[np.float32]:
+    import numpy as np
+
     try:
         if isinstance(row, str):
             vector = np.frombuffer(base64.b64decode(row, validate=True), dtype="<f4")
@@ -103,12 +108,3 @@ def _read_vector(row: object) -> NDArray[np.float32]:
     if vector.ndim != 1 or vector.size == 0:
         raise EngineError("the engine gave an empty vector or none")
     return vector
-
-
-def read_token_list(reply: EngineReply) -> list[int]:
-    """Return ``tokens`` of a reply, plain ids or objects with an ``id``. Raises EngineError."""
-    body = read_json(reply)
-    tokens = body.get("tokens") if isinstance(body, dict) else None
-    if not isinstance(tokens, list):
-        raise EngineError("the engine's reply has no token list")
-    return [int(token["id"]) if isinstance(token, dict) else int(token) for token in tokens]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import Pooling, Role
 
-__all__ = ["LaunchSettings"]
+__all__ = ["LaunchSettings", "given", "gpu_flags", "name_flags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +37,18 @@ class LaunchSettings:
     alias: str | None = None
     api_key_file: Path | None = None
     host: str = "127.0.0.1"
+
+
+def given(flag: str, value: object) -> tuple[str, ...]:
+    """Return the flag with its value, nothing where the value is left to the engine."""
+    return () if value is None else (flag, str(value))
+
+
+def gpu_flags(settings: LaunchSettings) -> tuple[str, ...]:
+    """Return the flags that say where to compute, as every llamafile takes them."""
+    return (*given("--gpu", settings.gpu), *given("-ngl", settings.gpu_layers))
+
+
+def name_flags(settings: LaunchSettings) -> tuple[str, ...]:
+    """Return the flags for the model's name and the file of the key."""
+    return (*given("--alias", settings.alias), *given("--api-key-file", settings.api_key_file))

@@ -6,57 +6,77 @@ Flags and shapes: llamafile 0.8.4 and 0.9.3, ``llama.cpp/server/server.cpp``; no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from typing import ClassVar
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.family import EngineFamily
+from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
-from llamafile_mgr.engines.replies import read_json, read_token_list, stack_vectors
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags, name_flags
 from llamafile_mgr.errors import EngineError
-from llamafile_mgr.llamafile.family import Family
 
 __all__ = ["V1"]
 
 
-class V1:
-    """Rules of the classic server."""
+class V1(EngineFamily):
+    """Rules of the classic server.
 
-    family = Family.V1
-    #: A list is served one text after another there, and one of a single text has another shape.
-    max_texts = 1
-    picks_port = False
-    protects_embeddings = False
+    It serves a list one text after another, and one of a single text has another shape. It answers
+    ``/health`` from 0.6.2 on; the port stays closed while the model loads.
+    """
+
+    releases = ((0, 0, 0), (0, 10, 0))
+    #: Releases up to 0.9 carry the sources of their GPU code.
+    member_mark = re.compile(r"(?:llamafile|llama\.cpp)/.*\.(?:cu|m|metal)")
+    known_bad = (
+        *OLD_LLAMAFILE_ROWS,
+        KnownBad(
+            "embeddings refused",
+            "its engine {version} refuses embeddings",
+            embeds,
+            first=(0, 8, 13),
+            last=(0, 9, 3),
+        ),
+        KnownBad("embeddings wrong", "its engine {version} gives wrong vectors", embeds, last=(0, 8, 1)),
+        KnownBad(
+            "automatic end of sequence",
+            "its engine {version} aborts on models that ask for an automatic end of sequence",
+            lambda c: c.ends_sequences,
+            first=(0, 8, 1),
+            last=(0, 9, 3),
+        ),
+    )
+    flag_notes: ClassVar = {
+        **EngineFamily.flag_notes,
+        "-np": "more than one slot gives null or swapped embeddings in engines before 0.10",
+        "-b": "can only shrink the batch here (to 512 at most): longer texts then give null embeddings",
+    }
+    loads_gpu_modules = False
+    no_batch_why = "passing a batch could only shrink it in this engine"
+    #: It cannot be told a batch and aborts on a BERT text above this.
+    fixed_batch = 512
+    one_slot = True
+    vector_space = "v1"
+    ends_sequences = False
+    cuts_full_context = True
+    counts_special_tokens = False
+    missing_routes = frozenset({"/v1/completions", "/v1/responses"})
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
-        flags = ["--server", "--nobrowser", "--host", settings.host, "--port", str(settings.port)]
-        if settings.model is not None:
-            flags += ["-m", str(settings.model)]
-        flags += ["-c", str(settings.context), "-t", str(settings.threads)]
-        if settings.role is Role.EMBED:
-            flags += ["--embedding", "-np", "1"]
-        else:
-            flags += ["-np", str(settings.slots)]
-        if settings.gpu is not None:
-            flags += ["--gpu", settings.gpu]
-        if settings.gpu_layers is not None:
-            flags += ["-ngl", str(settings.gpu_layers)]
-        if settings.alias is not None:
-            flags += ["--alias", settings.alias]
-        if settings.api_key_file is not None:
-            flags += ["--api-key-file", str(settings.api_key_file)]
-        return tuple(flags)
-
-    def health(self) -> EngineRequest:
-        """Return ``GET /health`` (0.6.2 and later); the port stays closed while the model loads."""
-        return EngineRequest("GET", "/health")
-
-    def embed(self, texts: Sequence[str]) -> EngineRequest:
-        """Return the request for one text."""
-        return json_request("/embedding", {"content": texts[0]})
+        embedding = settings.role is Role.EMBED
+        return (
+            *("--server", "--nobrowser", "--host", settings.host, "--port", str(settings.port)),
+            *given("-m", settings.model),
+            *("-c", str(settings.context), "-t", str(settings.threads)),
+            *(("--embedding", "-np", "1") if embedding else ("-np", str(settings.slots))),
+            *gpu_flags(settings),
+            *name_flags(settings),
+        )
 
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
-        """Return the vector of ``{"embedding": [...]}``; the body ``null`` is a failure under HTTP 200.
+        """Return the vector.
 
         Raises:
             EngineError: no vector, or the fixed 503 of 0.8.13 to 0.9.3, which never ends.
@@ -67,15 +87,8 @@ class V1:
                 cause="llamafile 0.8.13 to 0.9.3 refuse them in --server with a 503 that looks like 'busy'",
                 hint="run the weights on a llamafile runtime of 0.10 or later",
             )
-        body = read_json(reply)
-        if not isinstance(body, dict):
-            raise EngineError("the engine answered 200 without a vector")
-        return EngineVectors(stack_vectors([body.get("embedding")], count), None)
+        return super().read_vectors(reply, count)
 
-    def tokenize(self, text: str) -> EngineRequest:
-        """Return the request for the ids; v1 counts without special tokens."""
+    def tokenize(self, text: str, *, special: bool = True, pieces: bool = False) -> EngineRequest:
+        """Return the request for the ids, which are those without special tokens whatever is asked for."""
         return json_request("/tokenize", {"content": text})
-
-    def read_tokens(self, reply: EngineReply) -> list[int]:
-        """Return the token ids. Raises EngineError."""
-        return read_token_list(reply)

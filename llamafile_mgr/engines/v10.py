@@ -1,83 +1,68 @@
-"""llamafile from 0.10.0, which is upstream's llama.cpp server, and the embedded engine, which speaks it.
+"""llamafile from 0.10.0, which is llama.cpp's server with flags of its own.
 
-Flags: llamafile 4355126 ``llamafile/args.cpp``; llama.cpp's ``tools/server/README.md``. An ``--embedding``
-server answers embeddings only. With explicit slots the context is divided among them.
+Flags: llamafile 4355126 ``llamafile/args.cpp``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from typing import ClassVar
 
-from llamafile_mgr.catalog import Role
-from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
-from llamafile_mgr.engines.replies import read_openai_vectors, read_token_list
-from llamafile_mgr.engines.settings import LaunchSettings
-from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.engines.family import MIB
+from llamafile_mgr.engines.known_bad import LLAMAFILE_ROWS, KnownBad, on_windows
+from llamafile_mgr.engines.upstream import UpstreamServer
 
-__all__ = ["V10", "Embedded"]
+__all__ = ["V10"]
+
+_REFUSED_AFTER_10_6 = frozenset({"--mmap", "--no-mmap", "--mlock", "-dio"})
+_REFUSES = "its embedded arguments hold flags that its engine {version} refuses"
 
 
-class V10:
+class V10(UpstreamServer):
     """Rules of llamafile 0.10 and later."""
 
-    family = Family.V10
-    max_texts = 2048
-    #: Upstream's ``--port 0`` came later than the first 0.10 releases.
-    picks_port = False
-    protects_embeddings = True
-
-    def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
-        """Return the flags after the program's name."""
-        flags = ["--server", "--host", settings.host, "--port", str(settings.port)]
-        if settings.model is not None:
-            flags += ["-m", str(settings.model)]
-        flags += ["-c", str(settings.context * settings.slots), "-np", str(settings.slots)]
-        flags += ["-t", str(settings.threads)]
-        if settings.batch is not None:
-            flags += ["-b", str(settings.batch), "-ub", str(settings.batch)]
-        if settings.role is Role.EMBED:
-            flags += ["--embedding"]
-            if settings.pooling is not None:
-                flags += ["--pooling", settings.pooling.value]
-        if settings.role is Role.RERANK:
-            flags += ["--rerank", "--pooling", "rank"]
-        if settings.flash_attention is not None:
-            flags += ["-fa", "on" if settings.flash_attention else "off"]
-        if settings.prompt_cache_mib is not None:
-            flags += ["--cache-ram", str(settings.prompt_cache_mib)]
-        if settings.gpu is not None:
-            flags += ["--gpu", settings.gpu]
-        if settings.gpu_layers is not None:
-            flags += ["-ngl", str(settings.gpu_layers)]
-        if settings.alias is not None:
-            flags += ["--alias", settings.alias]
-        if settings.api_key_file is not None:
-            flags += ["--api-key-file", str(settings.api_key_file)]
-        return (*flags, "--no-webui")
-
-    def health(self) -> EngineRequest:
-        """Return ``GET /health``: 503 while loading, needs no key."""
-        return EngineRequest("GET", "/health")
-
-    def embed(self, texts: Sequence[str]) -> EngineRequest:
-        """Return the OpenAI request, vectors as base64: half the bytes of numbers and no parsing."""
-        return json_request("/v1/embeddings", {"input": list(texts), "encoding_format": "base64"})
-
-    def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
-        """Return the vectors of an OpenAI-shaped reply. Raises EngineError."""
-        return read_openai_vectors(reply, count)
-
-    def tokenize(self, text: str) -> EngineRequest:
-        """Return the request for the ids with special tokens."""
-        return json_request("/tokenize", {"content": text, "add_special": True})
-
-    def read_tokens(self, reply: EngineReply) -> list[int]:
-        """Return the token ids. Raises EngineError."""
-        return read_token_list(reply)
-
-
-class Embedded(V10):
-    """Rules of ``python -m llamafile_mgr.engines.embedded``: V10's, under another name."""
-
-    family = Family.EMBEDDED
-    picks_port = True
+    releases = ((0, 10, 0), None)
+    #: Later releases carry the libraries of their GPU code, and not its sources.
+    member_mark = re.compile(r"(?:.*/)?ggml-(?!base|blas|cpu|rpc)[a-z][^/]*\.(?:so|dll|dylib)")
+    runs_other_weights = True
+    install_hint = "llamafile-mgr pull llamafile-0.10.5"
+    reads_shell_words = True
+    #: Engines before it are documented with the bare name.
+    weights_prefix = "/zip/"
+    flag_notes: ClassVar = {
+        "-ngl": "switches off the automatic fit to the GPU's memory: too little of it ends the start",
+        "-c": "0 reserves memory for the whole training context, which can be gigabytes",
+    }
+    base_bytes = 96 * MIB
+    #: What it leaves by itself (``--fit-target``).
+    gpu_margin = 1024 * MIB
+    fits_layers = True
+    known_bad = (
+        *LLAMAFILE_ROWS,
+        KnownBad(
+            "flags that went", _REFUSES, lambda c: not UpstreamServer.refused_flags.isdisjoint(c.arguments)
+        ),
+        KnownBad(
+            "memory flags that went",
+            _REFUSES,
+            lambda c: not _REFUSED_AFTER_10_6.isdisjoint(c.arguments),
+            first=(0, 10, 7),
+        ),
+        KnownBad(
+            "slow decoding on processors",
+            "0.10.6 is many times slower on the processor (llama.cpp issues 27126 and 27084)",
+            lambda c: not c.uses_gpu,
+            first=(0, 10, 6),
+            last=(0, 10, 6),
+            slow=True,
+        ),
+        KnownBad(
+            "no GPU on Windows",
+            "0.10.0 has no GPU support on Windows",
+            lambda c: on_windows(c) and bool(c.machine.gpus),
+            first=(0, 10, 0),
+            last=(0, 10, 0),
+            slow=True,
+            no_gpu=True,
+        ),
+    )

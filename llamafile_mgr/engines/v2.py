@@ -6,73 +6,85 @@ pools the last token, has no health route and rate-limits even local clients unl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
-from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
-from llamafile_mgr.engines.replies import read_json, stack_vectors
-from llamafile_mgr.engines.settings import LaunchSettings
-from llamafile_mgr.errors import EngineError
-from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.catalog import Pooling, Role
+from llamafile_mgr.engines.family import EngineFamily
+from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
+from llamafile_mgr.engines.messages import EngineRequest, json_request
+from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags
 
 __all__ = ["V2"]
 
+#: What its generation routes read; anything else is refused by one of them or means nothing to either.
+_READ = frozenset(
+    {
+        *("model", "prompt", "messages", "echo", "stream", "stream_options", "max_tokens", "top_p"),
+        *("temperature", "seed", "presence_penalty", "frequency_penalty", "user", "stop", "response_format"),
+    }
+)
+#: Fields that change the answer: without them it would be another one than was asked for.
+_NEEDED = ("tools", "functions", "logprobs", "suffix")
 
-class V2:
+
+class V2(EngineFamily):
     """Rules of llamafiler."""
 
-    family = Family.V2
-    max_texts = 1
-    picks_port = False
-    protects_embeddings = False
+    also_in = ((0, 9, 0), (0, 9, 3))
+    also_for = frozenset({Role.EMBED})
+    own_why = "its llamafiler can do it"
+    known_bad = (
+        *OLD_LLAMAFILE_ROWS,
+        KnownBad(
+            "fixed pooling",
+            "its engine pools the last token of every model",
+            lambda c: embeds(c) and c.pooling is not Pooling.LAST,
+        ),
+    )
+    loads_gpu_modules = False
+    no_batch_why = "the engine's own is right"
+    vector_space = "v2"
+    missing_routes = frozenset({"/completion", "/detokenize", "/v1/responses"})
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name; ``--host``, ``--port`` and ``-np`` are unknown here."""
-        flags = ["--server", "--v2", "-l", f"{settings.host}:{settings.port}", "--trust", "127.0.0.1/32"]
-        if settings.model is not None:
-            flags += ["-m", str(settings.model)]
-        flags += ["-c", str(settings.context), "-s", str(settings.slots), "-t", str(settings.threads)]
-        if settings.gpu is not None:
-            flags += ["--gpu", settings.gpu]
-        if settings.gpu_layers is not None:
-            flags += ["-ngl", str(settings.gpu_layers)]
-        return tuple(flags)
+        listen = f"{settings.host}:{settings.port}"
+        return (
+            *("--server", "--v2", "-l", listen, "--trust", "127.0.0.1/32", *given("-m", settings.model)),
+            *("-c", str(settings.context), "-s", str(settings.slots), "-t", str(settings.threads)),
+            *gpu_flags(settings),
+        )
 
     def health(self) -> EngineRequest:
         """Return the cheapest request that every release answers."""
         return EngineRequest("GET", "/tokenize?prompt=x")
 
-    def embed(self, texts: Sequence[str]) -> EngineRequest:
-        """Return the request for one text."""
-        return json_request("/embedding", {"content": texts[0]})
+    def tokenize(self, text: str, *, special: bool = True, pieces: bool = False) -> EngineRequest:
+        """Return the request for the tokens; the text is called ``prompt`` here."""
+        return json_request("/tokenize", {"prompt": text, "add_special": special})
 
-    def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
-        """Return the vector.
+    def generation_body(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the body as it is taken; what would be missed is left in, so that the engine refuses it.
 
-        Raises:
-            EngineError: no vector, or a text that was cut (``tokens_used`` below ``tokens_provided``).
+        Source: ``llamafile/server/v1_completions.cpp`` and ``v1_chat_completions.cpp`` of 0.9.3, strict where
+        others are lenient: they refuse fields that they do not support even when they say nothing, and
+        contents that are no texts.
         """
-        body = read_json(reply)
-        if not isinstance(body, dict):
-            raise EngineError("the engine answered 200 without a vector")
-        used, provided = body.get("tokens_used"), body.get("tokens_provided")
-        if isinstance(used, int) and isinstance(provided, int) and used < provided:
-            raise EngineError(f"the engine read {used} of the text's {provided} tokens")
-        return EngineVectors(
-            stack_vectors([body.get("embedding")], count), used if isinstance(used, int) else None
-        )
+        sent = {key: value for key, value in body.items() if key in _READ or (key in _NEEDED and value)}
+        if "n_predict" in body:
+            sent.setdefault("max_tokens", body["n_predict"])
+        if isinstance(sent.get("messages"), list):
+            sent["messages"] = [_flatten(message) for message in sent["messages"]]
+        return sent
 
-    def tokenize(self, text: str) -> EngineRequest:
-        """Return the request for the tokens with special ones; the text is called ``prompt`` here."""
-        return json_request("/tokenize", {"prompt": text, "add_special": True})
 
-    def read_tokens(self, reply: EngineReply) -> list[int]:
-        """Return as many numbers as there are tokens: this engine tells their texts and not their ids.
-
-        Raises:
-            EngineError: no list of tokens.
-        """
-        body = read_json(reply)
-        tokens = body.get("tokens") if isinstance(body, dict) else None
-        if not isinstance(tokens, list):
-            raise EngineError("the engine's reply has no token list")
-        return list(range(len(tokens)))
+def _flatten(message: object) -> object:
+    """Join the parts of a content that consists of texts alone."""
+    parts = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(message, dict) or not isinstance(parts, list):
+        return message
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        return message
+    return {**message, "content": "".join(map(str, texts))}

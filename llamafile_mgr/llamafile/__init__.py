@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llamafile_mgr.llamafile.arguments import ArgumentSyntax, EmbeddedArguments, parse_arguments
+from llamafile_mgr.engines.arguments import ArgumentSyntax, EmbeddedArguments, parse_arguments
+from llamafile_mgr.engines.families import Family, family_of_version, parse_version
 from llamafile_mgr.llamafile.effects import ArgumentEffect, explain_arguments
-from llamafile_mgr.llamafile.family import Family, family_of_version, parse_version
 from llamafile_mgr.llamafile.gguf_facts import GgufFacts
 from llamafile_mgr.llamafile.inspection import FileFacts, FileKind, Weights, inspect_file
 from llamafile_mgr.llamafile.packing import PackResult, pack

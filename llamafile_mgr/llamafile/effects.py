@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llamafile_mgr.llamafile.arguments import EmbeddedArguments
-from llamafile_mgr.llamafile.family import Family, parse_version
+from llamafile_mgr.engines.arguments import EmbeddedArguments
+from llamafile_mgr.engines.families import Family, family_rules, parse_version
+from llamafile_mgr.engines.family import EngineFamily
 
 __all__ = ["ArgumentEffect", "explain_arguments"]
 
@@ -24,8 +25,12 @@ class ArgumentEffect:
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
-    family: Family | None
+    rules: EngineFamily | None
     version: tuple[int, int, int] | None
+
+    def note(self, flag: str) -> str | None:
+        """Return what the family has against this flag; of one that is not known, what holds for most."""
+        return (self.rules or EngineFamily).flag_notes.get(flag)
 
     def is_between(self, first: tuple[int, int, int], last: tuple[int, int, int]) -> bool:
         """Whether the version is known and within these bounds."""
@@ -40,7 +45,6 @@ class _Flag:
     names: tuple[str, ...]
     meaning: str  # "{}" is the value; a meaning without it takes none
     warn: _Warn | None = None
-    removed_in_v10: bool = False
     choices: tuple[str, ...] = ()  # words that a flag without a value takes in newer engines
 
     @property
@@ -73,12 +77,13 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or host.endswith(".sock")
 
 
-def _warn_layers(value: str, engine: _Engine) -> str | None:
-    if not value.lstrip("-").isdigit() or int(value) <= 0 or engine.family is Family.EMBEDDED:
-        return None
-    if engine.family is Family.V10:
-        return "switches off the automatic fit to the GPU's memory: too little of it ends the start"
-    return "asks for a GPU; where none is found these engines warn and run on the CPU"
+def _noted(flag: str, deserves: Callable[[str], bool]) -> _Warn:
+    """Warn of what the family has against this flag, where the value deserves it."""
+    return lambda value, engine: engine.note(flag) if deserves(value) else None
+
+
+def _above(least: int) -> Callable[[str], bool]:
+    return lambda value: value.lstrip("-").isdigit() and int(value) > least
 
 
 def _warn_mapping(value: str, engine: _Engine) -> str | None:
@@ -102,24 +107,6 @@ def _warn_embedding(value: str, engine: _Engine) -> str | None:
     return None
 
 
-def _warn_slots(value: str, engine: _Engine) -> str | None:
-    if engine.family is Family.V1 and value.isdigit() and int(value) > 1:
-        return "more than one slot gives null or swapped embeddings in engines before 0.10"
-    return None
-
-
-def _warn_batch(value: str, engine: _Engine) -> str | None:
-    if engine.family is Family.V1:
-        return "can only shrink the batch here (to 512 at most): longer texts then give null embeddings"
-    return None
-
-
-def _warn_context(value: str, engine: _Engine) -> str | None:
-    if value == "0" and engine.family is Family.V10:
-        return "0 reserves memory for the whole training context, which can be gigabytes"
-    return None
-
-
 _NETWORK = _always("fetches from the network when the engine starts")
 _WRITES = _always("writes to this place on the machine that runs it")
 _SECRET = _always("the key is readable by everyone who has this file")
@@ -133,7 +120,7 @@ _FLAGS: tuple[_Flag, ...] = (
     _Flag(("-mu", "--model-url"), "downloads the model from {}", _NETWORK),
     _Flag(("-hf", "-hfr", "--hf-repo"), "downloads the model {} from Hugging Face", _NETWORK),
     _Flag(("--host",), "listens on the address {}", _warn_host),
-    _Flag(("-l", "--listen"), "listens on {}", _warn_listen, removed_in_v10=True),
+    _Flag(("-l", "--listen"), "listens on {}", _warn_listen),
     _Flag(("--port",), "listens on port {}", _always(_OVERRIDDEN)),
     _Flag(("--path",), "serves the files of the folder {}"),
     _Flag(("--url-prefix", "--api-prefix"), "puts {} in front of every route"),
@@ -141,17 +128,21 @@ _FLAGS: tuple[_Flag, ...] = (
     _Flag(("--api-key-file",), "asks callers for a key from {}"),
     _Flag(("-to", "--timeout"), "gives up on a slow connection after {} seconds"),
     _Flag(("--server",), "starts the HTTP server", _warn_mode),
-    _Flag(("--v2",), "starts llamafiler, the second server", _warn_mode, removed_in_v10=True),
+    _Flag(("--v2",), "starts llamafiler, the second server", _warn_mode),
     _Flag(("--chat",), "starts a chat in the terminal", _warn_mode),
     _Flag(("--cli",), "runs once on the command line", _warn_mode),
-    _Flag(("--nobrowser",), "opens no browser", removed_in_v10=True),
+    _Flag(("--nobrowser",), "opens no browser"),
     _Flag(("--unsecure",), "switches the sandbox off", _always("a flaw in the engine then has free hands")),
     _Flag(("--rpc",), "sends work to other machines: {}", _always("leaves this machine")),
     _Flag(("--tools",), "lets the model use the tools {}", _always("the model acts on this machine")),
-    _Flag(("-c", "--ctx-size"), "keeps {} tokens of context", _warn_context),
-    _Flag(("-b", "--batch-size"), "takes at most {} tokens at once", _warn_batch),
+    _Flag(("-c", "--ctx-size"), "keeps {} tokens of context", _noted("-c", lambda value: value == "0")),
+    _Flag(("-b", "--batch-size"), "takes at most {} tokens at once", _noted("-b", lambda value: True)),
     _Flag(("-ub", "--ubatch-size"), "computes at most {} tokens at once"),
-    _Flag(("-np", "--parallel"), "serves {} requests at a time", _warn_slots),
+    _Flag(
+        ("-np", "--parallel"),
+        "serves {} requests at a time",
+        _noted("-np", _above(1)),
+    ),
     _Flag(("-s", "--slots-number"), "keeps {} slots"),
     _Flag(("-w", "--workers"), "runs {} workers"),
     _Flag(("-cb", "--cont-batching"), "lets requests join a running batch"),
@@ -159,7 +150,7 @@ _FLAGS: tuple[_Flag, ...] = (
         ("-t", "--threads"), "computes on {} threads", _always("fits one machine; leave it to the planner")
     ),
     _Flag(("-tb", "--threads-batch"), "reads prompts on {} threads"),
-    _Flag(("-ngl", "--gpu-layers", "--n-gpu-layers"), "puts {} layers on the GPU", _warn_layers),
+    _Flag(("-ngl", "--gpu-layers", "--n-gpu-layers"), "puts {} layers on the GPU", _noted("-ngl", _above(0))),
     _Flag(
         ("--gpu",),
         "computes on {}",
@@ -181,12 +172,12 @@ _FLAGS: tuple[_Flag, ...] = (
     _Flag(("--embd-normalize",), "scales vectors by norm {}"),
     _Flag(("--rerank", "--reranking"), "answers reranking requests"),
     _Flag(("--no-warmup",), "skips the first trial run"),
-    _Flag(("--fast",), "prefers speed over exact results", removed_in_v10=True),
-    _Flag(("--precise",), "prefers exact results over speed", removed_in_v10=True),
-    _Flag(("--trap",), "stops at arithmetic errors", removed_in_v10=True),
-    _Flag(("--recompile",), "builds the GPU code anew at each start", removed_in_v10=True),
-    _Flag(("--nocompile",), "never builds GPU code", removed_in_v10=True),
-    _Flag(("--tinyblas",), "uses the built-in GPU routines", removed_in_v10=True),
+    _Flag(("--fast",), "prefers speed over exact results"),
+    _Flag(("--precise",), "prefers exact results over speed"),
+    _Flag(("--trap",), "stops at arithmetic errors"),
+    _Flag(("--recompile",), "builds the GPU code anew at each start"),
+    _Flag(("--nocompile",), "never builds GPU code"),
+    _Flag(("--tinyblas",), "uses the built-in GPU routines"),
     _Flag(("--nologo",), "prints no logo"),
     _Flag(("--ascii",), "prints plain characters only"),
     _Flag(("--log-disable",), "writes no log"),
@@ -225,7 +216,7 @@ def explain_arguments(
 
     ``members``: the names in the file's ZIP; a model that is none of them is called out.
     """
-    engine = _Engine(family, parse_version(version) if version else None)
+    engine = _Engine(family_rules(family) if family else None, parse_version(version) if version else None)
     effects: list[ArgumentEffect] = []
     for part in (embedded.arguments, embedded.after):
         at = 0
@@ -262,7 +253,7 @@ def _explain_at(
 
 
 def _warning(flag: _Flag, value: str, engine: _Engine) -> str | None:
-    if flag.removed_in_v10 and engine.family in (Family.V10, Family.EMBEDDED):
+    if engine.rules is not None and engine.rules.refused_flags.intersection(flag.names):
         return "this engine does not know it and refuses to start"
     return flag.warn(value, engine) if flag.warn else None
 

@@ -16,7 +16,7 @@ _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 _U32_MAX = (1 << 32) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GgufFacts:
     """The model's own figures.
 
@@ -29,35 +29,35 @@ class GgufFacts:
     """
 
     version: int
-    architecture: str | None
-    name: str | None
-    kind: str | None
-    context_length: int | None
-    embedding_length: int | None
-    block_count: int | None
-    head_count: int | None
-    head_count_kv: int | None
-    key_length: int | None
-    value_length: int | None
-    feed_forward_length: int | None
-    sliding_window: int | None
-    vocab_size: int | None
-    expert_count: int | None
-    expert_used_count: int | None
-    pooling: str | None
-    causal: bool | None
-    tokenizer_model: str | None
-    add_bos: bool | None
-    add_eos: bool | None
-    bos_id: int | None
-    eos_id: int | None
-    has_chat_template: bool
-    file_type: int | None
-    quantisation: str | None
-    parameters: int
-    tensor_bytes: int
-    tensor_count: int
-    split: tuple[int, int] | None
+    architecture: str | None = None
+    name: str | None = None
+    kind: str | None = None
+    context_length: int | None = None
+    embedding_length: int | None = None
+    block_count: int | None = None
+    head_count: int | None = None
+    head_count_kv: int | None = None
+    key_length: int | None = None
+    value_length: int | None = None
+    feed_forward_length: int | None = None
+    sliding_window: int | None = None
+    vocab_size: int | None = None
+    expert_count: int | None = None
+    expert_used_count: int | None = None
+    pooling: str | None = None
+    causal: bool | None = None
+    tokenizer_model: str | None = None
+    add_bos: bool | None = None
+    add_eos: bool | None = None
+    bos_id: int | None = None
+    eos_id: int | None = None
+    has_chat_template: bool = False
+    file_type: int | None = None
+    quantisation: str | None = None
+    parameters: int = 0
+    tensor_bytes: int = 0
+    tensor_count: int = 0
+    split: tuple[int, int] | None = None
 
     @property
     def is_projector(self) -> bool:

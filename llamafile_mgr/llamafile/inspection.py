@@ -12,10 +12,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from llamafile_mgr.engines.arguments import (
+    ARGUMENTS_MEMBER,
+    MAX_ARGUMENT_BYTES,
+    ArgumentSyntax,
+    EmbeddedArguments,
+    parse_arguments,
+)
+from llamafile_mgr.engines.families import (
+    Family,
+    family_of_head,
+    family_of_members,
+    family_of_version,
+    family_rules,
+    parse_version,
+)
 from llamafile_mgr.errors import InvalidFileError
-from llamafile_mgr.llamafile.arguments import EmbeddedArguments, parse_arguments, syntax_of_engine
 from llamafile_mgr.llamafile.byte_source import ByteSource, WorkBudget, open_source
-from llamafile_mgr.llamafile.family import Family, family_of_version, parse_version
 from llamafile_mgr.llamafile.gguf_facts import GgufFacts, read_gguf
 from llamafile_mgr.llamafile.gguf_header import MAGIC
 from llamafile_mgr.llamafile.zip_directory import (
@@ -28,18 +41,13 @@ from llamafile_mgr.llamafile.zip_directory import (
     require_unique,
 )
 
-__all__ = ["ARGUMENTS_MEMBER", "EMBEDDED_MARKER", "FileFacts", "FileKind", "Weights", "inspect_file"]
-
-ARGUMENTS_MEMBER = ".args"
-#: Bytes in the head of a launcher of ours.
-EMBEDDED_MARKER = b"llamafile_mgr.engines.embedded"
+__all__ = ["FileFacts", "FileKind", "Weights", "inspect_file", "syntax_of_engine"]
 
 #: First bytes of an APE program, and of what ``--assimilate`` makes of one.
 _APE_HEADS = (b"MZqFpD", b"jartsr", b"MZ")
 _NATIVE_HEADS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 _ZIP_HEAD = b"PK\x03\x04"
 
-_MAX_ARGUMENT_BYTES = 256 << 10
 _MAX_SCANNED_BYTES = 128 << 20
 _SCAN_CHUNK_BYTES = 4 << 20
 _SCAN_OVERLAP_BYTES = 64
@@ -52,8 +60,8 @@ _MAX_MENTIONS = 50_000
 
 _MENTION = b"llamafile"
 _VERSION = re.compile(rb"llamafile(?:r|-server|-main)? v(\d{1,3}\.\d{1,3}\.\d{1,3})(?!\.?\d)")
-_GPU_MODULE = re.compile(r"(?:.*/)?ggml-(?:cuda|rocm|vulkan|metal)[^/]*\.(?:so|dll|dylib)")
-_GPU_SOURCE = re.compile(r"(?:llamafile|llama\.cpp)/.*\.(?:cu|m|metal)")
+#: Libraries of ggml beside those that every engine has.
+_GPU_MODULE = re.compile(r"(?:.*/)?ggml-(?!base|blas|cpu|rpc)[a-z][^/]*\.(?:so|dll|dylib)")
 
 
 class FileKind(StrEnum):
@@ -157,14 +165,15 @@ class _Head:
     """What the bytes in front of the ZIP tell."""
 
     version: str | None
-    is_ours: bool
+    family: Family | None
     has_local_header: bool
 
 
 def _scan_head(source: ByteSource, size: int) -> _Head:
-    """Search the head, its first 128 MiB at most, for the version and for our own mark."""
+    """Search the head, its first 128 MiB at most, for the version and for the mark of a family."""
     versions: Counter[str] = Counter()
-    is_ours = has_local_header = False
+    family: Family | None = None
+    has_local_header = False
     mentions = _MAX_MENTIONS
     end = min(size, _MAX_SCANNED_BYTES)
     at = 0
@@ -172,12 +181,12 @@ def _scan_head(source: ByteSource, size: int) -> _Head:
         window = source.read_at(at, min(_SCAN_CHUNK_BYTES + _SCAN_OVERLAP_BYTES, end - at))
         found, mentions = _versions_in(window, mentions)
         versions.update(found)
-        is_ours = is_ours or EMBEDDED_MARKER in window
+        family = family or family_of_head(window)
         has_local_header = has_local_header or _ZIP_HEAD in window
         at += _SCAN_CHUNK_BYTES
     # A page in the help may name another release: the program names its own most often.
     best = max(versions, key=lambda text: (versions[text], parse_version(text) or ()), default=None)
-    return _Head(best, is_ours, has_local_header)
+    return _Head(best, family, has_local_header)
 
 
 def _versions_in(window: bytes, mentions: int) -> tuple[list[str], int]:
@@ -194,20 +203,18 @@ def _versions_in(window: bytes, mentions: int) -> tuple[list[str], int]:
 
 
 def _launcher_alone(path: Path, source: ByteSource, head: _Head) -> FileFacts:
-    """Accept a head without a ZIP only where that is how it is made: our own launcher."""
-    if not head.is_ours or head.has_local_header:
+    """Accept a head without a ZIP only where that is how it is made: a launcher of this package's own."""
+    if head.family is None or head.has_local_header:
         raise InvalidFileError(
             "it has no ZIP directory at its end: it is truncated, or no llamafile", hint="pull it again"
         )
-    return FileFacts(
-        path, source.size, FileKind.RUNTIME, head.version, Family.EMBEDDED, head_size=source.size
-    )
+    return FileFacts(path, source.size, FileKind.RUNTIME, head.version, head.family, head_size=source.size)
 
 
 def _inspect_engine(path: Path, source: ByteSource, directory: ZipDirectory, head: _Head) -> FileFacts:
     weights = _read_weights(source, directory)
     modules = tuple(m.name for m in directory.members if _GPU_MODULE.fullmatch(m.name))
-    family = _family(head, directory, modules)
+    family = _family(head, directory)
     if not weights and family is None:
         raise InvalidFileError("it is a program with a ZIP, but it holds neither weights nor a known engine")
     used = {ARGUMENTS_MEMBER, *(entry.member for entry in weights)}
@@ -227,15 +234,20 @@ def _inspect_engine(path: Path, source: ByteSource, directory: ZipDirectory, hea
     )
 
 
-def _family(head: _Head, directory: ZipDirectory, modules: tuple[str, ...]) -> Family | None:
-    if head.is_ours:
-        return Family.EMBEDDED
+def _family(head: _Head, directory: ZipDirectory) -> Family | None:
+    if head.family is not None:
+        return head.family
     if head.version is not None:
         return family_of_version(head.version)
-    # Releases up to 0.9 carry the sources of their GPU code, later ones the libraries alone.
-    if any(_GPU_SOURCE.fullmatch(member.name) for member in directory.members):
-        return Family.V1
-    return Family.V10 if modules else None
+    return family_of_members(member.name for member in directory.members)
+
+
+def syntax_of_engine(version: str | None, family: Family | None) -> ArgumentSyntax | None:
+    """Return how this engine reads its ``.args``, None when too little is known about it."""
+    numbers = parse_version(version) if version else None
+    if numbers is not None:
+        return ArgumentSyntax.SHELL if numbers >= (0, 8, 17) else ArgumentSyntax.LINES
+    return ArgumentSyntax.SHELL if family and family_rules(family).reads_shell_words else None
 
 
 def _is_weights(member: ZipMember) -> bool:
@@ -272,5 +284,5 @@ def _read_arguments(
     if not members:
         return None
     require_unique(directory, members)
-    data = read_small_member(source, members[0], _MAX_ARGUMENT_BYTES)
+    data = read_small_member(source, members[0], MAX_ARGUMENT_BYTES)
     return parse_arguments(data.decode("utf-8", "replace"), syntax_of_engine(version, family))

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from llamafile_mgr.engines.arguments import ARGUMENTS_MEMBER, format_arguments
+from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 from llamafile_mgr.files import disk_error, replacing
-from llamafile_mgr.llamafile.arguments import format_arguments, syntax_of_engine
 from llamafile_mgr.llamafile.byte_source import ByteSource, open_source
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.llamafile.inspection import (
-    ARGUMENTS_MEMBER,
     FileFacts,
     FileKind,
     Weights,
     inspect_file,
+    syntax_of_engine,
 )
 from llamafile_mgr.llamafile.zip_directory import ZipDirectory, read_directory
 from llamafile_mgr.llamafile.zip_records import (
@@ -165,8 +165,7 @@ def _complete_arguments(
     arguments: Sequence[str], family: Family | None, inputs: Sequence[_Input]
 ) -> list[str]:
     """Put the model, and a projector if there is one, in front of the caller's arguments."""
-    # Engines before 0.10 are documented with the bare name, later ones with the path in the ZIP.
-    prefix = "/zip/" if family in (Family.V10, Family.EMBEDDED) else ""
+    prefix = family_rules(family).weights_prefix if family else ""
     models = [item for item in inputs if not item.weights.gguf.is_projector]
     projectors = [item for item in inputs if item.weights.gguf.is_projector]
     completed: list[str] = []

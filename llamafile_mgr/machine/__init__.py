@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llamafile_mgr.machine.checks import diagnose, failures
 from llamafile_mgr.machine.detection import detect_machine
-from llamafile_mgr.machine.entries import Cpu, Gpu, GpuVendor, Machine, Memory, System
+from llamafile_mgr.machine.entries import Cpu, Gpu, Machine, Memory, System
 from llamafile_mgr.machine.findings import Check, Outcome
 from llamafile_mgr.machine.launch import LaunchFacts, PlaceFacts, PlaceRole, PortFacts, launch_facts
 from llamafile_mgr.machine.snapshot import read_snapshot
@@ -13,7 +13,6 @@ __all__ = [
     "Check",
     "Cpu",
     "Gpu",
-    "GpuVendor",
     "LaunchFacts",
     "Machine",
     "Memory",

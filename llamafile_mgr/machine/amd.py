@@ -1,37 +1,26 @@
 """AMD GPUs: the kernel's compute topology (KFD), the driver's memory files, and ``rocm-smi`` for names.
 
-Parsers over text; ``linux_gpu.py`` reads the files.
+The parsers and ``with_smi`` are pure.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from llamafile_mgr.machine.reading import whole_number
+from llamafile_mgr.machine.gpu_vendor import DrmCard, GpuBackend, GpuVendor
+from llamafile_mgr.machine.reading import read_text, run_tool, whole_number
+from llamafile_mgr.machine.vulkan import VULKAN_FIX
 
-__all__ = ["INTEGRATED_TARGETS", "SmiCard", "gfx_name", "parse_kfd_properties", "parse_rocm_smi"]
+__all__ = ["AMD", "SmiCard", "gfx_name", "parse_kfd_properties", "parse_rocm_smi", "with_smi"]
 
 #: Compute targets that AMD builds into processors: their memory is main memory. (Raven, Renoir, Van Gogh,
 #: Rembrandt, Raphael, Mendocino, Phoenix, Strix, Strix Halo, Krackan.)
-INTEGRATED_TARGETS = frozenset(
-    f"gfx{n}"
-    for n in (
-        "902",
-        "909",
-        "90c",
-        "1013",
-        "1033",
-        "1035",
-        "1036",
-        "1037",
-        "1103",
-        "1150",
-        "1151",
-        "1152",
-        "1153",
-    )
-)
+_INTEGRATED = re.compile(r"gfx(?:902|909|90c|1013|103[3567]|1103|115[0-3])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +84,74 @@ def _named(fields: dict[str, str], *keys: str) -> str | None:
         if value and value != "N/A" and not value.startswith("0x"):
             return value
     return None
+
+
+def with_smi(card: DrmCard, smi: SmiCard | None) -> DrmCard:
+    """Return the card with what ``rocm-smi`` adds to the kernel's files, and what its target tells."""
+    target = card.target or (smi.target if smi else None)
+    if smi is not None:
+        total = card.vram_total if card.vram_total is not None else smi.memory_total
+        used = card.vram_used if card.vram_used is not None else smi.memory_used
+        card = replace(card, name=card.name or smi.name, vram_total=total, vram_used=used)
+    return replace(
+        card,
+        target=target,
+        integrated=_INTEGRATED.fullmatch(target or "") is not None,
+        direct=card.direct and target is not None,
+    )
+
+
+def _inspect_cards(cards: Sequence[DrmCard], sys_root: Path, dev_root: Path) -> list[DrmCard]:
+    targets = _kfd_targets(sys_root)
+    compute = (dev_root / "kfd").exists()
+    found = []
+    for card in cards:
+        device = sys_root / "class/drm" / card.card / "device"
+        found.append(
+            replace(
+                card,
+                name=(read_text(device / "product_name") or "").strip() or None,
+                target=targets.get(card.render or ""),
+                vram_total=whole_number(read_text(device / "mem_info_vram_total")),
+                vram_used=whole_number(read_text(device / "mem_info_vram_used")),
+                mapped_total=whole_number(read_text(device / "mem_info_gtt_total")),
+                mapped_used=whole_number(read_text(device / "mem_info_gtt_used")),
+                direct=compute and card.node,
+            )
+        )
+    smi: dict[str, SmiCard] = {}
+    if any(card.name is None for card in found):
+        tool = shutil.which("rocm-smi") or "/opt/rocm/bin/rocm-smi"
+        text = run_tool([tool, "--showproductname", "--showmeminfo", "vram", "--json"], timeout_seconds=5.0)
+        smi = parse_rocm_smi(text or "")
+    return [with_smi(card, smi.get(card.card)) for card in found]
+
+
+def _kfd_targets(sys_root: Path) -> dict[str, str]:
+    """Return render node -> ``gfx`` name over the nodes of KFD's topology."""
+    found = {}
+    for path in sorted((sys_root / "class/kfd/kfd/topology/nodes").glob("*/properties")):
+        properties = parse_kfd_properties(read_text(path) or "")
+        target = gfx_name(properties.get("gfx_target_version", 0))
+        if target and properties.get("drm_render_minor"):
+            found[f"renderD{properties['drm_render_minor']}"] = target
+    return found
+
+
+AMD = GpuVendor(
+    name="amd",
+    fix=f"install ROCm for it, or {VULKAN_FIX}",
+    pci=(0x1002, 0x1022),
+    marks=("amd", "radeon"),
+    container="--device /dev/dri --device /dev/kfd",
+    backend=GpuBackend(
+        word="amd",
+        module="ggml-rocm",
+        in_old_engines=True,
+        hiding="HIP_VISIBLE_DEVICES",
+        also_hiding=("ROCR_VISIBLE_DEVICES",),
+        variables=("HSA_OVERRIDE_GFX_VERSION",),
+    ),
+    inspect_cards=_inspect_cards,
+    devices=("kfd",),
+)

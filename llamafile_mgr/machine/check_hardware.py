@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llamafile_mgr.machine.entries import GpuVendor, Machine
+from llamafile_mgr.machine.entries import Gpu, Machine
 from llamafile_mgr.machine.findings import Check, failed, gib, passed, warned
+from llamafile_mgr.machine.gpu_vendor import NO_SUPPORT
 from llamafile_mgr.machine.launch import LaunchFacts
+from llamafile_mgr.machine.vendors import find_vendor
 
 __all__ = ["check_cores", "check_features", "check_gpus", "check_memory"]
 
@@ -16,7 +18,6 @@ _LEAST_MEMORY = 256 * _MIB
 #: mxbai-embed-large-v1, the post's small choice, needs 0.7 GB for its weights, plus buffers and the proxy.
 _COMFORTABLE_MEMORY = 2 * _GIB
 _HOST_CPU = "in a virtual machine pass the host's processor through (QEMU: -cpu host)"
-_VULKAN = "its Vulkan driver with vulkaninfo (mesa-vulkan-drivers, vulkan-tools)"
 
 
 def check_features(machine: Machine, facts: LaunchFacts) -> Iterator[Check]:
@@ -120,9 +121,7 @@ def check_gpus(machine: Machine, facts: LaunchFacts) -> Iterator[Check]:
         if gpu.backend is not None:
             yield passed("gpu", f"{finding}, --gpu {gpu.backend}")
         else:
-            yield warned(
-                "gpu", f"{finding}, not usable", "models run on the processor", _gpu_fix(gpu.vendor, machine)
-            )
+            yield warned("gpu", f"{finding}, not usable", "models run on the processor", _fix(gpu, machine))
     if facts.gpu_nodes_denied:
         yield warned(
             "gpu-access",
@@ -140,11 +139,9 @@ def check_gpus(machine: Machine, facts: LaunchFacts) -> Iterator[Check]:
         )
 
 
-def _gpu_fix(vendor: GpuVendor, machine: Machine) -> str:
+def _fix(gpu: Gpu, machine: Machine) -> str:
+    vendor = find_vendor(gpu.vendor)
     if machine.container:
-        return "pass it into the container (docker run --gpus all, or --device /dev/dri --device /dev/kfd)"
-    return {
-        GpuVendor.NVIDIA: "install NVIDIA's driver, so that nvidia-smi lists the GPU",
-        GpuVendor.AMD: f"install ROCm for it, or {_VULKAN}",
-        GpuVendor.INTEL: f"install {_VULKAN}",
-    }.get(vendor, "no engine has support for it")
+        options = vendor.container if vendor is not None else "--device /dev/dri"
+        return f"pass it into the container (docker run {options})"
+    return vendor.fix if vendor is not None else NO_SUPPORT

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Cpu", "Gpu", "GpuVendor", "Machine", "Memory", "System"]
+__all__ = ["OTHER_VENDOR", "Cpu", "Gpu", "Machine", "Memory", "System"]
 
 
 class System(StrEnum):
@@ -22,14 +22,8 @@ class System(StrEnum):
     OTHER = "other"
 
 
-class GpuVendor(StrEnum):
-    """Who made a GPU."""
-
-    NVIDIA = "nvidia"
-    AMD = "amd"
-    APPLE = "apple"
-    INTEL = "intel"
-    OTHER = "other"
+#: The vendor of a GPU whose maker is not in the table of ``vendors.py``.
+OTHER_VENDOR = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +98,14 @@ class Memory:
 class Gpu:
     """One GPU.
 
-    ``index``: its number in the backend's own order (``CUDA_VISIBLE_DEVICES``, ``HIP_VISIBLE_DEVICES``).
+    ``vendor``: a name of the table in ``vendors.py``, or ``OTHER_VENDOR``. ``index``: its number in the order
+    of its backend's hiding variable.
     ``memory_total``, ``memory_free``: of a dedicated GPU its own memory; of a ``unified`` one the share of
-    main memory that it may use, where something tells. ``compute_capability``: ``8.9`` (NVIDIA) or
-    ``gfx1100`` (AMD). ``backend``: the word for ``--gpu``, ``None`` when no engine can use it.
+    main memory that it may use, where something tells. ``compute_capability``: as its vendor counts, such as
+    ``8.9`` or ``gfx1100``. ``backend``: the word for ``--gpu``, ``None`` when no engine can use it.
     """
 
-    vendor: GpuVendor
+    vendor: str
     name: str
     index: int | None = None
     memory_total: int | None = None

@@ -20,6 +20,7 @@ from pathlib import Path
 from llamafile_mgr.machine import library
 from llamafile_mgr.machine.binfmt import BinfmtHandler, read_handlers
 from llamafile_mgr.machine.reading import run_tool
+from llamafile_mgr.machine.vendors import gpu_files, hiding_variables
 from llamafile_mgr.paths import Paths
 
 __all__ = ["SHELL_TOOLS", "LaunchFacts", "PlaceFacts", "PlaceRole", "PortFacts", "launch_facts"]
@@ -27,13 +28,6 @@ __all__ = ["SHELL_TOOLS", "LaunchFacts", "PlaceFacts", "PlaceRole", "PortFacts",
 
 #: Programs that the script at the head of every llamafile calls.
 SHELL_TOOLS = ("sh", "uname", "dd", "gzip", "chmod", "mv", "mkdir")
-#: Variables that hide GPUs from engines.
-_GPU_VARIABLES = (
-    "CUDA_VISIBLE_DEVICES",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "GGML_VK_VISIBLE_DEVICES",
-)
 
 
 class PlaceRole(StrEnum):
@@ -109,7 +103,7 @@ def launch_facts(paths: Paths, *, port: int = 8080, environ: Mapping[str, str] |
         page_size=mmap.PAGESIZE,
         xcode_tools=_xcode_tools() if sys.platform == "darwin" else None,
         gpu_nodes_denied=_denied_nodes(Path("/dev")),
-        gpu_variables=tuple((name, env[name]) for name in _GPU_VARIABLES if name in env),
+        gpu_variables=tuple((name, env[name]) for name in hiding_variables() if name in env),
     )
 
 
@@ -202,9 +196,4 @@ def _xcode_tools() -> bool:
 
 
 def _denied_nodes(dev_root: Path) -> tuple[str, ...]:
-    nodes = [
-        dev_root / "kfd",
-        *sorted((dev_root / "dri").glob("renderD*")),
-        *sorted(dev_root.glob("nvidia[0-9]*")),
-    ]
-    return tuple(str(node) for node in nodes if node.exists() and not os.access(node, os.R_OK | os.W_OK))
+    return tuple(str(node) for node in gpu_files(dev_root) if not os.access(node, os.R_OK | os.W_OK))

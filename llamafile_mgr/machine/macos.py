@@ -11,9 +11,10 @@ import platform
 import re
 from collections.abc import Mapping
 
-from llamafile_mgr.machine.entries import Cpu, Gpu, GpuVendor, Machine, Memory, System
+from llamafile_mgr.machine.entries import OTHER_VENDOR, Cpu, Gpu, Machine, Memory, System
 from llamafile_mgr.machine.features import select_features
 from llamafile_mgr.machine.reading import run_tool, whole_number
+from llamafile_mgr.machine.vendors import vendor_of_text
 
 __all__ = [
     "build_cpu",
@@ -124,7 +125,7 @@ def parse_displays(text: str, wired_limit: int | None = None) -> tuple[Gpu, ...]
     """Read ``system_profiler SPDisplaysDataType -json``.
 
     ``wired_limit``: bytes that the user lets the GPU take (``iogpu.wired_limit_mb``); without it macOS
-    decides, and says so only to Metal programs. Engines use the GPU of Apple silicon alone.
+    decides, and says so only to Metal programs. Engines use the GPUs alone whose support is built in.
     """
     try:
         entries = json.loads(text)["SPDisplaysDataType"]
@@ -143,20 +144,17 @@ def parse_displays(text: str, wired_limit: int | None = None) -> tuple[Gpu, ...]
 
 
 def _display(entry: Mapping[str, object], name: str, wired_limit: int | None) -> Gpu:
-    maker = f"{entry.get('spdisplays_vendor', '')} {name}".lower()
-    if "apple" in maker:
-        return Gpu(GpuVendor.APPLE, name, 0, memory_total=wired_limit, unified=True, backend="apple")
-    vendor = GpuVendor.OTHER
-    for word, candidate in (("nvidia", GpuVendor.NVIDIA), ("amd", GpuVendor.AMD), ("radeon", GpuVendor.AMD)):
-        vendor = candidate if word in maker else vendor
-    vendor = GpuVendor.INTEL if "intel" in maker else vendor
+    vendor = vendor_of_text(f"{entry.get('spdisplays_vendor', '')} {name}".lower())
+    maker, backend = (vendor.name, vendor.backend) if vendor is not None else (OTHER_VENDOR, None)
+    if backend is not None and backend.module is None:
+        return Gpu(maker, name, 0, memory_total=wired_limit, unified=True, backend=backend.word)
     shared = entry.get("spdisplays_vram_shared") or entry.get("_spdisplays_vram_shared")
     own = entry.get("spdisplays_vram") or entry.get("_spdisplays_vram")
     return Gpu(
-        vendor=vendor,
+        vendor=maker,
         name=name,
         memory_total=_size(str(shared or own or "")),
-        unified=bool(shared) or vendor is GpuVendor.INTEL,
+        unified=bool(shared) or (vendor is not None and vendor.integrated(name)),
     )
 
 

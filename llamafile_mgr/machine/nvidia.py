@@ -8,10 +8,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from llamafile_mgr.machine.entries import Gpu, GpuVendor
+from llamafile_mgr.machine.entries import Gpu
+from llamafile_mgr.machine.gpu_vendor import GpuBackend, GpuVendor
 from llamafile_mgr.machine.reading import run_tool, whole_number
 
-__all__ = ["find_nvidia", "parse_smi"]
+__all__ = ["NVIDIA", "find_nvidia", "parse_smi"]
 
 _FIELDS = ("index", "name", "memory.total", "memory.free", "driver_version")
 #: Where the tool lies when PATH does not say: WSL mounts it there, Windows drivers install it there.
@@ -57,18 +58,22 @@ def _gpu(
     driver: str | None,
     capability: str | None,
 ) -> Gpu:
-    lowered = name.lower()
     return Gpu(
-        vendor=GpuVendor.NVIDIA,
+        vendor=NVIDIA.name,
         name=name,
         index=index,
         memory_total=total,
         memory_free=free,
-        unified=any(word in lowered for word in _INTEGRATED),
+        unified=_shares_memory(name),
         compute_capability=capability,
         driver=driver,
-        backend="nvidia",
+        backend=_CUDA.word,
     )
+
+
+def _shares_memory(name: str) -> bool:
+    lowered = name.lower()
+    return any(word in lowered for word in _INTEGRATED)
 
 
 def _known(cell: str) -> str | None:
@@ -136,3 +141,28 @@ def _text(value: object) -> str | None:
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     return value if isinstance(value, str) else None
+
+
+_CUDA = GpuBackend(
+    word="nvidia",
+    module="ggml-cuda",
+    in_old_engines=True,
+    hiding="CUDA_VISIBLE_DEVICES",
+    variables=("CUDA_DEVICE_ORDER",),
+    # CUDA numbers the fastest first unless it is told to number them as the driver does.
+    numbering=(("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),),
+)
+NVIDIA = GpuVendor(
+    name="nvidia",
+    fix="install NVIDIA's driver, so that nvidia-smi lists the GPU",
+    pci=(0x10DE,),
+    marks=("nvidia",),
+    container="--gpus all",
+    backend=_CUDA,
+    integrated=_shares_memory,
+    quick_unified=True,
+    probe=find_nvidia,
+    devices=("nvidia[0-9]*",),
+    helpers=("nvidia*", "nvidia-caps/*"),
+    late=("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"),
+)

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["read_text", "run_tool", "whole_number"]
+__all__ = ["hex_number", "read_text", "run_tool", "whole_number"]
 
 #: Longest text taken from a file or tool; the largest real one, /proc/cpuinfo of 1,000 CPUs, has 1.5 MB.
 _LIMIT = 8 * 1024 * 1024
@@ -30,6 +30,14 @@ def whole_number(text: str | None) -> int | None:
     """Return the number that a text of plain digits says, ``None`` for anything else or an absurd length."""
     text = (text or "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
+
+
+def hex_number(text: str | None) -> int | None:
+    """Return the number that a text of hexadecimal digits says, ``None`` for anything else."""
+    try:
+        return int(text or "", 16)
+    except ValueError:
+        return None
 
 
 def run_tool(argv: Sequence[str], timeout_seconds: float = 3.0) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError, NotFoundError
 from llamafile_mgr.machine.entries import Cpu, Machine, Memory
+from llamafile_mgr.machine.vendors import vendor_names
 
 __all__ = ["SNAPSHOT_VERSION", "machine_from_dict", "machine_to_dict", "read_snapshot"]
 
@@ -47,6 +48,10 @@ def machine_from_dict(data: Mapping[str, object]) -> Machine:
     record = _load_record({k: v for k, v in data.items() if k != "version"}, Machine, "machine")
     if not isinstance(record, Machine):  # _load_record returns an instance of the class it is given
         raise TypeError(record)
+    for gpu in record.gpus:
+        if gpu.vendor not in vendor_names():
+            words = ", ".join(vendor_names())
+            raise ConfigError(f"the vendor of a GPU is {gpu.vendor!r}, not one of {words}", hint=_HINT)
     return record
 
 

@@ -1,41 +1,40 @@
-"""GPUs that only Vulkan tells of: ``vulkaninfo --summary``, which gives names and kinds, no memory."""
+"""GPUs of any maker through Vulkan: ``vulkaninfo --summary``, which gives names and kinds, no memory."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from llamafile_mgr.machine.entries import GpuVendor
+from llamafile_mgr.machine.gpu_vendor import GpuBackend
+from llamafile_mgr.machine.reading import hex_number, run_tool
 
-__all__ = ["VulkanDevice", "parse_vulkan_summary", "vendor_of_pci"]
+__all__ = ["VULKAN", "VULKAN_FIX", "VulkanDevice", "list_vulkan_devices", "parse_vulkan_summary"]
 
-#: PCI vendor number -> maker.
-_VENDORS = {
-    0x10DE: GpuVendor.NVIDIA,
-    0x1002: GpuVendor.AMD,
-    0x1022: GpuVendor.AMD,
-    0x106B: GpuVendor.APPLE,
-    0x8086: GpuVendor.INTEL,
-}
+VULKAN = GpuBackend("vulkan", module="ggml-vulkan", hiding="GGML_VK_VISIBLE_DEVICES")
+#: What gives engines a GPU through Vulkan.
+VULKAN_FIX = "its Vulkan driver with vulkaninfo (mesa-vulkan-drivers, vulkan-tools)"
 _DEVICE = re.compile(r"^GPU([0-9]{1,4}):\s*$")
 
 
 @dataclass(frozen=True, slots=True)
 class VulkanDevice:
-    """One device; ``integrated``: it shares main memory, ``software``: it is the processor in disguise."""
+    """One device; ``vendor_id``: the PCI vendor number, 0 when nothing tells. ``integrated``: it shares main
+    memory, ``software``: it is the processor in disguise.
+    """
 
     index: int
     name: str
-    vendor: GpuVendor
+    vendor_id: int
     device_id: int | None
     integrated: bool
     software: bool
     driver: str | None
 
 
-def vendor_of_pci(number: int) -> GpuVendor:
-    """Return the maker of a PCI vendor number."""
-    return _VENDORS.get(number, GpuVendor.OTHER)
+def list_vulkan_devices() -> tuple[VulkanDevice, ...]:
+    """Return the GPUs that ``vulkaninfo`` lists, none when it is missing or late."""
+    devices = parse_vulkan_summary(run_tool(["vulkaninfo", "--summary"], timeout_seconds=5.0) or "")
+    return tuple(device for device in devices if not device.software)
 
 
 def parse_vulkan_summary(text: str) -> tuple[VulkanDevice, ...]:
@@ -57,16 +56,9 @@ def _device(index: int, fields: dict[str, str]) -> VulkanDevice:
     return VulkanDevice(
         index=index,
         name=fields["deviceName"],
-        vendor=vendor_of_pci(_hex(fields.get("vendorID")) or 0),
-        device_id=_hex(fields.get("deviceID")),
+        vendor_id=hex_number(fields.get("vendorID")) or 0,
+        device_id=hex_number(fields.get("deviceID")),
         integrated=kind.endswith("INTEGRATED_GPU"),
         software=kind.endswith("TYPE_CPU"),
         driver=" ".join(fields[k] for k in ("driverName", "driverInfo") if fields.get(k)) or None,
     )
-
-
-def _hex(text: str | None) -> int | None:
-    try:
-        return int(text or "", 16)
-    except ValueError:
-        return None

@@ -15,10 +15,10 @@ import struct
 import sys
 
 from llamafile_mgr.machine import library
-from llamafile_mgr.machine.entries import Cpu, Gpu, GpuVendor, Machine, System
-from llamafile_mgr.machine.nvidia import find_nvidia
+from llamafile_mgr.machine.entries import Cpu, Gpu, Machine, System
 from llamafile_mgr.machine.reading import run_tool
-from llamafile_mgr.machine.vulkan import parse_vulkan_summary, vendor_of_pci
+from llamafile_mgr.machine.vendors import find_vendor, probe_vendors, vendor_of_pci
+from llamafile_mgr.machine.vulkan import VULKAN, list_vulkan_devices
 
 __all__ = ["count_cores", "detect_windows", "parse_video_controllers"]
 
@@ -87,18 +87,18 @@ def parse_video_controllers(text: str) -> tuple[Gpu, ...]:
         if not isinstance(entry, dict) or not isinstance(entry.get("Name"), str):
             continue
         match = re.search(r"VEN_([0-9A-Fa-f]{4})", str(entry.get("PNPDeviceID") or ""))
-        vendor = vendor_of_pci(int(match[1], 16)) if match else GpuVendor.OTHER
-        if vendor is GpuVendor.OTHER:
+        vendor = find_vendor(vendor_of_pci(int(match[1], 16))) if match else None
+        if vendor is None:
             continue
         memory = entry.get("AdapterRAM")
         known = isinstance(memory, int) and 0 < memory < _RAM_FIELD_FULL
         driver = entry.get("DriverVersion")
         found.append(
             Gpu(
-                vendor=vendor,
+                vendor=vendor.name,
                 name=entry["Name"],
                 memory_total=memory if known else None,
-                unified=vendor is GpuVendor.INTEL and "arc" not in entry["Name"].lower(),
+                unified=vendor.integrated(entry["Name"]),
                 driver=driver if isinstance(driver, str) else None,
             )
         )
@@ -119,15 +119,13 @@ def detect_windows(architecture: str | None) -> Machine:
 
 
 def _gpus() -> tuple[Gpu, ...]:
-    nvidia = find_nvidia()
+    listed = probe_vendors()
+    known = {gpu.vendor for gpu in listed}
     shell = run_tool(["powershell", "-NoProfile", "-NonInteractive", "-Command", _VIDEO_QUERY], 8.0)
-    others = [
-        g for g in parse_video_controllers(shell or "") if not (nvidia and g.vendor is GpuVendor.NVIDIA)
-    ]
-    devices = parse_vulkan_summary(run_tool(["vulkaninfo", "--summary"], 5.0) or "") if others else ()
-    names = {device.name for device in devices if not device.software}
-    usable = (dataclasses.replace(g, backend="vulkan") if g.name in names else g for g in others)
-    return (*nvidia, *usable)
+    others = [gpu for gpu in parse_video_controllers(shell or "") if gpu.vendor not in known]
+    names = {device.name for device in list_vulkan_devices()} if others else set()
+    usable = (dataclasses.replace(g, backend=VULKAN.word) if g.name in names else g for g in others)
+    return (*listed, *usable)
 
 
 def _cpu() -> Cpu:

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llamafile_mgr.llamafile import Family
-from llamafile_mgr.planner.subjects import Toolbox
+from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.engines.toolbox import Toolbox
+from llamafile_mgr.machine.vendors import gpu_variables
 
 __all__ = ["make_environment"]
 
-#: Variables of ours that an engine may see: where programs and GPUs are, and the language.
-_PASSED = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_ORDER",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "GGML_VK_VISIBLE_DEVICES",
-    "HSA_OVERRIDE_GFX_VERSION",
-    "LD_LIBRARY_PATH",
-    "SYSTEMROOT",
-)
+#: Variables of ours that an engine may see, beside those of GPUs: where programs are, and the language.
+_PASSED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 def make_environment(
     family: Family, toolbox: Toolbox, environ: Mapping[str, str], shown: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the environment; ``shown`` are the variables that pick a GPU."""
-    environment = {name: environ[name] for name in _PASSED if name in environ}
+    environment = {name: environ[name] for name in (*_PASSED, *gpu_variables()) if name in environ}
     environment |= {"HOME": str(toolbox.home), "TMPDIR": str(toolbox.temporary), **shown}
-    if family is Family.EMBEDDED:
-        environment["LLAMAFILE_MGR_PYTHON"] = str(toolbox.python)
-        environment["PYTHONPATH"] = str(toolbox.package_root)
-        environment["PYTHONUNBUFFERED"] = "1"
-    return environment
+    return environment | family_rules(family).environment(toolbox)

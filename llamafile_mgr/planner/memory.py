@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.llamafile import Family, FileFacts, GgufFacts
+from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.llamafile import FileFacts, GgufFacts
 
 __all__ = [
     "Load",
@@ -28,15 +29,6 @@ __all__ = [
 
 MIB = 1 << 20
 _FLOAT, _HALF = 4, 2
-#: The engine without a model, and the requests that it holds.
-_BASE = {
-    Family.EMBEDDED: 56 * MIB,
-    Family.V1: 64 * MIB,
-    Family.V2: 64 * MIB,
-    Family.V10: 96 * MIB,
-}
-#: What the embedded engine holds of embedding requests and their vectors, at most.
-_EMBEDDED_REQUESTS = 32 * MIB
 #: What a GPU's driver and libraries take of main memory and of the GPU's own, beside the model.
 _GPU_HOST, _GPU_BASE = 256 * MIB, 512 * MIB
 #: Tokens of a physical batch where the plan leaves it to the engine.
@@ -163,18 +155,16 @@ def predict_memory(
     facts: FileFacts, load: Load, *, replicas: int = 1, offload: Offload | None = None
 ) -> MemoryEstimate:
     """Return what engines of this file take under this load."""
-    model = facts.model
+    model, rules = facts.model, family_rules(load.family)
     gguf = model.gguf if model is not None else None
     if gguf is None:
-        return MemoryEstimate(_BASE[load.family], 0, 0, 0, 0, replicas=replicas)
+        return MemoryEstimate(rules.base_bytes, 0, 0, 0, 0, replicas=replicas)
     batch = load.batch or min(_DEFAULT_BATCH, load.context * load.slots)
     weights = _weights_bytes(facts)
     cache = cache_bytes_per_token(gguf) * load.context * load.slots
     compute = _compute_bytes(gguf, load, batch)
     output = _output_bytes(gguf, load, batch)
-    base = _BASE[load.family]
-    if load.family is Family.EMBEDDED and load.role is not Role.GENERATE:
-        base += _EMBEDDED_REQUESTS
+    base = rules.base_bytes + (rules.request_bytes if load.role is not Role.GENERATE else 0)
     share, device, device_weights = 0.0, 0, 0
     if offload is not None and offload.layers:
         share = offload.share

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 
 from llamafile_mgr.catalog import Artifact, Model
 from llamafile_mgr.machine import Machine
-from llamafile_mgr.planner.budget import Pool, Pools, fit
-from llamafile_mgr.planner.estimates import Need, flops_per_token, memory_need
+from llamafile_mgr.planner.prospects import Prospect, Site
 from llamafile_mgr.planner.verdicts import Use
 
 __all__ = [
-    "CORE_FLOPS",
     "LEAST_TOKENS_PER_SECOND",
     "Option",
-    "Partner",
     "embedding_option",
-    "gigabytes",
+    "flops_per_token",
     "index_seconds",
     "tokens_per_second",
     "usable_partners",
@@ -25,50 +22,35 @@ __all__ = [
 
 #: What one core does of an embedding model's arithmetic, served: all-MiniLM-L6-v2 on two AVX2 cores took
 #: 2,500 to 3,000 tokens a second.
-CORE_FLOPS = 29e9
+_CORE_FLOPS = 29e9
 #: Slowest generation on the processor that is still of use: about reading speed.
 LEAST_TOKENS_PER_SECOND = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to run an embedding model, with the generation model that fits beside it."""
+    """One way to run an embedding model. ``seconds``: about how long the collection takes, None on a GPU.
+    ``partner``: the generation model that fits beside it."""
 
-    model: Model
-    artifact: Artifact
-    need: Need
-    place: Pool
+    embedder: Prospect
     seconds: float | None
-    partner: Partner | None
+    partner: Prospect | None
 
 
-@dataclass(frozen=True, slots=True)
-class Partner:
-    """A generation model, its file and where it lies."""
-
-    model: Model
-    artifact: Artifact
-    need: Need
-    place: Pool
-
-
-def usable_partners(writers: Iterable[Model], use: Use) -> Iterable[tuple[Model, Artifact, Need]]:
-    """Yield the generation models that the licence allows, with what each of their files takes."""
-    for model in writers:
-        if use.commercial and not model.commercial:
-            continue
-        for artifact in model.artifacts:
-            need = memory_need(model, artifact)
-            if need is not None:
-                yield model, artifact, need
+def usable_partners(writers: Iterable[Model], use: Use, site: Site) -> list[tuple[Model, Artifact]]:
+    """Return the files of generation models that the licence allows, the largest first."""
+    sized = [
+        (facts.size, model, artifact)
+        for model in writers
+        if model.commercial or not use.commercial
+        for artifact in model.artifacts
+        if (facts := site.facts(model, artifact)) is not None
+    ]
+    return [(model, artifact) for _, model, artifact in sorted(sized, key=lambda each: -each[0])]
 
 
 def embedding_option(
-    model: Model,
-    use: Use,
-    machine: Machine,
-    pools: Pools,
-    partners: Sequence[tuple[Model, Artifact, Need]],
+    model: Model, use: Use, site: Site, partners: Sequence[tuple[Model, Artifact]]
 ) -> tuple[Option | None, str]:
     """Return the best way to run this model, or why there is none.
 
@@ -77,50 +59,68 @@ def embedding_option(
     """
     if use.commercial and not model.commercial:
         return None, f"its licence, {model.licence}, does not allow commercial use"
-    sized = [(a, need) for a in model.artifacts if (need := memory_need(model, a)) is not None]
+    sized = {a: facts.size for a in model.artifacts if (facts := site.facts(model, a)) is not None}
     if not sized:
         return None, "the catalog does not know the size of its files"
-    found: list[Option] = []
-    for artifact, need in sized:
-        option = _place(model, artifact, need, use, machine, pools, partners)
-        if option is not None:
-            found.append(option)
+    if use.with_generation and not partners:
+        return None, "the catalog has no generation model that could stand beside it"
+    found = [option for artifact in sized if (option := _place(model, artifact, use, site, partners))]
     if found:
-        return max(found, key=lambda o: o.partner.need.weights if o.partner else 0), ""
-    smallest = min(need.total for _, need in sized)
-    beside = ""
-    if use.with_generation and partners:
-        beside = f" beside the smallest generation model ({gigabytes(min(n.total for _, _, n in partners))})"
-    return None, f"its smallest file needs {gigabytes(smallest)}{beside}; there are {pools.describe()}"
+        return max(found, key=lambda option: _size(option.partner)), ""
+    smallest = min(sized, key=lambda artifact: sized[artifact])
+    beside = partners[-1:] if use.with_generation else ()
+    reason = site.plan((model, smallest), *beside)
+    beside_it = f" beside the smallest generation model, {beside[0][0].id}," if beside else ""
+    return None, f"its smallest file, {smallest.name},{beside_it} does not fit: {reason}"
+
+
+def _size(partner: Prospect | None) -> int:
+    memory = partner.plan.memory if partner is not None else None
+    return memory.weights if memory is not None else 0
 
 
 def _place(
-    model: Model,
-    artifact: Artifact,
-    need: Need,
-    use: Use,
-    machine: Machine,
-    pools: Pools,
-    partners: Sequence[tuple[Model, Artifact, Need]],
+    model: Model, artifact: Artifact, use: Use, site: Site, partners: Sequence[tuple[Model, Artifact]]
 ) -> Option | None:
-    def seconds(place: Pool) -> float | None:
-        return None if place.accelerated else index_seconds(model, use, machine)
-
     if not use.with_generation:
-        places = fit([need.total], pools)
-        return None if places is None else Option(model, artifact, need, places[0], seconds(places[0]), None)
+        planned = site.plan((model, artifact))
+        return None if isinstance(planned, str) else _option(planned, use, site.machine)
     slow: Option | None = None
-    for partner, file, other in partners:
-        places = fit([need.total, other.total], pools)
-        if places is None:
+    for partner in partners:
+        planned = site.plan((model, artifact), partner)
+        if isinstance(planned, str):
             continue
-        option = Option(
-            model, artifact, need, places[0], seconds(places[0]), Partner(partner, file, other, places[1])
-        )
-        if places[1].accelerated or tokens_per_second(partner, machine) >= LEAST_TOKENS_PER_SECOND:
+        option = _option(planned, use, site.machine)
+        if is_quick(planned[1], site.machine):
             return option
         slow = option  # the last, smallest one stays, for machines on which all are slow
     return slow
+
+
+def _option(planned: tuple[Prospect, ...], use: Use, machine: Machine) -> Option:
+    embedder, *others = planned
+    seconds = None if embedder.plan.accelerated else index_seconds(embedder.model, use, machine)
+    return Option(embedder, seconds, others[0] if others else None)
+
+
+def is_quick(writer: Prospect, machine: Machine) -> bool:
+    """Tell whether it generates at least as fast as people read."""
+    return writer.plan.accelerated or tokens_per_second(writer.model, machine) >= LEAST_TOKENS_PER_SECOND
+
+
+def flops_per_token(model: Model) -> float | None:
+    """Return about how many operations one token costs: two for every parameter that computes.
+
+    All parameters of mixture models count, though only some are used for a token. A text looks the rows of
+    an encoder's token table up, and does not compute with them.
+    """
+    shape = model.shape
+    if shape is None:
+        return None
+    looked_up = (
+        (shape.vocab_size + shape.context_length) * shape.embedding_length if shape.causal is False else 0
+    )
+    return 2.0 * (shape.parameters - looked_up)
 
 
 def index_seconds(model: Model, use: Use, machine: Machine) -> float | None:
@@ -128,15 +128,10 @@ def index_seconds(model: Model, use: Use, machine: Machine) -> float | None:
     flops = flops_per_token(model)
     if flops is None:
         return None
-    return use.corpus_size * use.doc_length.tokens * flops / (CORE_FLOPS * machine.cpu.usable_cores)
+    return use.corpus_size * use.doc_length.tokens * flops / (_CORE_FLOPS * machine.cpu.usable_cores)
 
 
 def tokens_per_second(model: Model, machine: Machine) -> float:
     """Return about how fast the processor generates."""
     flops = flops_per_token(model)
-    return float("inf") if flops is None else CORE_FLOPS * machine.cpu.usable_cores / flops
-
-
-def gigabytes(count: int) -> str:
-    """Return a size in decimal gigabytes for a sentence."""
-    return f"{count / 1e9:.2g} GB" if count < 10e9 else f"{count / 1e9:.1f} GB"
+    return float("inf") if flops is None else _CORE_FLOPS * machine.cpu.usable_cores / flops

@@ -1,32 +1,28 @@
 """On which GPUs a model computes, and with how many layers. Pure.
 
 ``--gpu X`` is always explicit: engines fall back to the processor silently otherwise. ``-ngl`` is passed
-only where the engine does not fit the layers itself (v1 and v2). The memory of unified GPUs is main memory
+only where the engine does not fit the layers itself. The memory of unified GPUs is main memory
 and is counted there, once.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from llamafile_mgr.llamafile import Family, FileFacts
+from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Gpu, Machine
+from llamafile_mgr.machine.vendors import backend_of, find_vendor
+from llamafile_mgr.machine.vulkan import VULKAN
 from llamafile_mgr.planner.memory import Load, Offload, format_size, predict_memory
 from llamafile_mgr.planner.plans import Reason
 
-__all__ = ["ALL_LAYERS", "GpuRoom", "Placement", "find_rooms", "place_model", "take_room"]
+__all__ = ["ALL_LAYERS", "GpuRoom", "Placement", "find_rooms", "is_worthwhile", "place_model", "take_room"]
 
 ALL_LAYERS = 999
 _CPU = "disable"
-_MIB = 1 << 20
-#: What stays free on a GPU: v10 leaves 1,024 MiB by itself (``--fit-target``).
-_MARGIN = {Family.V10: 1024 * _MIB, Family.V1: 512 * _MIB, Family.V2: 512 * _MIB}
-#: ``--gpu`` words of the old engines.
-_OLD_WORDS = frozenset({"nvidia", "amd", "apple"})
-#: ``--gpu`` word -> the library that v10 needs for it; Metal is built in.
-_MODULES = {"nvidia": "ggml-cuda", "amd": "ggml-rocm", "vulkan": "ggml-vulkan"}
-_HIDING = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
 _USUAL_LAYERS = 32
 
 
@@ -59,6 +55,17 @@ class Placement:
         """Return the names of the GPUs, ``cpu`` when there are none."""
         return " + ".join(gpu.name for gpu in self.gpus) or "cpu"
 
+    @property
+    def accelerated(self) -> bool:
+        """Return whether GPUs that are worth their while hold the whole model."""
+        return self.full and all(is_worthwhile(gpu) for gpu in self.gpus)
+
+
+def is_worthwhile(gpu: Gpu) -> bool:
+    """Tell whether a GPU is much faster than the processor beside it."""
+    vendor = find_vendor(gpu.vendor)
+    return not gpu.unified or (vendor is not None and vendor.quick_unified)
+
 
 def find_rooms(machine: Machine, environ: Mapping[str, str]) -> tuple[GpuRoom, ...]:
     """Return the GPUs that an engine could use and that the environment does not hide."""
@@ -85,8 +92,8 @@ def place_model(
     ``modules``: the engine's GPU libraries, None when unknown. ``spare_largest``: another model that needs
     more room comes later. ``host_room``: bytes of main memory that are left, for unified GPUs.
     """
-    if load.family is Family.EMBEDDED:
-        return _on_cpu("the embedded engine computes on the processor")
+    if not family_rules(load.family).uses_gpus:
+        return _on_cpu(f"the {load.family.value} engine computes on the processor")
     if not rooms:
         return _on_cpu("there is no GPU that an engine can use")
     usable = [(room, word) for room in rooms if (word := _word_for(room.gpu, load.family, modules))]
@@ -139,7 +146,7 @@ def _placed(
         why = f"the model fits into the {room_text} that are free"
     else:
         why = f"{layers} of {count} layers fit into the {room_text} that are free"
-    if load.family is Family.V10:
+    if family_rules(load.family).fits_layers:
         flag = None
         why += "; the engine fits the layers itself"
     else:
@@ -173,15 +180,15 @@ def _on_cpu(why: str) -> Placement:
 
 def _word_for(gpu: Gpu, family: Family, modules: tuple[str, ...] | None) -> str | None:
     """Return the word for ``--gpu`` with which this engine can use this GPU, None when it cannot."""
-    backend = gpu.backend
-    if backend is None or family in (Family.V1, Family.V2):
-        return backend if backend in _OLD_WORDS else None
-    if modules is None or backend not in _MODULES:
-        return backend
+    own, loads = backend_of(gpu.backend), family_rules(family).loads_gpu_modules
+    if own is None or not (loads or own.in_old_engines):
+        return None
+    if not loads or modules is None or own.module is None:
+        return own.word
     names = [module.rsplit("/", 1)[-1] for module in modules]
-    for word in (backend, "vulkan"):
-        if any(name.startswith(_MODULES[word]) for name in names):
-            return word
+    for backend in (own, VULKAN):
+        if any(name.startswith(backend.module or backend.word) for name in names):
+            return backend.word
     return None
 
 
@@ -199,21 +206,22 @@ def _fitting_layers(facts: FileFacts, load: Load, group: Sequence[GpuRoom]) -> i
     """Return how many layers fit on these GPUs together."""
     count = _layer_count(facts)
     unified = group[0].gpu.unified
-    margin = 0 if unified else _MARGIN[load.family]
+    margin = 0 if unified else family_rules(load.family).gpu_margin
     free = sum(max(0, room.free - margin) for room in group)
-    for layers in range(count, 0, -1):
-        # Every further GPU carries its own driver and compute buffers; count them as dedicated memory.
-        one = predict_memory(facts, load, offload=Offload(layers, count))
-        zero = predict_memory(facts, load, offload=Offload(1, 10**9))
-        if one.device + zero.device * (len(group) - 1) <= free:
-            return layers
-    return 0
+    # Every further GPU carries its own driver and compute buffers; count them as dedicated memory.
+    further = predict_memory(facts, load, offload=Offload(1, 10**9)).device * (len(group) - 1)
+
+    def fits(left_out: int) -> bool:
+        taken = predict_memory(facts, load, offload=Offload(count - left_out, count)).device
+        return taken + further <= free
+
+    return count - bisect.bisect_left(range(count), True, key=fits)
 
 
 def _is_hidden(gpu: Gpu, environ: Mapping[str, str]) -> bool:
     """Tell whether a variable of the user's hides this GPU; names other than numbers hide none."""
-    variable = _HIDING.get(gpu.backend or "")
-    value = environ.get(variable) if variable else None
+    backend = backend_of(gpu.backend)
+    value = environ.get(backend.hiding) if backend is not None and backend.hiding else None
     if value is None or gpu.index is None:
         return False
     words = [word.strip() for word in value.split(",")]
@@ -226,12 +234,11 @@ def _show_only(
     gpus: Sequence[Gpu], word: str, rooms: Sequence[GpuRoom], environ: Mapping[str, str]
 ) -> dict[str, str]:
     """Return variables that show the engine one GPU of several; empty where there is nothing to hide."""
-    variable = _HIDING.get(word)
-    others = [room.gpu for room in rooms if room.gpu.backend == gpus[0].backend and room.gpu not in gpus]
-    if variable is None or not others or variable in environ or any(gpu.index is None for gpu in gpus):
+    # The numbers are those of the GPUs' own backend; another one that reaches them counts otherwise.
+    backend = backend_of(gpus[0].backend)
+    if backend is None or backend.word != word or backend.hiding is None or backend.hiding in environ:
         return {}
-    shown = {variable: ",".join(str(gpu.index) for gpu in gpus)}
-    if word == "nvidia":
-        # CUDA numbers the fastest first unless it is told to number them as the driver does.
-        shown["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    return shown
+    others = [room.gpu for room in rooms if room.gpu.backend == word and room.gpu not in gpus]
+    if not others or any(gpu.index is None for gpu in gpus):
+        return {}
+    return {backend.hiding: ",".join(str(gpu.index) for gpu in gpus), **dict(backend.numbering)}

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.llamafile import Family, GgufFacts
+from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.environments import make_environment
 from llamafile_mgr.planner.memory import MemoryEstimate, format_size, predict_memory
@@ -30,7 +32,7 @@ from llamafile_mgr.planner.sizing import (
     shrink_steps,
     text_limit,
 )
-from llamafile_mgr.planner.subjects import Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 from llamafile_mgr.planner.tuning import TunedSettings
 
 __all__ = ["plan_models"]
@@ -52,6 +54,11 @@ class _Situation:
     host: HostRoom
     gpus: tuple[GpuRoom, ...]
     more_to_come: bool
+    limit: int | None
+
+    def allows(self, fit: _Fit) -> bool:
+        """Tell whether the user's limit has room for it."""
+        return self.limit is None or _all_bytes(fit) <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +78,14 @@ def plan_models(
     environ: Mapping[str, str],
     wishes: Mapping[str, ModelConfig],
     tuned: Mapping[str, Sequence[TunedSettings]] | None = None,
+    *,
+    limit: int | None = None,
 ) -> tuple[Plan, ...]:
     """Return one plan per subject, in their order, for all of them running at once.
 
     ``wishes`` and ``tuned`` are keyed by the subjects' names; a wish wins over a measurement. Of the
-    measurements, one per engine family, the one of the engine that is taken counts.
+    measurements, one per engine family, the one of the engine that is taken counts. ``limit``: bytes that
+    all of them may take, wherever they lie.
 
     Raises:
         PlanError: one of them cannot run here, or not beside the others.
@@ -88,7 +98,7 @@ def plan_models(
     for position, at in enumerate(order):
         subject = subjects[at]
         more = any(subjects[later].role is not Role.EMBED for later in order[position + 1 :])
-        situation = _Situation(machine, toolbox, environ, share, host, gpus, more)
+        situation = _Situation(machine, toolbox, environ, share, host, gpus, more, limit)
         wish = wishes.get(subject.name, ModelConfig())
         if wish.replicas == 0:
             plans[at] = _plan_remotes(subject, situation, wish)
@@ -97,6 +107,7 @@ def plan_models(
         plans[at] = add_remotes(plan, wish.remote)
         host = host.take(subject.name, fit.memory.joint)
         gpus = take_room(gpus, fit.placement, _device_bytes(fit))
+        limit = None if limit is None else limit - _all_bytes(fit)
     return tuple(plans[at] for at in range(len(subjects)))
 
 
@@ -143,6 +154,8 @@ def _plan_model(
         replicas=fit.sizing.replicas,
         memory=fit.memory,
         device=fit.placement.device,
+        accelerated=fit.placement.accelerated,
+        crowded=fit.warning is not None,
         append_eos=append_eos,
         tuned=tuned is not None and any(reason.why == tuned.describe() for reason in reasons),
         warnings=tuple(warnings),
@@ -159,16 +172,18 @@ def _plan_remotes(subject: Subject, situation: _Situation, wish: ModelConfig) ->
 
 def _fit(subject: Subject, selection: Selection, sizing: Sizing, situation: _Situation) -> _Fit:
     """Return the best sizing that fits: wholly on a GPU, in free memory, or at least in the machine."""
-    fits = [_place(subject, selection, step, situation) for step in shrink_steps(sizing)]
     floor = min(sizing.context, _WORTHWHILE_CONTEXT)
-    now = [fit for fit in fits if situation.host.has_now(fit.memory.joint)]
-    for fit in now:
-        if fit.placement.full and fit.sizing.context >= floor:
-            return fit
-    if now:
-        return now[0]
-    smallest = fits[-1]
-    if not situation.host.has_ever(smallest.memory.joint):
+    largest: _Fit | None = None
+    for step in shrink_steps(sizing):
+        smallest = _place(subject, selection, step, situation)
+        if not situation.allows(smallest) or not situation.host.has_now(smallest.memory.joint):
+            continue
+        largest = largest or smallest
+        if not situation.gpus or (smallest.placement.full and smallest.sizing.context >= floor):
+            return smallest
+    if largest is not None:
+        return largest
+    if not situation.allows(smallest) or not situation.host.has_ever(smallest.memory.joint):
         raise _too_large(subject, smallest, situation)
     needed = format_size(smallest.memory.joint)
     warning = f"it needs {needed} of main memory and {situation.host.describe_now()}: close other programs"
@@ -198,14 +213,23 @@ def _place(subject: Subject, selection: Selection, sizing: Sizing, situation: _S
 
 def _too_large(subject: Subject, fit: _Fit, situation: _Situation) -> PlanError:
     beside = f" beside {' and '.join(situation.host.taken)}" if situation.host.taken else ""
+    where, needed, left = "this machine's memory", fit.memory.joint, situation.host.describe_ever()
+    if situation.limit is not None and not situation.allows(fit):
+        where, needed = "what is allowed", _all_bytes(fit)
+        left = f"{format_size(max(0, situation.limit))} are allowed"
     return PlanError(
-        f"{subject.name} does not fit into this machine's memory{beside}",
+        f"{subject.name} does not fit into {where}{beside}",
         cause=(
-            f"with its smallest settings it needs {format_size(fit.memory.joint)}"
-            f" ({fit.memory.describe()}), and {situation.host.describe_ever()}"
+            f"with its smallest settings {subject.name} needs {format_size(needed)}, and {left}"
+            f"; that is {fit.memory.describe()}"
         ),
         hint="take a smaller file of the model or a smaller model: llamafile-mgr recommend",
     )
+
+
+def _all_bytes(fit: _Fit) -> int:
+    """Return what the model takes of all memories together."""
+    return fit.memory.joint + fit.memory.joint_device
 
 
 def _device_bytes(fit: _Fit) -> int:
@@ -303,8 +327,10 @@ def _choose_eos(subject: Subject, family: Family, gguf: GgufFacts) -> tuple[bool
     """Return whether the end-of-sequence text must be put behind every text, and why."""
     if subject.role is not Role.EMBED or subject.model is None or not subject.model.append_eos:
         return False, None
-    if family is Family.V1:
-        return True, Reason("end of sequence", "appended", "the model wants it and v1 never adds it")
+    if not family_rules(family).ends_sequences:
+        return True, Reason(
+            "end of sequence", "appended", f"the model wants it and {family.value} never adds it"
+        )
     if gguf.add_eos is True:
         return False, Reason("end of sequence", "by the engine", "the file asks the engine for it")
     return True, Reason("end of sequence", "appended", "the model wants it and its file does not ask for it")

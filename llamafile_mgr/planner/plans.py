@@ -8,9 +8,8 @@ from pathlib import Path
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Model, Role
-from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.settings import LaunchSettings
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.planner.memory import MemoryEstimate
 
 __all__ = ["Plan", "Reason"]
@@ -34,9 +33,10 @@ class Plan:
     ``max_tokens``: the longest text an embedding engine takes, special tokens included; of a reranker, query
     and document together. ``dimensions``: of its vectors. ``replicas``: engines that are started alike.
     ``memory``: what they will take. ``remotes``: engines elsewhere that stand beside them. ``device``: the
-    GPUs' names or ``cpu``. ``append_eos``: the model wants the end-of-sequence text behind every text and
-    this engine does not put it there. ``tuned``: settings come from a measurement on this machine.
-    ``warnings``: what works, but not well.
+    GPUs' names or ``cpu``. ``accelerated``: GPUs that are worth their while hold all of it. ``append_eos``:
+    the model wants the end-of-sequence text behind every text and this engine does not put it there.
+    ``tuned``: settings come from a measurement on this machine.
+    ``crowded``: the machine has room for it, but not now. ``warnings``: what works, but not well.
     """
 
     name: str
@@ -55,6 +55,8 @@ class Plan:
     replicas: int = 1
     memory: MemoryEstimate | None = None
     device: str = "cpu"
+    accelerated: bool = False
+    crowded: bool = False
     append_eos: bool = False
     tuned: bool = False
     warnings: tuple[str, ...] = ()

@@ -7,21 +7,22 @@ functions over machine, catalog and use.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from llamafile_mgr.catalog import Artifact, ArtifactKind, Catalog, Model, Role
-from llamafile_mgr.machine import Machine, System
-from llamafile_mgr.planner.budget import Pools, fit, machine_pools
-from llamafile_mgr.planner.estimates import context_tokens, memory_need
+from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Role
+from llamafile_mgr.machine import System
+from llamafile_mgr.planner.budget import MemoryBudget, describe_budgets, memory_budgets
+from llamafile_mgr.planner.memory import format_size
 from llamafile_mgr.planner.options import (
     LEAST_TOKENS_PER_SECOND,
     Option,
-    Partner,
     embedding_option,
-    gigabytes,
     tokens_per_second,
     usable_partners,
 )
+from llamafile_mgr.planner.prospects import Prospect, Site
 from llamafile_mgr.planner.published import Published, load_published
 from llamafile_mgr.planner.verdicts import DocLength, Outcome, Recommendation, Use, Verdict
 
@@ -30,38 +31,50 @@ __all__ = ["DocLength", "Outcome", "Recommendation", "Use", "Verdict", "recommen
 #: Longest time that indexing may take before a smaller model is the better choice.
 _INDEX_LIMIT_SECONDS = 24 * 3600.0
 _WINDOWS_EXECUTABLE_LIMIT = 4 * 1024**3
+_OUTCOMES = {Outcome.CHOSEN: 0, Outcome.POSSIBLE: 1, Outcome.REJECTED: 2}
 
 
-def recommend(
-    machine: Machine, catalog: Catalog, use: Use, published: Published | None = None
-) -> Recommendation:
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked, where, and with which scores and memories."""
+
+    use: Use
+    site: Site
+    published: Published
+    budgets: tuple[MemoryBudget, ...]
+
+    def there_are(self) -> str:
+        return f"there are {describe_budgets(self.budgets, self.use.max_memory)}"
+
+
+def recommend(site: Site, catalog: Catalog, use: Use, published: Published | None = None) -> Recommendation:
     """Return the models for this machine and this use, with a verdict on every model of the catalog.
 
     Raises:
         PlanError: nothing tells how much memory there is, and ``use`` does not say.
     """
-    published = published or load_published()
-    pools = machine_pools(machine, use.max_memory)
+    site = dataclasses.replace(site, limit=use.max_memory)
+    budgets, notes = memory_budgets(site.machine, site.environ, use.max_memory)
+    question = _Question(use, site, published or load_published(), budgets)
     embedders = [m for m in catalog.models.values() if m.role is Role.EMBED]
-    embedders.sort(key=lambda m: _order(published.mtr_of(m.title)))
+    embedders.sort(key=lambda m: _order(question.published.mtr_of(m.title)))
     writers = [m for m in catalog.models.values() if m.role is Role.GENERATE] if use.with_generation else []
-    partners = sorted(usable_partners(writers, use), key=lambda pair: -pair[2].weights)
+    partners = usable_partners(writers, use, site)
 
     verdicts: list[Verdict] = []
     options: list[Option] = []
     for model in embedders:
-        option, reason = embedding_option(model, use, machine, pools, partners)
+        option, reason = embedding_option(model, use, site, partners)
         if option is None:
-            verdicts.append(_rejected(model, published, reason))
+            verdicts.append(_rejected(model, question, reason))
         else:
             options.append(option)
     best = _best(options, use)
-    verdicts += [_embedding_verdict(option, best, use, published, machine, pools) for option in options]
-    order = {Outcome.CHOSEN: 0, Outcome.POSSIBLE: 1, Outcome.REJECTED: 2}
-    verdicts.sort(key=lambda v: (order[v.outcome], _order(v.mtr)))
+    verdicts += [_embedding_verdict(option, best, question) for option in options]
+    verdicts.sort(key=lambda v: (_OUTCOMES[v.outcome], _order(v.mtr)))
     if use.with_generation:
-        verdicts += _generation_verdicts(writers, best, use, machine, pools)
-    return Recommendation(use, pools.pools, tuple(verdicts), _assumptions(use, machine, pools))
+        verdicts += _generation_verdicts(writers, best, question)
+    return Recommendation(use, budgets, tuple(verdicts), _assumptions(question, notes))
 
 
 def _order(mtr: float | None) -> float:
@@ -72,9 +85,14 @@ def _too_slow(option: Option) -> bool:
     return option.seconds is not None and option.seconds > _INDEX_LIMIT_SECONDS
 
 
+def _limit(option: Option) -> int:
+    """Return the longest text that the engine would take."""
+    return option.embedder.plan.max_tokens or 0
+
+
 def _holds(option: Option, use: Use) -> bool:
     """Return whether a document goes into one embedding."""
-    return context_tokens(option.model) >= use.doc_length.tokens
+    return _limit(option) >= use.doc_length.tokens
 
 
 def _best(options: Sequence[Option], use: Use) -> Option | None:
@@ -85,47 +103,51 @@ def _best(options: Sequence[Option], use: Use) -> Option | None:
     return next((option for option in quick if _holds(option, use)), quick[0])
 
 
-def _embedding_verdict(
-    option: Option,
-    best: Option | None,
-    use: Use,
-    published: Published,
-    machine: Machine,
-    pools: Pools,
-) -> Verdict:
-    chosen = option is best
-    reasons = [_rank_reason(option.model, published)]
-    reasons.append(_licence_reason(option.model))
-    reasons.append(_memory_reason(option, pools))
-    reasons.append(_length_reason(option, use))
-    reasons.append(_time_reason(option, use, machine))
-    reasons += _file_reasons(option.artifact, machine)
+def _place(prospect: Prospect, budgets: Sequence[MemoryBudget]) -> str:
+    """Return the names of the memories that a model lies in; the last of all is main memory."""
+    plan, main = prospect.plan, budgets[-1].name
+    if plan.memory is None or not plan.memory.device:
+        return main
+    return plan.device if plan.accelerated else f"{plan.device} and {main}"
+
+
+def _embedding_verdict(option: Option, best: Option | None, question: _Question) -> Verdict:
+    chosen, embedder, model = option is best, option.embedder, option.embedder.model
+    reasons = [
+        _rank_reason(model, question.published),
+        _licence_reason(model),
+        _memory_reason(option, question),
+        _length_reason(option, question.use),
+        _time_reason(option, question),
+        *_file_reasons(embedder, question),
+    ]
     if best is not None and not chosen:
-        reasons.insert(0, _why_lost(option, best, use, published))
+        reasons.insert(0, _why_lost(option, best, question))
     return Verdict(
-        model=option.model.id,
+        model=model.id,
         role=Role.EMBED,
         outcome=Outcome.CHOSEN if chosen else Outcome.POSSIBLE,
         reasons=tuple(reasons),
-        artifact=option.artifact.name,
-        place=option.place.name,
-        memory=option.need.total,
-        mtr=published.mtr_of(option.model.title),
+        artifact=embedder.artifact.name,
+        place=_place(embedder, question.budgets),
+        memory=embedder.memory,
+        mtr=question.published.mtr_of(model.title),
         index_seconds=option.seconds,
     )
 
 
-def _why_lost(option: Option, best: Option, use: Use, published: Published) -> str:
+def _why_lost(option: Option, best: Option, question: _Question) -> str:
+    other = best.embedder
     if _too_slow(option):
-        other = f"runs on {best.place.name}" if best.place.accelerated else f"takes {_duration(best.seconds)}"
-        return (
-            f"indexing takes about {_duration(option.seconds)} here, more than a day; {best.model.id} {other}"
-        )
-    if _holds(best, use) and not _holds(option, use):
-        limit = context_tokens(option.model)
-        return f"documents have to be cut to {limit} tokens; {best.model.id} takes them whole"
-    theirs = published.mtr_of(best.model.title)
-    return f"{best.model.id} ranks higher" + (f" (mean task rank {theirs})" if theirs is not None else "")
+        faster = f"takes {_duration(best.seconds)}"
+        if other.plan.accelerated:
+            faster = f"runs on {_place(other, question.budgets)}"
+        took = _duration(option.seconds)
+        return f"indexing takes about {took} here, more than a day; {other.model.id} {faster}"
+    if _holds(best, question.use) and not _holds(option, question.use):
+        return f"documents have to be cut to {_limit(option)} tokens; {other.model.id} takes them whole"
+    theirs = question.published.mtr_of(other.model.title)
+    return f"{other.model.id} ranks higher" + (f" (mean task rank {theirs})" if theirs is not None else "")
 
 
 def _rank_reason(model: Model, published: Published) -> str:
@@ -141,21 +163,21 @@ def _licence_reason(model: Model) -> str:
     return f"its licence, {model.licence}, allows no commercial use; --commercial leaves it out"
 
 
-def _memory_reason(option: Option, pools: Pools) -> str:
-    text = (
-        f"needs {gigabytes(option.need.total)} in {option.place.name}: {option.artifact.name} file "
-        f"{gigabytes(option.need.weights)}, context and buffers {gigabytes(option.need.context)}"
-    )
+def _memory_reason(option: Option, question: _Question) -> str:
+    embedder, memory = option.embedder, option.embedder.plan.memory
+    parts = memory.describe() if memory is not None else ""
+    where = _place(embedder, question.budgets)
+    text = f"needs {format_size(embedder.memory)} in {where}, for its {embedder.artifact.name} file: {parts}"
     if option.partner:
         text += f"; {option.partner.model.id} fits beside it"
-    if option.model.memory_gb is not None:
-        text += f" (the post's {option.model.memory_gb} GB are for fp32)"
-    return f"{text}; there are {pools.describe()}"
+    if embedder.model.memory_gb is not None:
+        text += f" (the post's {embedder.model.memory_gb} GB are for fp32)"
+    return f"{text}; {question.there_are()}"
 
 
 def _length_reason(option: Option, use: Use) -> str:
-    limit = context_tokens(option.model)
-    trained = option.model.recommended_tokens
+    limit = _limit(option)
+    trained = option.embedder.model.recommended_tokens
     if not _holds(option, use):
         return f"documents of about {use.doc_length.tokens} tokens are cut into pieces of at most {limit}"
     if trained is not None and trained < use.doc_length.tokens:
@@ -163,86 +185,88 @@ def _length_reason(option: Option, use: Use) -> str:
     return f"takes texts of {limit} tokens; a document has about {use.doc_length.tokens}"
 
 
-def _time_reason(option: Option, use: Use, machine: Machine) -> str:
-    count = f"{use.corpus_size:,} documents"
-    if option.place.accelerated:
-        return f"runs on {option.place.name}; how long {count} take there was not estimated: bench tells"
+def _time_reason(option: Option, question: _Question) -> str:
+    count = f"{question.use.corpus_size:,} documents"
+    if option.embedder.plan.accelerated:
+        where = _place(option.embedder, question.budgets)
+        return f"runs on {where}; how long {count} take there was not estimated: bench tells"
     if option.seconds is None:
         return f"how long {count} take is unknown"
-    cores = machine.cpu.usable_cores
-    return f"indexing {count} takes about {_duration(option.seconds)} on {cores} core{'s' * (cores > 1)}"
+    return f"indexing {count} takes about {_duration(option.seconds)} on {_cores(question)}"
 
 
-def _file_reasons(artifact: Artifact, machine: Machine) -> list[str]:
-    size = artifact.size if artifact.size is not None else artifact.approximate_size
-    if artifact.kind is ArtifactKind.WEIGHTS:
+def _cores(question: _Question) -> str:
+    cores = question.site.machine.cpu.usable_cores
+    return f"{cores} core{'s' * (cores > 1)}"
+
+
+def _file_reasons(prospect: Prospect, question: _Question) -> list[str]:
+    facts = question.site.facts(prospect.model, prospect.artifact)
+    if prospect.artifact.kind is ArtifactKind.WEIGHTS:
         return ["weights alone: it runs on a runtime, which has to be pulled too, or on the embedded engine"]
-    if machine.system is System.WINDOWS and (size or 0) > _WINDOWS_EXECUTABLE_LIMIT:
+    windows = question.site.machine.system is System.WINDOWS
+    if windows and facts is not None and facts.size > _WINDOWS_EXECUTABLE_LIMIT:
         return ["Windows starts no program above 4 GB: a runtime has to be pulled too, and runs it with -m"]
     return []
 
 
-def _rejected(model: Model, published: Published, reason: str) -> Verdict:
-    return Verdict(model.id, model.role, Outcome.REJECTED, (reason,), mtr=published.mtr_of(model.title))
+def _rejected(model: Model, question: _Question, reason: str) -> Verdict:
+    mtr = question.published.mtr_of(model.title)
+    return Verdict(model.id, model.role, Outcome.REJECTED, (reason,), mtr=mtr)
 
 
-def _generation_verdicts(
-    writers: Sequence[Model], best: Option | None, use: Use, machine: Machine, pools: Pools
-) -> list[Verdict]:
-    chosen = best.partner if best else None
-    verdicts = [_generation_verdict(model, chosen, best, use, machine, pools) for model in writers]
-    order = {Outcome.CHOSEN: 0, Outcome.POSSIBLE: 1, Outcome.REJECTED: 2}
-    return sorted(verdicts, key=lambda v: (order[v.outcome], -(v.memory or 0)))
+def _generation_verdicts(writers: Sequence[Model], best: Option | None, question: _Question) -> list[Verdict]:
+    verdicts = [_generation_verdict(model, best, question) for model in writers]
+    return sorted(verdicts, key=lambda v: (_OUTCOMES[v.outcome], -(v.memory or 0)))
 
 
-def _generation_verdict(
-    model: Model, chosen: Partner | None, best: Option | None, use: Use, machine: Machine, pools: Pools
+def _generation_verdict(model: Model, best: Option | None, question: _Question) -> Verdict:
+    chosen = best.partner if best is not None else None
+    speed = tokens_per_second(model, question.site.machine)
+    if chosen is not None and best is not None and model.id == chosen.model.id:
+        where = _place(chosen, question.budgets)
+        pace = "" if chosen.plan.accelerated else f", about {speed:.0f} tokens a second on the processor"
+        beside = f"the largest of use that fits beside {best.embedder.model.id}"
+        fits = f"{beside}: {format_size(chosen.memory)} in {where}{pace}"
+        reasons = (fits, *_file_reasons(chosen, question))
+        return _written(model, Outcome.CHOSEN, reasons, chosen, where)
+    if question.use.commercial and not model.commercial:
+        reason = f"its licence, {model.licence}, does not allow commercial use"
+        return _written(model, Outcome.REJECTED, (reason,))
+    embedder = [(best.embedder.model, best.embedder.artifact)] if best is not None else []
+    planned = question.site.plan(*embedder, (model, model.artifacts[0]))
+    if isinstance(planned, str):
+        beside = f"beside {best.embedder.model.id}: " if best is not None else ""
+        return _written(model, Outcome.REJECTED, (beside + planned,))
+    prospect = planned[-1]
+    if not prospect.plan.accelerated and speed < LEAST_TOKENS_PER_SECOND:
+        reason = f"about {speed:.1f} tokens a second on the processor, slower than reading"
+        return _written(model, Outcome.REJECTED, (reason,), prospect)
+    why = f"smaller than {chosen.model.id}, which fits too" if chosen else "fits alone"
+    return _written(model, Outcome.POSSIBLE, (why,), prospect)
+
+
+def _written(
+    model: Model,
+    outcome: Outcome,
+    reasons: tuple[str, ...],
+    prospect: Prospect | None = None,
+    place: str | None = None,
 ) -> Verdict:
-    is_chosen = chosen is not None and model.id == chosen.model.id
-    artifact = chosen.artifact if chosen is not None and is_chosen else model.artifacts[0]
-    need = memory_need(model, artifact)
-
-    def verdict(outcome: Outcome, *reasons: str, place: str | None = None) -> Verdict:
-        total = need.total if need else None
-        return Verdict(model.id, Role.GENERATE, outcome, reasons, artifact.name, place, total)
-
-    if use.commercial and not model.commercial:
-        return verdict(Outcome.REJECTED, f"its licence, {model.licence}, does not allow commercial use")
-    if need is None:
-        return verdict(Outcome.REJECTED, "the catalog does not know the size of its file")
-    speed = tokens_per_second(model, machine)
-    if chosen is not None and is_chosen:
-        place = chosen.place
-        pace = "" if place.accelerated else f", about {speed:.0f} tokens a second on the processor"
-        other = best.model.id if best else "nothing"
-        fits = f"the largest of use that fits beside {other}: {gigabytes(need.total)} in {place.name}"
-        return verdict(Outcome.CHOSEN, fits + pace, *_file_reasons(artifact, machine), place=place.name)
-    beside = best.need.total if best else 0
-    places = fit([beside, need.total], pools) if best else fit([need.total], pools)
-    if places is None:
-        with_it = f" beside {best.model.id} ({gigabytes(beside)})" if best else ""
-        return verdict(
-            Outcome.REJECTED, f"needs {gigabytes(need.total)}{with_it}; there are {pools.describe()}"
-        )
-    if not places[-1].accelerated and speed < LEAST_TOKENS_PER_SECOND:
-        return verdict(
-            Outcome.REJECTED,
-            f"about {speed:.1f} tokens a second on the processor, slower than reading",
-        )
-    return verdict(
-        Outcome.POSSIBLE, f"smaller than {chosen.model.id}, which fits too" if chosen else "fits alone"
-    )
+    artifact = prospect.artifact if prospect is not None else model.artifacts[0]
+    memory = prospect.memory if prospect is not None else None
+    return Verdict(model.id, Role.GENERATE, outcome, reasons, artifact.name, place, memory)
 
 
-def _assumptions(use: Use, machine: Machine, pools: Pools) -> tuple[str, ...]:
-    cores = machine.cpu.usable_cores
+def _assumptions(question: _Question, notes: tuple[str, ...]) -> tuple[str, ...]:
+    use = question.use
     return (
         f"a {use.doc_length.value} document has about {use.doc_length.tokens} tokens",
         f"{use.corpus_size:,} documents are indexed, and a day is the longest that may take",
-        f"times are estimates for {cores} core{'s' * (cores > 1)}, from one measurement on two AVX2 cores; "
+        f"times are estimates for {_cores(question)}, from one measurement on two AVX2 cores; "
         "bench and tune measure",
-        "memory is reckoned from file sizes; plan reckons with the file's own numbers once it is pulled",
-        *pools.notes,
+        "memory is what plan would ask for; of files that are not pulled yet, by the catalog's figures",
+        *notes,
     )
 
 

@@ -1,25 +1,27 @@
-"""Which engine runs a model: its own, an installed runtime of another release, or the embedded one. Pure.
+"""Which engine runs a model: its own, a runtime of another release, or one that is installed otherwise. Pure.
 
 The candidates stand in this order, and the first that is not known to be bad for this model on this machine
-(``known_bad.py``) is taken. Weights inside a file whose own engine will not do are given with ``-m``.
+(``EngineFamily.known_bad``) is taken. Weights in a file whose own engine will not do are given with ``-m``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamafile_mgr.catalog import Pooling, Role
+from llamafile_mgr.engines.families import Family, family_of_version, family_rules, parse_version
+from llamafile_mgr.engines.known_bad import Candidate, Version
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.llamafile import Family, FileKind, family_of_version, parse_version
+from llamafile_mgr.llamafile import FileKind
 from llamafile_mgr.machine import Machine, System
-from llamafile_mgr.planner.known_bad import Candidate, KnownBad, explain, find_known_bad
 from llamafile_mgr.planner.plans import Reason
-from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 
 __all__ = ["Selection", "select_engine"]
 
-_V2_IN_SERVER = ((0, 9, 0), (0, 9, 3))
 _UNKNOWN_RELEASE = "the release of its engine could not be told"
 _NO_SHELL = "there is no sh, and no ape loader, to start llamafiles with"
 
@@ -36,7 +38,7 @@ class Selection:
     program: tuple[str, ...]
     weights: Path | None
     reason: Reason
-    version: tuple[int, int, int] | None = None
+    version: Version | None = None
     gpu_modules: tuple[str, ...] | None = None
     warning: str | None = None
 
@@ -46,7 +48,6 @@ class _Option:
     """One engine that could be taken, and ``unfit``: why not, None when it can."""
 
     selection: Selection
-    candidate: Candidate
     whose: str
     unfit: str | None = None
     slow: bool = False
@@ -63,127 +64,113 @@ def select_engine(subject: Subject, machine: Machine, toolbox: Toolbox, pooling:
             f"{subject.name} is an engine without weights",
             hint="pack weights onto it: llamafile-mgr pack --runtime R --weights W.gguf -o X.llamafile",
         )
-    own = _own_options(subject, machine, toolbox, pooling)
-    others = [
-        *_runtime_options(subject, machine, toolbox, pooling),
-        *_embedded_options(subject, machine, toolbox, pooling),
-    ]
-    options = [*own[:1], *others, *own[1:]]
+    search = _Search(subject, machine, toolbox, pooling)
+    own = list(search.own_options())
+    options = [*own[:1], *search.runtime_options(), *search.installed_options(), *own[1:]]
     because = _why_not_own(subject, own)
     for at, option in enumerate(options):
         if option.unfit is None:
-            return _finish(option, _why_passed(because, options[:at]))
+            return _finish(subject, option, _why_passed(because, options[:at]))
     for option in options:
         if option.slow:
-            return _finish(option, because, warning=option.unfit)
+            return _finish(subject, option, because, warning=option.unfit)
     raise _nothing_runs(subject, options, because)
 
 
-def _own_options(
-    subject: Subject, machine: Machine, toolbox: Toolbox, pooling: Pooling | None
-) -> list[_Option]:
-    """Return the engines inside the file: its server and, where it carries llamafiler too, that one."""
-    facts = subject.facts
-    if facts.kind is FileKind.WEIGHTS or facts.family is None:
-        return []
-    version = parse_version(facts.engine_version or "")
-    families = [facts.family]
-    if version is not None and _V2_IN_SERVER[0] <= version <= _V2_IN_SERVER[1]:
-        families += [Family.V2] if subject.role is Role.EMBED else []
-    arguments = facts.arguments
-    options = []
-    for family in families:
-        candidate = Candidate(
-            family,
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What is looked for, and where."""
+
+    subject: Subject
+    machine: Machine
+    toolbox: Toolbox
+    pooling: Pooling | None
+
+    def own_options(self) -> Iterator[_Option]:
+        """Yield the engines inside the file: its server, and a second one where it carries that too."""
+        facts = self.subject.facts
+        if facts.kind is FileKind.WEIGHTS or facts.family is None:
+            return
+        version = parse_version(facts.engine_version or "")
+        prefix = self._launch_prefix(self.subject.path)
+        embedded = facts.arguments
+        arguments = (*embedded.arguments, *embedded.after) if embedded is not None else ()
+        for family in [facts.family, *_second_families(version, self.subject.role)]:
+            rules = family_rules(family)
+            label = f"{family.value} {facts.engine_version}" if facts.engine_version else family.value
+            reason = Reason("engine", label, rules.own_why)
+            selection = Selection(family, prefix or (), None, reason, version, facts.gpu_modules)
+            missing = _NO_SHELL if prefix is None else None
+            if not rules.is_in_file and rules.installed_program(self.toolbox) is None:
+                missing = f"it was packed onto the {family.value} engine, which is not installed"
+            candidate = self._candidate(version, facts.size if rules.is_in_file else 0)
+            yield _judge(selection, replace(candidate, arguments=arguments), "own", missing)
+
+    def runtime_options(self) -> Iterator[_Option]:
+        """Yield the installed runtimes that can load other files, the newest first."""
+        fitting: list[tuple[Version, Family, InstalledRuntime]] = []
+        for runtime in self.toolbox.runtimes:
+            version, family = parse_version(runtime.version or ""), family_of_version(runtime.version or "")
+            if version is not None and family is not None and family_rules(family).runs_other_weights:
+                fitting.append((version, family, runtime))
+        for version, family, runtime in sorted(fitting, key=lambda each: each[0], reverse=True):
+            prefix = self._launch_prefix(runtime.path)
+            reason = Reason("engine", runtime.name, "this installed runtime can load it")
+            path = self.subject.path
+            selection = Selection(family, prefix or (), path, reason, version, runtime.gpu_modules)
+            candidate = replace(self._candidate(version, runtime.size), borrowed=True)
+            yield _judge(selection, candidate, runtime.name, _NO_SHELL if prefix is None else None)
+
+    def installed_options(self) -> Iterator[_Option]:
+        """Yield the engines that are installed beside this package and are no files in the store."""
+        for family in Family:
+            program = family_rules(family).installed_program(self.toolbox)
+            if program is not None:
+                reason = Reason("engine", family.value, f"the {family.value} engine can load it")
+                selection = Selection(family, program, self.subject.path, reason, None, ())
+                candidate = replace(self._candidate(None, 0), borrowed=True)
+                yield _judge(selection, candidate, family.value, None)
+
+    def _candidate(self, version: Version | None, program_bytes: int) -> Candidate:
+        facts, model, machine = self.subject.facts, self.subject.facts.model, self.machine
+        return Candidate(
             version,
-            subject.role,
-            pooling,
-            facts,
+            self.subject.role,
+            self.pooling,
             machine,
-            program_bytes=0 if family is Family.EMBEDDED else facts.size,
-            arguments=(*arguments.arguments, *arguments.after) if arguments else (),
-            uses_gpu=_uses_gpu(machine, facts.size),
+            program_bytes,
+            ends_sequences=model is not None and model.gguf.add_eos is True,
+            models=len(facts.weights),
+            uses_gpu=any(gpu.backend and (machine.memory_of(gpu) or 0) > facts.size for gpu in machine.gpus),
         )
-        label = f"{family.value} {facts.engine_version}" if facts.engine_version else family.value
-        prefix = _launch_prefix(machine, toolbox, subject.path)
-        selection = Selection(
-            family,
-            prefix or (),
-            None,
-            Reason("engine", label, "the file's own engine can do it"),
-            version,
-            facts.gpu_modules if family is Family.V10 else None,
-        )
-        missing = _NO_SHELL if prefix is None else None
-        if family is Family.EMBEDDED and toolbox.python is None:
-            missing = "it was packed onto the embedded engine, which is not installed"
-        options.append(_judge(selection, candidate, "own", missing))
-    return options
+
+    def _launch_prefix(self, path: Path) -> tuple[str, ...] | None:
+        """Return the argv that starts a llamafile, None when nothing can; never the bare file on POSIX."""
+        if self.machine.system is System.WINDOWS:
+            return (str(path),)
+        if self.toolbox.shell:
+            return ("sh", str(path))
+        return (str(self.toolbox.ape), str(path)) if self.toolbox.ape is not None else None
 
 
-def _runtime_options(
-    subject: Subject, machine: Machine, toolbox: Toolbox, pooling: Pooling | None
-) -> list[_Option]:
-    """Return the installed runtimes that can load other files, the newest first."""
-    fitting: list[tuple[tuple[int, int, int], InstalledRuntime]] = []
-    for runtime in toolbox.runtimes:
-        version = parse_version(runtime.version or "")
-        if version is not None and family_of_version(runtime.version or "") is Family.V10:
-            fitting.append((version, runtime))
-    options = []
-    for version, runtime in sorted(fitting, key=lambda pair: pair[0], reverse=True):
-        prefix = _launch_prefix(machine, toolbox, runtime.path)
-        candidate = Candidate(
-            Family.V10,
-            version,
-            subject.role,
-            pooling,
-            subject.facts,
-            machine,
-            program_bytes=runtime.size,
-            uses_gpu=_uses_gpu(machine, subject.facts.size),
-            borrowed=True,
-        )
-        selection = Selection(
-            Family.V10,
-            prefix or (),
-            subject.path,
-            Reason("engine", runtime.name, "this installed runtime can load it"),
-            version,
-            runtime.gpu_modules,
-        )
-        options.append(_judge(selection, candidate, runtime.name, _NO_SHELL if prefix is None else None))
-    return options
-
-
-def _embedded_options(
-    subject: Subject, machine: Machine, toolbox: Toolbox, pooling: Pooling | None
-) -> list[_Option]:
-    if toolbox.python is None:
+def _second_families(version: Version | None, role: Role) -> list[Family]:
+    """Return what a release carries beside its first server, of use for this role."""
+    if version is None:
         return []
-    candidate = Candidate(
-        Family.EMBEDDED, None, subject.role, pooling, subject.facts, machine, program_bytes=0, borrowed=True
-    )
-    selection = Selection(
-        Family.EMBEDDED,
-        (str(toolbox.python), "-m", "llamafile_mgr.engines.embedded"),
-        subject.path,
-        Reason("engine", "embedded", "the embedded engine can load it"),
-        None,
-        (),
-    )
-    return [_judge(selection, candidate, "embedded", None)]
+    rules = ((family, family_rules(family)) for family in Family)
+    carried = ((f, r) for f, r in rules if r.also_in and r.also_in[0] <= version <= r.also_in[1])
+    return [family for family, each in carried if role in each.also_for]
 
 
 def _judge(selection: Selection, candidate: Candidate, whose: str, missing: str | None) -> _Option:
-    bad: KnownBad | None = find_known_bad(candidate)
+    bad = family_rules(selection.family).find_known_bad(candidate)
     if missing is not None:
-        return _Option(selection, candidate, whose, missing)
+        return _Option(selection, whose, missing)
     if bad is None:
-        return _Option(selection, candidate, whose)
+        return _Option(selection, whose)
     if bad.no_gpu:
         selection = replace(selection, gpu_modules=())
-    return _Option(selection, candidate, whose, explain(bad, candidate.version), bad.slow)
+    return _Option(selection, whose, bad.explain(candidate.version), bad.slow)
 
 
 def _why_not_own(subject: Subject, own: list[_Option]) -> str | None:
@@ -202,35 +189,21 @@ def _why_passed(because: str | None, passed: list[_Option]) -> str | None:
     return "; ".join(said) or None
 
 
-def _finish(option: _Option, because: str | None, warning: str | None = None) -> Selection:
+def _finish(subject: Subject, option: _Option, because: str | None, warning: str | None = None) -> Selection:
     selection = option.selection
-    reason = selection.reason
-    if option.whose != "own" and because is not None:
-        reason = Reason(reason.setting, reason.value, f"{because}; {reason.why}")
-    elif selection.family is Family.V2:
-        reason = Reason(reason.setting, reason.value, f"{because}; its llamafiler can do it")
-    return replace(selection, reason=reason, warning=warning)
+    first = option.whose == "own" and selection.family is subject.facts.family
+    if because is not None and not first:
+        reason = selection.reason
+        selection = replace(selection, reason=replace(reason, why=f"{because}; {reason.why}"))
+    return replace(selection, warning=warning)
 
 
 def _nothing_runs(subject: Subject, options: list[_Option], because: str | None) -> PlanError:
-    if subject.facts.family is Family.EMBEDDED:
-        hint = "pip install 'llamafile-mgr[embedded]'"
-    else:
-        hint = "llamafile-mgr pull llamafile-0.10.5, or pip install 'llamafile-mgr[embedded]'"
+    own = subject.facts.family
+    packed = own is not None and not family_rules(own).is_in_file
+    hints = (family_rules(family).install_hint for family in ([own] if packed and own else Family))
     return PlanError(
-        f"nothing that is installed can run {subject.name}", cause=_why_passed(because, options), hint=hint
+        f"nothing that is installed can run {subject.name}",
+        cause=_why_passed(because, options),
+        hint=", or ".join(hint for hint in hints if hint is not None),
     )
-
-
-def _launch_prefix(machine: Machine, toolbox: Toolbox, path: Path) -> tuple[str, ...] | None:
-    """Return the argv that starts a llamafile, None when nothing can; never the bare file on POSIX."""
-    if machine.system is System.WINDOWS:
-        return (str(path),)
-    if toolbox.shell:
-        return ("sh", str(path))
-    return (str(toolbox.ape), str(path)) if toolbox.ape is not None else None
-
-
-def _uses_gpu(machine: Machine, size: int) -> bool:
-    """Tell whether some GPU has room for a model of this size."""
-    return any(gpu.backend and (machine.memory_of(gpu) or 0) > size for gpu in machine.gpus)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from llamafile_mgr.catalog import Model, Role
 from llamafile_mgr.config import ModelConfig
-from llamafile_mgr.llamafile import Family, GgufFacts
+from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Cpu
 from llamafile_mgr.planner.memory import Load, cache_bytes_per_token, format_size
 from llamafile_mgr.planner.tuning import TunedSettings
@@ -27,8 +28,6 @@ _SMALLEST_CONTEXT = 512
 _ENCODER_SLOTS, _CAUSAL_SLOTS = 4, 2
 _BATCH = 512
 _SMALL_BATCH = 128
-#: v1 cannot be told a batch and aborts on a BERT text above this.
-_V1_BATCH = 512
 #: Below it one thread per engine and several engines beat several threads (measured with MiniLM, 23
 #: million parameters, on two cores: +10 to 30 %).
 _SMALL_ENCODER = 150_000_000
@@ -37,8 +36,6 @@ _MOST_REPLICAS = 4
 #: generation, and ours for small encoders (not measured above two cores).
 _MOST_THREADS, _MOST_SMALL_THREADS = 20, 8
 _LARGEST_PROMPT_CACHE = 1024 * MIB
-#: Families that keep finished conversations in memory, up to 8 GiB unless told otherwise.
-_HAS_PROMPT_CACHE = (Family.V10, Family.EMBEDDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +69,8 @@ class Sizing:
 
     def load(self, *, on_gpu: bool = False) -> Load:
         """Return what the memory prediction asks for."""
-        # llamafile's engines compute attention in full on the processor.
-        full = self.flash_attention is False or (self.family is not Family.EMBEDDED and not on_gpu)
+        flash = on_gpu or family_rules(self.family).flash_attention_on_cpu
+        full = self.flash_attention is False or not flash
         return Load(
             self.role, self.family, self.context, self.slots, self.batch, self.prompt_cache or 0, not full
         )
@@ -165,7 +162,7 @@ def _show(setting: str, value: int) -> str:
 
 
 def _can_shrink_batch(sizing: Sizing) -> bool:
-    told = sizing.family in (Family.V10, Family.EMBEDDED) and "batch" not in sizing.pinned
+    told = family_rules(sizing.family).no_batch_why is None and "batch" not in sizing.pinned
     return told and not sizing.whole_text and (sizing.batch or _BATCH) > _SMALL_BATCH
 
 
@@ -179,10 +176,11 @@ def _choose_context(
     pinned: set[str],
 ) -> int:
     limit = text_limit(gguf, model)
-    if family is Family.V1 and role is Role.EMBED and gguf.causal is False:
-        why["context"] = "the engine aborts on a BERT batch above its fixed 512"
+    fixed = family_rules(family).fixed_batch
+    if fixed is not None and role is Role.EMBED and gguf.causal is False:
+        why["context"] = f"the engine aborts on a BERT batch above its fixed {fixed}"
         pinned.add("context")
-        return min(wish.context or limit, _V1_BATCH)
+        return min(wish.context or limit, fixed)
     if wish.context is not None:
         why["context"] = "set in the configuration"
         pinned.add("context")
@@ -202,7 +200,7 @@ def _choose_slots(
     why: dict[str, str],
     pinned: set[str],
 ) -> int:
-    if family is Family.V1:
+    if family_rules(family).one_slot:
         pinned.add("slots")
         if role is Role.EMBED:
             why["slots"] = "more than one slot nulls embeddings in this engine"
@@ -227,11 +225,9 @@ def _choose_slots(
 def _choose_batch(
     family: Family, role: Role, gguf: GgufFacts, context: int, why: dict[str, str]
 ) -> int | None:
-    if family is Family.V1:
-        why["batch"] = "passing a batch could only shrink it in this engine"
-        return None
-    if role is Role.GENERATE or family is Family.V2:
-        why["batch"] = "the engine's own is right"
+    passed_not = family_rules(family).no_batch_why
+    if passed_not is not None or role is Role.GENERATE:
+        why["batch"] = passed_not or "the engine's own is right"
         return None
     if gguf.causal is False:
         why["batch"] = "a whole text must fit one physical batch"
@@ -243,7 +239,7 @@ def _choose_batch(
 def _choose_prompt_cache(
     family: Family, role: Role, gguf: GgufFacts, context: int, why: dict[str, str]
 ) -> int | None:
-    if role is not Role.GENERATE or family not in _HAS_PROMPT_CACHE:
+    if role is not Role.GENERATE or not family_rules(family).keeps_conversations:
         return None
     why["prompt_cache"] = "two conversations beside those under way; the engine's own limit is 8 GiB"
     wanted = 2 * cache_bytes_per_token(gguf) * context

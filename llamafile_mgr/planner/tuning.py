@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.llamafile import Family
+from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.planner.plans import Plan
 
 __all__ = [
@@ -39,7 +39,6 @@ FEWEST_ROUNDS, _MOST_ROUNDS = 4, 9
 _MAD_TO_SIGMA = 1.4826
 _SIGMAS = 2.0
 _MOST_REPLICAS, _MOST_SLOTS, _MOST_BATCH = 8, 16, 2048
-_TOLD = (Family.V10, Family.EMBEDDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +164,13 @@ def _neighbours(variant: Variant, limits: TuneLimits) -> Iterator[Variant]:
     if variant.threads > 1:
         yield replace(variant, threads=variant.threads // 2)
     yield replace(variant, threads=min(limits.cores // variant.replicas, variant.threads * 2))
-    if limits.family in _TOLD:
+    rules = family_rules(limits.family)
+    if rules.takes_flash_attention:
         yield replace(variant, flash_attention=variant.flash_attention is False)
         if variant.batch is not None:
             yield replace(variant, batch=min(_MOST_BATCH, variant.batch * 2))
             yield replace(variant, batch=max(limits.least_batch or 1, variant.batch // 2))
-    if limits.role is Role.EMBED and limits.family is not Family.V1:
+    if limits.role is Role.EMBED and not rules.one_slot:
         yield replace(variant, slots=min(_MOST_SLOTS, variant.slots * 2))
         yield replace(variant, slots=max(1, variant.slots // 2))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.planner.budget import Pool
+from llamafile_mgr.planner.budget import MemoryBudget
 
 __all__ = ["DocLength", "Outcome", "Recommendation", "Use", "Verdict"]
 
@@ -49,7 +49,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One model and the reasons. ``memory``: bytes, predicted from the catalog. ``index_seconds``: about how
+    """One model and the reasons. ``memory``: bytes, as plan predicts them. ``index_seconds``: about how
     long the collection takes, ``None`` on a GPU, where nothing was measured."""
 
     model: str
@@ -80,7 +80,7 @@ class Recommendation:
     """
 
     use: Use
-    pools: tuple[Pool, ...]
+    budgets: tuple[MemoryBudget, ...]
     verdicts: tuple[Verdict, ...]
     assumptions: tuple[str, ...]
 
@@ -106,7 +106,7 @@ class Recommendation:
             "embedding": self.embedding.to_dict() if self.embedding else None,
             "generation": self.generation.to_dict() if self.generation else None,
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
-            "memory": [dataclasses.asdict(pool) for pool in self.pools],
+            "memory": [dataclasses.asdict(budget) for budget in self.budgets],
             "use": use,
             "assumptions": list(self.assumptions),
         }

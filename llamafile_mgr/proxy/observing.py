@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
+from collections.abc import Mapping
 from typing import Any
-
-import psutil
 
 from llamafile_mgr import __version__
 from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.metrics import Sample, render_metric
+from llamafile_mgr.supervisor.memory import resident_bytes
 from llamafile_mgr.supervisor.pool import Pool
-from llamafile_mgr.supervisor.snapshots import EngineSnapshot
 
-__all__ = ["describe_status", "process_memory", "render_metrics"]
+__all__ = ["describe_status", "render_metrics"]
 
 
-def render_metrics(front: Front) -> str:
+async def render_metrics(front: Front) -> str:
     """Return everything for ``/metrics``."""
+    memory = await _weigh(front)
     snapshots = [pool.snapshot() for pool in front.pools]
     engines = [(pool.model, engine) for pool in snapshots for engine in pool.engines]
     gauges = {
@@ -37,10 +39,7 @@ def render_metrics(front: Front) -> str:
         "llamafile_engine_memory_bytes": (
             "Resident memory of an engine.",
             [
-                Sample(
-                    {"model": model, "engine": engine.name},
-                    _engine_memory(engine) or 0,
-                )
+                Sample({"model": model, "engine": engine.name}, memory.get(engine.pid, 0))
                 for model, engine in engines
             ],
         ),
@@ -66,7 +65,7 @@ def render_metrics(front: Front) -> str:
         ),
         "llamafile_proxy_memory_bytes": (
             "Resident memory of the proxy.",
-            [Sample({}, process_memory(None) or 0)],
+            [Sample({}, memory[None])],
         ),
         "llamafile_uptime_seconds": ("Since the proxy started.", [Sample({}, time.time() - front.started)]),
     }
@@ -75,13 +74,14 @@ def render_metrics(front: Front) -> str:
     return front.metrics.render() + render_embedding_metrics(stats) + "".join(measured)
 
 
-def describe_status(front: Front) -> dict[str, Any]:
+async def describe_status(front: Front) -> dict[str, Any]:
     """Return what the status page shows; seconds, bytes, and times since 1970."""
+    memory = await _weigh(front)
     return {
         "version": __version__,
         "uptime_seconds": round(time.time() - front.started, 1),
-        "memory_bytes": process_memory(None),
-        "models": [_describe_model(front, pool) for pool in front.pools],
+        "memory_bytes": memory[None],
+        "models": [_describe_model(front, pool, memory) for pool in front.pools],
         "recent_errors": [
             {"time": error.time, "status": error.status, "path": error.path, "message": error.message}
             for error in reversed(front.recent_errors)
@@ -89,7 +89,7 @@ def describe_status(front: Front) -> dict[str, Any]:
     }
 
 
-def _describe_model(front: Front, pool: Pool) -> dict[str, Any]:
+def _describe_model(front: Front, pool: Pool, memory: Mapping[int | None, int]) -> dict[str, Any]:
     snapshot, plan = pool.snapshot(), pool.plan
     queue, embedder = pool.calls.queue, front.embedders.get(plan.name)
     counted = [value for labels, value in front.metrics.requests.values.items() if labels[1] == plan.name]
@@ -121,7 +121,7 @@ def _describe_model(front: Front, pool: Pool) -> dict[str, Any]:
                 "cause": engine.cause,
                 "speed": engine.speed,
                 "slow": engine.slow,
-                "memory_bytes": _engine_memory(engine),
+                "memory_bytes": None if engine.pid is None else memory.get(engine.pid),
             }
             for engine in snapshot.engines
         ],
@@ -132,13 +132,16 @@ def _finite(bound: float | None) -> float | None:
     return None if bound == float("inf") else bound
 
 
-def _engine_memory(engine: EngineSnapshot) -> int | None:
-    return None if engine.pid is None else process_memory(engine.pid)
+async def _weigh(front: Front) -> dict[int | None, int]:
+    """Return the resident bytes of every engine by its process, and for None those of this process alone.
 
+    Off the loop: the system's list of processes is read for each engine.
+    """
+    pids = [
+        engine.pid for pool in front.pools for engine in pool.snapshot().engines if engine.pid is not None
+    ]
 
-def process_memory(pid: int | None) -> int | None:
-    """Return resident bytes of a process, of this one for None; None when it is gone."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None
+    def weigh() -> dict[int | None, int]:
+        return {None: resident_bytes(os.getpid(), alone=True)} | {pid: resident_bytes(pid) for pid in pids}
+
+    return await asyncio.to_thread(weigh)

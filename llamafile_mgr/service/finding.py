@@ -14,31 +14,23 @@ from pathlib import Path
 import llamafile_mgr
 from llamafile_mgr.config import CONFIG_VARIABLE
 from llamafile_mgr.errors import ServiceError
+from llamafile_mgr.machine.vendors import engine_files, gpu_variables
 from llamafile_mgr.paths import HOME_VARIABLE, Paths, resolve_paths
 from llamafile_mgr.service.definition import Definition, Manager, Request, Scope
 
 __all__ = ["Target", "find_definition", "find_manager", "find_target", "unit_directory"]
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: Variables of the installing shell that change where files lie or which GPUs are used.
+#: Variables of the installing shell that change where files lie; those of GPUs are kept too.
 _KEPT = (
     "XDG_DATA_HOME",
     "XDG_CONFIG_HOME",
     "XDG_STATE_HOME",
     "XDG_CACHE_HOME",
     "LD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_ORDER",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "GGML_VK_VISIBLE_DEVICES",
-    "HSA_OVERRIDE_GFX_VERSION",
 )
 _PREFIX = "LLAMAFILE_MGR_"
 _DROPPED = frozenset({CONFIG_VARIABLE, "LLAMAFILE_MGR_DEBUG", "LLAMAFILE_MGR_PYTHON"})
-_GPU_NODES = ("nvidia*", "nvidia-caps/*", "dri/renderD*", "kfd")
-#: Made by the NVIDIA driver when they are first used, which may be after the installation.
-_NVIDIA_LATER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
 #: Beyond the draining: engines end, caches are written.
 _STOP_EXTRA_SECONDS = 30
 
@@ -162,7 +154,7 @@ def find_definition(request: Request, target: Target, environ: Mapping[str, str]
             if _exists_here(host)
         ),
         user=target.user,
-        devices=_gpu_devices(Path("/dev")),
+        devices=tuple(map(str, engine_files(Path("/dev")))),
         on_demand=request.on_demand,
         stop_seconds=math.ceil(request.drain_seconds) + _STOP_EXTRA_SECONDS,
         log=str(paths.logs / f"service-{request.name}.log"),
@@ -185,7 +177,7 @@ def _environment(target: Target, package: Path, environ: Mapping[str, str]) -> d
         kept[HOME_VARIABLE] = str(Path(environ[HOME_VARIABLE]).expanduser().absolute())
     own = target.user is None
     if own:
-        kept |= {name: environ[name] for name in _KEPT if environ.get(name)}
+        kept |= {name: environ[name] for name in (*_KEPT, *gpu_variables()) if environ.get(name)}
     kept |= {
         "HOME": str(target.home),
         "PATH": _clean_path(environ.get("PATH", "")) if own else _SYSTEM_PATH,
@@ -217,13 +209,6 @@ def _outermost(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """Return each path that lies in none of the others, in order."""
     unique = list(dict.fromkeys(paths))
     return tuple(path for path in unique if not any(other in path.parents for other in unique))
-
-
-def _gpu_devices(root: Path) -> tuple[str, ...]:
-    found = [node for pattern in _GPU_NODES for node in sorted(root.glob(pattern)) if not node.is_dir()]
-    if (root / "nvidia0") in found:
-        found += [root / name for name in _NVIDIA_LATER]
-    return tuple(dict.fromkeys(map(str, found)))
 
 
 def _check_reach(path: Path, target: Target) -> None:

@@ -64,7 +64,7 @@ _LINES: tuple[tuple[str, str, str | None, bool], ...] = (
         True,
     ),
     (
-        r"(?:out of memory|cudaMalloc failed|failed to allocate (?:CUDA|buffer|Metal|Vulkan))",
+        r"(?:out of memory|Malloc failed|failed to allocate (?:\w+ ){0,2}buffer)",
         "there was not enough GPU or main memory for the model",
         "use a smaller model or quantisation, or a shorter context",
         False,

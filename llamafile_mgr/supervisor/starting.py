@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from llamafile_mgr.engines.families import EngineFamily
+from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError
 from llamafile_mgr.supervisor.ports import listens_on

@@ -60,7 +60,7 @@ def test_json(capsys: pytest.CaptureFixture[str], snapshot: str) -> None:
 def test_nothing_fits(capsys: pytest.CaptureFixture[str], snapshot: str) -> None:
     assert run(["recommend", "--machine", snapshot, "--max-memory", "50MB"]) == PlanError.exit_code
     captured = capsys.readouterr()
-    assert "0.1 GB allowed" in captured.out
+    assert "50 MB are allowed" in captured.out
     assert "--max-memory" in captured.err
     assert run(["recommend", "--machine", snapshot, "--max-memory", "50MB", "--json"]) == PlanError.exit_code
     assert json.loads(capsys.readouterr().out)["embedding"] is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.engines.families import Family
 from tests.support.front import FakeModel, running_front
 from tests.support.llamafiles import pack_fake
 from tests.support.service import Service, running_service

@@ -17,10 +17,10 @@ from typing import cast
 import numpy as np
 
 from llamafile_mgr.catalog import Model, Pooling, Role, load_catalog
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import EngineLostError, NotReadyError
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import BatchPolicy
 from llamafile_mgr.supervisor.dispatch import Dispatcher

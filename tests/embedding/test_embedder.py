@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType, Truncation
 from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.errors import (
     BusyError,
     DeadlineError,
@@ -21,7 +22,6 @@ from llamafile_mgr.errors import (
     NotReadyError,
     RequestError,
 )
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.supervisor.calls import BatchPolicy, Caller, Deadline
 from llamafile_mgr.supervisor.pool import make_policy
 from llamafile_mgr.supervisor.queue import QueueLimits

@@ -22,8 +22,8 @@ from llamafile_mgr.embedding.policy import fit_text
 from llamafile_mgr.embedding.prompts import PromptedText
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
 from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.errors import InputTooLongError
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.supervisor.calls import Caller, Deadline
 from tests.embedding.stub_pool import StubPool, make_plan
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Work
 from llamafile_mgr.supervisor.dispatch import RequestWork, WorkerSlot

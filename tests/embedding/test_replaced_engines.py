@@ -13,9 +13,9 @@ from llamafile_mgr.embedding.cache import VectorCache
 from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType, Truncation
 from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import InputTooLongError
-from llamafile_mgr.llamafile.family import Family
 from tests.embedding.stub_pool import StubClient, StubEngine, StubPool, make_plan, vector_of
 
 TEXTS = tuple(f"text number {n}" for n in range(9))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llamafile_mgr.embedding.requests import EmbedRequest
 from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.embedding.text_work import TextVector, TextWork
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import (
     DeadlyRequestError,
@@ -21,7 +22,6 @@ from llamafile_mgr.errors import (
     InputTooLongError,
     NotReadyError,
 )
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority
 from tests.embedding.stub_pool import (
     DEADLY,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -147,9 +148,9 @@ def test_v2_tells_texts_of_tokens_and_wants_a_prompt() -> None:
     rules = family_rules(Family.V2)
     asked = rules.tokenize("a b")
     assert orjson.loads(asked.body or b"") == {"prompt": "a b", "add_special": True}
-    assert len(rules.read_tokens(reply({"add_special": True, "tokens": ["[CLS]", "a", "b", "[SEP]"]}))) == 4
+    assert rules.count_tokens(reply({"add_special": True, "tokens": ["[CLS]", "a", "b", "[SEP]"]})) == 4
     with pytest.raises(EngineError):
-        rules.read_tokens(reply({"tokens": "a"}))
+        rules.count_tokens(reply({"tokens": "a"}))
 
 
 def test_rerankers_are_told_to_rerank() -> None:
@@ -163,7 +164,29 @@ def test_rerankers_are_told_to_rerank() -> None:
 
 def test_tokens_plain_or_with_pieces() -> None:
     rules = family_rules(Family.V10)
-    assert rules.read_tokens(reply({"tokens": [1, 2]})) == [1, 2]
-    assert rules.read_tokens(reply({"tokens": [{"id": 3, "piece": "x"}]})) == [3]
+    assert rules.count_tokens(reply({"tokens": [1, 2]})) == 2
+    assert rules.count_tokens(reply({"tokens": [{"id": 3, "piece": "x"}]})) == 1
     with pytest.raises(EngineError):
-        rules.read_tokens(reply({"content": ""}))
+        rules.count_tokens(reply({"content": ""}))
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        ({"prompt": "x", "n_predict": 4, "top_k": 40}, {"prompt": "x", "max_tokens": 4}),
+        ({"prompt": "x", "n_predict": 4, "max_tokens": 2}, {"prompt": "x", "max_tokens": 2}),
+        ({"messages": [], "n": 1, "tools": []}, {"messages": []}),
+        ({"messages": [], "tools": [{}]}, {"messages": [], "tools": [{}]}),
+        ({"messages": [{"role": "user", "content": "a"}]}, {"messages": [{"role": "user", "content": "a"}]}),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b"}]}]},
+            {"messages": [{"role": "user", "content": "ab"}]},
+        ),
+        (
+            {"messages": [{"content": [{"type": "image_url", "image_url": "data:"}]}, 3]},
+            {"messages": [{"content": [{"type": "image_url", "image_url": "data:"}]}, 3]},
+        ),
+    ],
+)
+def test_v2_is_sent_what_it_reads(body: dict[str, Any], sent: dict[str, Any]) -> None:
+    assert family_rules(Family.V2).generation_body(body) == sent

@@ -10,7 +10,6 @@ from llamafile_mgr.machine import (
     Check,
     Cpu,
     Gpu,
-    GpuVendor,
     LaunchFacts,
     Machine,
     Memory,
@@ -185,15 +184,17 @@ def test_what_helps_where_something_is_missing() -> None:
 
 
 def test_gpus() -> None:
-    good = Gpu(GpuVendor.NVIDIA, "RTX 4090", 0, 24 * GIB, 20 * GIB, backend="nvidia")
-    idle = Gpu(GpuVendor.AMD, "RX 7900", memory_total=20 * GIB)
+    good = Gpu("nvidia", "RTX 4090", 0, 24 * GIB, 20 * GIB, backend="nvidia")
+    idle = Gpu("amd", "RX 7900", memory_total=20 * GIB)
     checks = [c for c in diagnose(machine(gpus=(good, idle)), FACTS) if c.name == "gpu"]
     assert [c.outcome for c in checks] == [Outcome.PASS, Outcome.WARN]
     assert "20.0 GiB free of 24.0 GiB, --gpu nvidia" in checks[0].finding
     assert "ROCm" in (checks[1].fix or "")
     boxed = diagnose(machine(gpus=(idle,), container="docker"), FACTS)
-    assert "--gpus all" in (only(boxed, "gpu").fix or "")
-    odd = diagnose(machine(gpus=(Gpu(GpuVendor.OTHER, "Mali"),)), FACTS)
+    assert "docker run --device /dev/dri --device /dev/kfd" in (only(boxed, "gpu").fix or "")
+    lost = diagnose(machine(gpus=(Gpu("nvidia", "RTX 4090"),), container="docker"), FACTS)
+    assert "docker run --gpus all" in (only(lost, "gpu").fix or "")
+    odd = diagnose(machine(gpus=(Gpu("other", "Mali"),)), FACTS)
     assert only(odd, "gpu").fix == "no engine has support for it"
 
 

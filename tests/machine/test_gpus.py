@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.machine import Gpu, GpuVendor, Machine, Memory, System
-from llamafile_mgr.machine.amd import gfx_name, parse_kfd_properties, parse_rocm_smi
-from llamafile_mgr.machine.linux_gpu import DrmCard, find_gpus, merge, read_drm_cards
+from llamafile_mgr.machine import Gpu, Machine, Memory, System
+from llamafile_mgr.machine.amd import gfx_name, parse_kfd_properties, parse_rocm_smi, with_smi
+from llamafile_mgr.machine.gpu_vendor import DrmCard
+from llamafile_mgr.machine.linux_gpu import find_gpus, merge, read_drm_cards
 from llamafile_mgr.machine.nvidia import find_nvidia, parse_smi
 from llamafile_mgr.machine.vulkan import parse_vulkan_summary
 from tests.machine.machine_captures import capture
@@ -24,7 +25,7 @@ MIB, GIB = 1024**2, 1024**3
 def test_two_nvidia_cards() -> None:
     first, second = parse_smi(capture("nvidia-two-cards.csv"))
     assert first == Gpu(
-        GpuVendor.NVIDIA, "NVIDIA TITAN V", 0, 12288 * MIB, 11234 * MIB, False, "7.0", "570.86.15", "nvidia"
+        "nvidia", "NVIDIA TITAN V", 0, 12288 * MIB, 11234 * MIB, False, "7.0", "570.86.15", "nvidia"
     )
     assert (second.index, second.compute_capability) == (1, "8.9")
 
@@ -98,7 +99,7 @@ def test_nvml_in_place_of_the_drivers_library(tmp_path: Path, monkeypatch: pytes
     discrete, integrated = find_nvidia()
     assert sys.modules.pop("pynvml").CALLS == ["init", "shutdown"]
     assert discrete == Gpu(
-        GpuVendor.NVIDIA,
+        "nvidia",
         "NVIDIA GeForce RTX 4090",
         0,
         24 * GIB,
@@ -161,24 +162,24 @@ def test_kfd_nodes() -> None:
 
 def test_vulkan_devices() -> None:
     intel, nvidia = parse_vulkan_summary(capture("vulkan-raptor-lake-and-rtx4070.txt"))
-    assert (intel.vendor, intel.device_id, intel.integrated) == (GpuVendor.INTEL, 0xA788, True)
-    assert (nvidia.vendor, nvidia.integrated, nvidia.driver) == (GpuVendor.NVIDIA, False, "NVIDIA 595.84")
+    assert (intel.vendor_id, intel.device_id, intel.integrated) == (0x8086, 0xA788, True)
+    assert (nvidia.vendor_id, nvidia.integrated, nvidia.driver) == (0x10DE, False, "NVIDIA 595.84")
     assert parse_vulkan_summary(capture("vulkan-failed.txt")) == ()
 
 
 def test_the_processor_in_disguise_is_no_gpu() -> None:
     devices = parse_vulkan_summary(capture("vulkan-powervr-and-llvmpipe.txt").replace("   GPU", "GPU"))
     assert [device.software for device in devices] == [False, True]
-    (gpu,) = merge((), (), {}, devices)
+    (gpu,) = merge((), (), [device for device in devices if not device.software])
     assert (gpu.name, gpu.vendor, gpu.unified, gpu.backend) == (
         "PowerVR A-Series AXE-1-16M",
-        GpuVendor.OTHER,
+        "other",
         True,
         "vulkan",
     )
 
 
-def card(name: str, vendor: GpuVendor, device: int, slot: str, **more: object) -> DrmCard:
+def card(name: str, vendor: str, device: int, slot: str, **more: object) -> DrmCard:
     values: dict[str, object] = {"driver": "x", "node": True} | more
     return DrmCard(name, vendor, device, slot, **values)  # type: ignore[arg-type]
 
@@ -186,14 +187,14 @@ def card(name: str, vendor: GpuVendor, device: int, slot: str, **more: object) -
 def test_a_laptop_with_two_gpus_counts_each_once() -> None:
     nvidia = parse_smi("0, NVIDIA GeForce RTX 4070 Laptop GPU, 8188, 7800, 595.84, 8.9")
     cards = (
-        card("card1", GpuVendor.NVIDIA, 0x2860, "0000:01:00.0"),
-        card("card0", GpuVendor.INTEL, 0xA788, "0000:00:02.0"),
+        card("card1", "nvidia", 0x2860, "0000:01:00.0"),
+        card("card0", "intel", 0xA788, "0000:00:02.0", integrated=True),
     )
     devices = parse_vulkan_summary(capture("vulkan-raptor-lake-and-rtx4070.txt"))
-    found = merge(nvidia, cards, {}, devices)
+    found = merge(nvidia, cards, devices)
     assert [(g.vendor, g.backend, g.unified) for g in found] == [
-        (GpuVendor.NVIDIA, "nvidia", False),
-        (GpuVendor.INTEL, "vulkan", True),
+        ("nvidia", "nvidia", False),
+        ("intel", "vulkan", True),
     ]
     assert found[1].memory_total is None
 
@@ -201,17 +202,17 @@ def test_a_laptop_with_two_gpus_counts_each_once() -> None:
 def test_an_integrated_amd_gpu_shares_main_memory() -> None:
     strix = card(
         "card0",
-        GpuVendor.AMD,
+        "amd",
         0x150E,
         "0000:c1:00.0",
         target="gfx1150",
-        kfd=True,
+        direct=True,
         vram_total=512 * MIB,
         vram_used=100 * MIB,
-        gtt_total=16 * GIB,
-        gtt_used=GIB,
+        mapped_total=16 * GIB,
+        mapped_used=GIB,
     )
-    (gpu,) = merge((), (strix,), {}, parse_vulkan_summary(capture("vulkan-strix-point.txt")))
+    (gpu,) = merge((), (with_smi(strix, None),), parse_vulkan_summary(capture("vulkan-strix-point.txt")))
     assert (gpu.unified, gpu.backend, gpu.index) == (True, "amd", 0)
     assert gpu.memory_total == 512 * MIB + 16 * GIB
     assert gpu.name == "AMD Radeon 890M Graphics (RADV STRIX1)"
@@ -221,10 +222,11 @@ def test_an_integrated_amd_gpu_shares_main_memory() -> None:
 
 def test_a_dedicated_amd_gpu_keeps_its_own_memory_and_order() -> None:
     cards = (
-        card("card1", GpuVendor.AMD, 0x744C, "0000:09:00.0", target="gfx1100", kfd=True, vram_total=24 * GIB),
-        card("card0", GpuVendor.AMD, 0x744C, "0000:03:00.0", target="gfx1100", kfd=True, vram_total=20 * GIB),
+        card("card1", "amd", 0x744C, "0000:09:00.0", target="gfx1100", direct=True, vram_total=24 * GIB),
+        card("card0", "amd", 0x744C, "0000:03:00.0", target="gfx1100", direct=True, vram_total=20 * GIB),
     )
-    found = merge((), cards, parse_rocm_smi(capture("rocm-smi-7900xt.json")), ())
+    smi = parse_rocm_smi(capture("rocm-smi-7900xt.json"))
+    found = merge((), [with_smi(each, smi.get(each.card)) for each in cards], ())
     assert [(g.index, g.memory_total, g.unified) for g in found] == [
         (0, 20 * GIB, False),
         (1, 24 * GIB, False),
@@ -234,9 +236,8 @@ def test_a_dedicated_amd_gpu_keeps_its_own_memory_and_order() -> None:
 
 
 def test_a_gpu_that_the_container_was_not_given_has_no_backend() -> None:
-    (gpu,) = merge(
-        (), (card("card0", GpuVendor.AMD, 1, "0000:03:00.0", target="gfx1100", kfd=True, node=False),), {}, ()
-    )
+    shut = card("card0", "amd", 1, "0000:03:00.0", target="gfx1100", direct=True, node=False)
+    (gpu,) = merge((), (shut,), ())
     assert gpu.backend is None
 
 
@@ -264,10 +265,10 @@ def drm_tree(root: Path) -> None:
 def test_the_kernels_files_of_an_amd_machine(tmp_path: Path) -> None:
     drm_tree(tmp_path)
     (found,) = read_drm_cards(tmp_path / "sys", tmp_path / "dev")
-    assert (found.card, found.target, found.node, found.kfd) == ("card0", "gfx1100", True, True)
+    assert (found.card, found.target, found.node, found.direct) == ("card0", "gfx1100", True, True)
     (gpu,) = find_gpus(tmp_path / "sys", tmp_path / "dev")
     assert gpu == Gpu(
-        GpuVendor.AMD,
+        "amd",
         "AMD Radeon RX 7900 XTX",
         0,
         25753026560,
@@ -293,8 +294,8 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
 
 def test_memory_of_a_gpu() -> None:
     machine = Machine(System.LINUX, memory=Memory(total=16 * GIB, available=10 * GIB))
-    assert machine.memory_of(Gpu(GpuVendor.NVIDIA, "x", memory_total=8 * GIB, memory_free=6 * GIB)) == 6 * GIB
-    assert machine.memory_of(Gpu(GpuVendor.NVIDIA, "x", memory_total=8 * GIB)) == 8 * GIB
-    assert machine.memory_of(Gpu(GpuVendor.NVIDIA, "x")) is None
-    assert machine.memory_of(Gpu(GpuVendor.APPLE, "x", unified=True)) == 10 * GIB
-    assert machine.memory_of(Gpu(GpuVendor.APPLE, "x", memory_total=6 * GIB, unified=True)) == 6 * GIB
+    assert machine.memory_of(Gpu("nvidia", "x", memory_total=8 * GIB, memory_free=6 * GIB)) == 6 * GIB
+    assert machine.memory_of(Gpu("nvidia", "x", memory_total=8 * GIB)) == 8 * GIB
+    assert machine.memory_of(Gpu("nvidia", "x")) is None
+    assert machine.memory_of(Gpu("apple", "x", unified=True)) == 10 * GIB
+    assert machine.memory_of(Gpu("apple", "x", memory_total=6 * GIB, unified=True)) == 6 * GIB

@@ -13,7 +13,6 @@ from llamafile_mgr.errors import ConfigError, NotFoundError
 from llamafile_mgr.machine import (
     Cpu,
     Gpu,
-    GpuVendor,
     Machine,
     Memory,
     System,
@@ -21,6 +20,7 @@ from llamafile_mgr.machine import (
     read_snapshot,
 )
 from llamafile_mgr.machine.snapshot import machine_from_dict
+from llamafile_mgr.machine.vendors import vendor_names
 
 SIZES = st.none() | st.integers(0, 2**60)
 COUNTS = st.none() | st.integers(0, 4096)
@@ -48,7 +48,7 @@ MACHINES = st.builds(
     gpus=st.lists(
         st.builds(
             Gpu,
-            vendor=st.sampled_from(GpuVendor),
+            vendor=st.sampled_from(vendor_names()),
             name=st.text(max_size=20),
             index=COUNTS,
             memory_total=SIZES,
@@ -108,6 +108,7 @@ def test_unset_fields_may_be_left_out() -> None:
         ({"system": "linux", "load": float("nan")}, "load"),
         ({"system": "linux", "gpus": {}}, "gpus"),
         ({"system": "linux", "gpus": [{"vendor": "nvidia"}]}, "gpus[0]"),
+        ({"system": "linux", "gpus": [{"vendor": "voodoo", "name": "3dfx"}]}, "'voodoo'"),
         ({"system": "linux", "rosetta": 1}, "rosetta"),
         ({"version": 2, "system": "linux"}, "version"),
         ({"version": True, "system": "linux"}, "version"),

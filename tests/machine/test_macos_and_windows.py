@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.machine import GpuVendor, System
+from llamafile_mgr.machine import System
 from llamafile_mgr.machine.macos import (
     build_cpu,
     detect_macos,
@@ -48,13 +48,13 @@ def test_features_of_macs() -> None:
 
 def test_displays_of_macs() -> None:
     (m1,) = parse_displays(capture("displays-m1-air.json"))
-    assert (m1.name, m1.vendor, m1.unified, m1.backend) == ("Apple M1", GpuVendor.APPLE, True, "apple")
+    assert (m1.name, m1.vendor, m1.unified, m1.backend) == ("Apple M1", "apple", True, "apple")
     assert m1.memory_total is None
     (m3,) = parse_displays(capture("displays-m3-max.json"), wired_limit=48 * GIB)
     assert m3.memory_total == 48 * GIB
     intel, amd = parse_displays(capture("displays-intel-mac.json"))
-    assert (intel.vendor, intel.unified, intel.backend) == (GpuVendor.INTEL, True, None)
-    assert (amd.vendor, amd.memory_total, amd.unified, amd.backend) == (GpuVendor.AMD, 8 * GIB, False, None)
+    assert (intel.vendor, intel.unified, intel.backend) == ("intel", True, None)
+    assert (amd.vendor, amd.memory_total, amd.unified, amd.backend) == ("amd", 8 * GIB, False, None)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_displays_of_windows() -> None:
     (radeon,) = parse_video_controllers(capture("windows-video-controllers.json"))
     assert (radeon.name, radeon.vendor, radeon.memory_total) == (
         "AMD Radeon(TM) 880M Graphics",
-        GpuVendor.AMD,
+        "amd",
         512 * 1024**2,
     )
     (large,) = parse_video_controllers(capture("windows-video-controller-16gb.json"))

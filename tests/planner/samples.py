@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.catalog import Role, load_catalog
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.llamafile import (
     EmbeddedArguments,
     Family,
@@ -15,8 +16,8 @@ from llamafile_mgr.llamafile import (
     GgufFacts,
     Weights,
 )
-from llamafile_mgr.machine import Cpu, Gpu, GpuVendor, Machine, Memory, System
-from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.planner.subjects import Subject
 
 GB = 10**9
 CUDA = ("ggml-cuda.so", "ggml-vulkan.so")
@@ -146,7 +147,7 @@ oss = subject(
 
 
 def _nvidia(name: str, total: int, index: int = 0) -> Gpu:
-    return Gpu(GpuVendor.NVIDIA, name, index, total, total * 95 // 100, backend="nvidia")
+    return Gpu("nvidia", name, index, total, total * 95 // 100, backend="nvidia")
 
 
 def _linux(cores: int, memory: int, architecture: str = "x86_64", **changes: Any) -> Machine:
@@ -173,17 +174,15 @@ GPU_24GB = _linux(8, 64 * GB, gpus=(_nvidia("RTX 4090", 24 * GB),))
 GPU_4GB = _linux(8, 32 * GB, gpus=(_nvidia("GTX 1650", 4 * GB),))
 TWO_GPUS = _linux(16, 64 * GB, gpus=(_nvidia("RTX 3060", 12 * GB), _nvidia("RTX 4090", 24 * GB, 1)))
 TWO_SMALL_GPUS = _linux(16, 64 * GB, gpus=(_nvidia("RTX 3060", 12 * GB), _nvidia("RTX 3060", 12 * GB, 1)))
-AMD_GPU = _linux(8, 32 * GB, gpus=(Gpu(GpuVendor.AMD, "RX 7900", 0, 20 * GB, 19 * GB, backend="amd"),))
-INTEL_IGPU = _linux(
-    4, 16 * GB, gpus=(Gpu(GpuVendor.INTEL, "Iris Xe", 0, 8 * GB, unified=True, backend="vulkan"),)
-)
-UNUSABLE_GPU = _linux(4, 16 * GB, gpus=(Gpu(GpuVendor.OTHER, "ancient", 0, GB, GB),))
+AMD_GPU = _linux(8, 32 * GB, gpus=(Gpu("amd", "RX 7900", 0, 20 * GB, 19 * GB, backend="amd"),))
+INTEL_IGPU = _linux(4, 16 * GB, gpus=(Gpu("intel", "Iris Xe", 0, 8 * GB, unified=True, backend="vulkan"),))
+UNUSABLE_GPU = _linux(4, 16 * GB, gpus=(Gpu("other", "ancient", 0, GB, GB),))
 MAC_16GB = Machine(
     System.MACOS,
     architecture="arm64",
     cpu=Cpu(physical_cores=4, logical_cpus=8, efficiency_cores=4, features=("neon",)),
     memory=Memory(total=16 * GB, available=10 * GB),
-    gpus=(Gpu(GpuVendor.APPLE, "Apple M1", 0, 11 * GB, unified=True, backend="apple"),),
+    gpus=(Gpu("apple", "Apple M1", 0, 11 * GB, unified=True, backend="apple"),),
 )
 NO_AVX = replace(LAPTOP_8GB, cpu=Cpu(physical_cores=2, logical_cpus=4, features=("sse4_1", "ssse3")))
 WSL = replace(GPU_24GB, wsl=2)

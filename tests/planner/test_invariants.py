@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, FileKind
-from llamafile_mgr.machine import Cpu, Gpu, GpuVendor, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.subjects import Subject
@@ -42,17 +42,17 @@ def gpus(draw: st.DrawFn) -> Gpu:
     vendor, backend = draw(
         st.sampled_from(
             [
-                (GpuVendor.NVIDIA, "nvidia"),
-                (GpuVendor.AMD, "amd"),
-                (GpuVendor.APPLE, "apple"),
-                (GpuVendor.INTEL, "vulkan"),
-                (GpuVendor.OTHER, None),
+                ("nvidia", "nvidia"),
+                ("amd", "amd"),
+                ("apple", "apple"),
+                ("intel", "vulkan"),
+                ("other", None),
             ]
         )
     )
     total = draw(st.none() | SIZES)
     free = None if total is None else draw(st.integers(0, total))
-    unified = vendor is GpuVendor.APPLE or (vendor is GpuVendor.INTEL and draw(st.booleans()))
+    unified = vendor == "apple" or (vendor == "intel" and draw(st.booleans()))
     return Gpu(vendor, f"gpu {draw(NUMBERS)}", draw(st.integers(0, 7)), total, free, unified, backend=backend)
 
 

@@ -8,59 +8,56 @@ from pathlib import Path
 import pytest
 
 from llamafile_mgr.catalog import Pooling, Role
+from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.engines.known_bad import Candidate
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.llamafile import Family
 from llamafile_mgr.machine import Machine
-from llamafile_mgr.planner.known_bad import KNOWN_BAD, Candidate, explain, find_known_bad
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.subjects import Subject
 from tests.planner import samples
 
-GOOD = Candidate(
-    Family.V1, (0, 8, 4), Role.EMBED, Pooling.CLS, samples.mxbai.facts, samples.DESKTOP_32GB, samples.GB
-)
-EOS = samples.subject(header=replace(samples.BERT_LARGE, add_eos=True)).facts
-TWO_GGUFS = samples.subject(ggufs=2).facts
-V10 = replace(GOOD, family=Family.V10, version=(0, 10, 5), uses_gpu=True)
+GOOD = Candidate((0, 8, 4), Role.EMBED, Pooling.CLS, samples.DESKTOP_32GB, samples.GB)
+NEW = replace(GOOD, version=(0, 10, 5), uses_gpu=True)
 
 
 @pytest.mark.parametrize(
-    ("candidate", "name"),
+    ("family", "candidate", "name"),
     [
-        (GOOD, None),
-        (replace(GOOD, version=(0, 8, 2)), None),
-        (replace(GOOD, version=(0, 8, 12)), None),
-        (replace(GOOD, version=(0, 8, 13)), "embeddings refused"),
-        (replace(GOOD, version=(0, 9, 3)), "embeddings refused"),
-        (replace(GOOD, version=(0, 9, 3), role=Role.GENERATE), None),
-        (replace(GOOD, version=(0, 8, 1)), "embeddings wrong"),
-        (replace(GOOD, version=(0, 6, 2)), "embeddings wrong"),
-        (replace(GOOD, facts=EOS), "automatic end of sequence"),
-        (replace(GOOD, facts=EOS, version=(0, 8, 0), role=Role.GENERATE), None),
-        (replace(GOOD, family=Family.V2, version=(0, 9, 3)), "fixed pooling"),
-        (replace(GOOD, family=Family.V2, version=(0, 9, 3), pooling=Pooling.LAST), None),
-        (V10, None),
-        (replace(V10, facts=EOS), None),
-        (replace(V10, version=(0, 10, 6)), None),
-        (replace(V10, version=(0, 10, 6), uses_gpu=False), "slow decoding on processors"),
-        (replace(V10, uses_gpu=False), None),
-        (replace(V10, arguments=("-m", "x.gguf", "--nobrowser")), "flags that went"),
-        (replace(V10, arguments=("--no-mmap",)), None),
-        (replace(V10, arguments=("--no-mmap",), version=(0, 10, 7)), "memory flags that went"),
-        (replace(V10, facts=TWO_GGUFS, borrowed=True), "several models"),
-        (replace(V10, facts=TWO_GGUFS), None),
-        (replace(V10, machine=samples.NO_AVX), "avx"),
-        (replace(GOOD, version=(0, 6, 2), role=Role.GENERATE, machine=samples.NO_AVX), None),
-        (replace(GOOD, machine=samples.RISCV), "processor"),
-        (replace(V10, machine=samples.WINDOWS, program_bytes=5 * samples.GB), "windows 4 GB"),
-        (replace(V10, machine=samples.WINDOWS, program_bytes=4 * samples.GB), None),
-        (replace(V10, program_bytes=5 * samples.GB), None),
-        (replace(V10, machine=samples.WINDOWS_ARM), "windows on arm"),
-        (replace(V10, machine=samples.WINDOWS_GPU, version=(0, 10, 0)), "no GPU on Windows"),
-        (replace(GOOD, version=None), None),
-        (replace(GOOD, version=None, machine=samples.RISCV), "processor"),
-        (replace(GOOD, family=Family.EMBEDDED, version=None, machine=samples.NO_AVX), None),
+        (Family.V1, GOOD, None),
+        (Family.V1, replace(GOOD, version=(0, 8, 2)), None),
+        (Family.V1, replace(GOOD, version=(0, 8, 12)), None),
+        (Family.V1, replace(GOOD, version=(0, 8, 13)), "embeddings refused"),
+        (Family.V1, replace(GOOD, version=(0, 9, 3)), "embeddings refused"),
+        (Family.V1, replace(GOOD, version=(0, 9, 3), role=Role.GENERATE), None),
+        (Family.V1, replace(GOOD, version=(0, 8, 1)), "embeddings wrong"),
+        (Family.V1, replace(GOOD, version=(0, 6, 2)), "embeddings wrong"),
+        (Family.V1, replace(GOOD, ends_sequences=True), "automatic end of sequence"),
+        (Family.V1, replace(GOOD, ends_sequences=True, version=(0, 8, 0), role=Role.GENERATE), None),
+        (Family.V2, replace(GOOD, version=(0, 9, 3)), "fixed pooling"),
+        (Family.V2, replace(GOOD, version=(0, 9, 3), pooling=Pooling.LAST), None),
+        (Family.V10, NEW, None),
+        (Family.V10, replace(NEW, ends_sequences=True), None),
+        (Family.V10, replace(NEW, version=(0, 10, 6)), None),
+        (Family.V10, replace(NEW, version=(0, 10, 6), uses_gpu=False), "slow decoding on processors"),
+        (Family.V10, replace(NEW, uses_gpu=False), None),
+        (Family.V10, replace(NEW, arguments=("-m", "x.gguf", "--nobrowser")), "flags that went"),
+        (Family.V10, replace(NEW, arguments=("--no-mmap",)), None),
+        (Family.V10, replace(NEW, arguments=("--no-mmap",), version=(0, 10, 7)), "memory flags that went"),
+        (Family.V10, replace(NEW, models=2, borrowed=True), "several models"),
+        (Family.V10, replace(NEW, models=2), None),
+        (Family.V10, replace(NEW, machine=samples.NO_AVX), "avx"),
+        (Family.V1, replace(GOOD, version=(0, 6, 2), role=Role.GENERATE, machine=samples.NO_AVX), None),
+        (Family.V1, replace(GOOD, machine=samples.RISCV), "processor"),
+        (Family.V10, replace(NEW, machine=samples.WINDOWS, program_bytes=5 * samples.GB), "windows 4 GB"),
+        (Family.V10, replace(NEW, machine=samples.WINDOWS, program_bytes=4 * samples.GB), None),
+        (Family.V10, replace(NEW, program_bytes=5 * samples.GB), None),
+        (Family.V10, replace(NEW, machine=samples.WINDOWS_ARM), "windows on arm"),
+        (Family.V10, replace(NEW, machine=samples.WINDOWS_GPU, version=(0, 10, 0)), "no GPU on Windows"),
+        (Family.V1, replace(GOOD, version=None), None),
+        (Family.V1, replace(GOOD, version=None, machine=samples.RISCV), "processor"),
+        (Family.EMBEDDED, replace(GOOD, version=None, machine=samples.NO_AVX), None),
         (
+            Family.V1,
             replace(
                 GOOD,
                 version=(0, 6, 2),
@@ -71,18 +68,18 @@ V10 = replace(GOOD, family=Family.V10, version=(0, 10, 5), uses_gpu=True)
         ),
     ],
 )
-def test_the_rows(candidate: Candidate, name: str | None) -> None:
-    found = find_known_bad(candidate)
+def test_the_rows(family: Family, candidate: Candidate, name: str | None) -> None:
+    found = family_rules(family).find_known_bad(candidate)
     assert (found.name if found else None) == name
 
 
 def test_every_row_is_met_by_some_candidate_and_explains_itself() -> None:
-    names = [row.name for row in KNOWN_BAD]
-    assert len(names) == len(set(names))
-    for row in KNOWN_BAD:
-        text = explain(row, (0, 9, 3))
-        assert "{" not in text
-        assert explain(row, None)
+    for family in Family:
+        rows = family_rules(family).known_bad
+        assert len({row.name for row in rows}) == len(rows) > 0
+        for row in rows:
+            assert "{" not in row.explain((0, 9, 3))
+            assert row.explain(None)
 
 
 def engine_of(subject: Subject, machine: Machine, toolbox: object) -> tuple[Family, str]:

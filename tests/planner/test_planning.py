@@ -9,12 +9,13 @@ import pytest
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, FileFacts, FileKind
-from llamafile_mgr.machine import Cpu, Gpu, GpuVendor, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.subjects import InstalledRuntime, Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 from tests.planner.samples import EMBEDDED_ONLY, GB, MISTRAL, RUNTIME, subject
 
 MACHINE = Machine(System.LINUX, cpu=Cpu(physical_cores=8, logical_cpus=16), memory=Memory(total=32 * GB))
@@ -109,7 +110,7 @@ def test_wishes_are_kept() -> None:
 
 
 def test_a_gpu_with_room_is_used_explicitly() -> None:
-    gpu = Gpu(GpuVendor.NVIDIA, "L4", memory_total=24 * GB, memory_free=20 * GB, backend="nvidia")
+    gpu = Gpu("nvidia", "L4", memory_total=24 * GB, memory_free=20 * GB, backend="nvidia")
     machine = replace(MACHINE, gpus=(gpu,))
     assert plan(subject(), machine=machine).settings.gpu_layers == 999
     new = plan(subject(version="0.10.5", family=Family.V10), machine=machine).settings

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafile_mgr.catalog import load_catalog
+from llamafile_mgr.catalog import Catalog, load_catalog
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.machine import Cpu, Gpu, GpuVendor, Machine, Memory, System
-from llamafile_mgr.planner.budget import Pool, Pools, fit, machine_pools
-from llamafile_mgr.planner.estimates import context_tokens, flops_per_token, memory_need, parameters
-from llamafile_mgr.planner.recommendation import recommend
+from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.planner.budget import memory_budgets
+from llamafile_mgr.planner.options import flops_per_token
+from llamafile_mgr.planner.prospects import Site, catalog_facts
+from llamafile_mgr.planner.recommendation import recommend as recommend_for
 from llamafile_mgr.planner.verdicts import DocLength, Outcome, Recommendation, Use, Verdict
+from tests.planner import samples
 
 GIB = 1024**3
 GB = 10**9
@@ -39,13 +41,18 @@ def computer(memory: float, cores: int, *gpus: Gpu, system: System = System.LINU
 
 
 def nvidia(memory: float) -> Gpu:
-    return Gpu(GpuVendor.NVIDIA, "RTX", 0, int(memory * GIB), int(memory * GIB), backend="nvidia")
+    return Gpu("nvidia", "RTX", 0, int(memory * GIB), int(memory * GIB), backend="nvidia")
 
 
-APPLE = Gpu(GpuVendor.APPLE, "Apple M3 Max", 0, unified=True, backend="apple")
+APPLE = Gpu("apple", "Apple M3 Max", 0, unified=True, backend="apple")
 LAPTOP, SERVER = computer(8, 4), computer(256, 96)
 PI = computer(4, 4)
 WORKSTATION = computer(64, 16, nvidia(24))
+
+
+def recommend(machine: Machine, catalog: Catalog, use: Use) -> Recommendation:
+    """Ask for a computer on which nothing is installed and nothing was pulled."""
+    return recommend_for(Site(machine, samples.NOTHING, {}, {}, samples.RUNTIME), catalog, use)
 
 
 def of(answer: Recommendation, model: str) -> Verdict:
@@ -71,7 +78,7 @@ def of(answer: Recommendation, model: str) -> Verdict:
         (LAPTOP, Use(max_memory=GB // 2), MINILM),
         (LAPTOP, Use(doc_length=DocLength.LONG, corpus_size=100), SFR),
         (LAPTOP, Use(doc_length=DocLength.LONG), MXBAI),  # cut into pieces rather than wait for days
-        (computer(64, 8, Gpu(GpuVendor.INTEL, "UHD", unified=True, backend="vulkan")), Use(), MXBAI),
+        (computer(64, 8, Gpu("intel", "UHD", unified=True, backend="vulkan")), Use(), MXBAI),
     ],
 )
 def test_the_embedding_model(machine: Machine, use: Use, embedding: str) -> None:
@@ -123,9 +130,9 @@ def test_reasons_follow_the_post() -> None:
 def test_reasons_of_those_that_do_not_fit() -> None:
     answer = recommend(computer(3, 8), CATALOG, Use(with_generation=True))
     reason = of(answer, E5).reasons[0]
-    assert "smallest file needs 6." in reason
-    assert "beside the smallest generation model" in reason
-    assert "main memory" in reason
+    assert "its smallest file, q5_k_m, beside the smallest generation model, llama-3-2-1b-instruct," in reason
+    assert "does not fit: with its smallest settings e5-mistral-7b-instruct needs 5." in reason
+    assert "are left of this machine's 3.22 GB" in reason
     assert "needs" in of(answer, "gpt-oss-20b").reasons[0]
 
 
@@ -165,6 +172,13 @@ def test_nothing_fits() -> None:
     assert all(verdict.reasons for verdict in answer.verdicts)
 
 
+def test_without_a_generation_model_nothing_stands_beside_one() -> None:
+    alone = Catalog({MXBAI: CATALOG.model(MXBAI)}, CATALOG.runtimes)
+    answer = recommend(LAPTOP, alone, Use(with_generation=True))
+    assert not answer.complete
+    assert "no generation model" in of(answer, MXBAI).reasons[0]
+
+
 def test_unknown_memory_has_to_be_given() -> None:
     blind = dataclasses.replace(LAPTOP, memory=Memory())
     with pytest.raises(PlanError) as caught:
@@ -190,7 +204,7 @@ MACHINES = st.builds(
     st.one_of(
         st.just(APPLE),
         st.floats(0, 80).map(nvidia),
-        st.just(Gpu(GpuVendor.AMD, "RX", memory_total=16 * GIB)),
+        st.just(Gpu("amd", "RX", memory_total=16 * GIB)),
     ),
 )
 USES = st.builds(
@@ -212,8 +226,8 @@ def test_what_is_chosen_is_allowed_and_fits(machine: Machine, use: Use) -> None:
     total = sum(verdict.memory or 0 for verdict in chosen)
     if use.max_memory is not None:
         assert total <= use.max_memory
-    for pool in answer.pools:
-        assert sum(v.memory or 0 for v in chosen if v.place == pool.name) <= pool.room
+    if all(verdict.place == answer.budgets[-1].name for verdict in chosen):
+        assert total <= answer.budgets[-1].room
     if use.commercial:
         assert all(CATALOG.model(verdict.model).commercial for verdict in chosen)
     if chosen and use.with_generation:
@@ -235,43 +249,33 @@ def test_more_memory_never_loses_a_recommendation(machine: Machine, use: Use) ->
     assert after.complete or not before.complete
 
 
-def test_pools_of_machines() -> None:
-    pools = machine_pools(WORKSTATION)
-    assert [(p.name, p.accelerated, p.backend) for p in pools.pools] == [
+def test_memories_of_machines() -> None:
+    found, _ = memory_budgets(WORKSTATION, {})
+    assert [(b.name, b.accelerated, b.backend) for b in found] == [
         ("RTX", True, "nvidia"),
         ("main memory", False, None),
     ]
-    assert pools.pools[0].room == int(24 * GIB * 0.8)
-    unified = machine_pools(computer(32, 8, APPLE))
-    assert [(p.name, p.accelerated) for p in unified.pools] == [("Apple M3 Max (unified memory)", True)]
-    twins = machine_pools(computer(32, 8, nvidia(24), nvidia(12)))
-    assert [p.name for p in twins.pools] == ["RTX #1", "RTX #2", "main memory"]
-    unusable = machine_pools(
-        computer(32, 8, Gpu(GpuVendor.AMD, "RX"), Gpu(GpuVendor.NVIDIA, "T4", backend="nvidia"))
+    assert found[0].room == 24 * GIB
+    unified, _ = memory_budgets(computer(32, 8, APPLE), {})
+    assert [(b.name, b.accelerated) for b in unified] == [("Apple M3 Max (unified memory)", True)]
+    twins, _ = memory_budgets(computer(32, 8, nvidia(12), dataclasses.replace(nvidia(24), index=1)), {})
+    assert [b.name for b in twins] == ["RTX #1", "RTX #0", "main memory"]
+    unusable, notes = memory_budgets(
+        computer(32, 8, Gpu("amd", "RX"), Gpu("nvidia", "T4", backend="nvidia")), {}
     )
-    assert [p.name for p in unusable.pools] == ["main memory"]
-    assert len(unusable.notes) == 2
+    assert [b.name for b in unusable] == ["main memory"]
+    assert len(notes) == 2
+    hidden, notes = memory_budgets(WORKSTATION, {"CUDA_VISIBLE_DEVICES": ""})
+    assert [b.name for b in hidden] == ["main memory"]
+    assert "hides" in notes[0]
 
 
-def test_fitting() -> None:
-    gpu, main = Pool("gpu", 10, True), Pool("main", 20)
-    pools = Pools((gpu, main))
-    assert fit([5, 5], pools) == (gpu, gpu)
-    assert fit([8, 8], pools) == (main, gpu)  # the second, generation, gains more from the GPU
-    assert fit([15, 8], pools) == (main, gpu)
-    assert fit([11, 11], pools) is None
-    assert fit([5, 5], Pools((gpu, main), ceiling=9)) is None
+def test_work_of_a_token() -> None:
+    minilm = CATALOG.model(MINILM)
+    assert flops_per_token(minilm) == pytest.approx(2 * 10.7e6, rel=0.05)
+    assert flops_per_token(CATALOG.model(E5)) == pytest.approx(2 * 7.11e9, rel=0.01)
 
 
-def test_estimates() -> None:
-    e5, mxbai, minilm = (CATALOG.model(name) for name in (E5, MXBAI, MINILM))
-    assert parameters(e5) == pytest.approx(7.11e9, rel=0.01)
-    assert parameters(mxbai) == pytest.approx(335e6, rel=0.01)
-    assert parameters(minilm) == pytest.approx(22.7e6, rel=0.15)
-    assert flops_per_token(minilm) == pytest.approx(2 * 10.7e6, rel=0.25)
-    need = memory_need(e5, e5.artifact("q5_k_m"))
-    assert need is not None
-    assert need.weights == 5_160_000_000
-    assert need.context > 4096 * 131072  # keys and values of the whole context
-    assert memory_need(minilm, minilm.artifact("gguf-f16")) is None
-    assert context_tokens(mxbai) == 512
+def test_a_file_of_unknown_size_has_no_facts() -> None:
+    minilm = CATALOG.model(MINILM)
+    assert catalog_facts(minilm, minilm.artifact("gguf-f16")) is None

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.subjects import Subject, Toolbox
+from llamafile_mgr.planner.subjects import Subject
 from tests.planner import samples
 from tests.planner.samples import with_runtimes
 
@@ -65,7 +66,7 @@ TABLE: list[Row] = [
         (samples.sfr,),
         samples.NOTHING,
         ("error: sfr-embedding-mistral does not fit into this machine's memory",),
-        "it needs 14.8 GB",
+        "sfr-embedding-mistral needs 14.8 GB",
     ),
     (
         samples.LAPTOP_8GB,
@@ -203,7 +204,7 @@ TABLE: list[Row] = [
         (samples.oss,),
         samples.NOTHING,
         ("error: gpt-oss-20b does not fit into this machine's memory",),
-        "it needs 12.2 GB",
+        "gpt-oss-20b needs 12.2 GB",
     ),
     (
         samples.CONTAINER_4GB,
@@ -507,7 +508,7 @@ TABLE: list[Row] = [
         (samples.qwen,),
         samples.NOTHING,
         ("error: qwen3.5-0.8b does not fit into this machine's memory",),
-        "it needs 2.02 GB",
+        "qwen3.5-0.8b needs 2.02 GB",
     ),
     (
         samples.RASPBERRY_32BIT,

@@ -14,7 +14,7 @@ import pytest
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
-from llamafile_mgr.llamafile.family import Family
+from llamafile_mgr.engines.families import Family
 from tests.support.front import FakeModel, RunningFront, running_front
 
 EMBED, GENERATE = FakeModel("e"), FakeModel("g", Role.GENERATE)

@@ -1,36 +1,10 @@
-"""Bodies for llamafiler, and its completions in llamafile's own form."""
+"""Completions of llamafiler in llamafile's own form."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
-
-import pytest
 
 from llamafile_mgr.proxy.dialects.completions import LlamafileStream, render_llamafile
-from llamafile_mgr.proxy.dialects.llamafiler import to_llamafiler
-
-
-@pytest.mark.parametrize(
-    ("body", "sent"),
-    [
-        ({"prompt": "x", "n_predict": 4, "top_k": 40}, {"prompt": "x", "max_tokens": 4}),
-        ({"prompt": "x", "n_predict": 4, "max_tokens": 2}, {"prompt": "x", "max_tokens": 2}),
-        ({"messages": [], "n": 1, "tools": []}, {"messages": []}),
-        ({"messages": [], "tools": [{}]}, {"messages": [], "tools": [{}]}),
-        ({"messages": [{"role": "user", "content": "a"}]}, {"messages": [{"role": "user", "content": "a"}]}),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b"}]}]},
-            {"messages": [{"role": "user", "content": "ab"}]},
-        ),
-        (
-            {"messages": [{"content": [{"type": "image_url", "image_url": "data:"}]}, 3]},
-            {"messages": [{"content": [{"type": "image_url", "image_url": "data:"}]}, 3]},
-        ),
-    ],
-)
-def test_bodies(body: dict[str, Any], sent: dict[str, Any]) -> None:
-    assert to_llamafiler(body) == sent
 
 
 def test_a_whole_completion() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.changes import Changes
-from llamafile_mgr.engines.families import EngineFamily
+from llamafile_mgr.engines.families import Family
+from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.liveness import LivenessPolicy

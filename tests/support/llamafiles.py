@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from llamafile_mgr.engines.launcher import embedded_runtime
+from llamafile_mgr.engines.families import made_runtimes
 from llamafile_mgr.llamafile import pack
 
 __all__ = ["pack_embedded", "pack_fake"]
@@ -18,7 +18,7 @@ _FAKE = Path(__file__).parent / "fake_engine.py"
 def pack_embedded(weights: Path, output: Path, *arguments: str, name: str | None = None) -> Path:
     """Pack ``weights`` onto the embedded engine."""
     runtime = output.with_suffix(".runtime")
-    runtime.write_bytes(embedded_runtime())
+    runtime.write_bytes(made_runtimes()["embedded"])
     pack(runtime, [weights], arguments, output, names=[name or output.stem], overwrite=True)
     return output
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamafile_mgr.errors import NotReadyError, UsageError
+from llamafile_mgr.machine.vendors import hide_every_gpu
 
 __all__ = [
     "RayCluster",
@@ -108,7 +109,7 @@ def pin(node: str, *, soft: bool = False) -> Any:
 
 def hide_gpus() -> None:
     """Let engines of this process see no GPU: Ray gave it none."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
+    os.environ.update(hide_every_gpu())
 
 
 def first_line(error: BaseException) -> str:

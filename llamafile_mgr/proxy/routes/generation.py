@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.proxy.dialects import completions
 from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
-from llamafile_mgr.proxy.dialects.llamafiler import to_llamafiler
 from llamafile_mgr.proxy.dialects.ollama_chat import (
     OllamaCall,
     OllamaStream,
@@ -73,25 +72,19 @@ async def _generate(front: Front, path: str, request: Request) -> Reply | Stream
     drip = (Drip.EVENTS if style.takes_comments else Drip.NONE) if streamed else Drip.JSON
     choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
     pool = choice.pool
-    _check_offered(pool, path)
-    prepared = prepare_body(path, body, style)
-    if pool.plan.family is Family.V2:
-        prepared = to_llamafiler(prepared)
-        if path == "/completion":
-            return await _complete_on_v2(front, request, pool, prepared, choice.headers())
-    if path == "/v1/completions" and pool.plan.family is Family.V1:
-        return await _complete_on_v1(front, request, pool, prepared, choice.headers())
+    rules = family_rules(pool.plan.family)
+    missing = path in rules.missing_routes
+    if missing and path not in _TRANSLATED:
+        raise UnsupportedError(f"the engine of {pool.plan.name} is too old for {path}", hint="use chat")
+    prepared = rules.generation_body(prepare_body(path, body, style))
+    if missing:
+        return await _TRANSLATED[path](front, request, pool, prepared, choice.headers())
     return pass_on(await _ask(front, request, pool, path, prepared), style, choice.headers())
 
 
-def _check_offered(pool: Pool, path: str) -> None:
-    """Refuse routes that this generation of engines does not have. Raises UnsupportedError."""
-    old = pool.plan.family in (Family.V1, Family.V2)
-    if path == "/v1/responses" and old:
-        raise UnsupportedError(f"the engine of {pool.plan.name} is too old for {path}", hint="use chat")
-
-
-async def _ask(front: Front, request: Request, pool: Pool, path: str, body: dict[str, Any]) -> EngineAnswer:
+async def _ask(
+    front: Front, request: Request, pool: Pool, path: str, body: Mapping[str, Any]
+) -> EngineAnswer:
     """Ask an engine."""
     limit = body.get("max_tokens", body.get("n_predict", _ASSUMED_TOKENS))
     limit = limit if isinstance(limit, int) and 0 <= limit <= _MOST_TOKENS else _ASSUMED_TOKENS
@@ -107,8 +100,8 @@ async def _ask(front: Front, request: Request, pool: Pool, path: str, body: dict
     )
 
 
-async def _complete_on_v1(
-    front: Front, request: Request, pool: Pool, body: dict[str, Any], headers: dict[str, str]
+async def _complete_by_own(
+    front: Front, request: Request, pool: Pool, body: Mapping[str, Any], headers: dict[str, str]
 ) -> Reply | StreamReply:
     """Give OpenAI's text completion from an engine that has only its own."""
     answer = await _ask(front, request, pool, "/completion", completions.to_llamafile(body))
@@ -122,8 +115,8 @@ async def _complete_on_v1(
     return StreamReply(200, "text/event-stream", events, headers, answer.close)
 
 
-async def _complete_on_v2(
-    front: Front, request: Request, pool: Pool, body: dict[str, Any], headers: dict[str, str]
+async def _complete_by_openai(
+    front: Front, request: Request, pool: Pool, body: Mapping[str, Any], headers: dict[str, str]
 ) -> Reply | StreamReply:
     """Give llamafile's own completion from an engine that has only OpenAI's."""
     answer = await _ask(front, request, pool, "/v1/completions", body)
@@ -133,6 +126,10 @@ async def _complete_on_v2(
     stream = completions.LlamafileStream(pool.plan.name)
     events = _events(answer, stream.feed, stream.finish)
     return StreamReply(200, "text/event-stream", events, headers, answer.close)
+
+
+#: Path at the engine -> how it is answered by a family that lacks it.
+_TRANSLATED = {"/v1/completions": _complete_by_own, "/completion": _complete_by_openai}
 
 
 async def _ollama(front: Front, request: Request) -> Reply | StreamReply:
@@ -147,9 +144,8 @@ async def _ollama(front: Front, request: Request) -> Reply | StreamReply:
         reply = json_reply(line, headers=headers)
         return Reply(200, reply.body + b"\n", _NDJSON, headers) if call.stream else reply
     path = "/v1/chat/completions"
-    prepared = prepare_body(path, {**call.body, "model": name}, style_of(path, {"model": name}))
-    if choice.pool.plan.family is Family.V2:
-        prepared = to_llamafiler(prepared)
+    asked = prepare_body(path, {**call.body, "model": name}, style_of(path, {"model": name}))
+    prepared = family_rules(choice.pool.plan.family).generation_body(asked)
     answer = await _ask(front, request, choice.pool, path, prepared)
     if answer.whole is not None:
         whole = read_json(check_reply(answer.whole))

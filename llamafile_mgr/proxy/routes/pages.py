@@ -62,8 +62,8 @@ def _read_file(name: str) -> bytes:
 
 
 async def _status(front: Front, request: Request) -> Reply:
-    return json_reply(describe_status(front), headers={"cache-control": "no-store"})
+    return json_reply(await describe_status(front), headers={"cache-control": "no-store"})
 
 
 async def _metrics(front: Front, request: Request) -> Reply:
-    return Reply(200, render_metrics(front).encode(), "text/plain; version=0.0.4; charset=utf-8")
+    return Reply(200, (await render_metrics(front)).encode(), "text/plain; version=0.0.4; charset=utf-8")

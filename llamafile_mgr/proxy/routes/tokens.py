@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError, RequestError
-from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.proxy.dialects.fields import read_flag, read_text
 from llamafile_mgr.proxy.dialects.tei import render_tokens
 from llamafile_mgr.proxy.dialects.texts import read_texts
@@ -24,7 +24,6 @@ from llamafile_mgr.supervisor.pool import Pool
 __all__ = ["token_routes"]
 
 _MOST_TOKENS = 1_000_000
-_MODERN = (Family.V10, Family.EMBEDDED)
 
 
 def token_routes(front: Front) -> list[Route]:
@@ -49,10 +48,9 @@ async def _tokenize(front: Front, request: Request) -> Reply:
     if "inputs" in body and "content" not in body:
         return await _tokenize_tei(front, request, body, choice)
     text, pieces = read_text(body, "content", ""), read_flag(body, "with_pieces")
-    # v2 calls the text "prompt", and tells the texts of tokens and not their ids.
-    key = "prompt" if choice.pool.plan.family is Family.V2 else "content"
-    asked = {key: text, "add_special": read_flag(body, "add_special"), "with_pieces": pieces}
-    reply = await _call(front, request, choice.pool, json_request("/tokenize", asked))
+    special = read_flag(body, "add_special")
+    asked = family_rules(choice.pool.plan.family).tokenize(text, special=special, pieces=pieces)
+    reply = await _call(front, request, choice.pool, asked)
     tokens = reply.get("tokens")
     if not isinstance(tokens, list):
         raise EngineError("the engine's reply has no token list")
@@ -62,7 +60,7 @@ async def _tokenize(front: Front, request: Request) -> Reply:
 async def _tokenize_tei(front: Front, request: Request, body: dict[str, Any], choice: Choice) -> Reply:
     texts, _ = read_texts(body, "inputs")
     special = read_flag(body, "add_special_tokens", default=True)
-    if choice.pool.plan.family not in _MODERN:
+    if not family_rules(choice.pool.plan.family).tells_token_texts:
         raise UnsupportedError("the engine tells no token texts", hint='send {"content": ...} for ids alone')
     lists = [await _tokenize_one(front, request, choice.pool, text, special) for text in texts]
     return json_reply(lists, headers=choice.headers())
@@ -91,8 +89,8 @@ def _count_before(marked: list[int], plain: list[int]) -> int:
 async def _pieces(
     front: Front, request: Request, pool: Pool, text: str, *, special: bool
 ) -> list[dict[str, Any]]:
-    asked = {"content": text, "add_special": special, "with_pieces": True}
-    reply = await _call(front, request, pool, json_request("/tokenize", asked))
+    asked = family_rules(pool.plan.family).tokenize(text, special=special, pieces=True)
+    reply = await _call(front, request, pool, asked)
     try:
         return [{"id": token["id"], "piece": _piece_text(token["piece"])} for token in reply["tokens"]]
     except (KeyError, TypeError) as error:
@@ -112,7 +110,7 @@ async def _detokenize(front: Front, request: Request) -> Reply:
         raise RequestError("'tokens' must be a list of token ids")
     if len(tokens) > _MOST_TOKENS:
         raise RequestError(f"'tokens' holds more than {_MOST_TOKENS} ids")
-    if choice.pool.plan.family is Family.V2:
+    if "/detokenize" in family_rules(choice.pool.plan.family).missing_routes:
         raise UnsupportedError("this engine cannot turn tokens into text")
     reply = await _call(front, request, choice.pool, json_request("/detokenize", {"tokens": tokens}))
     return json_reply({"content": reply.get("content", "")}, headers=choice.headers())

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from llamafile_mgr.errors import UsageError
-from llamafile_mgr.llamafile.family import Family, parse_version
 
 __all__ = [
+    "ARGUMENTS_MEMBER",
+    "MAX_ARGUMENT_BYTES",
     "ArgumentSyntax",
     "EmbeddedArguments",
     "format_arguments",
     "parse_arguments",
-    "syntax_of_engine",
 ]
 
+ARGUMENTS_MEMBER = ".args"
+MAX_ARGUMENT_BYTES = 256 << 10
 PLACEHOLDER = "..."
 
 _SPACE = " \t\r\n\f\v"
@@ -58,14 +60,6 @@ class EmbeddedArguments:
     arguments: tuple[str, ...]
     after: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
-
-
-def syntax_of_engine(version: str | None, family: Family | None) -> ArgumentSyntax | None:
-    """Return the syntax of this engine, None when too little is known about it."""
-    numbers = parse_version(version) if version else None
-    if numbers is not None:
-        return ArgumentSyntax.SHELL if numbers >= (0, 8, 17) else ArgumentSyntax.LINES
-    return ArgumentSyntax.SHELL if family in (Family.V10, Family.EMBEDDED) else None
 
 
 def parse_arguments(raw: str, syntax: ArgumentSyntax | None) -> EmbeddedArguments:
