@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
+from enum import StrEnum
 
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import Version
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-class Family(str, Enum):
+class Family(StrEnum):
     """The name of a family, as files and JSON hold it."""
 
     V1 = "v1"

@@ -8,7 +8,6 @@ from llamafile_mgr.llamafile.effects import ArgumentEffect, explain_arguments
 from llamafile_mgr.llamafile.gguf_facts import GgufFacts
 from llamafile_mgr.llamafile.inspection import FileFacts, FileKind, Weights, inspect_file
 from llamafile_mgr.llamafile.packing import PackResult, pack
-from llamafile_mgr.llamafile.probing import HelpProbe, VersionProbe, probe_help, probe_version
 
 __all__ = [
     "ArgumentEffect",
@@ -18,9 +17,7 @@ __all__ = [
     "FileFacts",
     "FileKind",
     "GgufFacts",
-    "HelpProbe",
     "PackResult",
-    "VersionProbe",
     "Weights",
     "explain_arguments",
     "family_of_version",
@@ -28,6 +25,4 @@ __all__ = [
     "pack",
     "parse_arguments",
     "parse_version",
-    "probe_help",
-    "probe_version",
 ]
