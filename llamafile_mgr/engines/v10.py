@@ -5,11 +5,11 @@ Flags: llamafile 4355126 ``llamafile/args.cpp``.
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import LLAMAFILE_ROWS, KnownBad, on_windows
+from llamafile_mgr.engines.toolbox import GPU_MODULE
 from llamafile_mgr.engines.upstream import UpstreamServer
 
 __all__ = ["V10"]
@@ -23,7 +23,7 @@ class V10(UpstreamServer):
 
     releases = ((0, 10, 0), None)
     #: Later releases carry the libraries of their GPU code, and not its sources.
-    member_mark = re.compile(r"(?:.*/)?ggml-(?!base|blas|cpu|rpc)[a-z][^/]*\.(?:so|dll|dylib)")
+    member_mark = GPU_MODULE
     runs_other_weights = True
     install_hint = "llamafile-mgr pull llamafile-0.10.5"
     reads_shell_words = True

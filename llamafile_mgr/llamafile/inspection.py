@@ -27,6 +27,7 @@ from llamafile_mgr.engines.families import (
     family_rules,
     parse_version,
 )
+from llamafile_mgr.engines.toolbox import GPU_MODULE
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile.byte_source import ByteSource, WorkBudget, open_source
 from llamafile_mgr.llamafile.gguf_facts import GgufFacts, read_gguf
@@ -60,8 +61,6 @@ _MAX_MENTIONS = 50_000
 
 _MENTION = b"llamafile"
 _VERSION = re.compile(rb"llamafile(?:r|-server|-main)? v(\d{1,3}\.\d{1,3}\.\d{1,3})(?!\.?\d)")
-#: Libraries of ggml beside those that every engine has.
-_GPU_MODULE = re.compile(r"(?:.*/)?ggml-(?!base|blas|cpu|rpc)[a-z][^/]*\.(?:so|dll|dylib)")
 
 
 class FileKind(StrEnum):
@@ -213,7 +212,7 @@ def _launcher_alone(path: Path, source: ByteSource, head: _Head) -> FileFacts:
 
 def _inspect_engine(path: Path, source: ByteSource, directory: ZipDirectory, head: _Head) -> FileFacts:
     weights = _read_weights(source, directory)
-    modules = tuple(m.name for m in directory.members if _GPU_MODULE.fullmatch(m.name))
+    modules = tuple(m.name for m in directory.members if GPU_MODULE.fullmatch(m.name))
     family = _family(head, directory)
     if not weights and family is None:
         raise InvalidFileError("it is a program with a ZIP, but it holds neither weights nor a known engine")
