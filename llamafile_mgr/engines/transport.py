@@ -125,6 +125,7 @@ class _Connection(asyncio.Protocol):
             EngineLostError: the connection broke since it was made: nothing would end the exchange.
         """
         if self.transport is None or self.transport.is_closing():
+            self._client.forget(self)
             raise EngineUnreachedError(f"the connection to the engine at {self.peer} is closed")
         self.exchange = _Exchange(path, streamed=streamed)
         self.transport.write(data)
@@ -326,17 +327,20 @@ class EngineClient:
         """Send ``request``; return when it is answered, or its head is there for one that is streamed.
 
         A kept-alive connection that the engine had already dropped is replaced: nothing was answered on it.
+        When it cannot be, the engine may have died of what was sent.
         """
         data = self._serialize(request)
         end = None if seconds is None else time.monotonic() + seconds
+        dropped: EngineError | None = None
         while True:
-            connection = self._take_idle() or await self._connect(min(_CONNECT_SECONDS, seconds or math.inf))
-            fresh = not connection.used
             try:
+                connection = self._take_idle() or await self._connect(
+                    min(_CONNECT_SECONDS, seconds or math.inf)
+                )
+                fresh = not connection.used
                 exchange = connection.begin(data, request.path, streamed=streamed)
-            except EngineLostError:
-                self._busy.discard(connection)
-                raise
+            except EngineUnreachedError as unreached:
+                raise dropped or unreached from unreached.__cause__
             try:
                 # Nothing can have come yet: the bytes were written in this very step of the loop.
                 left = None if end is None else max(0.001, end - time.monotonic())
@@ -349,6 +353,7 @@ class EngineClient:
             self._release(connection, exchange)
             if fresh or exchange.started or not isinstance(exchange.error, EngineLostError):
                 raise exchange.error
+            dropped = exchange.error
 
     def _serialize(self, request: EngineRequest) -> bytes:
         body = request.body or b""
@@ -414,6 +419,10 @@ class EngineClient:
             self._idle.append(connection)
         else:
             connection.abort()
+
+    def forget(self, connection: _Connection) -> None:
+        """Drop a connection that broke before anything was sent over it."""
+        self._busy.discard(connection)
 
     async def close(self) -> None:
         """Break off everything that is in progress and close all connections."""

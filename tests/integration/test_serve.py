@@ -203,7 +203,9 @@ def test_a_killed_engine_is_replaced_and_no_embedding_call_fails(model_home: Pat
     with running_service(model_home, "all-minilm-l6-v2") as service:
         for engine in engines_of(service):
             engine.kill()
-        reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": "hello world"}, timeout=30)
+        reply = httpx.post(
+            f"{service.url}/v1/embeddings", json={"input": "hello world", "use_cache": False}, timeout=30
+        )
         assert golden_cosine("hello world", reply.json()["data"][0]["embedding"]) >= 0.999
         [state] = httpx.get(f"{service.url}/ready").json()["models"]
         assert all(engine["restarts"] == 1 for engine in state["engines"])
