@@ -10,7 +10,7 @@ import pytest
 
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.transport import EngineClient
-from llamafile_mgr.errors import EngineError, EngineLostError
+from llamafile_mgr.errors import EngineError, EngineLostError, EngineUnreachedError
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter, int], Awaitable[None]]
 GET = EngineRequest("GET", "/health")
@@ -118,6 +118,28 @@ async def test_a_kept_connection_that_the_engine_dropped_is_replaced() -> None:
         await client.request(GET, deadline_seconds=5)
         await client.request(GET, deadline_seconds=5)
         assert counts == [1, 1]
+
+
+async def test_an_engine_that_dies_of_what_came_over_a_kept_connection_was_reached() -> None:
+    servers: list[asyncio.Server] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answers in (True, False):
+            await reader.readuntil(b"\r\n\r\n")
+            if answers:
+                writer.write(OK)
+        servers[0].close()
+        writer.transport.abort()
+
+    servers.append(await asyncio.start_server(handle, "127.0.0.1", 0))
+    client = EngineClient("127.0.0.1", servers[0].sockets[0].getsockname()[1])
+    await client.request(GET, deadline_seconds=5)
+    with pytest.raises(EngineLostError) as lost:
+        await client.request(GET, deadline_seconds=5)
+    assert not isinstance(lost.value, EngineUnreachedError)
+    with pytest.raises(EngineUnreachedError):
+        await client.request(GET, deadline_seconds=5)
+    await client.close()
 
 
 async def test_silence_ends_at_the_deadline_and_the_connection_is_not_used_again() -> None:

@@ -42,8 +42,9 @@ def pids(home: Path, service: Service) -> set[int]:
     return {engine["pid"] for engine in status(home, service)["engines"]}
 
 
-def embed(service: Service) -> httpx.Response:
-    return httpx.post(f"{service.url}/v1/embeddings", json={"input": "hello world"}, timeout=30)
+def embed(service: Service, *, cached: bool = False) -> httpx.Response:
+    body = {"input": "hello world", "use_cache": cached}
+    return httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=30)
 
 
 def await_status(home: Path, service: Service, wanted: str, value: object) -> None:
@@ -72,6 +73,22 @@ def test_every_command(home: Path) -> None:
     nobody = run_program(home, "status")
     assert nobody.returncode == 14
     assert "no serve is running" in nobody.stderr
+
+
+def test_what_the_cache_knows_needs_no_engine(home: Path) -> None:
+    with running_service(home, MODEL) as service:
+        known = embed(service, cached=True).json()["data"]
+        control(home, "unload", MODEL)
+        seconds = []
+        for _ in range(5):
+            began = time.monotonic()
+            assert embed(service, cached=True).json()["data"] == known
+            seconds.append(time.monotonic() - began)
+        assert min(seconds) < 0.1
+        state = status(home, service)
+        assert (state["loaded"], state["resting"]) == (False, True)
+        assert embed(service).status_code == 200
+        assert status(home, service)["loaded"] is True
 
 
 def test_a_restart_under_load_fails_no_call(home: Path) -> None:
