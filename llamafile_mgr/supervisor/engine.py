@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ from dataclasses import replace
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.transport import EngineClient
-from llamafile_mgr.errors import EngineError, Error, StoreError
+from llamafile_mgr.errors import EngineError, EngineLostError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.course import FAILED_GRACE_SECONDS, Course
@@ -30,6 +31,8 @@ from llamafile_mgr.supervisor.watching import watch
 __all__ = ["Engine"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
+#: For the end of a process that has broken off its connections.
+_GONE_SECONDS = 1.0
 
 
 class Engine(Course):
@@ -95,6 +98,9 @@ class Engine(Course):
             await self._until_over(self._work(process, listening, key), process.wait())
         except EngineError as error:
             failure = error
+            if isinstance(error, EngineLostError):  # its connections are seen to end before its process
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(process.wait(), _GONE_SECONDS)
         if self._stopping:
             return None
         code = process.exit_code

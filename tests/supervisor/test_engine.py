@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from llamafile_mgr.changes import Changes
-from llamafile_mgr.errors import EngineError
+from llamafile_mgr.errors import EngineError, EngineLostError
 from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.process import EngineProcess, Spawner, spawn_engine
@@ -207,6 +207,19 @@ async def test_a_death_is_told_to_the_calls_that_it_cost(
         assert fate.external is external
         assert await engine.was_ended(client) is external
         assert fate == engine.cause
+
+
+async def test_one_that_is_killed_under_a_check_was_killed(tmp_path: Path) -> None:
+    """The check sees its connection end before the process is seen to be gone."""
+    async with life(tmp_path, spawn_engine, SLOW) as scene:
+        await scene.until_state(EngineState.READY)
+        client, pid = scene.engine.client, scene.engine.pid
+        assert pid is not None
+        scene.checks.wrong = EngineLostError("it broke off its answer")
+        os.kill(pid, signal.SIGKILL)
+        scene.engine.suspect()
+        await scene.until_state(EngineState.BACKING_OFF)
+        assert await scene.engine.was_ended(client)
 
 
 async def test_one_that_we_stopped_was_ended_by_somebody(tmp_path: Path) -> None:

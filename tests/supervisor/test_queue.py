@@ -439,7 +439,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0, 50))
     def leave(self, which: int) -> None:
-        call = sorted(self.open, key=id)[which % len(self.open)][0]
+        call = list(self.open)[which % len(self.open)][0]
         self.queue.cancel(call)
         self.open = {key: place for key, place in self.open.items() if key[0] is not call}
 
