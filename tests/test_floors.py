@@ -23,7 +23,6 @@ FLOORS = {
     "histograms": 0,
     "locks": 0,
     "processes": 0,
-    "task_groups": 0,
     "paths": 0,
     "tasks": 0,
     "catalog": 1,

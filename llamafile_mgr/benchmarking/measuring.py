@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from llamafile_mgr.task_groups import run_all
+from llamafile_mgr.tasks import run_all
 
 __all__ = ["Cell", "CellResult", "Measurement", "Target", "measure", "percentile"]
 

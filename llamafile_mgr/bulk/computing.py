@@ -12,7 +12,7 @@ from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.records import TextResult
 from llamafile_mgr.bulk.sources import VectorSource
-from llamafile_mgr.task_groups import run_all
+from llamafile_mgr.tasks import run_all
 
 __all__ = ["compute_in_order", "embed_fragment", "fragments_under_way", "read_next"]
 

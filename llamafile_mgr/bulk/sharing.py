@@ -27,7 +27,7 @@ from llamafile_mgr.errors import (
     InternalError,
     NotReadyError,
 )
-from llamafile_mgr.task_groups import run_all
+from llamafile_mgr.tasks import run_all
 
 __all__ = ["Finder", "Node", "SharedWork"]
 
