@@ -20,9 +20,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from llamafile_mgr.benchmarking.tune_runs import running_variant
 from llamafile_mgr.config import Config
-from llamafile_mgr.embedding.local_plans import Wanted, find_tunable, make_plans
-from llamafile_mgr.embedding.tuning import running_variant
+from llamafile_mgr.launching.local_plans import Wanted, make_plans
+from llamafile_mgr.launching.tunables import find_tunable
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.tuning import Variant, variant_of
 

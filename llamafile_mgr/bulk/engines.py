@@ -19,9 +19,9 @@ from llamafile_mgr.bulk.records import Failure, TextResult
 from llamafile_mgr.bulk.sources import EmbedSettings
 from llamafile_mgr.config import Config, ModelConfig
 from llamafile_mgr.embedding.checked_engines import make_supervisor
-from llamafile_mgr.embedding.local_plans import hold_files, make_plans, wanted_models
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType
 from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.launching.local_plans import hold_files, make_plans, wanted_models
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes

@@ -54,7 +54,7 @@ def command(
       llamafile-mgr doctor --json > server.json    (on the other computer)
       llamafile-mgr plan all-minilm-l6-v2 --machine server.json --json
     """
-    from llamafile_mgr.embedding.local_plans import make_plans, wanted_models
+    from llamafile_mgr.launching.local_plans import make_plans, wanted_models
     from llamafile_mgr.machine import detect_machine, read_snapshot
     from llamafile_mgr.planner.rendering import joint_memory, plan_to_dict
 

@@ -62,9 +62,9 @@ def command(
 
     if leased is not None:
         detach()  # before threads and loops exist, which do not survive it
-    from llamafile_mgr.embedding.local_plans import make_plans, wanted_models
     from llamafile_mgr.endpoints.settings import for_users
     from llamafile_mgr.errors import Error
+    from llamafile_mgr.launching.local_plans import make_plans, wanted_models
     from llamafile_mgr.proxy.leases import LeaseTerms
     from llamafile_mgr.proxy.serving import serve
     from llamafile_mgr.supervisor.asking import tell_error

@@ -141,7 +141,7 @@ def _read_request(
 ) -> Request:
     """Check what `serve` will be told, and return it with every path absolute."""
     from llamafile_mgr.config import CONFIG_VARIABLE, load_config
-    from llamafile_mgr.embedding.local_plans import find_subjects, wanted_models
+    from llamafile_mgr.launching.local_plans import find_subjects, wanted_models
     from llamafile_mgr.proxy.listening import addresses_of
     from llamafile_mgr.service.definition import Request
 

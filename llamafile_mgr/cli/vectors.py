@@ -110,7 +110,7 @@ def name_model(context: Context, model: str | None) -> str:
 
 def plan_embedder(context: Context, model: str) -> Plan:
     """Return the plan of an embedding model as ``serve`` would run it."""
-    from llamafile_mgr.embedding.local_plans import make_plans, wanted_models
+    from llamafile_mgr.launching.local_plans import make_plans, wanted_models
 
     (plan,) = make_plans(wanted_models((), model, None), context.load_config(), context.paths)
     return plan

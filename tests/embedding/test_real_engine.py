@@ -19,12 +19,12 @@ from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.cache import VectorCache
 from llamafile_mgr.embedding.cache_thread import CacheThread
-from llamafile_mgr.embedding.local_plans import Wanted, make_plans
 from llamafile_mgr.embedding.readiness import make_checks
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
 from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.embedding.vectors import cosines
 from llamafile_mgr.errors import InputTooLongError
+from llamafile_mgr.launching.local_plans import Wanted, make_plans
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.supervisor.calls import BatchPolicy
 from llamafile_mgr.supervisor.pool import Pool

@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llamafile_mgr.benchmarking.tune_runs import Contest, compare_plans, make_text, tune_plan
 from llamafile_mgr.config import Config
-from llamafile_mgr.embedding.local_plans import Wanted, find_tunable, keep_tuned, make_plans
-from llamafile_mgr.embedding.tuning import Contest, compare_plans, make_text, tune_plan
 from llamafile_mgr.errors import UsageError
+from llamafile_mgr.launching.local_plans import Wanted, make_plans
+from llamafile_mgr.launching.tunables import find_tunable, keep_tuned
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.tuning import Variant, variant_of
 from tests.support.service import environment, program, run_program

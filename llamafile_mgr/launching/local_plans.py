@@ -9,16 +9,14 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import llamafile_mgr
 from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Pooling, Role, load_catalog
 from llamafile_mgr.config import Config
-from llamafile_mgr.embedding.tuning import limits_for
-from llamafile_mgr.embedding.tuning_records import load_tuned, save_tuned
 from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
-from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
+from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
+from llamafile_mgr.launching.tuning_records import load_tuned
 from llamafile_mgr.llamafile import FileFacts, inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
 from llamafile_mgr.machine import Machine, detect_machine
@@ -26,19 +24,14 @@ from llamafile_mgr.machine.launch import SHELL_TOOLS
 from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.remotes import without_remotes
 from llamafile_mgr.planner.subjects import Subject
-from llamafile_mgr.planner.tuning import TunedSettings, TuneLimits
 from llamafile_mgr.store import Store, StoredArtifact
 
 __all__ = [
-    "Tunable",
     "Wanted",
     "find_subjects",
     "find_toolbox",
-    "find_tunable",
     "hold_files",
-    "keep_tuned",
     "make_plans",
     "make_toolbox",
     "wanted_models",
@@ -51,16 +44,6 @@ class Wanted:
 
     name: str
     role: Role | None
-
-
-@dataclass(frozen=True, slots=True)
-class Tunable:
-    """What ``tune`` works on: the default plan of one model alone, and what variants must keep to."""
-
-    plan: Plan
-    limits: TuneLimits
-    machine: Machine
-    digest: str
 
 
 def make_plans(
@@ -117,31 +100,6 @@ def find_subjects(wanted: Sequence[Wanted], paths: Paths) -> tuple[Subject, ...]
         )
     store, catalog = Store(paths.store), load_catalog()
     return tuple(_find_subject(each, store, catalog) for each in wanted)
-
-
-def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
-    """Return the default plan of one model that has this machine to itself, earlier results left aside.
-
-    Raises:
-        NotFoundError: it is neither in the store nor a file.
-        InvalidFileError: the file is no llamafile or GGUF, or a broken one.
-        PlanError: it cannot run here.
-    """
-    (subject,) = find_subjects([Wanted(name, None)], paths)
-    if subject.role is Role.RERANK:
-        raise PlanError(f"{subject.name} reranks: only embedding and generation are measured")
-    machine = detect_machine()
-    (plan,) = plan_models((subject,), machine, make_toolbox(paths), os.environ, config.models)
-    plan = without_remotes(plan)
-    if subject.digest is None:
-        raise PlanError(f"{subject.name} holds no model")
-    return Tunable(plan, limits_for(plan, subject.facts, machine), machine, subject.digest)
-
-
-def keep_tuned(tunable: Tunable, best: TunedSettings, paths: Paths) -> Path:
-    """Keep a result for later plans and return its file. Raises StoreError."""
-    now = datetime.now(UTC)
-    return save_tuned(paths, tunable.machine, tunable.digest, tunable.plan.name, best, now)
 
 
 def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
