@@ -256,7 +256,7 @@ async def _open_proxy(
         return
     name = plan_embedder(context, model).name
     async with (
-        aendpoint(embed=model, config_file=context.config_file) as endpoint,
+        aendpoint(embed=model, generate=(), rerank=(), config_file=context.config_file) as endpoint,
         proxy_at(endpoint.url, name, endpoint.api_key) as target,
     ):
         yield target

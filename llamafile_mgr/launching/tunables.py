@@ -10,8 +10,9 @@ from pathlib import Path
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.launching.local_plans import Wanted, find_subjects, make_toolbox
+from llamafile_mgr.launching.local_plans import find_subjects, make_toolbox
 from llamafile_mgr.launching.tuning_records import save_tuned
+from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Machine, detect_machine
 from llamafile_mgr.paths import Paths
@@ -42,7 +43,7 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
         InvalidFileError: the file is no llamafile or GGUF, or a broken one.
         PlanError: it cannot run here.
     """
-    (subject,) = find_subjects([Wanted(name, None)], paths)
+    (subject,) = find_subjects(WantedModels((Wanted(name),)), paths)
     if subject.role is Role.RERANK:
         raise PlanError(f"{subject.name} reranks: only embedding and generation are measured")
     machine = detect_machine()
