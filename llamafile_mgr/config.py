@@ -44,9 +44,10 @@ _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", 
 class ServeConfig:
     """``[serve]``: the proxy and the engines behind it.
 
-    ``embed``, ``generate``, ``rerank``: names of the models to run. ``load_stall_seconds``: how long a
-    loading engine may stay silent. ``liveness_seconds``: how long a ready one may, while it owes answers,
-    until it is replaced. ``drain_seconds``: how long accepted calls may still take when stopping.
+    ``embed``, ``generate``, ``rerank``: names of the models to run, of each role first its default.
+    ``load_stall_seconds``: how long a loading engine may stay silent. ``liveness_seconds``: how long a ready
+    one may, while it owes answers, until it is replaced. ``drain_seconds``: how long accepted calls may still
+    take when stopping.
     ``max_body_bytes``: the largest request body. ``input_type``: what texts are whose caller does not say,
     ``query``, ``document`` or ``none``. ``cache_bytes``: disk for vectors of known texts, 0 keeps none.
 
@@ -67,9 +68,9 @@ class ServeConfig:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    embed: str | None = None
-    generate: str | None = None
-    rerank: str | None = None
+    embed: tuple[str, ...] = ()
+    generate: tuple[str, ...] = ()
+    rerank: tuple[str, ...] = ()
     load_stall_seconds: float = 120.0
     liveness_seconds: float = 10.0
     drain_seconds: float = 10.0
@@ -333,9 +334,11 @@ def _base_type(hint: object) -> type:
 
 def _convert(value: object, hint: object, name: str, where: str) -> object:
     if hint == tuple[str, ...]:
+        if isinstance(value, str):
+            return (value,)
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise ConfigError(f"{name} in {where} must be a list of texts")
+        raise ConfigError(f"{name} in {where} must be a text or a list of texts")
     if hint == tuple[RemoteConfig, ...]:
         return _read_remotes(value, name, where)
     kind = _base_type(hint)

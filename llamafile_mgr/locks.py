@@ -6,7 +6,6 @@ locking one file twice; ``Locks.notice`` says so when it does not.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import math
@@ -172,6 +171,8 @@ class Locks:
     @contextlib.asynccontextmanager
     async def held_by_task(self, path: Path, waiting: Waiting) -> AsyncIterator[None]:
         """Hold the lock of ``path`` without blocking the loop, however long others have it; see ``held``."""
+        import asyncio  # here, so that commands which only read the store do not load it
+
         lock = self.lock(path)
         for waited in _attempts(lock, path, math.inf):
             waiting(waited)

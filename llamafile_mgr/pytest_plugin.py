@@ -1,7 +1,8 @@
 """A pytest plugin: the fixture ``llamafile_endpoint``, a served model for a whole test session.
 
-For each ROLE of embed, generate and rerank the model comes from ``--llamafile-ROLE``, else from the marker
-``@pytest.mark.llamafile(ROLE=...)`` of any collected test, else from the ini option ``llamafile_ROLE``.
+For each ROLE of embed, generate and rerank the models come from ``--llamafile-ROLE``, else from the marker
+``@pytest.mark.llamafile(ROLE=...)`` of any collected test, one name or a list, else from the lines of the ini
+option ``llamafile_ROLE``. The settings' models are left aside, so that tests mean the same everywhere.
 Parallel sessions, such as xdist's workers, share one server. Nothing but pytest is imported before a test
 asks for the fixture.
 """
@@ -29,10 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for role in _ROLES:
         group.addoption(
             f"--llamafile-{role}",
+            action="append",
             metavar="MODEL",
-            help=f"model that llamafile_endpoint serves for calls that {role}",
+            help=f"model that llamafile_endpoint serves for calls that {role}; may be repeated",
         )
-        parser.addini(f"llamafile_{role}", f"model that llamafile_endpoint serves for calls that {role}")
+        parser.addini(
+            f"llamafile_{role}",
+            f"models that llamafile_endpoint serves for calls that {role}, one a line",
+            type="linelist",
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,7 +60,7 @@ def llamafile_endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
     from llamafile_mgr.errors import Error
 
     embed, generate, rerank = (_choose(request, role) for role in _ROLES)
-    if embed is None and generate is None and rerank is None:
+    if not (embed or generate or rerank):
         raise pytest.UsageError(
             "llamafile_endpoint needs a model: set llamafile_embed in the ini file, use --llamafile-embed, "
             f"or mark a test with @pytest.mark.{_MARKER}(embed=...)"
@@ -67,21 +73,22 @@ def llamafile_endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
         yield client
 
 
-def _choose(request: pytest.FixtureRequest, role: str) -> str | None:
+def _choose(request: pytest.FixtureRequest, role: str) -> list[str]:
     config = request.config
-    told = config.getoption(f"--llamafile-{role}")
+    told: list[str] = config.getoption(f"--llamafile-{role}") or []
     if told:
-        return str(told)
+        return told
     marked = sorted(
         {
-            str(marker.kwargs[role])
+            (named,) if isinstance(named, str) else tuple(named)
             for item in request.session.items
             for marker in item.iter_markers(_MARKER)
-            if marker.kwargs.get(role) is not None
+            if (named := marker.kwargs.get(role)) is not None
         }
     )
     if len(marked) > 1:
+        names = ", ".join(" and ".join(models) for models in marked)
         raise pytest.UsageError(
-            f"llamafile_endpoint serves one model to {role}, and markers name {', '.join(marked)}"
+            f"llamafile_endpoint serves the same models to all, and markers name {names} to {role}"
         )
-    return marked[0] if marked else (str(config.getini(f"llamafile_{role}")) or None)
+    return list(marked[0]) if marked else list(config.getini(f"llamafile_{role}"))

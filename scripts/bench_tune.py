@@ -20,9 +20,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from llamafile_mgr.benchmarking.tune_runs import running_variant
 from llamafile_mgr.config import Config
-from llamafile_mgr.embedding.local_plans import Wanted, find_tunable, make_plans
-from llamafile_mgr.embedding.tuning import running_variant
+from llamafile_mgr.launching.local_plans import make_plans
+from llamafile_mgr.launching.tunables import find_tunable
+from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.tuning import Variant, variant_of
 
@@ -54,7 +56,7 @@ async def measure(rounds: int) -> tuple[dict[str, list[float]], dict[str, Varian
     """Return the speed of every plan in every round, in texts a second."""
     paths = resolve_paths()
     tunable = find_tunable(MODEL, Config(), paths)
-    (tuned,) = make_plans([Wanted(MODEL, None)], Config(), paths)
+    (tuned,) = make_plans(WantedModels((Wanted(MODEL),)), Config(), paths)
     default = variant_of(tunable.plan)
     cores = tunable.machine.cpu.usable_cores
     variants = {

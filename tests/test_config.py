@@ -22,7 +22,7 @@ def load(file: Path, **environ: str) -> Config:
 def test_defaults_without_a_file(file: Path) -> None:
     config = load(file)
     assert config.serve.port == 8080
-    assert config.serve.embed is None
+    assert (config.serve.embed, config.serve.generate, config.serve.rerank) == ((), (), ())
     assert config.source is None
 
 
@@ -33,14 +33,34 @@ def test_file_then_environment_then_flags(file: Path) -> None:
     assert load(file).models["m"].threads == 2
     environ = {"LLAMAFILE_MGR_SERVE_PORT": "2", "LLAMAFILE_MGR_DOWNLOAD_OFFLINE": "yes"}
     config = load_config(file, environ=environ)
-    assert (config.serve.port, config.serve.embed, config.download.offline) == (2, "a", True)
+    assert (config.serve.port, config.serve.embed, config.download.offline) == (2, ("a",), True)
     config = load_config(file, environ=environ, flags={"serve.port": 3, "serve.embed": None})
-    assert (config.serve.port, config.serve.embed) == (3, "a")
+    assert (config.serve.port, config.serve.embed) == (3, ("a",))
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "models"),
+    [
+        ('embed = "a"', {}, ("a",)),
+        ('embed = ["a", "b"]', {}, ("a", "b")),
+        ("embed = []", {}, ()),
+        ('embed = ["a", "b"]', {"LLAMAFILE_MGR_SERVE_EMBED": "c"}, ("c",)),
+        ('embed = "a"', {"LLAMAFILE_MGR_SERVE_EMBED": "c, d"}, ("c", "d")),
+        ('embed = "a"', {"LLAMAFILE_MGR_SERVE_EMBED": ""}, ()),
+    ],
+)
+def test_one_model_or_several(
+    file: Path, text: str, environ: dict[str, str], models: tuple[str, ...]
+) -> None:
+    file.write_text(f"[serve]\n{text}\n")
+    assert load(file, **environ).serve.embed == models
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[serve]\nembed = 3", "must be a text or a list of texts"),
+        ('[serve]\nembed = ["a", 3]', "must be a text or a list of texts"),
         ("[serve]\nprot = 1", "unknown key prot in .*serve.*"),
         ("[sevre]\nport = 1", "unknown key sevre"),
         ("[serve]\nport = true", "must be a whole number"),

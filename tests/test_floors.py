@@ -31,6 +31,7 @@ FLOORS = {
     "llamafile": 3,
     "store": 4,
     "planner": 4,
+    "launching": 5,
     "downloader": 5,
     "supervisor": 5,
     "embedding": 6,

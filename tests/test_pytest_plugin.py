@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -58,6 +59,30 @@ def test_by_the_ini_file(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makeini(f"[pytest]\nllamafile_embed = {MODEL}\n")
     pytester.makepyfile(TEST)
     run().assert_outcomes(passed=2)
+
+
+def test_several_models_of_a_role(
+    pytester: pytest.Pytester, run: Run, minilm: Path, tiny_generator: Path
+) -> None:
+    pytester.path.joinpath("home").mkdir(exist_ok=True)
+    (pytester.path / "home" / "config.toml").write_text("[serve]\ngenerate = 'not-for-tests'\n")
+    shutil.copy(tiny_generator, pytester.path / "one.gguf")
+    shutil.copy(tiny_generator, pytester.path / "two.gguf")
+    pytester.makepyprojecttoml(
+        f"[tool.pytest.ini_options]\nllamafile_embed = '{MODEL}'\n"
+        "llamafile_generate = ['./two.gguf', './one.gguf']\n"
+    )
+    pytester.makepyfile(
+        """
+        def test_it(llamafile_endpoint):
+            assert [each.name for each in llamafile_endpoint.models()] == NAMES
+            assert llamafile_endpoint.models_by_role == {"embed": NAMES[0], "generate": NAMES[1]}
+        """.replace("NAMES", str([MODEL, "two", "one"]))
+    )
+    run().assert_outcomes(passed=1)
+    told = run("--llamafile-generate", "one.gguf", "--llamafile-generate", "two.gguf")
+    told.assert_outcomes(failed=1)
+    told.stdout.fnmatch_lines(["*'one', 'two'*"])
 
 
 def test_a_marker_comes_before_the_ini_file(pytester: pytest.Pytester, run: Run) -> None:

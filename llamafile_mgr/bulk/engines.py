@@ -19,9 +19,10 @@ from llamafile_mgr.bulk.records import Failure, TextResult
 from llamafile_mgr.bulk.sources import EmbedSettings
 from llamafile_mgr.config import Config, ModelConfig
 from llamafile_mgr.embedding.checked_engines import make_supervisor
-from llamafile_mgr.embedding.local_plans import hold_files, make_plans, wanted_models
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType
 from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.launching.local_plans import hold_files, make_plans
+from llamafile_mgr.launching.wanted import read_embedder
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
@@ -86,7 +87,7 @@ def plan_alone(
     texts get equal bytes. On a GPU, which is idle most of the time then, only for ``exact``.
 
     ``remotes``: let those of the settings take part too; never for ``exact``, for nothing tells how they
-    compute. ``model`` None: the one of the settings.
+    compute. ``model`` None: the first of the settings.
 
     Raises:
         UsageError: no model is named and none is configured.
@@ -103,7 +104,7 @@ def plan_alone(
 
 
 def _plan(model: str | None, config: Config, paths: Paths) -> Plan:
-    (plan,) = make_plans(wanted_models((), model or config.serve.embed, None), config, paths)
+    (plan,) = make_plans(read_embedder(config.serve, model), config, paths)
     return plan
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from llamafile_mgr.bulk.engines import EngineSource, own_engines, plan_alone
@@ -12,28 +12,25 @@ from llamafile_mgr.bulk.sources import EmbedSettings
 from llamafile_mgr.catalog import load_catalog
 from llamafile_mgr.config import Config, load_config
 from llamafile_mgr.downloader import pull, target_of
-from llamafile_mgr.embedding.local_plans import find_tunable, keep_tuned
 from llamafile_mgr.embedding.space import fingerprint_space
-from llamafile_mgr.embedding.tuning import tune_plan
-from llamafile_mgr.embedding.tuning_records import load_tuned
 from llamafile_mgr.errors import NotFoundError, PlanError
 from llamafile_mgr.paths import Paths, resolve_paths
 from llamafile_mgr.store import Store
 
 __all__ = ["node_source", "predict_space"]
 
-#: So long a node that was never tuned measures, when that is wished for.
-_TUNE_SECONDS = 60
+#: Measures which settings of a model are fastest here, and tells whether plans have something new in them.
+Tune = Callable[[str, Config, Paths], Awaitable[bool]]
 
 
 @asynccontextmanager
 async def node_source(
-    model: str, settings: EmbedSettings, *, exact: bool = False, tune: bool = False
+    model: str, settings: EmbedSettings, *, exact: bool = False, tune: Tune | None = None
 ) -> AsyncIterator[EngineSource]:
     """Run this machine's engines of ``model`` while inside; it is pulled when it is not here.
 
-    ``exact``: see ``plan_alone``. ``tune``: measure first which settings are fastest here, unless that is
-    known already; it takes about a minute.
+    ``exact``: see ``plan_alone``. ``tune`` is called before, such as ``tune_once``, which takes a minute
+    where nothing is known yet.
 
     Raises:
         NotFoundError, DownloadError: the model is neither here nor can it be pulled.
@@ -46,20 +43,10 @@ async def node_source(
     except NotFoundError:
         await pull(target_of(model, load_catalog()), Store(paths.store), config.download, lambda _: None)
         plan = await asyncio.to_thread(plan_alone, model, config, paths, exact=exact)
-    if tune and await _tune_once(model, config, paths):
+    if tune is not None and await tune(model, config, paths):
         plan = await asyncio.to_thread(plan_alone, model, config, paths, exact=exact)
     async with own_engines(plan, paths, settings) as source:
         yield source
-
-
-async def _tune_once(model: str, config: Config, paths: Paths) -> bool:
-    """Tune the model unless this machine has a result for it; tell whether that was done."""
-    tunable = await asyncio.to_thread(find_tunable, model, config, paths)
-    if await asyncio.to_thread(load_tuned, paths, tunable.machine, tunable.digest):
-        return False
-    report = await tune_plan(tunable.plan, tunable.limits, paths, _TUNE_SECONDS, lambda _: None)
-    await asyncio.to_thread(keep_tuned, tunable, report.best, paths)
-    return True
 
 
 def predict_space(model: str, config: Config, paths: Paths) -> tuple[str | None, Reference]:

@@ -256,7 +256,7 @@ async def _open_proxy(
         return
     name = plan_embedder(context, model).name
     async with (
-        aendpoint(embed=model, config_file=context.config_file) as endpoint,
+        aendpoint(embed=model, generate=(), rerank=(), config_file=context.config_file) as endpoint,
         proxy_at(endpoint.url, name, endpoint.api_key) as target,
     ):
         yield target
@@ -266,7 +266,7 @@ async def _open_proxy(
 async def _open_engines(context: Context, model: str) -> AsyncIterator[Target]:
     from llamafile_mgr.benchmarking.targets import direct_engines
     from llamafile_mgr.cli.vectors import plan_embedder
-    from llamafile_mgr.embedding.local_plans import hold_files
+    from llamafile_mgr.launching.local_plans import hold_files
 
     plan = plan_embedder(context, model)
     with hold_files([plan], context.paths):

@@ -238,6 +238,7 @@ def _run_on_ray(
 ) -> JobReport:
     import functools
 
+    from llamafile_mgr.benchmarking.tune_runs import tune_once
     from llamafile_mgr.bulk.job import check_job
     from llamafile_mgr.bulk.nodes import node_source, predict_space
     from llamafile_mgr.bulk.ray import run_on_ray
@@ -258,7 +259,8 @@ def _run_on_ray(
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
-        connect = functools.partial(node_source, model, job.settings, exact=wish.exact, tune=tune)
+        first = tune_once if tune else None
+        connect = functools.partial(node_source, model, job.settings, exact=wish.exact, tune=first)
         work = run_on_ray(
             job,
             cluster,

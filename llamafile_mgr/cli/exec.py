@@ -8,12 +8,15 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import complete_file, role_options
+from llamafile_mgr.cli.model_names import complete_file, read_models, role_options
+
+if TYPE_CHECKING:
+    from llamafile_mgr.launching.wanted import ToldRoles
 
 __all__ = ["command"]
 
@@ -44,9 +47,7 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 @click.pass_obj
 def command(
     context: Context,
-    embed: str | None,
-    generate: str | None,
-    rerank: str | None,
+    roles: ToldRoles,
     port: int | None,
     keep_seconds: float,
     quiet: bool,
@@ -56,9 +57,9 @@ def command(
 
     A running server that serves the models already is joined; two commands with the same models and settings
     share one. COMMAND takes this process's place, so signals and its exit code are its own. It finds in its
-    environment OPENAI_BASE_URL, OPENAI_API_KEY, LLAMAFILE_URL, OLLAMA_HOST, and the names of the models in
-    LLAMAFILE_EMBED_MODEL, LLAMAFILE_GENERATE_MODEL and LLAMAFILE_RERANK_MODEL. A COMMAND that does not exist
-    gives 127.
+    environment OPENAI_BASE_URL, OPENAI_API_KEY, LLAMAFILE_URL, OLLAMA_HOST, and the first model of each role
+    in LLAMAFILE_EMBED_MODEL, LLAMAFILE_GENERATE_MODEL and LLAMAFILE_RERANK_MODEL. A COMMAND that does not
+    exist gives 127.
 
     \b
     Examples:
@@ -75,18 +76,8 @@ def command(
     began = time.monotonic()
     report = _silent if quiet else _report
     config = context.load_config()
-    settings = config.serve
-    known = (embed, generate, rerank, settings.embed, settings.generate, settings.rerank)
-    if all(name is None for name in known):
-        from llamafile_mgr.cli.guidance import unnamed_model
-
-        raise unnamed_model(context.paths, "llamafile-mgr exec", " -- COMMAND")
-    choice = choose(
-        *(embed, generate, config, context.paths),
-        rerank=rerank,
-        port=port,
-        config_file=context.config_file,
-    )
+    wanted = read_models(context, config.serve, "exec", roles, rest=" -- COMMAND")
+    choice = choose(wanted, config, context.paths, port=port, config_file=context.config_file)
     lease = join_or_start(choice, report, process=myself("exec"), keep_seconds=keep_seconds)
     access = lease.access
     models = ", ".join(access.models.values())

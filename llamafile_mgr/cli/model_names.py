@@ -1,37 +1,85 @@
-"""Names of models that a shell completes where an argument is one; a failure completes nothing."""
+"""Names of models on the command line: options that take them, what they ask for, and their completion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from llamafile_mgr.errors import Error
 
-__all__ = ["complete_file", "complete_models", "complete_pullable", "complete_stored", "role_options"]
+if TYPE_CHECKING:
+    from llamafile_mgr.cli.context import Context
+    from llamafile_mgr.config import ServeConfig
+    from llamafile_mgr.launching.wanted import ToldRoles, WantedModels
 
-C = TypeVar("C", bound=Callable[..., Any])
+__all__ = [
+    "complete_file",
+    "complete_models",
+    "complete_pullable",
+    "complete_stored",
+    "read_models",
+    "role_options",
+]
+
+R = TypeVar("R")
 
 #: What a path looks like before it is complete.
 _PATH_STARTS = (".", "/", "~")
 
 
-def role_options(verb: str) -> Callable[[C], C]:
-    """Add an option for each role that a model may have; ``verb``: what is done with it."""
+def role_options(verb: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Add an option for each role that a model may have; the command gets all of them as ``roles``.
 
-    def add(command: C) -> C:
+    ``verb``: what is done with the models.
+    """
+
+    def add(command: Callable[..., R]) -> Callable[..., R]:
+        @functools.wraps(command)
+        def gather(*arguments: Any, **named: Any) -> R:
+            from llamafile_mgr.catalog import Role
+
+            # An option that is not given leaves its role to the settings.
+            roles = {role: named.pop(role.value) or None for role in Role}
+            return command(*arguments, roles=roles, **named)
+
         for role, calls in (("rerank", "reranking"), ("generate", "generation"), ("embed", "embedding")):
-            command = click.option(
+            gather = click.option(
                 f"--{role}",
+                multiple=True,
                 metavar="MODEL",
                 shell_complete=complete_models,
-                help=f"{verb} this model for {calls} calls.",
-            )(command)
-        return command
+                help=f"{verb} this model for {calls} calls; may be repeated.  [default: serve.{role}]",
+            )(gather)
+        return gather
 
     return add
+
+
+def read_models(
+    context: Context,
+    settings: ServeConfig,
+    command: str,
+    roles: ToldRoles,
+    models: Sequence[str] = (),
+    rest: str = "",
+) -> WantedModels:
+    """Return the models that ``llamafile-mgr COMMAND`` was asked for; ``rest`` follows them there.
+
+    Raises:
+        UsageError: none, or one for two roles.
+    """
+    from llamafile_mgr.launching.wanted import read_wanted
+
+    wanted = read_wanted(settings, models, roles)
+    if not wanted.models:
+        from llamafile_mgr.cli.guidance import unnamed_model
+
+        raise unnamed_model(context.paths, f"llamafile-mgr {command}", rest)
+    return wanted
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

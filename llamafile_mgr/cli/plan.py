@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import complete_models, role_options
+from llamafile_mgr.cli.model_names import complete_models, read_models, role_options
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llamafile_mgr.launching.wanted import ToldRoles
     from llamafile_mgr.machine import Machine
     from llamafile_mgr.planner.plans import Plan
 
@@ -36,9 +37,7 @@ __all__ = ["command"]
 def command(
     context: Context,
     models: tuple[str, ...],
-    embed: str | None,
-    generate: str | None,
-    rerank: str | None,
+    roles: ToldRoles,
     snapshot: Path | None,
     as_json: bool,
 ) -> None:
@@ -54,18 +53,12 @@ def command(
       llamafile-mgr doctor --json > server.json    (on the other computer)
       llamafile-mgr plan all-minilm-l6-v2 --machine server.json --json
     """
-    from llamafile_mgr.embedding.local_plans import make_plans, wanted_models
+    from llamafile_mgr.launching.local_plans import make_plans
     from llamafile_mgr.machine import detect_machine, read_snapshot
     from llamafile_mgr.planner.rendering import joint_memory, plan_to_dict
 
     config = context.load_config()
-    if not (models or embed or generate or rerank):
-        embed, generate, rerank = config.serve.embed, config.serve.generate, config.serve.rerank
-    wanted = wanted_models(models, embed, generate, rerank)
-    if not wanted:
-        from llamafile_mgr.cli.guidance import unnamed_model
-
-        raise unnamed_model(context.paths, "llamafile-mgr plan")
+    wanted = read_models(context, config.serve, "plan", roles, models)
     other = read_snapshot(snapshot) if snapshot is not None else None
     plans = make_plans(wanted, config, context.paths, other)
     machine = other or detect_machine()

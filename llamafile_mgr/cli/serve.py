@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import complete_models, role_options
+from llamafile_mgr.cli.model_names import complete_models, read_models, role_options
 from llamafile_mgr.cli.output import drop_output, print_json_line, print_line
 
 if TYPE_CHECKING:
+    from llamafile_mgr.launching.wanted import ToldRoles
     from llamafile_mgr.planner.plans import Plan
     from llamafile_mgr.proxy.serving import Announcements
     from llamafile_mgr.supervisor.snapshots import PoolSnapshot
@@ -35,9 +36,7 @@ P = ParamSpec("P")
 def command(
     context: Context,
     models: tuple[str, ...],
-    embed: str | None,
-    generate: str | None,
-    rerank: str | None,
+    roles: ToldRoles,
     host: str | None,
     port: int | None,
     no_cache: bool,
@@ -48,8 +47,8 @@ def command(
     """Start engines for MODELs and one proxy in front of them, and keep them running.
 
     MODEL is a name from `llamafile-mgr list` or the path of a llamafile or GGUF. It may need no role: the
-    catalog or the file tells whether it embeds, generates or reranks. Calls that arrive while a model loads
-    wait.
+    catalog or the file tells whether it embeds, generates or reranks. The first model of a role is its
+    default. Calls that arrive while a model loads wait.
 
     \b
     Examples:
@@ -62,9 +61,9 @@ def command(
 
     if leased is not None:
         detach()  # before threads and loops exist, which do not survive it
-    from llamafile_mgr.embedding.local_plans import make_plans, wanted_models
     from llamafile_mgr.endpoints.settings import for_users
     from llamafile_mgr.errors import Error
+    from llamafile_mgr.launching.local_plans import make_plans
     from llamafile_mgr.proxy.leases import LeaseTerms
     from llamafile_mgr.proxy.serving import serve
     from llamafile_mgr.supervisor.asking import tell_error
@@ -77,14 +76,7 @@ def command(
     config = context.load_config(flags)
     if leased is not None:
         config = for_users(config)
-    chosen_embed = embed or (None if models else config.serve.embed)
-    chosen_generate = generate or (None if models else config.serve.generate)
-    chosen_rerank = rerank or (None if models else config.serve.rerank)
-    wanted = wanted_models(models, chosen_embed, chosen_generate, chosen_rerank)
-    if not wanted:
-        from llamafile_mgr.cli.guidance import unnamed_model
-
-        raise unnamed_model(context.paths, "llamafile-mgr serve")
+    wanted = read_models(context, config.serve, "serve", roles, models)
 
     def plan_all() -> Sequence[Plan]:
         plans = make_plans(wanted, context.load_config(flags), context.paths)
@@ -132,11 +124,10 @@ def _said(announce: Callable[P, None]) -> Callable[P, None]:
 
 def _ready_event(url: str, pools: Sequence[PoolSnapshot]) -> dict[str, Any]:
     """Return the event: ``models`` has the first model of each role, ``served`` all of them."""
-    first: dict[str, str] = {}
-    for pool in pools:
-        first.setdefault(pool.role, pool.model)
+    from llamafile_mgr.proxy.leases import find_defaults
+
     served = [{"model": pool.model, "role": pool.role, "ready": pool.ready} for pool in pools]
-    return {"event": "ready", "url": url, "models": first, "served": served}
+    return {"event": "ready", "url": url, "models": find_defaults(pools), "served": served}
 
 
 def _print_ready(url: str, pools: Sequence[PoolSnapshot]) -> None:

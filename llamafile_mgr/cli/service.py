@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import role_options
+from llamafile_mgr.cli.model_names import read_models, role_options
 from llamafile_mgr.cli.output import print_json, print_json_line, print_line
 from llamafile_mgr.cli.service_view import describe, print_after, print_changes, print_done
-from llamafile_mgr.errors import NotReadyError, ServiceError
+from llamafile_mgr.errors import ConfigError, NotReadyError, ServiceError
 
 if TYPE_CHECKING:
+    from llamafile_mgr.launching.wanted import ToldRoles
     from llamafile_mgr.service.definition import Action, Request
     from llamafile_mgr.service.finding import Target
     from llamafile_mgr.service.managing import Handle
@@ -73,9 +74,7 @@ def command() -> None:
 def install(
     context: Context,
     models: tuple[str, ...],
-    embed: str | None,
-    generate: str | None,
-    rerank: str | None,
+    roles: ToldRoles,
     host: str | None,
     port: int | None,
     no_cache: bool,
@@ -101,7 +100,6 @@ def install(
     from llamafile_mgr.service.finding import find_definition
 
     handle, target = _find(context, name, user=user, run_as=run_as)
-    roles = {"--embed": embed, "--generate": generate, "--rerank": rerank}
     request = _read_request(
         context, target, name, models, roles, host, port, no_cache=no_cache, on_demand=on_demand
     )
@@ -132,7 +130,7 @@ def _read_request(
     target: Target,
     name: str,
     models: Sequence[str],
-    roles: Mapping[str, str | None],
+    roles: ToldRoles,
     host: str | None,
     port: int | None,
     *,
@@ -141,47 +139,43 @@ def _read_request(
 ) -> Request:
     """Check what `serve` will be told, and return it with every path absolute."""
     from llamafile_mgr.config import CONFIG_VARIABLE, load_config
-    from llamafile_mgr.embedding.local_plans import find_subjects, wanted_models
+    from llamafile_mgr.launching.local_plans import find_subjects
+    from llamafile_mgr.launching.wanted import anchor_name
     from llamafile_mgr.proxy.listening import addresses_of
     from llamafile_mgr.service.definition import Request
+    from llamafile_mgr.store import Store
 
     named = context.config_file or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else None)
     flags = {"serve.host": host, "serve.port": port}
     config = load_config(target.paths.config_file, file=named, flags=flags)
     settings = config.serve
-    wanted = wanted_models(
-        models,
-        roles["--embed"] or (None if models else settings.embed),
-        roles["--generate"] or (None if models else settings.generate),
-        roles["--rerank"] or (None if models else settings.rerank),
-    )
-    files = {
-        subject.name: subject.path
-        for subject in find_subjects(wanted, target.paths)
-        if subject.path.is_file()
-    }
-    options = {**roles, "--host": host}
-    arguments = [_absolute(model) for model in models]
-    for option, value in options.items():
-        if value is not None:
-            arguments += [option, value if option == "--host" else _absolute(value)]
+    wanted = read_models(context, settings, "service install", roles, models)
+    store = Store(target.paths.store)
+    told = {role.value: names for role, names in roles.items() if names is not None}
+    arguments = [anchor_name(model, store) for model in models]
+    for option, names in told.items():
+        for model in names:
+            arguments += [f"--{option}", anchor_name(model, store)]
+    for model in {each.name for each in wanted.models}.difference(models, *told.values()):
+        if not Path(model).expanduser().is_absolute() and anchor_name(model, store) != model:
+            raise ConfigError(
+                f"the settings name {model}, and the service starts in another directory",
+                hint="write its whole path there",
+            )
+    if host is not None:
+        arguments += ["--host", host]
     if port is not None:
         arguments += ["--port", str(port)]
     return Request(
         name=name,
         arguments=(*arguments, *(["--no-cache"] if no_cache else [])),
-        needed=tuple(files.values()),
+        needed=tuple(subject.path for subject in find_subjects(wanted, target.paths)),
         hosts=addresses_of(settings.host, public=settings.keys_file is not None),
         port=settings.port,
         drain_seconds=settings.drain_seconds,
         config_file=named.absolute() if named else None,
         on_demand=on_demand,
     )
-
-
-def _absolute(model: str) -> str:
-    path = Path(model).expanduser()
-    return str(path.absolute()) if path.is_file() else model
 
 
 def _runner(*, quiet: bool = True) -> Callable[[Sequence[str]], None]:

@@ -12,7 +12,7 @@ from llamafile_mgr.cli.model_names import complete_models
 from llamafile_mgr.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
-    from llamafile_mgr.embedding.tuning import Contest, TuneReport
+    from llamafile_mgr.benchmarking.tune_runs import Contest, TuneReport
     from llamafile_mgr.planner.plans import Plan
 
 __all__ = ["command"]
@@ -44,8 +44,8 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     """
     import asyncio
 
-    from llamafile_mgr.embedding.local_plans import find_tunable, keep_tuned
-    from llamafile_mgr.embedding.tuning import tune_plan
+    from llamafile_mgr.benchmarking.tune_runs import tune_plan
+    from llamafile_mgr.launching.tunables import find_tunable, keep_tuned
 
     tunable = find_tunable(model, context.load_config(), context.paths)
     name = tunable.plan.name

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Wish", "connect", "name_model", "plan_embedder"]
 
-_STATUS_SECONDS = 10.0
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wish:
@@ -62,19 +60,12 @@ def connect(
 
 def _find_serve(context: Context, model: str | None) -> tuple[str, Path] | None:
     """Return address and socket of a running ``serve`` that embeds with ``model``, or with any for None."""
-    from llamafile_mgr.catalog import Role
-    from llamafile_mgr.errors import Error
-    from llamafile_mgr.supervisor.asking import find_sockets, send_command
+    from llamafile_mgr.endpoints.joining import running_services
 
-    for _, socket in find_sockets(context.paths):
-        try:
-            status = next(send_command(socket, {"command": "status"}, seconds=_STATUS_SECONDS), None)
-        except Error:
-            continue  # it ends just now, or hangs: we can do without it
-        models = (status or {}).get("models", ())
-        served = {each["model"] for each in models if each["role"] == Role.EMBED.value}
+    for _, socket, status in running_services(context.paths):
+        served = {each["model"] for each in status["models"] if each["role"] == "embed"}
         if served and (model is None or model in served):
-            return str((status or {}).get("url")), socket
+            return str(status["url"]), socket
     return None
 
 
@@ -84,7 +75,7 @@ async def _join(socket: Path, model: str | None, settings: EmbedSettings) -> Asy
     from llamafile_mgr.bulk import running_proxy
     from llamafile_mgr.endpoints.leasing import Lease
 
-    lease = await asyncio.to_thread(Lease.take, socket)
+    lease = await asyncio.to_thread(Lease.take, socket, {})
     try:
         access = await asyncio.to_thread(lease.await_ready, lambda _: None)
         async with running_proxy(access.url, settings, model=model, api_key=access.api_key) as source:
@@ -94,23 +85,24 @@ async def _join(socket: Path, model: str | None, settings: EmbedSettings) -> Asy
 
 
 def name_model(context: Context, model: str | None) -> str:
-    """Return the model as other machines know it: a file's whole path, else the name; for None that of the
-    settings.
+    """Return the model as other machines know it: a file's whole path, else the name; for None the first of
+    the settings.
 
     Raises:
         UsageError: no model is named and none is configured.
     """
-    from llamafile_mgr.errors import UsageError
+    from llamafile_mgr.launching.wanted import anchor_name, read_embedder
+    from llamafile_mgr.store import Store
 
-    model = model or context.load_config().serve.embed
-    if model is None:
-        raise UsageError("no model was named", hint="name one: --model all-minilm-l6-v2")
-    return str(Path(model).absolute()) if Path(model).is_file() else model
+    [wanted] = read_embedder(context.load_config().serve, model).models
+    return anchor_name(wanted.name, Store(context.paths.store))
 
 
 def plan_embedder(context: Context, model: str) -> Plan:
     """Return the plan of an embedding model as ``serve`` would run it."""
-    from llamafile_mgr.embedding.local_plans import make_plans, wanted_models
+    from llamafile_mgr.launching.local_plans import make_plans
+    from llamafile_mgr.launching.wanted import read_embedder
 
-    (plan,) = make_plans(wanted_models((), model, None), context.load_config(), context.paths)
+    config = context.load_config()
+    (plan,) = make_plans(read_embedder(config.serve, model), config, context.paths)
     return plan

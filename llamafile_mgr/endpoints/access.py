@@ -19,7 +19,8 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - compared, not bou
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """``url``: the proxy, without ``/v1``. ``api_key`` None: no key is needed. ``models``: role -> name."""
+    """``url``: the proxy, without ``/v1``. ``api_key`` None: no key is needed. ``models``: role -> its
+    default."""
 
     url: str
     api_key: str | None

@@ -5,27 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llamafile_mgr.catalog import Role
 from llamafile_mgr.client import AsyncClient, Client
 from llamafile_mgr.config import load_config
 from llamafile_mgr.endpoints.access import Access
 from llamafile_mgr.endpoints.joining import join_or_start
 from llamafile_mgr.endpoints.leasing import Lease
 from llamafile_mgr.endpoints.settings import Choice, choose
+from llamafile_mgr.launching.wanted import read_wanted
 from llamafile_mgr.paths import resolve_paths
 
 __all__ = ["AsyncEndpoint", "Endpoint", "aendpoint", "endpoint"]
 
 _LOG = logging.getLogger("llamafile_mgr.endpoint")
 
+#: The models of one role: one, several, or None for those of the settings.
+Models = str | Sequence[str] | None
+
 
 class Endpoint(Client):
     """A client of a server that lives at least as long as this object's ``with`` block.
 
-    ``url``: of the server. ``api_key``: None where none is needed. ``models``: role -> name.
+    ``url``: of the server. ``api_key``: None where none is needed. ``models_by_role``: role -> its default.
     """
 
     def __init__(self, access: Access) -> None:
@@ -55,25 +60,27 @@ class AsyncEndpoint(AsyncClient):
 
 @contextlib.contextmanager
 def endpoint(
-    embed: str | None = None,
-    generate: str | None = None,
+    embed: Models = None,
+    generate: Models = None,
     *,
-    rerank: str | None = None,
+    rerank: Models = None,
     port: int | None = None,
     config_file: str | Path | None = None,
     keep_seconds: float = 0.0,
 ) -> Iterator[Endpoint]:
     """Serve models while inside, joining a server that serves them already; `exec` shares it too.
 
-    ``embed``, ``generate``, ``rerank``: names from the store or paths; without any those of the settings.
-    ``port`` None takes any. ``keep_seconds``: how long the server shall outlast its last user.
+    ``embed``, ``generate``, ``rerank``: a name from the store or a path, or several, of which the first is
+    the default; None takes those of the settings, and an empty list none. ``port`` None takes any.
+    ``keep_seconds``: how long the server shall outlast its last user.
 
     Raises:
         UsageError: no model is named anywhere.
         NotFoundError: a model is neither in the store nor a file.
         Error: why the server did not start, as ``llamafile-mgr serve`` would say it.
     """
-    lease = _join(_choose(embed, generate, rerank, port, config_file), keep_seconds)
+    roles = {Role.EMBED: embed, Role.GENERATE: generate, Role.RERANK: rerank}
+    lease = _join(_choose(roles, port, config_file), keep_seconds)
     try:
         with Endpoint(lease.access) as client:
             yield client
@@ -83,16 +90,17 @@ def endpoint(
 
 @contextlib.asynccontextmanager
 async def aendpoint(
-    embed: str | None = None,
-    generate: str | None = None,
+    embed: Models = None,
+    generate: Models = None,
     *,
-    rerank: str | None = None,
+    rerank: Models = None,
     port: int | None = None,
     config_file: str | Path | None = None,
     keep_seconds: float = 0.0,
 ) -> AsyncIterator[AsyncEndpoint]:
     """Serve models while inside, as ``endpoint`` does, for asyncio."""
-    choice = await asyncio.to_thread(_choose, embed, generate, rerank, port, config_file)
+    roles = {Role.EMBED: embed, Role.GENERATE: generate, Role.RERANK: rerank}
+    choice = await asyncio.to_thread(_choose, roles, port, config_file)
     joining = asyncio.ensure_future(asyncio.to_thread(_join, choice, keep_seconds))
     try:
         lease = await asyncio.shield(joining)
@@ -107,17 +115,13 @@ async def aendpoint(
         lease.close()
 
 
-def _choose(
-    embed: str | None,
-    generate: str | None,
-    rerank: str | None,
-    port: int | None,
-    config_file: str | Path | None,
-) -> Choice:
+def _choose(roles: Mapping[Role, Models], port: int | None, config_file: str | Path | None) -> Choice:
     paths = resolve_paths()
     file = Path(config_file) if config_file is not None else None
     config = load_config(paths.config_file, file=file)
-    return choose(embed, generate, config, paths, rerank=rerank, port=port, config_file=file)
+    told = {role: (names,) if isinstance(names, str) else names for role, names in roles.items()}
+    wanted = read_wanted(config.serve, roles=told)
+    return choose(wanted, config, paths, port=port, config_file=file)
 
 
 def _join(choice: Choice, keep_seconds: float) -> Lease:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.endpoints.leasing import Lease, Report
-from llamafile_mgr.endpoints.settings import Choice, Want
+from llamafile_mgr.endpoints.settings import Choice
 from llamafile_mgr.endpoints.starting import start_service
 from llamafile_mgr.errors import Error, NotReadyError
 from llamafile_mgr.locks import Locks
-from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.processes import Holder
 from llamafile_mgr.supervisor.asking import find_sockets, send_command
 
-__all__ = ["find_service", "join_or_start"]
+__all__ = ["find_service", "join_or_start", "running_services"]
 
 _STATUS_SECONDS = 5.0
 _REPORT_SECONDS = 10.0
@@ -61,11 +62,12 @@ def join_or_start(
 
 def _take(choice: Choice, report: Report, process: Holder | None, keep_seconds: float) -> Lease:
     with _starting(choice, report):
-        socket = find_service(choice)
-        if socket is None:
-            report(f"starting {', '.join(want.name for want in choice.wants)}")
-            socket = start_service(choice, lambda: find_service(choice), report)
-        return Lease.take(socket, process=process, keep_seconds=keep_seconds)
+        found = find_service(choice)
+        if found is None:
+            report(f"starting {', '.join(each.name for each in choice.wanted.models)}")
+            found = start_service(choice, lambda: find_service(choice), report)
+        socket, defaults = found
+        return Lease.take(socket, defaults, process=process, keep_seconds=keep_seconds)
 
 
 def _starting(choice: Choice, report: Report) -> AbstractContextManager[None]:
@@ -83,24 +85,26 @@ def _starting(choice: Choice, report: Report) -> AbstractContextManager[None]:
     return locks.held(directory / f"exec-{choice.key}.lock", seconds=math.inf, waiting=tell)
 
 
-def find_service(choice: Choice) -> Path | None:
-    """Return the control socket of a running ``serve`` that does for this choice.
+def find_service(choice: Choice) -> tuple[Path, dict[str, str]] | None:
+    """Return the control socket of a running ``serve`` that does for this choice, and our defaults there.
 
     That is one of the same key, or one that a person started with these models.
     """
     joinable = None
-    for port, socket in find_sockets(choice.paths):
-        try:
-            status = next(send_command(socket, {"command": "status"}, seconds=_STATUS_SECONDS))
-        except (Error, StopIteration):
-            continue
+    for port, socket, status in running_services(choice.paths):
+        defaults = choice.find_defaults(status["models"])
         if status.get("key") == choice.key:
-            return socket
-        if status.get("key") is None and choice.port in (None, port) and _serves(status, choice.wants):
-            joinable = socket
+            return socket, defaults or {}
+        if status.get("key") is None and choice.port in (None, port) and defaults is not None:
+            joinable = socket, defaults
     return joinable
 
 
-def _serves(status: dict[str, Any], wants: tuple[Want, ...]) -> bool:
-    served = {(model.get("role"), model.get("path")) for model in status.get("models", ())}
-    return all((want.role.value, str(want.path)) in served for want in wants)
+def running_services(paths: Paths) -> Iterator[tuple[int, Path, dict[str, Any]]]:
+    """Yield port, control socket and status of every running ``serve`` that answers."""
+    for port, socket in find_sockets(paths):
+        try:
+            status = next(send_command(socket, {"command": "status"}, seconds=_STATUS_SECONDS))
+        except (Error, StopIteration):
+            continue  # it ends just now, or hangs: we can do without it
+        yield port, socket, status

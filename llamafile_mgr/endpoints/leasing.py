@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,26 @@ _REPORT_SECONDS = 10.0
 class Lease:
     """Keeps a service alive until closed, or until this process ends in whatever way."""
 
-    def __init__(self, answers: Iterator[dict[str, Any]], first: dict[str, Any]) -> None:
+    def __init__(
+        self, answers: Iterator[dict[str, Any]], first: dict[str, Any], defaults: Mapping[str, str]
+    ) -> None:
         self._answers = answers
         self._first = first
+        self._defaults = defaults
         self._models: dict[str, str] = {}
 
     @classmethod
-    def take(cls, socket: Path, *, process: Holder | None = None, keep_seconds: float = 0.0) -> Lease:
+    def take(
+        cls,
+        socket: Path,
+        defaults: Mapping[str, str],
+        *,
+        process: Holder | None = None,
+        keep_seconds: float = 0.0,
+    ) -> Lease:
         """Take a lease of the ``serve`` behind this socket, for ``process`` too when it is given.
+
+        ``defaults``: role -> the model that its user asked for first; of other roles it is the service's own.
 
         Raises:
             NotReadyError: the service is ending, or gone.
@@ -47,7 +59,7 @@ class Lease:
         first = next(answers, None)
         if first is None:
             raise NotReadyError("the running serve gave no lease", hint="is it of another version?")
-        return cls(answers, first)
+        return cls(answers, first, defaults)
 
     def await_ready(self, report: Report) -> Access:
         """Wait until every model is ready and return how to reach them.
@@ -59,7 +71,7 @@ class Lease:
         began = told = time.monotonic()
         for answer in self._answers:
             if answer.get("ready"):
-                self._models = dict(answer["models"])
+                self._models = {**answer["models"], **self._defaults}
                 return self.access
             if time.monotonic() - told >= _REPORT_SECONDS:
                 told = time.monotonic()

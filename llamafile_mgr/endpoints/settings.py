@@ -9,99 +9,88 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llamafile_mgr import __version__
-from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
-from llamafile_mgr.errors import NotFoundError, UsageError
+from llamafile_mgr.launching.wanted import WantedModels, locate
 from llamafile_mgr.machine.vendors import gpu_variables
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.store import Store
 
-__all__ = ["Choice", "Want", "choose", "for_users", "service_key"]
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """One model that a user needs: its role, the name or path that was given, and the file that it means.
-
-    ``argument``: what ``serve`` is told, which is the same from every working directory.
-    """
-
-    role: Role
-    name: str
-    path: Path
-    argument: str
+__all__ = ["Choice", "choose", "for_users", "service_key"]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A service that a user needs. ``port`` None takes any. ``config_file``: of the settings, if named."""
+    """A service that a user needs.
 
-    wants: tuple[Want, ...]
-    config: Config
+    ``wanted``: its models, named alike from every working directory. ``files``: what the names mean, in the
+    same order. ``key``: what users who can share one service have in common. ``port`` None takes any.
+    ``config_file``: of the settings, if named.
+    """
+
+    wanted: WantedModels
+    files: tuple[Path, ...]
+    key: str
     paths: Paths
     port: int | None = None
     config_file: Path | None = None
 
-    @property
-    def key(self) -> str:
-        """Return what users who can share one service have in common."""
-        return service_key(self.wants, self.config, self.port, os.environ)
+    def find_defaults(self, served: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+        """Return role -> name of our first model of it, None unless all of ours are ``served``, as ``status``
+        tells."""
+        found: dict[str, str] = {}
+        for each, file in zip(self.wanted.models, self.files, strict=True):
+            role = each.role and each.role.value
+            model = next(
+                (m for m in served if m.get("path") == str(file) and role in (None, m.get("role"))), None
+            )
+            if model is None:
+                return None
+            found.setdefault(str(model["role"]), str(model["model"]))
+        return found
 
 
 def choose(
-    embed: str | None,
-    generate: str | None,
+    wanted: WantedModels,
     config: Config,
     paths: Paths,
     *,
-    rerank: str | None = None,
     port: int | None = None,
     config_file: Path | None = None,
 ) -> Choice:
-    """Return the service for these models, or for those of the settings when none is named.
+    """Return the service for these models.
 
     Raises:
-        UsageError: no model is named anywhere.
+        UsageError: there are none.
         NotFoundError: a model is neither in the store nor a file.
     """
-    if embed is None and generate is None and rerank is None:
-        embed, generate, rerank = config.serve.embed, config.serve.generate, config.serve.rerank
-    named = [(Role.EMBED, embed), (Role.GENERATE, generate), (Role.RERANK, rerank)]
-    wants = tuple(_want(role, name, paths) for role, name in named if name is not None)
-    if not wants:
-        raise UsageError(
-            "no model was named",
-            hint="name one: --embed all-minilm-l6-v2, or set serve.embed in the settings",
-        )
-    return Choice(wants, config, paths, port, config_file)
-
-
-def _want(role: Role, name: str, paths: Paths) -> Want:
-    try:
-        return Want(role, name, Store(paths.store).find(name).path, name)
-    except NotFoundError:
-        path = Path(name).absolute()
-        if not path.is_file():
-            raise
-        return Want(role, name, path, str(path))
+    store = Store(paths.store)
+    wanted = wanted.anchored(store)
+    files = tuple(locate(each.name, store)[0] for each in wanted.require())
+    key = service_key(wanted, files, config, port, os.environ)
+    return Choice(wanted, files, key, paths, port, config_file)
 
 
 def for_users(config: Config) -> Config:
-    """Return the settings of a service for this machine's own scripts: loopback, and no TLS."""
-    serve = dataclasses.replace(config.serve, host="127.0.0.1", tls_certificate=None, tls_key=None)
+    """Return the settings of a service for this machine's own scripts: loopback, no TLS, the models told."""
+    serve = dataclasses.replace(
+        config.serve, host="127.0.0.1", tls_certificate=None, tls_key=None, embed=(), generate=(), rerank=()
+    )
     return dataclasses.replace(config, serve=serve)
 
 
-def service_key(wants: Sequence[Want], config: Config, port: int | None, environ: Mapping[str, str]) -> str:
+def service_key(
+    wanted: WantedModels, files: Sequence[Path], config: Config, port: int | None, environ: Mapping[str, str]
+) -> str:
     """Return a word for everything that shapes a service; a replaced model file gives another one."""
+    roles = [each.role and each.role.value for each in wanted.models]
     serve = dataclasses.asdict(for_users(config).serve)
-    for name in ("embed", "generate", "rerank", "port"):
-        del serve[name]
+    del serve["port"]
     facts = {
         "version": __version__,
-        "models": sorted((want.role.value, str(want.path), *_stamp(want.path)) for want in wants),
+        "models": [(role, str(file), *_stamp(file)) for role, file in zip(roles, files, strict=True)],
         "serve": serve,
         "settings": {name: dataclasses.asdict(model) for name, model in config.models.items()},
         "port": port,

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from llamafile_mgr.endpoints.leasing import Report
 from llamafile_mgr.endpoints.settings import Choice
@@ -20,13 +21,15 @@ from llamafile_mgr.supervisor.asking import rebuild_error
 
 __all__ = ["start_service"]
 
+Found = TypeVar("Found")
+
 _POLL_SECONDS = 0.05
 _REPORT_SECONDS = 10.0
 _SHOWN_LINES = 10
 
 
-def start_service(choice: Choice, find: Callable[[], Path | None], report: Report) -> Path:
-    """Start a ``serve`` that ends with its last user, and return its control socket when it can be asked.
+def start_service(choice: Choice, find: Callable[[], Found | None], report: Report) -> Found:
+    """Start a ``serve`` that ends with its last user, and return what ``find`` finds when it can be asked.
 
     Raises:
         Error: what the service said when it ended instead.
@@ -69,9 +72,7 @@ def _argv(choice: Choice) -> list[str]:
     if choice.config_file is not None:
         argv += ["--config", str(choice.config_file.absolute())]
     argv += ["serve", "--json", "--leased", choice.key, "--port", str(choice.port or 0)]
-    for want in choice.wants:
-        argv += [f"--{want.role.value}", want.argument]
-    return argv
+    return [*argv, *choice.wanted.arguments()]
 
 
 def _environment() -> dict[str, str]:

@@ -26,7 +26,7 @@ from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.tasks import start_task
 
-__all__ = ["LeaseBook", "LeaseTerms", "Leases", "find_failure", "living_alone"]
+__all__ = ["LeaseBook", "LeaseTerms", "Leases", "find_defaults", "find_failure", "living_alone"]
 
 #: How long after its start a ``serve`` for its users waits for the first of them.
 FIRST_USER_SECONDS = 10.0
@@ -171,7 +171,7 @@ class Leases:
                 self._check()
                 snapshots = self._snapshots()
                 if self._started and all(pool.ready or not pool.loaded for pool in snapshots):
-                    yield {"ready": True, "models": {pool.role: pool.model for pool in snapshots}}
+                    yield {"ready": True, "models": find_defaults(snapshots)}
                     return
                 if self._started and (failure := find_failure(snapshots)) is not None:
                     raise failure
@@ -209,6 +209,14 @@ class Leases:
     def _drop(self, number: int, keep_seconds: float) -> None:
         self._book.drop(number, time.monotonic(), keep_seconds)
         self._changes.announce()
+
+
+def find_defaults(snapshots: Sequence[PoolSnapshot]) -> dict[str, str]:
+    """Return role -> the first model of it, which answers calls that name none."""
+    first: dict[str, str] = {}
+    for pool in snapshots:
+        first.setdefault(pool.role, pool.model)
+    return first
 
 
 def find_failure(snapshots: Sequence[PoolSnapshot]) -> EngineStartError | None:

@@ -18,8 +18,8 @@ from llamafile_mgr.changes import Changes
 from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
 from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.checked_engines import make_supervisor
-from llamafile_mgr.embedding.local_plans import hold_files
 from llamafile_mgr.errors import ConfigError, Error, InternalError
+from llamafile_mgr.launching.local_plans import hold_files
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.activation import inherited_sockets

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llamafile_mgr.benchmarking.tune_runs import tune_once
 from llamafile_mgr.bulk import EmbedSettings, plan_alone
 from llamafile_mgr.bulk.nodes import node_source, predict_space
 from llamafile_mgr.config import Config
@@ -26,12 +27,12 @@ def paths(model_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.timeout(120)
 async def test_a_node_tunes_once(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamafile_mgr.bulk.nodes._TUNE_SECONDS", 20)
+    monkeypatch.setattr("llamafile_mgr.benchmarking.tune_runs._ONCE_SECONDS", 20)
     records = paths.state / "tuning"
     async with node_source(MODEL, EmbedSettings()) as source:
         assert source.vector_space == predict_space(MODEL, Config(), paths)[0]
     assert not records.exists()
-    async with node_source(MODEL, EmbedSettings(), tune=True) as source:
+    async with node_source(MODEL, EmbedSettings(), tune=tune_once) as source:
         vectors = await source.probe(list(GOLDEN))
     for text, vector in zip(GOLDEN, vectors, strict=True):
         assert golden_cosine(text, np.asarray(vector).tolist()) >= 0.999
@@ -39,7 +40,7 @@ async def test_a_node_tunes_once(paths: Paths, monkeypatch: pytest.MonkeyPatch) 
     measured = record.read_bytes()
     assert plan_alone(MODEL, Config(), paths).tuned
     assert plan_alone(MODEL, Config(), paths).settings.slots == 1
-    async with node_source(MODEL, EmbedSettings(), tune=True):
+    async with node_source(MODEL, EmbedSettings(), tune=tune_once):
         pass
     assert record.read_bytes() == measured
 

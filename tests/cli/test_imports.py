@@ -52,6 +52,14 @@ def third_party(modules: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
 
 
+def test_plan_loads_neither_supervisor_nor_numpy(tiny_generator: Path, tmp_path: Path) -> None:
+    printed, modules = imported(tmp_path, "plan", "--json", "--generate", str(tiny_generator))
+    assert json.loads(printed)["plans"][0]["name"] == tiny_generator.stem
+    above = ("supervisor", "embedding", "endpoints", "proxy", "bulk", "benchmarking", "service", "client")
+    assert not {name for name in modules if name.startswith(tuple(f"llamafile_mgr.{room}" for room in above))}
+    assert not modules & {"numpy", "asyncio", "ssl"}
+
+
 @contextmanager
 def answering_serve(home: Path) -> Iterator[None]:
     """Answer on the control socket of a ``serve`` with port 8080."""

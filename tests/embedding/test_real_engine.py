@@ -19,12 +19,13 @@ from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.cache import VectorCache
 from llamafile_mgr.embedding.cache_thread import CacheThread
-from llamafile_mgr.embedding.local_plans import Wanted, make_plans
 from llamafile_mgr.embedding.readiness import make_checks
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
 from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.embedding.vectors import cosines
 from llamafile_mgr.errors import InputTooLongError
+from llamafile_mgr.launching.local_plans import make_plans
+from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.supervisor.calls import BatchPolicy
 from llamafile_mgr.supervisor.pool import Pool
@@ -44,7 +45,7 @@ KNOWN = np.array([GOLDEN[text] for text in GOLDEN], dtype=np.float32)
 async def running_pool(home: Path) -> AsyncIterator[Pool]:
     """Run MiniLM in this process's supervisor, without a proxy."""
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})
-    plans = make_plans([Wanted("all-minilm-l6-v2", None)], Config(), paths)
+    plans = make_plans(WantedModels((Wanted("all-minilm-l6-v2"),)), Config(), paths)
     baselines = Baselines(paths.state / "baselines")
     supervisor = Supervisor(plans, lambda plan: make_checks(plan, baselines), paths, SupervisorOptions())
     try:

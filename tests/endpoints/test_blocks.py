@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,20 @@ def test_a_block(home: Path) -> None:
         used = run_program(home, "exec", "--embed", MODEL, "--", "sh", "-c", "echo $LLAMAFILE_URL")
         assert used.stdout.strip() == outer.url
         assert len(services(home)) == len(engines(home)) == 1
+    await_nobody(home)
+
+
+def test_several_models_of_a_role(home: Path, tiny_generator: Path) -> None:
+    names = ["one", "two"]
+    one, two = (str(shutil.copy(tiny_generator, home / f"{name}.gguf")) for name in names)
+    with (home / "config.toml").open("a") as settings:
+        settings.write(f'[serve]\nembed = "{MODEL}"\n')
+    with llamafile_mgr.endpoint(generate=[two, one]) as ep:
+        assert ep.models_by_role == {"embed": MODEL, "generate": "two"}
+        assert [each.name for each in ep.models()] == [MODEL, "two", "one"]
+    await_nobody(home)
+    with llamafile_mgr.endpoint(embed=[], generate=one) as ep:
+        assert ep.models_by_role == {"generate": "one"}
     await_nobody(home)
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import load_config
 from llamafile_mgr.endpoints.joining import join_or_start
 from llamafile_mgr.endpoints.settings import choose
 from llamafile_mgr.endpoints.starting import _read_failure
 from llamafile_mgr.errors import EngineStartError, IntegrityError, StoreError
+from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.paths import resolve_paths
 
 
@@ -18,7 +20,8 @@ def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
-    choice = choose(str(model), None, load_config(paths.config_file, environ={}), paths)
+    wanted = WantedModels((Wanted(str(model), Role.EMBED),))
+    choice = choose(wanted, load_config(paths.config_file, environ={}), paths)
     (paths.runtime / f"exec-{choice.key}.lock").mkdir(parents=True)
     (paths.runtime / f"exec-{choice.key}.holder").mkdir()
     with pytest.raises(StoreError, match=r"exec-.*\.lock"):

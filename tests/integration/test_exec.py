@@ -16,7 +16,14 @@ import pytest
 
 from tests.support.leased import await_nobody, engines, services, wait_until
 from tests.support.llamafiles import pack_fake
-from tests.support.service import environment, program, run_program, running_service, share_store
+from tests.support.service import (
+    environment,
+    program,
+    read_models,
+    run_program,
+    running_service,
+    share_store,
+)
 
 MODEL = "all-minilm-l6-v2"
 #: Says that it runs and where, then waits for leave to end.
@@ -221,6 +228,63 @@ def test_models_that_cannot_be_served(home: Path, minilm: Path, tmp_path: Path) 
     assert failed.returncode == 12, failed.stderr
     assert f"{MODEL} cannot be started" in failed.stderr
     await_nobody(home)
+
+
+def copy_generators(generator: Path, folder: Path) -> tuple[str, str]:
+    """Return the paths of two generation models, ``one`` and ``two``."""
+    first, second = (str(shutil.copy(generator, folder / f"{name}.gguf")) for name in ("one", "two"))
+    return first, second
+
+
+def test_each_user_of_two_generators_has_the_default_of_its_own(
+    home: Path, tiny_generator: Path, tmp_path: Path
+) -> None:
+    one, two = copy_generators(tiny_generator, tmp_path)
+
+    def told(*flags: str) -> str:
+        show = "echo $LLAMAFILE_GENERATE_MODEL at $LLAMAFILE_URL"
+        return run_program(home, "exec", *flags, "--quiet", "--", "sh", "-c", show).stdout.strip()
+
+    for order in ((one, two), (two, one)):
+        with running_service(home, "--generate", order[0], "--generate", order[1]) as service:
+            first = Path(order[0]).stem
+            answer = httpx.post(f"{service.url}/v1/completions", json={"prompt": "a", "max_tokens": 1})
+            assert answer.headers["x-model"] == first
+            assert told("--generate", one) == f"one at {service.url}"
+            assert told("--generate", two) == f"two at {service.url}"
+            assert told("--generate", two, "--generate", one) == f"two at {service.url}"
+            assert not services(home)
+    assert told("--generate", two, "--generate", one).startswith("two at ")
+    await_nobody(home)
+
+
+def test_plan_serve_and_exec_take_the_same_models(home: Path, tiny_generator: Path, tmp_path: Path) -> None:
+    one, two = copy_generators(tiny_generator, tmp_path)
+    with (home / "config.toml").open("a") as settings:
+        settings.write(f'[serve]\nembed = "{MODEL}"\ngenerate = ["{one}", "{two}"]\n')
+
+    def exec_of(*flags: str) -> list[str]:
+        ask = 'curl -s "$OPENAI_BASE_URL/models"'
+        answer = run_program(home, "exec", *flags, "--quiet", "--", "sh", "-c", ask)
+        assert answer.returncode == 0, answer.stderr
+        return [model["id"] for model in json.loads(answer.stdout)["data"]]
+
+    third = str(tiny_generator)
+    for flags, names in (
+        ((), [MODEL, "one", "two"]),
+        (("--generate", third), [MODEL, tiny_generator.stem]),
+        (("--embed", "", "--generate", two, "--generate", third), ["two", tiny_generator.stem]),
+    ):
+        planned = json.loads(run_program(home, "plan", "--json", *flags).stdout)["plans"]
+        assert [plan["name"] for plan in planned] == names
+        with running_service(home, *flags, ready=False) as service:
+            served = service.await_event("ready")
+            assert [each["model"] for each in served["served"]] == names
+            assert served["models"] == {plan["role"]: plan["name"] for plan in reversed(planned)}
+            running = read_models(home, service)
+            assert [each["reasons"] for each in running] == [plan["reasons"] for plan in planned]
+        assert exec_of(*flags) == names
+        await_nobody(home)
 
 
 def test_a_serve_that_a_person_started_is_joined_and_left(home: Path) -> None:

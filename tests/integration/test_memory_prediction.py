@@ -24,7 +24,7 @@ import pytest
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ModelConfig
-from llamafile_mgr.embedding.local_plans import make_toolbox
+from llamafile_mgr.launching.local_plans import make_toolbox
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.machine import detect_machine
 from llamafile_mgr.paths import resolve_paths

@@ -11,10 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llamafile_mgr.benchmarking.tune_runs import Contest, compare_plans, make_text, tune_plan
 from llamafile_mgr.config import Config
-from llamafile_mgr.embedding.local_plans import Wanted, find_tunable, keep_tuned, make_plans
-from llamafile_mgr.embedding.tuning import Contest, compare_plans, make_text, tune_plan
 from llamafile_mgr.errors import UsageError
+from llamafile_mgr.launching.local_plans import make_plans
+from llamafile_mgr.launching.tunables import find_tunable, keep_tuned
+from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.tuning import Variant, variant_of
 from tests.support.service import environment, program, run_program
@@ -42,7 +44,7 @@ async def test_a_generator_is_tuned_and_the_plan_says_so(tiny_generator: Path, t
     assert not list(paths.runtime.glob("tuning-*"))
 
     keep_tuned(tunable, report.best, paths)
-    (plan,) = make_plans([Wanted(str(tiny_generator), None)], Config(), paths)
+    (plan,) = make_plans(WantedModels((Wanted(str(tiny_generator)),)), Config(), paths)
     assert plan.tuned
     assert variant_of(plan) == report.best.variant
     assert any("measured on this machine by tune" in reason.why for reason in plan.reasons)

@@ -60,6 +60,31 @@ def test_settings_and_files_become_absolute(model_home: Path, minilm: Path, tmp_
     assert "ListenStream=127.0.0.1:7070" in result.stdout
 
 
+def test_every_model_is_told(model_home: Path, tiny_generator: Path, tmp_path: Path) -> None:
+    """Flags are repeated in the service's; a role without one is left to the settings, and looked up now."""
+    (tmp_path / "one.gguf").symlink_to(tiny_generator)
+    (tmp_path / "two.gguf").symlink_to(tiny_generator)
+
+    def install(settings: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "mine.toml").write_text(f"[serve]\n{settings}\n")
+        argv = program("--config", "mine.toml", "service", "install", *arguments, "--dry-run")
+        environ = environment(model_home)
+        return subprocess.run(argv, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    flags = ("--generate", "two.gguf", "--generate", "one.gguf", "--rerank", "")
+    result = install("embed = 'all-minilm-l6-v2'", *flags)
+    assert result.returncode == 0, result.stderr
+    assert (
+        f'serve --generate {tmp_path}/two.gguf --generate {tmp_path}/one.gguf --rerank ""\n' in result.stdout
+    )
+    assert "--embed" not in result.stdout
+    unknown = install("embed = ['all-minilm-l6-v2', 'other']", *flags)
+    assert (unknown.returncode, "other is not in the store" in unknown.stderr) == (4, True)
+    # The service would look for it in another directory.
+    loose = install("embed = 'all-minilm-l6-v2'\ngenerate = './one.gguf'")
+    assert (loose.returncode, "write its whole path" in loose.stderr) == (3, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

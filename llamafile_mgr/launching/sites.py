@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from llamafile_mgr.catalog import Catalog
-from llamafile_mgr.embedding.local_plans import find_toolbox
 from llamafile_mgr.engines.toolbox import InstalledRuntime
 from llamafile_mgr.errors import InvalidFileError, NotFoundError
+from llamafile_mgr.launching.local_plans import find_toolbox
 from llamafile_mgr.llamafile import FileFacts, inspect_file
 from llamafile_mgr.machine import Machine, detect_machine
 from llamafile_mgr.paths import Paths

@@ -1,4 +1,4 @@
-"""From names of models to plans for this machine, by way of the store and the catalog. Blocks on disks."""
+"""From the wanted models to plans for this machine, by way of the store and the catalog. Blocks on disks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import llamafile_mgr
 from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Pooling, Role, load_catalog
 from llamafile_mgr.config import Config
-from llamafile_mgr.embedding.tuning import limits_for
-from llamafile_mgr.embedding.tuning_records import load_tuned, save_tuned
 from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
+from llamafile_mgr.launching.tuning_records import load_tuned
+from llamafile_mgr.launching.wanted import Wanted, WantedModels, locate
 from llamafile_mgr.llamafile import FileFacts, inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
 from llamafile_mgr.machine import Machine, detect_machine
@@ -26,45 +24,14 @@ from llamafile_mgr.machine.launch import SHELL_TOOLS
 from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.remotes import without_remotes
 from llamafile_mgr.planner.subjects import Subject
-from llamafile_mgr.planner.tuning import TunedSettings, TuneLimits
 from llamafile_mgr.store import Store, StoredArtifact
 
-__all__ = [
-    "Tunable",
-    "Wanted",
-    "find_subjects",
-    "find_toolbox",
-    "find_tunable",
-    "hold_files",
-    "keep_tuned",
-    "make_plans",
-    "make_toolbox",
-    "wanted_models",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A model that was asked for by name or path; ``role`` None leaves it to the catalog."""
-
-    name: str
-    role: Role | None
-
-
-@dataclass(frozen=True, slots=True)
-class Tunable:
-    """What ``tune`` works on: the default plan of one model alone, and what variants must keep to."""
-
-    plan: Plan
-    limits: TuneLimits
-    machine: Machine
-    digest: str
+__all__ = ["find_subjects", "find_toolbox", "hold_files", "make_plans", "make_toolbox"]
 
 
 def make_plans(
-    wanted: Sequence[Wanted], config: Config, paths: Paths, machine: Machine | None = None
+    wanted: WantedModels, config: Config, paths: Paths, machine: Machine | None = None
 ) -> tuple[Plan, ...]:
     """Find every wanted model and plan all of them for this machine, or for the one that is given.
 
@@ -102,60 +69,35 @@ def hold_files(plans: Sequence[Plan], paths: Paths) -> Iterator[None]:
         yield
 
 
-def find_subjects(wanted: Sequence[Wanted], paths: Paths) -> tuple[Subject, ...]:
+def find_subjects(wanted: WantedModels, paths: Paths) -> tuple[Subject, ...]:
     """Return what the planner must know of every wanted model.
 
     Raises:
         UsageError: nothing was asked for, or a role cannot be told.
         NotFoundError: a model is neither in the store nor a file.
         InvalidFileError: a file is no llamafile or GGUF, or a broken one.
+        PlanError: two of them would have the same name.
     """
-    if not wanted:
-        raise UsageError(
-            "no model was named",
-            hint="name one: --embed all-minilm-l6-v2, or set serve.embed in the settings",
-        )
     store, catalog = Store(paths.store), load_catalog()
-    return tuple(_find_subject(each, store, catalog) for each in wanted)
-
-
-def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
-    """Return the default plan of one model that has this machine to itself, earlier results left aside.
-
-    Raises:
-        NotFoundError: it is neither in the store nor a file.
-        InvalidFileError: the file is no llamafile or GGUF, or a broken one.
-        PlanError: it cannot run here.
-    """
-    (subject,) = find_subjects([Wanted(name, None)], paths)
-    if subject.role is Role.RERANK:
-        raise PlanError(f"{subject.name} reranks: only embedding and generation are measured")
-    machine = detect_machine()
-    (plan,) = plan_models((subject,), machine, make_toolbox(paths), os.environ, config.models)
-    plan = without_remotes(plan)
-    if subject.digest is None:
-        raise PlanError(f"{subject.name} holds no model")
-    return Tunable(plan, limits_for(plan, subject.facts, machine), machine, subject.digest)
-
-
-def keep_tuned(tunable: Tunable, best: TunedSettings, paths: Paths) -> Path:
-    """Keep a result for later plans and return its file. Raises StoreError."""
-    now = datetime.now(UTC)
-    return save_tuned(paths, tunable.machine, tunable.digest, tunable.plan.name, best, now)
+    subjects: dict[str, Subject] = {}
+    for each in wanted.require():
+        subject = _find_subject(each, store, catalog)
+        other = subjects.setdefault(subject.name, subject)
+        if other is not subject:
+            raise PlanError(
+                f"{subject.name} was asked for twice", cause=f"as {other.path} and as {subject.path}"
+            )
+    return tuple(subjects.values())
 
 
 def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
-    try:
-        stored = store.find(wanted.name)
-    except NotFoundError:
-        if not _looks_like_path(wanted.name):
-            raise
-        path = Path(wanted.name)
-        facts = inspect_file(path)
+    path, stored = locate(wanted.name, store)
+    facts = inspect_file(path)
+    if stored is None:
         model = _recognise(path, facts, catalog)
         name = model.id if model is not None else path.stem
     else:
-        path, facts, name = stored.path, inspect_file(stored.path), wanted.name
+        name = wanted.name
         model = catalog.models.get(stored.model_id) if stored.model_id else None
     weights = facts.model
     return Subject(
@@ -166,10 +108,6 @@ def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
         model=model,
         digest=identify_weights(path, weights) if weights is not None else None,
     )
-
-
-def _looks_like_path(name: str) -> bool:
-    return os.sep in name or name.endswith((".llamafile", ".gguf", ".exe")) or Path(name).is_file()
 
 
 def _recognise(path: Path, facts: FileFacts, catalog: Catalog) -> Model | None:
@@ -236,14 +174,3 @@ def _describe_runtime(entry: StoredArtifact) -> InstalledRuntime:
         return InstalledRuntime(entry.name, entry.path, entry.engine_version)
     version = entry.engine_version or facts.engine_version
     return InstalledRuntime(entry.name, entry.path, version, facts.gpu_modules, facts.size)
-
-
-def wanted_models(
-    names: Sequence[str], embed: str | None, generate: str | None, rerank: str | None = None
-) -> list[Wanted]:
-    """Return what ``serve NAMES --embed E --generate G --rerank R`` asks for, each model once."""
-    wanted = [Wanted(name, None) for name in names]
-    for name, role in ((embed, Role.EMBED), (generate, Role.GENERATE), (rerank, Role.RERANK)):
-        if name is not None and all(each.name != name for each in wanted):
-            wanted.append(Wanted(name, role))
-    return wanted

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from llamafile_mgr.embedding.tuning import VariantRunner
+from llamafile_mgr.benchmarking.tune_runs import VariantRunner
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.supervisor.calls import BatchPolicy
 from llamafile_mgr.supervisor.pool import Pool

@@ -15,16 +15,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.readiness import make_checks
+from llamafile_mgr.config import Config
+from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError, NotReadyError
-from llamafile_mgr.llamafile import FileFacts
-from llamafile_mgr.machine import Machine
+from llamafile_mgr.launching.tunables import find_tunable, keep_tuned
+from llamafile_mgr.launching.tuning_records import load_tuned
 from llamafile_mgr.paths import Paths
-from llamafile_mgr.planner.memory import Load, Offload, predict_memory
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.tuning import (
     FEWEST_ROUNDS,
@@ -40,16 +39,16 @@ from llamafile_mgr.planner.tuning import (
 )
 from llamafile_mgr.supervisor.calls import Caller, Deadline
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
-from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
+from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 
 __all__ = [
     "Contest",
     "TuneReport",
     "VariantRunner",
     "compare_plans",
-    "limits_for",
     "make_text",
     "running_variant",
+    "tune_once",
     "tune_plan",
 ]
 
@@ -60,6 +59,8 @@ _START_SECONDS, _LEAST_START_SECONDS = 60.0, 5.0
 _CALL_SECONDS = 300.0
 #: More requests than any engine is given at once.
 _MOST_LANES = 1024
+#: So long a machine measures that was never tuned and does it before a job.
+_ONCE_SECONDS = 60
 #: Texts of one request; the two that an engine has at once fill about one batch of 512 tokens.
 _GROUP = 3
 _GENERATED_TOKENS = 24
@@ -184,11 +185,10 @@ async def running_variant(
     """
     varied = replace(vary_plan(plan, variant), replicas=1)
     plans = [replace(varied, name=f"{plan.name}-{label}{n}") for n in range(variant.replicas)]
-    baselines = Baselines(paths.state / "baselines")
     # The engines' own queues are measured, not ours.
     open_doors = PoolOptions(policy=replace(make_policy(varied), batch_texts=1, bulk_batches=_MOST_LANES))
     options = SupervisorOptions(stall_seconds=_START_SECONDS, pools={each.name: open_doors for each in plans})
-    supervisor = Supervisor(plans, lambda each: make_checks(each, baselines), paths, options)
+    supervisor = make_supervisor(plans, paths, options)
     try:
         await supervisor.start()
         for pool in supervisor.pools:
@@ -198,34 +198,14 @@ async def running_variant(
         await supervisor.stop()
 
 
-def limits_for(plan: Plan, facts: FileFacts, machine: Machine) -> TuneLimits:
-    """Return what variants of this plan must keep to on this machine."""
-    model = facts.model
-    whole_text = plan.role is Role.EMBED and model is not None and model.gguf.causal is False
-    room = machine.memory.usable
-
-    def fits(variant: Variant) -> bool:
-        if room is None:
-            return True
-        # The incumbent is alive beside it: never more than twice the challenger's own and the weights.
-        return 2 * _estimate(plan, facts, variant) <= room
-
-    return TuneLimits(
-        family=plan.family,
-        role=plan.role,
-        cores=machine.cpu.usable_cores,
-        least_batch=plan.settings.context if whole_text else None,
-        has_gpu=plan.settings.gpu not in (None, "disable"),
-        fits=fits,
-    )
-
-
-def _estimate(plan: Plan, facts: FileFacts, variant: Variant) -> int:
-    cache = (plan.settings.prompt_cache_mib or 0) << 20
-    flash = variant.flash_attention is not False
-    load = Load(plan.role, plan.family, plan.settings.context, variant.slots, variant.batch, cache, flash)
-    offload = None if variant.cpu_only or plan.device == "cpu" else Offload(1, 1)
-    return predict_memory(facts, load, replicas=variant.replicas, offload=offload).joint
+async def tune_once(model: str, config: Config, paths: Paths) -> bool:
+    """Tune a model unless this machine has a result for it, and tell whether that was done. Raises Error."""
+    tunable = await asyncio.to_thread(find_tunable, model, config, paths)
+    if await asyncio.to_thread(load_tuned, paths, tunable.machine, tunable.digest):
+        return False
+    report = await tune_plan(tunable.plan, tunable.limits, paths, _ONCE_SECONDS, lambda _: None)
+    await asyncio.to_thread(keep_tuned, tunable, report.best, paths)
+    return True
 
 
 async def tune_plan(

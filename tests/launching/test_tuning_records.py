@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llamafile_mgr.embedding.tuning_records import fingerprint_machine, load_tuned, save_tuned, tuned_path
 from llamafile_mgr.errors import StoreError
+from llamafile_mgr.launching.tuning_records import fingerprint_machine, load_tuned, save_tuned, tuned_path
 from llamafile_mgr.llamafile import Family
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.paths import Paths, resolve_paths
