@@ -15,6 +15,7 @@ import llamafile_mgr
 from llamafile_mgr.bulk.ray.cluster import hide_gpus
 from llamafile_mgr.config import Config
 from llamafile_mgr.endpoints.settings import service_key
+from llamafile_mgr.launching.wanted import WantedModels
 from llamafile_mgr.machine import Cpu, Gpu, LaunchFacts, Machine, Memory, System, diagnose, vendors
 from llamafile_mgr.machine.gpu_vendor import DrmCard, GpuBackend, GpuVendor
 from llamafile_mgr.machine.launch import launch_facts
@@ -195,7 +196,8 @@ def test_a_new_vendors_variables_reach_engines_services_and_keys(tmp_path: Path)
     kept = find_definition(Request("default", (), (), ("127.0.0.1",), 0, 30.0), target, environ).environment
     assert (kept["GLIDE_RESOLUTION"], kept["GLIDE_HIDDEN"]) == ("4k", "1")
     assert "SECRET" not in kept
-    assert service_key((), Config(), None, environ) != service_key((), Config(), None, {})
+    none = WantedModels(())
+    assert service_key(none, (), Config(), None, environ) != service_key(none, (), Config(), None, {})
 
 
 @pytest.mark.usefixtures("_voodoo")
