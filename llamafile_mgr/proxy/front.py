@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
@@ -13,13 +14,15 @@ from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.embedding.service import Embedder, EmbedOptions
 from llamafile_mgr.proxy.admission import Admission, Cost, QueueLimits, Turn
-from llamafile_mgr.proxy.dialects.errors import Dialect
 from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply
 from llamafile_mgr.proxy.metrics import ProxyMetrics
 from llamafile_mgr.proxy.routing import Choice, Router
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["Access", "Front", "Handler", "RecentError", "RequestTurn", "Route"]
+if TYPE_CHECKING:
+    from llamafile_mgr.proxy.dialects.dialect import Dialect
+
+__all__ = ["Front", "Handler", "RecentError", "RequestTurn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +47,6 @@ _EMBED_TURNS_PER_SLOT = 8
 _BEFORE_TIMEOUT_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may use a route. ``public``: no key is needed. ``admin``: only the administrator's key opens it."""
-
-    public: bool = False
-    admin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One path and method. ``dialect``: how errors look. ``hold_seconds``: silence while a model loads."""
-
-    method: str
-    path: str
-    handler: Handler
-    dialect: Dialect = Dialect.OPENAI
-    access: Access = field(default_factory=Access)
-    hold_seconds: float = 10.0
-
-
 class Front:
     """Reads pools and never changes them."""
 
@@ -71,11 +54,13 @@ class Front:
         self,
         pools: Sequence[Pool],
         settings: ServeConfig,
+        dialects: Sequence[Dialect],
         aliases: Mapping[str, str] | None = None,
         cache: CacheThread | None = None,
     ) -> None:
         self.pools = tuple(pools)
         self.settings = settings
+        self.dialects = dialects
         self.router = Router(self.pools, aliases or {}, settings.strict_models)
         defaults = EmbedOptions(input_type=InputType(settings.input_type))
         self.embedders = {

@@ -1,15 +1,13 @@
-"""What the proxy tells of its models: ``/ready``, ``/v1/models`` and ``/props``. Pure."""
+"""What ``/ready`` tells of the models. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 
-__all__ = ["render_models", "render_props", "render_ready"]
+__all__ = ["render_ready"]
 
 
 def render_ready(pools: Sequence[PoolSnapshot]) -> tuple[bool, dict[str, Any]]:
@@ -38,42 +36,3 @@ def render_ready(pools: Sequence[PoolSnapshot]) -> tuple[bool, dict[str, Any]]:
         for pool in pools
     ]
     return ready, {"status": "ready" if ready else "not ready", "models": models}
-
-
-def render_models(pools: Sequence[Pool], spaces: Mapping[str, str], created: int) -> dict[str, Any]:
-    """Return OpenAI's model list with what an embedding client needs to know in ``meta``."""
-    return {
-        "object": "list",
-        "data": [
-            {
-                "id": pool.plan.name,
-                "object": "model",
-                "created": created,
-                "owned_by": "llamafile-mgr",
-                "meta": {
-                    "role": pool.plan.role.value,
-                    "ready": pool.ready,
-                    "engine_family": pool.plan.family.value,
-                    "dimensions": pool.plan.dimensions,
-                    "max_tokens": pool.plan.max_tokens,
-                    "slots": pool.plan.settings.slots,
-                    "vector_space": spaces.get(pool.plan.name),
-                    "remotes": len(pool.plan.remotes),
-                },
-            }
-            for pool in pools
-        ],
-    }
-
-
-def render_props(plan: Plan) -> dict[str, Any]:
-    """Return what clients of llama.cpp's server read from ``/props``; paths of this machine stay here."""
-    return {
-        "default_generation_settings": {"n_ctx": plan.settings.context, "params": {}},
-        "total_slots": plan.settings.slots,
-        "model_alias": plan.name,
-        "model_path": plan.name,
-        "chat_template": "",
-        "modalities": {"vision": False, "audio": False},
-        "build_info": f"llamafile-mgr ({plan.family.value})",
-    }

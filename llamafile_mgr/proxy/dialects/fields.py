@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from llamafile_mgr.embedding.requests import InputType, Truncation
 from llamafile_mgr.errors import RequestError
@@ -19,6 +19,7 @@ __all__ = [
     "refuse_chunks",
 ]
 
+_Word = TypeVar("_Word")
 #: Asks for the pieces of long texts instead of their mean alone.
 CHUNKS_FIELD = "return_chunks"
 #: Cohere, Voyage, Jina, NVIDIA and Nomic each have words of their own for the same two things.
@@ -55,14 +56,8 @@ def read_input_type(body: Mapping[str, Any], *keys: str) -> InputType | None:
     Raises:
         RequestError: a word that nobody uses.
     """
-    key = next((key for key in keys if key in body), None)
-    if key is None:
-        return None
-    value = body[key]
-    kind = _INPUT_TYPES.get(value.lower()) if isinstance(value, str) else None
-    if kind is None:
-        raise RequestError(f"{key!r} is {_show(value)}", hint=f"use one of {', '.join(_INPUT_TYPES)}")
-    return kind
+    key = _first(body, keys)
+    return None if key is None else _read_word(body, key, _INPUT_TYPES, "use one of")
 
 
 def read_truncation(body: Mapping[str, Any], *keys: str, default: Truncation) -> Truncation:
@@ -71,23 +66,29 @@ def read_truncation(body: Mapping[str, Any], *keys: str, default: Truncation) ->
     Raises:
         RequestError: anything else.
     """
-    key = next((key for key in keys if key in body), None)
+    key = _first(body, keys)
     if key is None:
         return default
+    if isinstance(body[key], bool):
+        return Truncation.RIGHT if body[key] else Truncation.ERROR
+    return _read_word(body, key, _TRUNCATIONS, "use true, false or one of")
+
+
+def _first(body: Mapping[str, Any], keys: Iterable[str]) -> str | None:
+    return next((key for key in keys if key in body), None)
+
+
+def _read_word(body: Mapping[str, Any], key: str, words: Mapping[str, _Word], advice: str) -> _Word:
     value = body[key]
-    if isinstance(value, bool):
-        return Truncation.RIGHT if value else Truncation.ERROR
-    kind = _TRUNCATIONS.get(value.lower()) if isinstance(value, str) else None
-    if kind is None:
-        raise RequestError(
-            f"{key!r} is {_show(value)}", hint=f"use true, false or one of {', '.join(_TRUNCATIONS)}"
-        )
-    return kind
+    word = words.get(value.lower()) if isinstance(value, str) else None
+    if word is None:
+        raise RequestError(f"{key!r} is {_show(value)}", hint=f"{advice} {', '.join(words)}")
+    return word
 
 
 def read_dimensions(body: Mapping[str, Any], *keys: str) -> int | None:
     """Return the width that vectors shall be cut to. Raises RequestError."""
-    key = next((key for key in keys if key in body), None)
+    key = _first(body, keys)
     return None if key is None else read_whole_number(body, key, least=1)
 
 

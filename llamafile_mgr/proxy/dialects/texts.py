@@ -1,12 +1,17 @@
-"""Reading the texts of a request: one or many, never anything else."""
+"""Reading the texts of a request, one or many, and writing a vector as text."""
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+from typing import TYPE_CHECKING, Any
 
 from llamafile_mgr.errors import RequestError
 
-__all__ = ["read_texts"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["encode_base64", "read_texts"]
 
 
 def read_texts(body: dict[str, Any], key: str, *, least: int = 1) -> tuple[tuple[str, ...], bool]:
@@ -42,3 +47,8 @@ def _bad_item(key: str, index: int, item: object) -> RequestError:
 def _name(value: object) -> str:
     names = {dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number"}
     return names.get(type(value), type(value).__name__)
+
+
+def encode_base64(vector: NDArray[np.float32]) -> str:
+    """Return the vector's bytes as little-endian float32 in base64 without line breaks."""
+    return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")

@@ -1,30 +1,23 @@
-"""Generation calls: OpenAI's and llamafile's routes, and Ollama's translated to OpenAI's chat."""
+"""Generation calls: passed to the engine's route, or translated to its chat and back."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.replies import read_json
-from llamafile_mgr.errors import EngineError
+from llamafile_mgr.errors import EngineError, Error
 from llamafile_mgr.llamafile.family import Family
 from llamafile_mgr.proxy.admission import CHARACTERS_PER_TOKEN, Cost
 from llamafile_mgr.proxy.dialects import completions
-from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
+from llamafile_mgr.proxy.dialects.dialect import Route
+from llamafile_mgr.proxy.dialects.errors import render_error
 from llamafile_mgr.proxy.dialects.llamafiler import to_llamafiler
-from llamafile_mgr.proxy.dialects.ollama_chat import (
-    OllamaCall,
-    OllamaStream,
-    parse_chat,
-    parse_generate,
-    render_loaded,
-    render_whole,
-)
+from llamafile_mgr.proxy.dialects.schemas import OBJECT, Schema
 from llamafile_mgr.proxy.events import EventReader, render_event
-from llamafile_mgr.proxy.front import Front, Route
+from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.generation import (
     SILENCE_SECONDS,
     EngineAnswer,
@@ -37,35 +30,23 @@ from llamafile_mgr.proxy.generation import (
 )
 from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply, json_reply
 from llamafile_mgr.proxy.refusals import UnsupportedError
+from llamafile_mgr.proxy.routing import Choice
 from llamafile_mgr.proxy.tracing import engine_headers
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["generation_routes"]
+__all__ = ["ask_chat", "generation_route", "translate"]
 
-#: Path of a call -> path at the engine.
-_PATHS = {
-    "/completion": "/completion",
-    "/completions": "/v1/completions",
-    "/v1/completions": "/v1/completions",
-    "/chat/completions": "/v1/chat/completions",
-    "/v1/chat/completions": "/v1/chat/completions",
-    "/responses": "/v1/responses",
-    "/v1/responses": "/v1/responses",
-}
-_NDJSON = "application/x-ndjson"
+_CHAT = "/v1/chat/completions"
 #: What a generation is taken to cost when it names no end.
 _ASSUMED_TOKENS, _MOST_TOKENS = 256, 4096
 
 
-def generation_routes(front: Front) -> list[Route]:
-    """Return the routes whose calls give text."""
-    routes = [Route("POST", path, partial(_generate, front, target)) for path, target in _PATHS.items()]
-    routes.append(Route("POST", "/api/chat", partial(_ollama, front), Dialect.OLLAMA))
-    routes.append(Route("POST", "/api/generate", partial(_ollama, front), Dialect.OLLAMA))
-    return routes
+def generation_route(path: str, target: str, schema: Schema = OBJECT) -> Route:
+    """Return a route whose calls are passed to the engine's path ``target``."""
+    return Route("POST", path, partial(_generate, target), schema)
 
 
-async def _generate(front: Front, path: str, request: Request) -> Reply | StreamReply:
+async def _generate(path: str, front: Front, request: Request) -> Reply | StreamReply:
     body = request.json_object()
     style = style_of(path, body)
     streamed = body.get("stream") is True
@@ -128,7 +109,7 @@ async def _complete_on_v1(
             completions.render_whole(reply, pool.plan.name, request.request_id), headers=headers
         )
     stream = completions.CompletionStream(pool.plan.name, request.request_id)
-    return StreamReply(200, "text/event-stream", _events(answer, stream.feed, stream.finish), headers)
+    return StreamReply(200, "text/event-stream", translate(answer, stream.feed, stream.finish), headers)
 
 
 async def _complete_on_v2(
@@ -140,57 +121,32 @@ async def _complete_on_v2(
         reply = read_json(check_reply(answer.whole))
         return json_reply(completions.render_llamafile(reply, pool.plan.name), headers=headers)
     stream = completions.LlamafileStream(pool.plan.name)
-    return StreamReply(200, "text/event-stream", _events(answer, stream.feed, stream.finish), headers)
+    return StreamReply(200, "text/event-stream", translate(answer, stream.feed, stream.finish), headers)
 
 
-async def _ollama(front: Front, request: Request) -> Reply | StreamReply:
-    began = time.monotonic()
-    body = request.json_object()
-    call = parse_chat(body) if request.path == "/api/chat" else parse_generate(body)
-    drip = Drip.NONE if call.stream else Drip.JSON
-    choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
-    name, headers = choice.pool.plan.name, choice.headers()
-    if call.body is None:
-        line = render_loaded(call, name)
-        reply = json_reply(line, headers=headers)
-        return Reply(200, reply.body + b"\n", _NDJSON, headers) if call.stream else reply
-    path = "/v1/chat/completions"
-    prepared = prepare_body(path, {**call.body, "model": name}, style_of(path, {"model": name}))
+async def ask_chat(front: Front, request: Request, choice: Choice, body: dict[str, Any]) -> EngineAnswer:
+    """Ask the engine's chat route on behalf of a dialect of another form."""
+    name = choice.pool.plan.name
+    prepared = prepare_body(_CHAT, {**body, "model": name}, style_of(_CHAT, {"model": name}))
     if choice.pool.plan.family is Family.V2:
         prepared = to_llamafiler(prepared)
-    answer = await _ask(front, request, choice.pool, path, prepared)
-    if answer.whole is not None:
-        whole = read_json(check_reply(answer.whole))
-        return json_reply(render_whole(call, name, whole, time.monotonic() - began), headers=headers)
-    return StreamReply(200, _NDJSON, _ollama_lines(answer, call, name, began), headers)
+    return await _ask(front, request, choice.pool, _CHAT, prepared)
 
 
-async def _events(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncIterator[bytes]:
-    """Yield translated server-sent events; a death midway is one more of them before the stream is cut."""
-    try:
-        async for event in _translate(answer, feed, finish):
-            yield event
-    except StreamCutError as cut:
-        if isinstance(cut.__cause__, EngineError):
-            yield render_event(render_error(cut.__cause__))
-        raise
+def _fail(error: Error) -> bytes:
+    return render_event(render_error(error))
 
 
-async def _ollama_lines(
-    answer: EngineAnswer, call: OllamaCall, name: str, began: float
+async def translate(
+    answer: EngineAnswer,
+    feed: Callable[[Any], bytes],
+    finish: Callable[[], bytes],
+    fail: Callable[[Error], bytes] = _fail,
 ) -> AsyncIterator[bytes]:
-    stream = OllamaStream(call, name)
-    try:
-        async for line in _translate(answer, stream.feed, lambda: stream.finish(time.monotonic() - began)):
-            yield line
-    except StreamCutError as cut:
-        if isinstance(cut.__cause__, EngineError):
-            yield stream.fail(cut.__cause__)
-        raise
+    """Yield what ``feed`` makes of each event and ``finish`` at the end.
 
-
-async def _translate(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncIterator[bytes]:
-    """Yield what ``feed`` makes of each event and ``finish`` at the end; a death midway cuts the stream."""
+    A death midway is told as ``fail`` says it, and cuts the stream.
+    """
     reader = EventReader()
     assert answer.stream is not None  # noqa: S101
     assert answer.stack is not None  # noqa: S101
@@ -201,6 +157,7 @@ async def _translate(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncItera
                     if out := feed(event):
                         yield out
         except EngineError as error:
+            yield fail(error)
             raise StreamCutError from error
         for event in reader.finish():
             if out := feed(event):
