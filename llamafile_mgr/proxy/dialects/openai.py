@@ -37,6 +37,7 @@ from llamafile_mgr.supervisor.pool import Pool
 __all__ = ["OPENAI"]
 
 _FLOATS = ("float", "float32")
+_NO_TOKENS = "send texts; for langchain-openai set check_embedding_ctx_length=False"
 #: Clients of the old server's route post ``input`` there and read ``embedding``.
 _OLD_PATH = "/embedding"
 
@@ -47,7 +48,7 @@ def _parse(request: Request, body: dict[str, Any]) -> EmbedCall:
     Raises:
         RequestError: no usable ``input``, or a field whose value cannot be honoured.
     """
-    texts, _ = read_texts(body, "input")
+    texts, _ = read_texts(body, "input", advice=_NO_TOKENS)
     encoding = body.get("encoding_format", body.get("embedding_type", "float"))
     if encoding not in (*_FLOATS, "base64"):
         raise RequestError(f"encoding_format must be 'float' or 'base64', not {encoding!r}")

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["encode_base64", "read_texts"]
 
 
-def read_texts(body: dict[str, Any], key: str, *, least: int = 1) -> tuple[tuple[str, ...], bool]:
+def read_texts(
+    body: dict[str, Any], key: str, *, least: int = 1, advice: str = "send texts"
+) -> tuple[tuple[str, ...], bool]:
     """Return the texts under ``key``, at least ``least``, and whether they came as a list.
+
+    ``advice``: for whoever sends token ids.
 
     Raises:
         RequestError: missing, empty, token ids, or anything that is no text.
@@ -31,16 +35,14 @@ def read_texts(body: dict[str, Any], key: str, *, least: int = 1) -> tuple[tuple
         raise RequestError(f"{key!r} is an empty list", hint="send at least one text")
     for index, item in enumerate(value):
         if not isinstance(item, str):
-            raise _bad_item(key, index, item)
+            raise _bad_item(key, index, item, advice)
     return tuple(value), True
 
 
-def _bad_item(key: str, index: int, item: object) -> RequestError:
+def _bad_item(key: str, index: int, item: object, advice: str) -> RequestError:
     if isinstance(item, int) or (isinstance(item, list) and all(isinstance(part, int) for part in item)):
-        return RequestError(
-            f"{key!r} holds token ids, which belong to the vocabulary of another model",
-            hint="send texts; for langchain-openai set check_embedding_ctx_length=False",
-        )
+        said = f"{key!r} holds token ids, which belong to the vocabulary of another model"
+        return RequestError(said, hint=advice)
     return RequestError(f"item {index} of {key!r} must be a text, not {_name(item)}")
 
 
