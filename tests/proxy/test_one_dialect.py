@@ -17,8 +17,8 @@ from llamafile_mgr.embedding.requests import EmbedRequest
 from llamafile_mgr.errors import Error
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
 from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
+from llamafile_mgr.proxy.dialects.fields import read_texts
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
-from llamafile_mgr.proxy.dialects.texts import read_texts
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Reply, Request, json_reply
 from llamafile_mgr.proxy.routes.embedding import embedding_route

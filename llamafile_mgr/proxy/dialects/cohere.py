@@ -13,14 +13,15 @@ from llamafile_mgr.errors import Error, RequestError
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form
 from llamafile_mgr.proxy.dialects.errors import error_source
 from llamafile_mgr.proxy.dialects.fields import (
+    encode_base64,
     read_dimensions,
     read_input_type,
+    read_texts,
     read_truncation,
     refuse_chunks,
 )
 from llamafile_mgr.proxy.dialects.rerank import DOCUMENTS_FORM
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
-from llamafile_mgr.proxy.dialects.texts import encode_base64, read_texts
 from llamafile_mgr.proxy.http import Request
 from llamafile_mgr.proxy.routes.embedding import embedding_route
 from llamafile_mgr.proxy.routes.rerank import rerank_route

@@ -12,20 +12,19 @@ from typing import Any
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncation
-from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route, TokenizeCall
 from llamafile_mgr.proxy.dialects.fields import (
     read_dimensions,
     read_flag,
     read_input_type,
     read_text,
+    read_texts,
     read_truncation,
     refuse_chunks,
 )
 from llamafile_mgr.proxy.dialects.outcomes import describe_outcome, failed
 from llamafile_mgr.proxy.dialects.rerank import DOCUMENTS_FORM
 from llamafile_mgr.proxy.dialects.schemas import SAMPLING, body_schema
-from llamafile_mgr.proxy.dialects.texts import read_texts
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
 from llamafile_mgr.proxy.routes.embedding import embedding_route
@@ -83,14 +82,11 @@ def _render_row(result: EmbedResult, index: int) -> dict[str, Any]:
 
 
 async def _props(front: Front, request: Request) -> Reply:
+    """Tell what clients of llama.cpp's server read; paths of this machine stay here."""
     role = Role.GENERATE if any(p.plan.role is Role.GENERATE for p in front.pools) else Role.EMBED
     choice = front.choose(role, None, request, Drip.NONE)
-    return json_reply(_describe(choice.pool.plan), headers=choice.headers())
-
-
-def _describe(plan: Plan) -> dict[str, Any]:
-    """Return what clients of llama.cpp's server read; paths of this machine stay here."""
-    return {
+    plan = choice.pool.plan
+    props = {
         "default_generation_settings": {"n_ctx": plan.settings.context, "params": {}},
         "total_slots": plan.settings.slots,
         "model_alias": plan.name,
@@ -99,6 +95,7 @@ def _describe(plan: Plan) -> dict[str, Any]:
         "modalities": {"vision": False, "audio": False},
         "build_info": f"llamafile-mgr ({plan.family.value})",
     }
+    return json_reply(props, headers=choice.headers())
 
 
 def _parse_tokenize(request: Request, body: dict[str, Any]) -> TokenizeCall:

@@ -7,8 +7,10 @@ is one JSON object and nothing else: clients parse each line.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -24,11 +26,11 @@ from llamafile_mgr.proxy.dialects.fields import (
     read_dimensions,
     read_flag,
     read_text,
+    read_texts,
     read_truncation,
     refuse_chunks,
 )
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
-from llamafile_mgr.proxy.dialects.texts import read_texts
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.generation import check_reply
 from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply, json_reply
@@ -67,14 +69,14 @@ def _parse_embed(request: Request, body: dict[str, Any]) -> EmbedCall:
         truncation=read_truncation(body, "truncate", default=Truncation.RIGHT),
         dimensions=read_dimensions(body, "dimensions"),
     )
-    return EmbedCall(wanted, _render_one if legacy else _render_all)
+    return EmbedCall(wanted, _render_vector if legacy else _render_vectors)
 
 
-def _render_one(result: EmbedResult, model: str, seconds: float) -> object:
+def _render_vector(result: EmbedResult, model: str, seconds: float) -> object:
     return {"embedding": result.vectors[0]}
 
 
-def _render_all(result: EmbedResult, model: str, seconds: float) -> object:
+def _render_vectors(result: EmbedResult, model: str, seconds: float) -> object:
     return {
         "model": model,
         "embeddings": list(result.vectors),
@@ -177,20 +179,12 @@ def _entry(plan: Plan) -> dict[str, Any]:
     }
 
 
-async def _chat(front: Front, request: Request) -> Reply | StreamReply:
-    body = request.json_object()
-    return await _generate(front, request, body, parse_chat(body))
-
-
-async def _complete(front: Front, request: Request) -> Reply | StreamReply:
-    body = request.json_object()
-    return await _generate(front, request, body, parse_generate(body))
-
-
 async def _generate(
-    front: Front, request: Request, body: dict[str, Any], call: OllamaCall
+    parse: Callable[[dict[str, Any]], OllamaCall], front: Front, request: Request
 ) -> Reply | StreamReply:
     began = time.monotonic()
+    body = request.json_object()
+    call = parse(body)
     drip = Drip.NONE if call.stream else Drip.JSON
     choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
     name, headers = choice.pool.plan.name, choice.headers()
@@ -227,13 +221,10 @@ def parse_chat(body: dict[str, Any]) -> OllamaCall:
     messages = body.get("messages", [])
     if not isinstance(messages, list):
         raise RequestError("'messages' must be a list")
-    stream = read_flag(body, "stream", default=True)
-    if not messages:
-        return OllamaCall(None, chat=True, stream=stream)
-    sent = {"messages": [_read_message(each) for each in messages], **_read_common(body)}
+    sent: dict[str, Any] = {"messages": [_read_message(each) for each in messages]}
     if body.get("tools"):
         sent["tools"] = body["tools"]
-    return OllamaCall(_with_stream(sent, stream), chat=True, stream=stream)
+    return _make_call(sent, body, chat=True)
 
 
 def parse_generate(body: dict[str, Any]) -> OllamaCall:
@@ -247,15 +238,11 @@ def parse_generate(body: dict[str, Any]) -> OllamaCall:
             raise RequestError(
                 f"{key!r} is not offered on this route", hint="POST /completion takes any prompt"
             )
-    prompt, stream = read_text(body, "prompt", ""), read_flag(body, "stream", default=True)
-    if not prompt:
-        return OllamaCall(None, chat=False, stream=stream)
-    system = read_text(body, "system", "")
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": prompt})
-    return OllamaCall(
-        _with_stream({"messages": messages, **_read_common(body)}, stream), chat=False, stream=stream
-    )
+    prompt = read_text(body, "prompt", "")
+    system = read_text(body, "system", "") if prompt else ""
+    said = (("system", system), ("user", prompt))
+    messages = [{"role": role, "content": text} for role, text in said if text]
+    return _make_call({"messages": messages}, body, chat=False)
 
 
 def _read_message(message: object) -> dict[str, Any]:
@@ -283,21 +270,22 @@ def _read_tool_call(number: int, call: object) -> dict[str, Any]:
     }
 
 
-def _read_common(body: dict[str, Any]) -> dict[str, Any]:
-    options = body.get("options", {})
+def _make_call(sent: dict[str, Any], body: dict[str, Any], *, chat: bool) -> OllamaCall:
+    """Return the call with what both routes read beside the messages."""
+    stream, options = read_flag(body, "stream", default=True), body.get("options", {})
+    if not sent["messages"]:
+        return OllamaCall(None, chat, stream)
     if not isinstance(options, dict):
         raise RequestError("'options' must be an object")
-    sent = {_OPTIONS[key]: value for key, value in options.items() if key in _OPTIONS and value is not None}
+    sent |= {_OPTIONS[key]: value for key, value in options.items() if key in _OPTIONS and value is not None}
     wanted = body.get("format")
     if wanted == "json":
         sent["response_format"] = {"type": "json_object"}
     elif isinstance(wanted, dict):
         sent["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": wanted}}
-    return sent
-
-
-def _with_stream(sent: dict[str, Any], stream: bool) -> dict[str, Any]:
-    return {**sent, "stream": True, "stream_options": {"include_usage": True}} if stream else sent
+    if stream:
+        sent |= {"stream": True, "stream_options": {"include_usage": True}}
+    return OllamaCall(sent, chat, stream)
 
 
 def render_loaded(call: OllamaCall, model: str) -> dict[str, Any]:
@@ -411,30 +399,16 @@ def _render_error(error: Error) -> dict[str, Any]:
 
 _OPTION_SCHEMA = object_schema(num_predict="limit", temperature="temperature")
 _EMBED = body_schema(["input"], input="texts", truncate="flag", dimensions="count", options="object")
+_CHAT = body_schema(["messages"], messages="messages", stream="flag", options=_OPTION_SCHEMA)
+_GENERATE = body_schema(["prompt"], prompt="text", system="text", stream="flag", options=_OPTION_SCHEMA)
 
 OLLAMA = Dialect(
     "ollama",
     (
         embedding_route("/api/embed", Form(_parse_embed, _EMBED)),
         embedding_route("/api/embeddings", Form(_parse_embed, body_schema(["prompt"], prompt="text"))),
-        Route(
-            "POST",
-            "/api/chat",
-            _chat,
-            body_schema(["messages"], messages="messages", stream="flag", options=_OPTION_SCHEMA),
-        ),
-        Route(
-            "POST",
-            "/api/generate",
-            _complete,
-            body_schema(
-                ["prompt"],
-                prompt="text",
-                system="text",
-                stream="flag",
-                options=_OPTION_SCHEMA,
-            ),
-        ),
+        Route("POST", "/api/chat", partial(_generate, parse_chat), _CHAT),
+        Route("POST", "/api/generate", partial(_generate, parse_generate), _GENERATE),
         Route("GET", "/api/version", _version),
         Route("GET", "/api/tags", _tags),
         Route("GET", "/api/ps", _running),

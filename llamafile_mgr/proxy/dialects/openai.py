@@ -18,15 +18,16 @@ from llamafile_mgr.errors import RequestError
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
 from llamafile_mgr.proxy.dialects.fields import (
     CHUNKS_FIELD,
+    encode_base64,
     read_dimensions,
     read_flag,
     read_input_type,
     read_text,
+    read_texts,
     read_truncation,
 )
 from llamafile_mgr.proxy.dialects.outcomes import describe_outcome, failed
 from llamafile_mgr.proxy.dialects.schemas import SAMPLING, body_schema
-from llamafile_mgr.proxy.dialects.texts import encode_base64, read_texts
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Reply, Request, json_reply
 from llamafile_mgr.proxy.refusals import UnknownModelError

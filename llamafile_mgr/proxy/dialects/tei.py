@@ -13,7 +13,6 @@ from llamafile_mgr import __version__
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
 from llamafile_mgr.errors import Error, NotReadyError, RequestError
-from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.dialects.dialect import (
     Answer,
     Dialect,
@@ -24,10 +23,15 @@ from llamafile_mgr.proxy.dialects.dialect import (
     TokenizeCall,
 )
 from llamafile_mgr.proxy.dialects.errors import error_source
-from llamafile_mgr.proxy.dialects.fields import read_dimensions, read_flag, read_text, refuse_chunks
+from llamafile_mgr.proxy.dialects.fields import (
+    read_dimensions,
+    read_flag,
+    read_text,
+    read_texts,
+    refuse_chunks,
+)
 from llamafile_mgr.proxy.dialects.rerank import read_rerank
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
-from llamafile_mgr.proxy.dialects.texts import read_texts
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
 from llamafile_mgr.proxy.refusals import UnsupportedError
@@ -64,12 +68,9 @@ def _parse_embed(request: Request, body: dict[str, Any]) -> EmbedCall:
 
 async def _info(front: Front, request: Request) -> Reply:
     choice = front.choose(Role.EMBED, None, request, Drip.NONE)
-    return json_reply(_describe(choice.pool.plan), headers=choice.headers())
-
-
-def _describe(plan: Plan) -> dict[str, Any]:
+    plan = choice.pool.plan
     pooling = plan.settings.pooling
-    return {
+    info = {
         "model_id": plan.name,
         "model_sha": plan.weights_digest,
         "model_dtype": (plan.quantisation or "unknown").lower(),
@@ -83,6 +84,7 @@ def _describe(plan: Plan) -> dict[str, Any]:
         "version": __version__,
         "served_by": "llamafile-mgr",
     }
+    return json_reply(info, headers=choice.headers())
 
 
 def _parse_tokenize(request: Request, body: dict[str, Any]) -> TokenizeCall:
