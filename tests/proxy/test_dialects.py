@@ -22,7 +22,7 @@ from llamafile_mgr.errors import (
     RequestError,
 )
 from llamafile_mgr.proxy.dialects.cohere import COHERE
-from llamafile_mgr.proxy.dialects.dialect import EmbedCall, find_form
+from llamafile_mgr.proxy.dialects.dialect import EmbedCall
 from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
 from llamafile_mgr.proxy.dialects.errors import render_error
 from llamafile_mgr.proxy.dialects.ollama import OLLAMA
@@ -31,6 +31,7 @@ from llamafile_mgr.proxy.events import EventStyle
 from llamafile_mgr.proxy.generation import prepare_body, style_of
 from llamafile_mgr.proxy.http import Request
 from llamafile_mgr.proxy.refusals import EngineRefusedError
+from llamafile_mgr.proxy.routes.embedding import parse_embedding
 
 EMBED_ROUTES = {route.path: route for each in DIALECTS for route in each.routes if route.conditional}
 VECTORS = np.array([[1, 0], [0, 1]], dtype=np.float32)
@@ -40,10 +41,7 @@ def parse_call(path: str, body: dict[str, Any], *, request_id: str, new_list: bo
     """Parse a body as its route does, without a model that answers."""
     request = Request("POST", path, {}, b"", {"shape": "list"} if new_list else {}, request_id=request_id)
     own, shared = EMBED_ROUTES[path].answer.args  # type: ignore[attr-defined]
-    form = find_form(own, (each.embed for each in DIALECTS), request, body) if shared else own
-    call = form.parse(request, body)
-    assert isinstance(call, EmbedCall)
-    return call
+    return parse_embedding(own, DIALECTS if shared else (), request, body)
 
 
 def result(count: int, *outcomes: ItemOutcome) -> EmbedResult:

@@ -10,16 +10,9 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncation
 from llamafile_mgr.errors import Error, RequestError
+from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form
 from llamafile_mgr.proxy.dialects.errors import error_source
-from llamafile_mgr.proxy.dialects.fields import (
-    encode_base64,
-    read_dimensions,
-    read_input_type,
-    read_texts,
-    read_truncation,
-    refuse_chunks,
-)
 from llamafile_mgr.proxy.dialects.rerank import DOCUMENTS_FORM
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
 from llamafile_mgr.proxy.http import Request
@@ -37,7 +30,7 @@ def _sign_bits(vector: NDArray[np.float32]) -> NDArray[np.uint8]:
 #: The types that follow from a vector alone. int8 and uint8 need ranges of a whole collection.
 _TYPES: dict[str, Callable[[NDArray[np.float32]], object]] = {
     "float": lambda vector: vector,
-    "base64": encode_base64,
+    "base64": fields.encode_base64,
     "ubinary": _sign_bits,
     "binary": lambda vector: (_sign_bits(vector).astype(np.int16) - 128).astype(np.int8),
 }
@@ -49,16 +42,15 @@ def _parse(request: Request, body: dict[str, Any]) -> EmbedCall:
     Raises:
         RequestError: no usable texts, or an embedding type that cannot be made here.
     """
-    refuse_chunks(body)
     if "texts" in body:
-        texts, _ = read_texts(body, "texts")
+        texts, _ = fields.read_texts(body, "texts")
     else:
         texts = _read_inputs(body)
     wanted = EmbedRequest(
         texts,
-        input_type=read_input_type(body, "input_type"),
-        truncation=read_truncation(body, "truncate", default=Truncation.RIGHT),
-        dimensions=read_dimensions(body, "output_dimension"),
+        input_type=fields.read_input_type(body, "input_type"),
+        truncation=fields.read_truncation(body, "truncate", default=Truncation.RIGHT),
+        dimensions=fields.read_dimensions(body, "output_dimension"),
     )
     types = _read_types(body, 1 if request.path.startswith("/v1") else 2)
     return EmbedCall(wanted, lambda result, _, __: _render(request.request_id, wanted, types, result))

@@ -12,16 +12,8 @@ from typing import Any
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncation
+from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route, TokenizeCall
-from llamafile_mgr.proxy.dialects.fields import (
-    read_dimensions,
-    read_flag,
-    read_input_type,
-    read_text,
-    read_texts,
-    read_truncation,
-    refuse_chunks,
-)
 from llamafile_mgr.proxy.dialects.outcomes import describe_outcome, failed
 from llamafile_mgr.proxy.dialects.rerank import DOCUMENTS_FORM
 from llamafile_mgr.proxy.dialects.schemas import SAMPLING, body_schema
@@ -53,15 +45,14 @@ def _parse_embed(request: Request, body: dict[str, Any]) -> EmbedCall:
     Raises:
         RequestError: no usable texts, or a field whose value cannot be honoured.
     """
-    refuse_chunks(body)
-    texts, many = read_texts(body, next((key for key in _KEYS if key in body), "content"))
+    texts, many = fields.read_texts(body, next((key for key in _KEYS if key in body), "content"))
     wanted = EmbedRequest(
         texts,
-        input_type=read_input_type(body, "input_type"),
-        truncation=read_truncation(body, "truncate", default=Truncation.ERROR),
-        dimensions=read_dimensions(body, "dimensions"),
-        keep_going=read_flag(body, "keep_going"),
-        use_cache=read_flag(body, "use_cache", default=True),
+        input_type=fields.read_input_type(body, "input_type"),
+        truncation=fields.read_truncation(body, "truncate", default=Truncation.ERROR),
+        dimensions=fields.read_dimensions(body, "dimensions"),
+        keep_going=fields.read_flag(body, "keep_going"),
+        use_cache=fields.read_flag(body, "use_cache", default=True),
     )
     as_list = _wants_list(request)
     return EmbedCall(wanted, lambda result, _, __: _render_embed(result, many, as_list))
@@ -99,8 +90,8 @@ async def _props(front: Front, request: Request) -> Reply:
 
 
 def _parse_tokenize(request: Request, body: dict[str, Any]) -> TokenizeCall:
-    text, pieces = read_text(body, "content", ""), read_flag(body, "with_pieces")
-    special = read_flag(body, "add_special")
+    text, pieces = fields.read_text(body, "content", ""), fields.read_flag(body, "with_pieces")
+    special = fields.read_flag(body, "add_special")
     return TokenizeCall((text,), special, pieces, marked=False, render=lambda lists: {"tokens": lists[0]})
 
 

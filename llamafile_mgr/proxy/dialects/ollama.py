@@ -20,16 +20,9 @@ from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncati
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import Error, RequestError
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
 from llamafile_mgr.proxy.dialects.errors import error_source
-from llamafile_mgr.proxy.dialects.fields import (
-    read_dimensions,
-    read_flag,
-    read_text,
-    read_texts,
-    read_truncation,
-    refuse_chunks,
-)
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.generation import check_reply
@@ -61,13 +54,12 @@ def _parse_embed(request: Request, body: dict[str, Any]) -> EmbedCall:
     Raises:
         RequestError: no usable text.
     """
-    refuse_chunks(body)
     legacy = "input" not in body and "prompt" in body
-    texts, _ = read_texts(body, "prompt" if legacy else "input", least=1 if legacy else 0)
+    texts, _ = fields.read_texts(body, "prompt" if legacy else "input", least=1 if legacy else 0)
     wanted = EmbedRequest(
         texts,
-        truncation=read_truncation(body, "truncate", default=Truncation.RIGHT),
-        dimensions=read_dimensions(body, "dimensions"),
+        truncation=fields.read_truncation(body, "truncate", default=Truncation.RIGHT),
+        dimensions=fields.read_dimensions(body, "dimensions"),
     )
     return EmbedCall(wanted, _render_vector if legacy else _render_vectors)
 
@@ -129,7 +121,7 @@ async def _pull(front: Front, request: Request) -> Reply:
 def _find(front: Front, request: Request) -> tuple[str, Pool | None]:
     """Return the name that the body holds, as it may be shown, and its pool."""
     body = request.json_object()
-    name = read_text(body, "model", body.get("name"))
+    name = fields.read_text(body, "model", body.get("name"))
     return name[:200], front.router.find(name)
 
 
@@ -238,8 +230,8 @@ def parse_generate(body: dict[str, Any]) -> OllamaCall:
             raise RequestError(
                 f"{key!r} is not offered on this route", hint="POST /completion takes any prompt"
             )
-    prompt = read_text(body, "prompt", "")
-    system = read_text(body, "system", "") if prompt else ""
+    prompt = fields.read_text(body, "prompt", "")
+    system = fields.read_text(body, "system", "") if prompt else ""
     said = (("system", system), ("user", prompt))
     messages = [{"role": role, "content": text} for role, text in said if text]
     return _make_call({"messages": messages}, body, chat=False)
@@ -272,7 +264,7 @@ def _read_tool_call(number: int, call: object) -> dict[str, Any]:
 
 def _make_call(sent: dict[str, Any], body: dict[str, Any], *, chat: bool) -> OllamaCall:
     """Return the call with what both routes read beside the messages."""
-    stream, options = read_flag(body, "stream", default=True), body.get("options", {})
+    stream, options = fields.read_flag(body, "stream", default=True), body.get("options", {})
     if not sent["messages"]:
         return OllamaCall(None, chat, stream)
     if not isinstance(options, dict):

@@ -15,17 +15,8 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.embedding.requests import Chunk, EmbedRequest, EmbedResult, Truncation
 from llamafile_mgr.errors import RequestError
+from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
-from llamafile_mgr.proxy.dialects.fields import (
-    CHUNKS_FIELD,
-    encode_base64,
-    read_dimensions,
-    read_flag,
-    read_input_type,
-    read_text,
-    read_texts,
-    read_truncation,
-)
 from llamafile_mgr.proxy.dialects.outcomes import describe_outcome, failed
 from llamafile_mgr.proxy.dialects.schemas import SAMPLING, body_schema
 from llamafile_mgr.proxy.front import Front
@@ -49,27 +40,27 @@ def _parse(request: Request, body: dict[str, Any]) -> EmbedCall:
     Raises:
         RequestError: no usable ``input``, or a field whose value cannot be honoured.
     """
-    texts, _ = read_texts(body, "input", advice=_NO_TOKENS)
+    texts, _ = fields.read_texts(body, "input", advice=_NO_TOKENS)
     encoding = body.get("encoding_format", body.get("embedding_type", "float"))
     if encoding not in (*_FLOATS, "base64"):
         raise RequestError(f"encoding_format must be 'float' or 'base64', not {encoding!r}")
     dtype = body.get("output_dtype", "float")
     if dtype not in _FLOATS:
         raise RequestError(f"output_dtype must be 'float', not {dtype!r}")
-    truncation = read_truncation(body, "truncate", "truncation", default=Truncation.ERROR)
-    chunks = read_flag(body, CHUNKS_FIELD)
+    truncation = fields.read_truncation(body, "truncate", "truncation", default=Truncation.ERROR)
+    chunks = fields.read_flag(body, fields.CHUNKS_FIELD)
     if chunks and truncation is not Truncation.CHUNK:
         raise RequestError(
-            f"{CHUNKS_FIELD!r} needs texts to be cut into chunks", hint='send "truncate": "chunk"'
+            f"{fields.CHUNKS_FIELD!r} needs texts to be cut into chunks", hint='send "truncate": "chunk"'
         )
     wanted = EmbedRequest(
         texts,
-        input_type=read_input_type(body, "input_type", "task"),
-        task=read_text(body, "instruction") if "instruction" in body else None,
+        input_type=fields.read_input_type(body, "input_type", "task"),
+        task=fields.read_text(body, "instruction") if "instruction" in body else None,
         truncation=truncation,
-        dimensions=read_dimensions(body, "dimensions", "output_dimension"),
-        keep_going=read_flag(body, "keep_going"),
-        use_cache=read_flag(body, "use_cache", default=True),
+        dimensions=fields.read_dimensions(body, "dimensions", "output_dimension"),
+        keep_going=fields.read_flag(body, "keep_going"),
+        use_cache=fields.read_flag(body, "use_cache", default=True),
         return_chunks=chunks,
     )
     rows = _Rows(base64=encoding == "base64", bare=request.path == _OLD_PATH)
@@ -106,7 +97,7 @@ class _Rows:
         return {"start": chunk.start, "end": chunk.end, **tokens, "embedding": self._vector(chunk.vector)}
 
     def _vector(self, vector: NDArray[np.float32]) -> object:
-        return encode_base64(vector) if self.base64 else vector
+        return fields.encode_base64(vector) if self.base64 else vector
 
 
 async def _models(front: Front, request: Request) -> Reply:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamafile_mgr.errors import RequestError
+from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Form, RerankCall, RerankRenderer
-from llamafile_mgr.proxy.dialects.fields import read_flag, read_text, read_whole_number
 from llamafile_mgr.proxy.dialects.schemas import body_schema
 from llamafile_mgr.proxy.http import Request
 
@@ -52,11 +52,11 @@ def read_rerank(body: dict[str, Any], key: str, text_flag: str, render: RerankRe
     texts = tuple(_read_document(key, index, each) for index, each in enumerate(documents))
     top = next((name for name in ("top_n", "top_k") if name in body), None)
     return RerankCall(
-        query=read_text(body, "query"),
+        query=fields.read_text(body, "query"),
         documents=texts,
-        top=min(len(texts), read_whole_number(body, top, least=1)) if top else len(texts),
-        with_documents=read_flag(body, text_flag),
-        raw=read_flag(body, "raw_scores"),
+        top=min(len(texts), fields.read_whole_number(body, top, least=1)) if top else len(texts),
+        with_documents=fields.read_flag(body, text_flag),
+        raw=fields.read_flag(body, "raw_scores"),
         render=render,
     )
 

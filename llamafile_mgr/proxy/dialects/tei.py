@@ -13,6 +13,7 @@ from llamafile_mgr import __version__
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
 from llamafile_mgr.errors import Error, NotReadyError, RequestError
+from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import (
     Answer,
     Dialect,
@@ -23,13 +24,6 @@ from llamafile_mgr.proxy.dialects.dialect import (
     TokenizeCall,
 )
 from llamafile_mgr.proxy.dialects.errors import error_source
-from llamafile_mgr.proxy.dialects.fields import (
-    read_dimensions,
-    read_flag,
-    read_text,
-    read_texts,
-    refuse_chunks,
-)
 from llamafile_mgr.proxy.dialects.rerank import read_rerank
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
 from llamafile_mgr.proxy.front import Front
@@ -50,18 +44,17 @@ def _parse_embed(request: Request, body: dict[str, Any]) -> EmbedCall:
     Raises:
         RequestError: no usable ``inputs``, or ``normalize: false``, which would be another vector space.
     """
-    refuse_chunks(body)
-    texts, _ = read_texts(body, "inputs")
-    if not read_flag(body, "normalize", default=True):
+    texts, _ = fields.read_texts(body, "inputs")
+    if not fields.read_flag(body, "normalize", default=True):
         raise RequestError("vectors are always of unit length here", hint="leave 'normalize' out")
-    direction = _DIRECTIONS.get(read_text(body, "truncation_direction", "right").lower())
+    direction = _DIRECTIONS.get(fields.read_text(body, "truncation_direction", "right").lower())
     if direction is None:
         raise RequestError("'truncation_direction' must be Left or Right")
-    cut = read_flag(body, "truncate")
+    cut = fields.read_flag(body, "truncate")
     wanted = EmbedRequest(
         texts,
         truncation=direction if cut else Truncation.ERROR,
-        dimensions=read_dimensions(body, "dimensions"),
+        dimensions=fields.read_dimensions(body, "dimensions"),
     )
     return EmbedCall(wanted, lambda result, _, __: list(result.vectors))
 
@@ -88,8 +81,8 @@ async def _info(front: Front, request: Request) -> Reply:
 
 
 def _parse_tokenize(request: Request, body: dict[str, Any]) -> TokenizeCall:
-    texts, _ = read_texts(body, "inputs")
-    special = read_flag(body, "add_special_tokens", default=True)
+    texts, _ = fields.read_texts(body, "inputs")
+    special = fields.read_flag(body, "add_special_tokens", default=True)
     return TokenizeCall(texts, special, pieces=True, marked=True, render=_render_tokens)
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
 from llamafile_mgr.errors import RequestError
 from llamafile_mgr.proxy.admission import Cost, estimate_tokens
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route, find_form
+from llamafile_mgr.proxy.dialects.fields import refuse_chunks
 from llamafile_mgr.proxy.dialects.outcomes import outcome_headers
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
 from llamafile_mgr.proxy.spaces import SPACE_HEADER, check_space
 
-__all__ = ["embedding_route"]
+__all__ = ["embedding_route", "parse_embedding"]
 
 
 def embedding_route(
@@ -25,6 +28,20 @@ def embedding_route(
     """Return a route whose calls give vectors. ``shared``: other dialects' forms are read there too."""
     answer, offer = partial(_embed, form, shared), _offer if shared else None
     return Route("POST", path, answer, form.schema, hold_seconds=hold_seconds, shared=offer, conditional=True)
+
+
+def parse_embedding(
+    own: Form[EmbedCall], others: Iterable[Dialect], request: Request, body: dict[str, Any]
+) -> EmbedCall:
+    """Parse a body in the route's own form, or in that of the other dialect that claims it.
+
+    Raises:
+        RequestError: no usable texts, a field whose value cannot be honoured, or chunks of a form without.
+    """
+    call = find_form(own, map(_offer, others), request, body).parse(request, body)
+    if not call.request.return_chunks:
+        refuse_chunks(body)
+    return call
 
 
 def _offer(dialect: Dialect) -> Form[EmbedCall] | None:
@@ -36,8 +53,7 @@ async def _embed(own: Form[EmbedCall], shared: bool, front: Front, request: Requ
     body = request.json_object()
     choice = front.choose(Role.EMBED, body.get("model"), request, Drip.JSON)
     name = choice.pool.plan.name
-    form = find_form(own, map(_offer, front.dialects), request, body) if shared else own
-    call = form.parse(request, body)
+    call = parse_embedding(own, front.dialects if shared else (), request, body)
     embedder, wanted = front.embedders[name], call.request
     check_space(request.headers, embedder.vector_space, name)
     if wanted.input_type is None and choice.input_type is not None:
