@@ -11,101 +11,34 @@ from typing import Any
 
 from llamafile_mgr.errors import RequestError
 
-__all__ = [
-    "allowed_body",
-]
+__all__ = ["allowed_body"]
 
-_SAMPLING = frozenset(
-    [
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "typical_p",
-        "typ_p",
-        "tfs_z",
-        "top_n_sigma",
-        "xtc_probability",
-        "xtc_threshold",
-        "dynatemp_range",
-        "dynatemp_exponent",
-        "seed",
-        "stop",
-        "stream",
-        "stream_options",
-        "n_probs",
-        "min_keep",
-        "repeat_penalty",
-        "repeat_last_n",
-        "penalize_nl",
-        "presence_penalty",
-        "frequency_penalty",
-        "mirostat",
-        "mirostat_tau",
-        "mirostat_eta",
-        "dry_multiplier",
-        "dry_base",
-        "dry_allowed_length",
-        "dry_penalty_last_n",
-        "dry_sequence_breakers",
-        "logit_bias",
-        "grammar",
-        "json_schema",
-        "ignore_eos",
-        "cache_prompt",
-        "samplers",
-        "n_predict",
-        "max_tokens",
-        "max_completion_tokens",
-        "n_keep",
-        "t_max_predict_ms",
-        "logprobs",
-        "top_logprobs",
-        "n",
-        "sse_ping_interval",
-        "timings_per_token",
-        "return_progress",
-        "return_tokens",
-        "response_fields",
-        "model",
-        "user",
-    ]
-)
-_CHAT = frozenset(
-    [
-        "messages",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "parse_tool_calls",
-        "response_format",
-        "reasoning_effort",
-        "reasoning_format",
-        "chat_template_kwargs",
-        "add_generation_prompt",
-    ]
-)
-_COMPLETION = frozenset({"prompt", "echo", "suffix", "best_of", "input_prefix", "input_suffix"})
-_RESPONSES = frozenset(
-    [
-        "input",
-        "instructions",
-        "max_output_tokens",
-        "metadata",
-        "previous_response_id",
-        "reasoning",
-        "store",
-        "text",
-        "truncation",
-        "include",
-    ]
-)
+_SAMPLING = """
+    temperature top_k top_p min_p typical_p typ_p tfs_z top_n_sigma xtc_probability xtc_threshold
+    dynatemp_range dynatemp_exponent seed stop stream stream_options n_probs min_keep repeat_penalty
+    repeat_last_n penalize_nl presence_penalty frequency_penalty mirostat mirostat_tau mirostat_eta
+    dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers logit_bias grammar
+    json_schema ignore_eos cache_prompt samplers n_predict max_tokens max_completion_tokens n_keep
+    t_max_predict_ms logprobs top_logprobs n sse_ping_interval timings_per_token return_progress
+    return_tokens response_fields model user
+"""
+_CHAT = """
+    messages tools tool_choice parallel_tool_calls parse_tool_calls response_format reasoning_effort
+    reasoning_format chat_template_kwargs add_generation_prompt
+"""
+_COMPLETION = """
+    prompt echo suffix best_of input_prefix input_suffix
+"""
+_RESPONSES = """
+    input instructions max_output_tokens metadata previous_response_id reasoning store text truncation
+    include
+"""
 
 _KEYS: Mapping[str, frozenset[str]] = {
-    "/completion": _SAMPLING | _COMPLETION,
-    "/v1/completions": _SAMPLING | _COMPLETION,
-    "/v1/chat/completions": _SAMPLING | _CHAT,
-    "/v1/responses": _SAMPLING | _CHAT | _RESPONSES,
+    "/completion": frozenset((_SAMPLING + _COMPLETION).split()),
+    "/v1/completions": frozenset((_SAMPLING + _COMPLETION).split()),
+    "/v1/chat/completions": frozenset((_SAMPLING + _CHAT).split()),
+    "/v1/responses": frozenset((_SAMPLING + _CHAT + _RESPONSES).split()),
 }
 _NOT_NEGATIVE = ("top_k", "n_probs", "min_keep", "top_logprobs")
 

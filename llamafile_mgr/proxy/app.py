@@ -8,7 +8,8 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from llamafile_mgr.errors import (
     BusyError,
@@ -20,9 +21,9 @@ from llamafile_mgr.errors import (
     WrongMethodError,
 )
 from llamafile_mgr.proxy.access import LogEntry, log_request
-from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
+from llamafile_mgr.proxy.dialects.dialect import Dialect, Route
 from llamafile_mgr.proxy.exchange import Exchange
-from llamafile_mgr.proxy.front import Front, RecentError, Route
+from llamafile_mgr.proxy.front import Front, RecentError
 from llamafile_mgr.proxy.guard import Guard
 from llamafile_mgr.proxy.holding import Delivery
 from llamafile_mgr.proxy.http import (
@@ -35,16 +36,11 @@ from llamafile_mgr.proxy.http import (
 )
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.openapi import render_openapi
-from llamafile_mgr.proxy.routes.embedding import embedding_routes
-from llamafile_mgr.proxy.routes.generation import generation_routes
-from llamafile_mgr.proxy.routes.models import model_routes
-from llamafile_mgr.proxy.routes.pages import page_routes
-from llamafile_mgr.proxy.routes.rerank import rerank_routes
-from llamafile_mgr.proxy.routes.tokens import token_routes
+from llamafile_mgr.proxy.routes.pages import PAGE_ROUTES
 from llamafile_mgr.proxy.spaces import SPACE_HEADER
 from llamafile_mgr.supervisor.states import EngineState
 
-__all__ = ["Proxy", "make_routes"]
+__all__ = ["Proxy", "own_dialect"]
 
 _LOG = logging.getLogger("llamafile_mgr.proxy")
 #: Time for what keeps a connection alive to arrive.
@@ -52,22 +48,15 @@ _BEFORE_TIMEOUT_SECONDS = 5.0
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def make_routes(front: Front) -> list[Route]:
-    """Return every route."""
-    routes = [
-        *page_routes(front),
-        *model_routes(front),
-        *embedding_routes(front),
-        *generation_routes(front),
-        *token_routes(front),
-        *rerank_routes(front),
-    ]
-    document = json_reply(render_openapi(routes))
+def own_dialect(dialects: Sequence[Dialect]) -> Dialect:
+    """Return what the proxy answers by itself beside these dialects: pages, health and what is described."""
 
-    async def openapi(request: Request) -> Reply:
+    async def openapi(front: Front, request: Request) -> Reply:
         return document
 
-    return [*routes, Route("GET", "/openapi.json", openapi)]
+    own = Dialect("llamafile-mgr", (*PAGE_ROUTES, Route("GET", "/openapi.json", openapi)))
+    document = json_reply(render_openapi((own, *dialects)))
+    return own
 
 
 def _silence_seconds(route: Route, request: Request) -> float:
@@ -102,12 +91,14 @@ class Proxy:
             frozenset(host.lower() for host in settings.hosts),
             frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins),
         )
-        self._routes: dict[str, dict[str, Route]] = {}
-        for route in make_routes(front):
-            methods = self._routes.setdefault(route.path, {})
-            methods[route.method] = route
-            if route.method == "GET":
-                methods["HEAD"] = route
+        self._own = own_dialect(front.dialects)
+        self._routes: dict[str, dict[str, tuple[Dialect, Route]]] = {}
+        for dialect in (self._own, *front.dialects):
+            for route in dialect.routes:
+                methods = self._routes.setdefault(route.path, {})
+                methods[route.method] = dialect, route
+                if route.method == "GET":
+                    methods["HEAD"] = dialect, route
 
     async def answer(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -126,7 +117,7 @@ class Proxy:
             log_request(self._front.metrics, entry, exchange.headers)
 
     async def _answer(self, exchange: Exchange, delivery: Delivery, entry: LogEntry) -> None:
-        dialect, request = Dialect.OPENAI, None
+        dialect, request = self._own, None
         reply: Reply | StreamReply
         try:
             entry.path, query = _split_target(exchange.target)
@@ -135,10 +126,11 @@ class Proxy:
                 preflight = Reply(204, b"", headers=self._guard.preflight(exchange.headers))
                 entry.status = await delivery.send(preflight)
                 return
-            route = self._find_route(exchange.method, entry.path)
-            dialect, entry.route = route.dialect, route.path
+            dialect, route = self._find_route(exchange.method, entry.path)
+            entry.route = route.path
             request = await self._read(exchange, route, entry, query)
-            reply = await delivery.hold(route.handler, request, _silence_seconds(route, request))
+            handler = partial(route.answer, self._front)
+            reply = await delivery.hold(handler, request, _silence_seconds(route, request))
         except Error as error:
             reply = self._refuse(error, dialect, request, entry)
             entry.error = error.code
@@ -169,10 +161,13 @@ class Proxy:
             entry.progress,
         )
 
-    def _find_route(self, method: str, path: str) -> Route:
+    def _find_route(self, method: str, path: str) -> tuple[Dialect, Route]:
         methods = self._routes.get(path)
-        if methods is None and path.startswith("/v1/models/"):
-            methods = self._routes["/v1/models/{name}"]
+        if methods is None:
+            named = (known for known in self._routes if known.endswith("{name}"))
+            methods = next(
+                (self._routes[k] for k in named if path.startswith(k.removesuffix("{name}"))), None
+            )
         if methods is None:
             known = ", ".join(sorted(self._routes))
             raise UnknownRouteError(f"there is no route {path[:200]}", hint=f"routes: {known}")
@@ -200,4 +195,4 @@ class Proxy:
             headers["www-authenticate"] = "Bearer"
         if status in (408, 413):
             headers["connection"] = "close"
-        return json_reply(render_error(error, dialect), status=status, headers=headers)
+        return json_reply(dialect.render_error(error), status=status, headers=headers)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
@@ -13,14 +14,16 @@ from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
-from llamafile_mgr.proxy.dialects.errors import Dialect
 from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply
 from llamafile_mgr.proxy.metrics import ProxyMetrics
 from llamafile_mgr.proxy.routing import Choice, Router
 from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["Access", "Front", "Handler", "RecentError", "Route"]
+if TYPE_CHECKING:
+    from llamafile_mgr.proxy.dialects.dialect import Dialect
+
+__all__ = ["Front", "Handler", "RecentError"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +43,6 @@ _RECENT_ERRORS = 20
 _BEFORE_TIMEOUT_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may use a route. ``public``: no key is needed. ``admin``: only the administrator's key opens it."""
-
-    public: bool = False
-    admin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One path and method. ``dialect``: how errors look. ``hold_seconds``: silence while a model loads."""
-
-    method: str
-    path: str
-    handler: Handler
-    dialect: Dialect = Dialect.OPENAI
-    access: Access = field(default_factory=Access)
-    hold_seconds: float = 10.0
-
-
 class Front:
     """Reads pools and never changes them."""
 
@@ -67,11 +50,13 @@ class Front:
         self,
         pools: Sequence[Pool],
         settings: ServeConfig,
+        dialects: Sequence[Dialect],
         aliases: Mapping[str, str] | None = None,
         cache: CacheThread | None = None,
     ) -> None:
         self.pools = tuple(pools)
         self.settings = settings
+        self.dialects = dialects
         self.router = Router(self.pools, aliases or {}, settings.strict_models)
         self.embedders = {
             pool.plan.name: Embedder(pool, input_type=InputType(settings.input_type), cache=cache)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.errors import ConfigError, RequestError
-from llamafile_mgr.proxy.dialects.ollama import bare_name
 from llamafile_mgr.proxy.refusals import UnknownModelError
 from llamafile_mgr.supervisor.pool import Pool
 
@@ -20,6 +19,8 @@ MODEL_HEADER, SUBSTITUTED_HEADER = "x-model", "x-model-substituted-for"
 _VERBS = {Role.EMBED: "embed", Role.GENERATE: "generate text", Role.RERANK: "rerank"}
 #: Names that clients send when their user named none: llamafile's documents, llm, Emacs, OpenAPI tools.
 _PLACEHOLDERS = frozenset({"", "default", "unset", "none", "llama_cpp", "llamafile", "string"})
+#: The tag that some programs append to a model's name by themselves.
+_TAG = ":latest"
 _SUFFIXES = {":query": InputType.QUERY, ":document": InputType.DOCUMENT}
 
 
@@ -66,7 +67,7 @@ class Router:
         """
         if name is not None and not isinstance(name, str):
             raise RequestError("'model' must be a text")
-        asked, kind = _split_suffix(bare_name(name or ""))
+        asked, kind = _split_suffix((name or "").removesuffix(_TAG))
         named = self.find(asked)
         if named is not None:
             if named.plan.role is not role:
@@ -86,7 +87,7 @@ class Router:
 
     def find(self, name: str) -> Pool | None:
         """Return the pool of this name or alias, None when there is none."""
-        name = bare_name(name)
+        name = name.removesuffix(_TAG)
         wanted = self.aliases.get(name, name)
         return next((pool for pool in self.pools if pool.plan.name == wanted), None)
 

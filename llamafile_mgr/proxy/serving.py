@@ -25,6 +25,7 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.activation import inherited_sockets
 from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.control import Controller, replace_model
+from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
 from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, living_alone
@@ -124,7 +125,8 @@ class _Service:
         self._url = endpoint(sockets, secure=config.serve.tls_certificate is not None)
         self._supervisor = make_supervisor(plans, paths, supervisor_options(plans, config))
         self._cache = open_cache(paths, config.serve.cache_bytes)
-        front = Front(self._supervisor.pools, config.serve, collect_aliases(config.models), self._cache)
+        aliases = collect_aliases(config.models)
+        front = Front(self._supervisor.pools, config.serve, DIALECTS, aliases, self._cache)
         self._server = HttpServer(Proxy(front, keys).answer, config.serve)
         self._drain_seconds = config.serve.drain_seconds
         self._stop = asyncio.Event()

@@ -21,13 +21,27 @@ from llamafile_mgr.errors import (
     NotReadyError,
     RequestError,
 )
-from llamafile_mgr.proxy.dialects.choice import parse_call
-from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
+from llamafile_mgr.proxy.dialects.cohere import COHERE
+from llamafile_mgr.proxy.dialects.dialect import EmbedCall
+from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
+from llamafile_mgr.proxy.dialects.errors import render_error
+from llamafile_mgr.proxy.dialects.ollama import OLLAMA
+from llamafile_mgr.proxy.dialects.tei import TEI
 from llamafile_mgr.proxy.events import EventStyle
 from llamafile_mgr.proxy.generation import prepare_body, style_of
+from llamafile_mgr.proxy.http import Request
 from llamafile_mgr.proxy.refusals import EngineRefusedError
+from llamafile_mgr.proxy.routes.embedding import parse_embedding
 
+EMBED_ROUTES = {route.path: route for each in DIALECTS for route in each.routes if route.conditional}
 VECTORS = np.array([[1, 0], [0, 1]], dtype=np.float32)
+
+
+def parse_call(path: str, body: dict[str, Any], *, request_id: str, new_list: bool) -> EmbedCall:
+    """Parse a body as its route does, without a model that answers."""
+    request = Request("POST", path, {}, b"", {"shape": "list"} if new_list else {}, request_id=request_id)
+    own, shared = EMBED_ROUTES[path].answer.args  # type: ignore[attr-defined]
+    return parse_embedding(own, DIALECTS if shared else (), request, body)
 
 
 def result(count: int, *outcomes: ItemOutcome) -> EmbedResult:
@@ -279,10 +293,10 @@ def test_chunks_take_the_place_of_their_number() -> None:
 def test_errors_have_the_dialects_form_and_say_whose_they_are(error: Error, source: str) -> None:
     openai = render_error(error)["error"]
     assert (openai["message"], openai["src"]) == ("bad; mend it", source)
-    for dialect in (Dialect.OLLAMA, Dialect.TEI):
-        body = render_error(error, dialect)
+    for dialect in (OLLAMA, TEI):
+        body = dialect.render_error(error)
         assert (body["error"], body["src"]) == ("bad; mend it", source)
-    cohere = render_error(error, Dialect.COHERE)
+    cohere = COHERE.render_error(error)
     assert (cohere["message"], cohere["src"]) == ("bad; mend it", source)
 
 
@@ -290,9 +304,9 @@ def test_error_types() -> None:
     assert render_error(NotReadyError("wait"))["error"]["type"] == "unavailable_error"
     assert render_error(RequestError("x"))["error"]["type"] == "invalid_request_error"
     assert render_error(EngineError("x"))["error"]["type"] == "server_error"
-    assert render_error(NotReadyError("x"), Dialect.TEI)["error_type"] == "unhealthy"
-    assert render_error(RequestError("x"), Dialect.TEI)["error_type"] == "validation"
-    assert render_error(EngineError("x"), Dialect.TEI)["error_type"] == "backend"
+    assert TEI.render_error(NotReadyError("x"))["error_type"] == "unhealthy"
+    assert TEI.render_error(RequestError("x"))["error_type"] == "validation"
+    assert TEI.render_error(EngineError("x"))["error_type"] == "backend"
 
 
 CHAT = "/v1/chat/completions"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr.errors import EngineLostError, RequestError
-from llamafile_mgr.proxy.dialects.ollama_chat import (
+from llamafile_mgr.proxy.dialects.ollama import (
     OllamaStream,
     parse_chat,
     parse_generate,

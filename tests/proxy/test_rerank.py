@@ -13,9 +13,23 @@ from hypothesis import strategies as st
 from llamafile_mgr.engines.messages import EngineReply
 from llamafile_mgr.engines.reranking import read_scores
 from llamafile_mgr.errors import EngineError, RequestError
-from llamafile_mgr.proxy.dialects.rerank import parse_rerank, render_rerank
+from llamafile_mgr.proxy.dialects.dialect import RerankCall, find_form
+from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
+from llamafile_mgr.proxy.dialects.rerank import DOCUMENTS_FORM, best_documents
+from llamafile_mgr.proxy.http import Request
 
+REQUEST = Request("POST", "/rerank", {}, b"")
 DOCUMENTS = ["a", "b", "c"]
+
+
+def parse_rerank(body: dict[str, Any]) -> RerankCall:
+    """Parse a body as the shared routes do."""
+    form = find_form(DOCUMENTS_FORM, (dialect.rerank for dialect in DIALECTS), REQUEST, body)
+    return form.parse(REQUEST, body)
+
+
+def render_rerank(call: RerankCall, scores: list[float], model: str, request_id: str) -> Any:
+    return call.render(call, best_documents(call, scores), model, request_id)
 
 
 def test_jina_and_cohere() -> None:

@@ -20,6 +20,8 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.app import Proxy
+from llamafile_mgr.proxy.dialects.dialect import Dialect
+from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
@@ -96,6 +98,7 @@ async def running_front(
     *,
     keys: KeyRing | None = None,
     aliases: Mapping[str, str] | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
     ready: bool = True,
 ) -> AsyncIterator[RunningFront]:
     """Serve these models on a free port in this event loop; ends everything afterwards."""
@@ -104,7 +107,7 @@ async def running_front(
     options = replace(supervisor_options(plans, Config(serve=settings)), stop_grace_seconds=1.0)
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})
     supervisor = Supervisor(plans, lambda plan: _NoChecks(), paths, options)
-    front = Front(supervisor.pools, settings, aliases)
+    front = Front(supervisor.pools, settings, dialects, aliases)
     sockets = bind_sockets("127.0.0.1", 0)
     server = HttpServer(Proxy(front, keys).answer, settings)
     await supervisor.start()

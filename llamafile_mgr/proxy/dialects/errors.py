@@ -1,23 +1,23 @@
-"""Errors in each dialect's own form. Every form tells whose error it is: ours or an engine's."""
+"""The error object that engines send themselves; dialects whose clients read another bring their own.
+
+Every form tells whose error it is: ours or an engine's.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any
 
 from llamafile_mgr.errors import EngineError, Error, NotReadyError
+from llamafile_mgr.proxy.dialects.schemas import Schema
 from llamafile_mgr.proxy.refusals import EngineRefusedError
 
-__all__ = ["Dialect", "error_source", "render_error"]
+__all__ = ["ERROR_SCHEMA", "error_source", "render_error"]
 
-
-class Dialect(StrEnum):
-    """A client API; llamafile's own clients read OpenAI's error object, as its engines send it."""
-
-    OPENAI = "openai"
-    OLLAMA = "ollama"
-    TEI = "tei"
-    COHERE = "cohere"
+ERROR_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "object", "required": ["message", "type", "code", "src"]}},
+}
 
 
 def error_source(error: Error) -> str:
@@ -25,24 +25,10 @@ def error_source(error: Error) -> str:
     return "engine" if isinstance(error, (EngineError, EngineRefusedError)) else "llamafile-mgr"
 
 
-def render_error(error: Error, dialect: Dialect = Dialect.OPENAI) -> dict[str, Any]:
-    """Return the error object; on Ollama's and TEI's routes ``error`` is a text: clients print it."""
-    text, source = error.describe(), error_source(error)
-    if dialect is Dialect.OLLAMA:
-        return {"error": text, "code": error.code, "src": source}
-    if dialect is Dialect.TEI:
-        return {"error": text, "error_type": _tei_type(error), "code": error.code, "src": source}
-    if dialect is Dialect.COHERE:
-        return {"message": text, "code": error.code, "src": source}
+def render_error(error: Error) -> dict[str, Any]:
+    """Return the error object."""
     kind = "invalid_request_error" if error.http_status < 500 else "server_error"
     if isinstance(error, NotReadyError):
         kind = "unavailable_error"
-    return {"error": {"message": text, "type": kind, "code": error.code, "param": None, "src": source}}
-
-
-def _tei_type(error: Error) -> str:
-    if isinstance(error, NotReadyError):
-        return "unhealthy"
-    if error.http_status == 429:
-        return "overloaded"
-    return "validation" if error.http_status < 500 else "backend"
+    said = {"message": error.describe(), "type": kind, "code": error.code, "param": None}
+    return {"error": {**said, "src": error_source(error)}}

@@ -1,37 +1,49 @@
-"""Reranking in three forms: Jina's and Cohere's ``documents``, and TEI's ``texts``."""
+"""Reranking: what its forms share, and the form with ``documents``, which is Jina's and llama.cpp's too."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from llamafile_mgr.errors import RequestError
-from llamafile_mgr.proxy.dialects.fields import read_flag, read_text, read_whole_number
+from llamafile_mgr.proxy.dialects import fields
+from llamafile_mgr.proxy.dialects.dialect import Form, RerankCall, RerankRenderer
+from llamafile_mgr.proxy.dialects.schemas import body_schema
+from llamafile_mgr.proxy.http import Request
 
-__all__ = ["RerankCall", "parse_rerank", "render_rerank"]
-
-
-@dataclass(frozen=True, slots=True)
-class RerankCall:
-    """A parsed call. ``tei``: the answer is a bare list. ``raw``: scores stay as the model gave them."""
-
-    query: str
-    documents: tuple[str, ...]
-    top: int
-    with_documents: bool
-    tei: bool
-    raw: bool
+__all__ = ["DOCUMENTS_FORM", "best_documents", "read_rerank"]
 
 
-def parse_rerank(body: dict[str, Any]) -> RerankCall:
-    """Parse a body with ``query`` and ``documents`` or ``texts``.
+def _parse(request: Request, body: dict[str, Any]) -> RerankCall:
+    return read_rerank(body, "documents", "return_documents", _render)
+
+
+def _render(call: RerankCall, best: Sequence[tuple[int, float]], model: str, request_id: str) -> object:
+    results = [
+        {
+            "index": index,
+            "relevance_score": score,
+            **({"document": {"text": call.documents[index]}} if call.with_documents else {}),
+        }
+        for index, score in best
+    ]
+    return {"id": request_id, "model": model, "results": results, "meta": {"api_version": {"version": "2"}}}
+
+
+DOCUMENTS_FORM = Form(
+    _parse,
+    body_schema(["query", "documents"], query="text", documents="text list", top_n="count"),
+    claims=lambda _, body: "documents" in body,
+)
+
+
+def read_rerank(body: dict[str, Any], key: str, text_flag: str, render: RerankRenderer) -> RerankCall:
+    """Read a body with ``query`` and its documents under ``key``; ``text_flag`` asks to have them back.
 
     Raises:
         RequestError: one of them is missing, empty or of another form.
     """
-    tei = "documents" not in body and "texts" in body
-    key = "texts" if tei else "documents"
     documents = body.get(key)
     if not isinstance(documents, list) or not documents:
         raise RequestError(
@@ -40,12 +52,12 @@ def parse_rerank(body: dict[str, Any]) -> RerankCall:
     texts = tuple(_read_document(key, index, each) for index, each in enumerate(documents))
     top = next((name for name in ("top_n", "top_k") if name in body), None)
     return RerankCall(
-        query=read_text(body, "query"),
+        query=fields.read_text(body, "query"),
         documents=texts,
-        top=min(len(texts), read_whole_number(body, top, least=1)) if top else len(texts),
-        with_documents=read_flag(body, "return_text" if tei else "return_documents"),
-        tei=tei,
-        raw=read_flag(body, "raw_scores"),
+        top=min(len(texts), fields.read_whole_number(body, top, least=1)) if top else len(texts),
+        with_documents=fields.read_flag(body, text_flag),
+        raw=fields.read_flag(body, "raw_scores"),
+        render=render,
     )
 
 
@@ -56,30 +68,10 @@ def _read_document(key: str, index: int, document: object) -> str:
     return text
 
 
-def render_rerank(call: RerankCall, scores: list[float], model: str, request_id: str) -> Any:
+def best_documents(call: RerankCall, scores: list[float]) -> list[tuple[int, float]]:
     """Return the best documents first; scores lie between 0 and 1 unless raw ones were asked for."""
     shown = scores if call.raw else [_squash(score) for score in scores]
-    order = sorted(range(len(shown)), key=lambda index: -shown[index])[: call.top]
-    if call.tei:
-        return [
-            {"index": index, "score": shown[index], **_text(call, index, nested=False)} for index in order
-        ]
-    return {
-        "id": request_id,
-        "model": model,
-        "results": [
-            {"index": index, "relevance_score": shown[index], **_text(call, index, nested=True)}
-            for index in order
-        ],
-        "meta": {"api_version": {"version": "2"}},
-    }
-
-
-def _text(call: RerankCall, index: int, *, nested: bool) -> dict[str, Any]:
-    if not call.with_documents:
-        return {}
-    text = call.documents[index]
-    return {"document": {"text": text}} if nested else {"text": text}
+    return sorted(enumerate(shown), key=lambda pair: -pair[1])[: call.top]
 
 
 def _squash(score: float) -> float:

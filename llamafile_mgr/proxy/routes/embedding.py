@@ -1,75 +1,58 @@
-"""Embedding calls of every dialect."""
+"""Embedding calls of every dialect: what a form parses is embedded, and it renders the result."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
 from llamafile_mgr.errors import RequestError
-from llamafile_mgr.proxy.dialects.choice import parse_call
-from llamafile_mgr.proxy.dialects.errors import Dialect
+from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route, find_form
+from llamafile_mgr.proxy.dialects.fields import refuse_chunks
 from llamafile_mgr.proxy.dialects.outcomes import outcome_headers
-from llamafile_mgr.proxy.front import Front, Handler, Route
+from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
-from llamafile_mgr.proxy.refusals import UnsupportedError
 from llamafile_mgr.proxy.spaces import SPACE_HEADER, check_space
 
-__all__ = ["EMBEDDING_PATHS", "embedding_routes"]
-
-#: ``/embedding?shape=list`` gives the list of llama.cpp's present server.
-_SHAPE_PARAMETER, _NEW_SHAPE = "shape", "list"
-#: TEI's clients wait 5 seconds for the next byte when chroma makes them.
-_TEI_HOLD_SECONDS = 3.0
-
-_PATHS = {
-    "/v1/embeddings": Dialect.OPENAI,
-    "/embeddings": Dialect.OPENAI,
-    "/embedding": Dialect.OPENAI,
-    "/api/embed": Dialect.OLLAMA,
-    "/api/embeddings": Dialect.OLLAMA,
-    "/embed": Dialect.TEI,
-    "/v1/embed": Dialect.COHERE,
-    "/v2/embed": Dialect.COHERE,
-}
-#: Routes whose answers hold vectors.
-EMBEDDING_PATHS = frozenset(_PATHS)
-_REFUSED = {
-    "/embed_all": "vectors of single tokens are not offered",
-    "/embed_sparse": "sparse vectors are not offered",
-}
+__all__ = ["embedding_route", "parse_embedding"]
 
 
-def embedding_routes(front: Front) -> list[Route]:
-    """Return the routes whose calls give vectors."""
-
-    async def embed(request: Request) -> Reply:
-        return await _embed(front, request)
-
-    routes = [
-        Route("POST", path, embed, dialect, hold_seconds=_TEI_HOLD_SECONDS if path == "/embed" else 10.0)
-        for path, dialect in _PATHS.items()
-    ]
-    for path, why in _REFUSED.items():
-        routes.append(Route("POST", path, _refuser(why), Dialect.TEI))
-    return routes
+def embedding_route(
+    path: str, form: Form[EmbedCall], *, shared: bool = False, hold_seconds: float = 10.0
+) -> Route:
+    """Return a route whose calls give vectors. ``shared``: other dialects' forms are read there too."""
+    answer, offer = partial(_embed, form, shared), _offer if shared else None
+    return Route("POST", path, answer, form.schema, hold_seconds=hold_seconds, shared=offer, conditional=True)
 
 
-def _refuser(why: str) -> Handler:
-    async def refuse(request: Request) -> Reply:
-        raise UnsupportedError(why, hint="POST /embed gives one vector a text")
+def parse_embedding(
+    own: Form[EmbedCall], others: Iterable[Dialect], request: Request, body: dict[str, Any]
+) -> EmbedCall:
+    """Parse a body in the route's own form, or in that of the other dialect that claims it.
 
-    return refuse
+    Raises:
+        RequestError: no usable texts, a field whose value cannot be honoured, or chunks of a form without.
+    """
+    call = find_form(own, map(_offer, others), request, body).parse(request, body)
+    if not call.request.return_chunks:
+        refuse_chunks(body)
+    return call
 
 
-async def _embed(front: Front, request: Request) -> Reply:
+def _offer(dialect: Dialect) -> Form[EmbedCall] | None:
+    return dialect.embed
+
+
+async def _embed(own: Form[EmbedCall], shared: bool, front: Front, request: Request) -> Reply:
     began = time.monotonic()
     body = request.json_object()
     choice = front.choose(Role.EMBED, body.get("model"), request, Drip.JSON)
     name = choice.pool.plan.name
-    new_list = request.query.get(_SHAPE_PARAMETER) == _NEW_SHAPE
-    call = parse_call(request.path, body, request_id=request.request_id, new_list=new_list)
+    call = parse_embedding(own, front.dialects if shared else (), request, body)
     embedder, wanted = front.embedders[name], call.request
     check_space(request.headers, embedder.vector_space, name)
     if wanted.input_type is None and choice.input_type is not None:

@@ -1,9 +1,8 @@
-"""Generation calls: OpenAI's and llamafile's routes, and Ollama's translated to OpenAI's chat."""
+"""Generation calls: passed to the engine's route, or translated to its chat and back."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,19 +10,13 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import read_json
-from llamafile_mgr.errors import EngineError
+from llamafile_mgr.errors import EngineError, Error
 from llamafile_mgr.proxy.dialects import completions
-from llamafile_mgr.proxy.dialects.errors import Dialect, render_error
-from llamafile_mgr.proxy.dialects.ollama_chat import (
-    OllamaCall,
-    OllamaStream,
-    parse_chat,
-    parse_generate,
-    render_loaded,
-    render_whole,
-)
+from llamafile_mgr.proxy.dialects.dialect import Route
+from llamafile_mgr.proxy.dialects.errors import render_error
+from llamafile_mgr.proxy.dialects.schemas import OBJECT, Schema
 from llamafile_mgr.proxy.events import EventReader, render_event
-from llamafile_mgr.proxy.front import Front, Route
+from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.generation import (
     EngineAnswer,
     ask_engine,
@@ -34,38 +27,26 @@ from llamafile_mgr.proxy.generation import (
 )
 from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamCutError, StreamReply, json_reply
 from llamafile_mgr.proxy.refusals import UnsupportedError
+from llamafile_mgr.proxy.routing import Choice
 from llamafile_mgr.proxy.tracing import engine_headers
 from llamafile_mgr.supervisor.calls import Weight
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["generation_routes"]
+__all__ = ["ask_chat", "generation_route", "translate"]
 
-#: Path of a call -> path at the engine.
-_PATHS = {
-    "/completion": "/completion",
-    "/completions": "/v1/completions",
-    "/v1/completions": "/v1/completions",
-    "/chat/completions": "/v1/chat/completions",
-    "/v1/chat/completions": "/v1/chat/completions",
-    "/responses": "/v1/responses",
-    "/v1/responses": "/v1/responses",
-}
-_NDJSON = "application/x-ndjson"
+_CHAT = "/v1/chat/completions"
 #: What a generation is taken to cost when it names no end.
 _ASSUMED_TOKENS, _MOST_TOKENS = 256, 4096
 #: Of English, rather too few.
 _CHARACTERS_PER_TOKEN = 3
 
 
-def generation_routes(front: Front) -> list[Route]:
-    """Return the routes whose calls give text."""
-    routes = [Route("POST", path, partial(_generate, front, target)) for path, target in _PATHS.items()]
-    routes.append(Route("POST", "/api/chat", partial(_ollama, front), Dialect.OLLAMA))
-    routes.append(Route("POST", "/api/generate", partial(_ollama, front), Dialect.OLLAMA))
-    return routes
+def generation_route(path: str, target: str, schema: Schema = OBJECT) -> Route:
+    """Return a route whose calls are passed to the engine's path ``target``."""
+    return Route("POST", path, partial(_generate, target), schema)
 
 
-async def _generate(front: Front, path: str, request: Request) -> Reply | StreamReply:
+async def _generate(path: str, front: Front, request: Request) -> Reply | StreamReply:
     body = request.json_object()
     style = style_of(path, body)
     streamed = body.get("stream") is True
@@ -111,11 +92,11 @@ async def _complete_by_own(
             completions.render_whole(reply, pool.plan.name, request.request_id), headers=headers
         )
     stream = completions.CompletionStream(pool.plan.name, request.request_id)
-    events = _events(answer, stream.feed, stream.finish)
+    events = translate(answer, stream.feed, stream.finish)
     return StreamReply(200, "text/event-stream", events, headers, answer.close)
 
 
-async def _complete_by_openai(
+async def _complete_by_standard(
     front: Front, request: Request, pool: Pool, body: Mapping[str, Any], headers: dict[str, str]
 ) -> Reply | StreamReply:
     """Give llamafile's own completion from an engine that has only OpenAI's."""
@@ -124,61 +105,36 @@ async def _complete_by_openai(
         reply = read_json(check_reply(answer.whole))
         return json_reply(completions.render_llamafile(reply, pool.plan.name), headers=headers)
     stream = completions.LlamafileStream(pool.plan.name)
-    events = _events(answer, stream.feed, stream.finish)
+    events = translate(answer, stream.feed, stream.finish)
     return StreamReply(200, "text/event-stream", events, headers, answer.close)
 
 
 #: Path at the engine -> how it is answered by a family that lacks it.
-_TRANSLATED = {"/v1/completions": _complete_by_own, "/completion": _complete_by_openai}
+_TRANSLATED = {"/v1/completions": _complete_by_own, "/completion": _complete_by_standard}
 
 
-async def _ollama(front: Front, request: Request) -> Reply | StreamReply:
-    began = time.monotonic()
-    body = request.json_object()
-    call = parse_chat(body) if request.path == "/api/chat" else parse_generate(body)
-    drip = Drip.NONE if call.stream else Drip.JSON
-    choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
-    name, headers = choice.pool.plan.name, choice.headers()
-    if call.body is None:
-        line = render_loaded(call, name)
-        reply = json_reply(line, headers=headers)
-        return Reply(200, reply.body + b"\n", _NDJSON, headers) if call.stream else reply
-    path = "/v1/chat/completions"
-    asked = prepare_body(path, {**call.body, "model": name}, style_of(path, {"model": name}))
-    prepared = family_rules(choice.pool.plan.family).generation_body(asked)
-    answer = await _ask(front, request, choice.pool, path, prepared)
-    if answer.whole is not None:
-        whole = read_json(check_reply(answer.whole))
-        return json_reply(render_whole(call, name, whole, time.monotonic() - began), headers=headers)
-    return StreamReply(200, _NDJSON, _ollama_lines(answer, call, name, began), headers, answer.close)
+async def ask_chat(front: Front, request: Request, choice: Choice, body: dict[str, Any]) -> EngineAnswer:
+    """Ask the engine's chat route on behalf of a dialect of another form."""
+    name = choice.pool.plan.name
+    prepared = prepare_body(_CHAT, {**body, "model": name}, style_of(_CHAT, {"model": name}))
+    asked = family_rules(choice.pool.plan.family).generation_body(prepared)
+    return await _ask(front, request, choice.pool, _CHAT, asked)
 
 
-async def _events(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncGenerator[bytes]:
-    """Yield translated server-sent events; a death midway is one more of them before the stream is cut."""
-    try:
-        async for event in _translate(answer, feed, finish):
-            yield event
-    except StreamCutError as cut:
-        if isinstance(cut.__cause__, EngineError):
-            yield render_event(render_error(cut.__cause__))
-        raise
+def _fail(error: Error) -> bytes:
+    return render_event(render_error(error))
 
 
-async def _ollama_lines(
-    answer: EngineAnswer, call: OllamaCall, name: str, began: float
+async def translate(
+    answer: EngineAnswer,
+    feed: Callable[[Any], bytes],
+    finish: Callable[[], bytes],
+    fail: Callable[[Error], bytes] = _fail,
 ) -> AsyncGenerator[bytes]:
-    stream = OllamaStream(call, name)
-    try:
-        async for line in _translate(answer, stream.feed, lambda: stream.finish(time.monotonic() - began)):
-            yield line
-    except StreamCutError as cut:
-        if isinstance(cut.__cause__, EngineError):
-            yield stream.fail(cut.__cause__)
-        raise
+    """Yield what ``feed`` makes of each event and ``finish`` at the end.
 
-
-async def _translate(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncIterator[bytes]:
-    """Yield what ``feed`` makes of each event and ``finish`` at the end; a death midway cuts the stream."""
+    A death midway is told as ``fail`` says it, and cuts the stream.
+    """
     reader = EventReader()
     try:
         async for piece in answer.chunks():
@@ -186,6 +142,7 @@ async def _translate(answer: EngineAnswer, feed: Any, finish: Any) -> AsyncItera
                 if out := feed(event):
                     yield out
     except EngineError as error:
+        yield fail(error)
         raise StreamCutError from error
     for event in reader.finish():
         if out := feed(event):

@@ -1,19 +1,24 @@
-"""What people and monitors look at: the status page, its data, metrics and the OpenAPI document."""
+"""What people and monitors look at: the status page, its data, metrics, health and readiness."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, partial
 from importlib import resources
+from typing import Any
 
-from llamafile_mgr.proxy.dialects.ollama import BANNER
-from llamafile_mgr.proxy.front import Access, Front, Route
+from llamafile_mgr import __version__
+from llamafile_mgr.errors import NotReadyError
+from llamafile_mgr.proxy.dialects.dialect import Route, RouteAccess
+from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Reply, Request, json_reply
 from llamafile_mgr.proxy.observing import describe_status, render_metrics
+from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 
-__all__ = ["page_routes"]
+__all__ = ["PAGE_ROUTES"]
 
-_PUBLIC = Access(public=True)
-_ADMIN = Access(admin=True)
+_PUBLIC = RouteAccess(public=True)
+_ADMIN = RouteAccess(admin=True)
 _FILES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
@@ -34,25 +39,15 @@ _PAGE_HEADERS = {
 }
 
 
-def page_routes(front: Front) -> list[Route]:
-    """Return the routes for people and monitors."""
-    return [
-        Route("GET", "/", _root, access=_PUBLIC),
-        Route("GET", "/ui/page.css", partial(_file, "page.css"), access=_PUBLIC),
-        Route("GET", "/ui/page.js", partial(_file, "page.js"), access=_PUBLIC),
-        Route("GET", "/ui/status.json", partial(_status, front), access=_ADMIN),
-        Route("GET", "/metrics", partial(_metrics, front), access=_ADMIN),
-    ]
-
-
-async def _root(request: Request) -> Reply:
-    """Show browsers the page; answer programs that probe for Ollama's API."""
+async def _root(front: Front, request: Request) -> Reply:
+    """Show browsers the page; answer programs that probe for a dialect."""
     if "text/html" in request.headers.get("accept", ""):
-        return await _file("index.html", request)
-    return Reply(200, BANNER.encode(), "text/plain; charset=utf-8", {"vary": "Accept"})
+        return await _file("index.html", front, request)
+    banner = next((each.banner for each in front.dialects if each.banner), "llamafile-mgr")
+    return Reply(200, banner.encode(), "text/plain; charset=utf-8", {"vary": "Accept"})
 
 
-async def _file(name: str, request: Request) -> Reply:
+async def _file(name: str, front: Front, request: Request) -> Reply:
     return Reply(200, _read_file(name), _FILES[name], {**_PAGE_HEADERS, "vary": "Accept"})
 
 
@@ -67,3 +62,52 @@ async def _status(front: Front, request: Request) -> Reply:
 
 async def _metrics(front: Front, request: Request) -> Reply:
     return Reply(200, (await render_metrics(front)).encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _health(front: Front, request: Request) -> Reply:
+    return json_reply({"status": "ok", "version": __version__})
+
+
+async def _ready(front: Front, request: Request) -> Reply:
+    ready, body = _describe_readiness([pool.snapshot() for pool in front.pools])
+    return json_reply(body, status=200 if ready else NotReadyError.http_status)
+
+
+def _describe_readiness(pools: Sequence[PoolSnapshot]) -> tuple[bool, dict[str, Any]]:
+    """Return whether every wanted model can be asked, and each model's state with its cause.
+
+    A model that rests is no obstacle: its next call starts it.
+    """
+    ready = all(pool.ready or pool.resting for pool in pools)
+    models = [
+        {
+            "model": pool.model,
+            "role": pool.role,
+            "ready": pool.ready,
+            "resting": pool.resting,
+            "engines": [
+                {
+                    "name": engine.name,
+                    "state": engine.state.value,
+                    "seconds": round(engine.age_seconds, 3),
+                    "restarts": engine.restarts,
+                    "cause": engine.cause,
+                }
+                for engine in pool.engines
+            ],
+        }
+        for pool in pools
+    ]
+    return ready, {"status": "ready" if ready else "not ready", "models": models}
+
+
+PAGE_ROUTES = (
+    Route("GET", "/", _root, access=_PUBLIC),
+    Route("GET", "/ui/page.css", partial(_file, "page.css"), access=_PUBLIC),
+    Route("GET", "/ui/page.js", partial(_file, "page.js"), access=_PUBLIC),
+    Route("GET", "/ui/status.json", _status, access=_ADMIN),
+    Route("GET", "/metrics", _metrics, access=_ADMIN),
+    Route("GET", "/health", _health, access=_PUBLIC),
+    Route("GET", "/v1/health", _health, access=_PUBLIC),
+    Route("GET", "/ready", _ready, access=_PUBLIC),
+)

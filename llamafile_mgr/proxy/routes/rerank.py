@@ -1,4 +1,4 @@
-"""Reranking with a reranker model, in Jina's, Cohere's and TEI's forms."""
+"""Reranking with a reranker model: what a form parses is scored, and it renders the best."""
 
 from __future__ import annotations
 
@@ -9,34 +9,30 @@ from llamafile_mgr.embedding.lengths import estimate_tokens
 from llamafile_mgr.engines.replies import error_text, says_too_long
 from llamafile_mgr.engines.reranking import read_scores, rerank_request
 from llamafile_mgr.errors import InputTooLongError
-from llamafile_mgr.proxy.dialects.errors import Dialect
-from llamafile_mgr.proxy.dialects.rerank import parse_rerank, render_rerank
-from llamafile_mgr.proxy.front import Front, Route
+from llamafile_mgr.proxy.dialects.dialect import Dialect, Form, RerankCall, Route, find_form
+from llamafile_mgr.proxy.dialects.rerank import best_documents
+from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.generation import check_reply
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
 from llamafile_mgr.proxy.tracing import engine_headers
 from llamafile_mgr.supervisor.calls import Weight
 
-__all__ = ["rerank_routes"]
-
-_PATHS = {
-    "/rerank": Dialect.OPENAI,
-    "/reranking": Dialect.OPENAI,
-    "/v1/rerank": Dialect.COHERE,
-    "/v1/reranking": Dialect.OPENAI,
-    "/v2/rerank": Dialect.COHERE,
-}
+__all__ = ["rerank_route"]
 
 
-def rerank_routes(front: Front) -> list[Route]:
-    """Return the routes that order documents."""
-    return [Route("POST", path, partial(_rerank, front), dialect) for path, dialect in _PATHS.items()]
+def rerank_route(path: str, form: Form[RerankCall]) -> Route:
+    """Return a route that orders documents; other dialects' forms are read there too."""
+    return Route("POST", path, partial(_rerank, form), form.schema, shared=_offer)
 
 
-async def _rerank(front: Front, request: Request) -> Reply:
+def _offer(dialect: Dialect) -> Form[RerankCall] | None:
+    return dialect.rerank
+
+
+async def _rerank(own: Form[RerankCall], front: Front, request: Request) -> Reply:
     body = request.json_object()
     choice = front.choose(Role.RERANK, body.get("model"), request, Drip.JSON)
-    call = parse_rerank(body)
+    call = find_form(own, map(_offer, front.dialects), request, body).parse(request, body)
     count = len(call.documents)
     tokens = sum(map(estimate_tokens, call.documents)) + count * estimate_tokens(call.query)
     asked = rerank_request(call.query, call.documents, engine_headers(request.headers, request.request_id))
@@ -47,5 +43,5 @@ async def _rerank(front: Front, request: Request) -> Reply:
             hint="send shorter documents",
         )
     scores = read_scores(check_reply(reply), count)
-    answer = render_rerank(call, scores, choice.pool.plan.name, request.request_id)
+    answer = call.render(call, best_documents(call, scores), choice.pool.plan.name, request.request_id)
     return json_reply(answer, headers=choice.headers())

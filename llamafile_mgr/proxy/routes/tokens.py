@@ -1,4 +1,4 @@
-"""``/tokenize`` in llama.cpp's and TEI's forms, and ``/detokenize``."""
+"""Texts to tokens in every dialect's form, and tokens to text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError, RequestError
-from llamafile_mgr.proxy.dialects.fields import read_flag, read_text
-from llamafile_mgr.proxy.dialects.tei import render_tokens
-from llamafile_mgr.proxy.dialects.texts import read_texts
-from llamafile_mgr.proxy.front import Front, Route
+from llamafile_mgr.proxy.dialects.dialect import Dialect, Form, Route, TokenizeCall, find_form
+from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.generation import check_reply
 from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
 from llamafile_mgr.proxy.refusals import UnsupportedError
@@ -21,17 +19,18 @@ from llamafile_mgr.proxy.routing import Choice
 from llamafile_mgr.supervisor.calls import Priority, Weight
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["token_routes"]
+__all__ = ["detokenize", "tokenize_route"]
 
 _MOST_TOKENS = 1_000_000
 
 
-def token_routes(front: Front) -> list[Route]:
-    """Return the routes about tokens."""
-    return [
-        Route("POST", "/tokenize", partial(_tokenize, front)),
-        Route("POST", "/detokenize", partial(_detokenize, front)),
-    ]
+def tokenize_route(path: str, form: Form[TokenizeCall]) -> Route:
+    """Return a route that tells the tokens of texts; other dialects' forms are read there too."""
+    return Route("POST", path, partial(_tokenize, form), form.schema, shared=_offer)
+
+
+def _offer(dialect: Dialect) -> Form[TokenizeCall] | None:
+    return dialect.tokenize
 
 
 def _choose(front: Front, request: Request, body: dict[str, Any]) -> Choice:
@@ -42,40 +41,38 @@ def _choose(front: Front, request: Request, body: dict[str, Any]) -> Choice:
     return front.choose(role, name, request, Drip.JSON)
 
 
-async def _tokenize(front: Front, request: Request) -> Reply:
+async def _tokenize(own: Form[TokenizeCall], front: Front, request: Request) -> Reply:
     body = request.json_object()
     choice = _choose(front, request, body)
-    if "inputs" in body and "content" not in body:
-        return await _tokenize_tei(front, request, body, choice)
-    text, pieces = read_text(body, "content", ""), read_flag(body, "with_pieces")
-    special = read_flag(body, "add_special")
-    asked = family_rules(choice.pool.plan.family).tokenize(text, special=special, pieces=pieces)
-    reply = await _call(front, request, choice.pool, asked)
+    call = find_form(own, map(_offer, front.dialects), request, body).parse(request, body)
+    if call.marked and not family_rules(choice.pool.plan.family).tells_token_texts:
+        raise UnsupportedError("the engine tells no token texts", hint='send {"content": ...} for ids alone')
+    one = _tokenize_marked if call.marked else _tokenize_plain
+    tokens = [await one(front, request, choice.pool, text, call) for text in call.texts]
+    return json_reply(call.render(tokens), headers=choice.headers())
+
+
+async def _tokenize_plain(
+    front: Front, request: Request, pool: Pool, text: str, call: TokenizeCall
+) -> list[Any]:
+    asked = family_rules(pool.plan.family).tokenize(text, special=call.special, pieces=call.pieces)
+    reply = await _call(front, request, pool, asked)
     tokens = reply.get("tokens")
     if not isinstance(tokens, list):
         raise EngineError("the engine's reply has no token list")
-    return json_reply({"tokens": tokens}, headers=choice.headers())
+    return tokens
 
 
-async def _tokenize_tei(front: Front, request: Request, body: dict[str, Any], choice: Choice) -> Reply:
-    texts, _ = read_texts(body, "inputs")
-    special = read_flag(body, "add_special_tokens", default=True)
-    if not family_rules(choice.pool.plan.family).tells_token_texts:
-        raise UnsupportedError("the engine tells no token texts", hint='send {"content": ...} for ids alone')
-    lists = [await _tokenize_one(front, request, choice.pool, text, special) for text in texts]
-    return json_reply(lists, headers=choice.headers())
-
-
-async def _tokenize_one(
-    front: Front, request: Request, pool: Pool, text: str, special: bool
+async def _tokenize_marked(
+    front: Front, request: Request, pool: Pool, text: str, call: TokenizeCall
 ) -> list[dict[str, Any]]:
     plain = await _pieces(front, request, pool, text, special=False)
-    if not special:
-        return render_tokens([{**token, "special": False} for token in plain])
+    if not call.special:
+        return [{**token, "special": False} for token in plain]
     marked = await _pieces(front, request, pool, text, special=True)
     before = _count_before([t["id"] for t in marked], [t["id"] for t in plain])
     inside = range(before, before + len(plain))
-    return render_tokens([{**token, "special": n not in inside} for n, token in enumerate(marked)])
+    return [{**token, "special": n not in inside} for n, token in enumerate(marked)]
 
 
 def _count_before(marked: list[int], plain: list[int]) -> int:
@@ -102,7 +99,8 @@ def _piece_text(piece: object) -> str:
     return piece if isinstance(piece, str) else bytes(piece).decode("utf-8", "replace")  # type: ignore[call-overload]
 
 
-async def _detokenize(front: Front, request: Request) -> Reply:
+async def detokenize(front: Front, request: Request) -> Reply:
+    """Answer the text of token ids."""
     body = request.json_object()
     choice = _choose(front, request, body)
     tokens = body.get("tokens")
