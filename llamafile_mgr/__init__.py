@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llamafile_mgr.client import AsyncClient, Chunk, Client, Embeddings, ItemError, ModelInfo, Ranked
-    from llamafile_mgr.endpoints.blocks import AsyncEndpoint, Endpoint, aendpoint, endpoint
+    from llamafile_mgr.endpoints.endpoint import AsyncEndpoint, Endpoint, aendpoint, endpoint
     from llamafile_mgr.errors import Error
 
 __all__ = [

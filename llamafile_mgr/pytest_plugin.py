@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from llamafile_mgr.endpoints.blocks import Endpoint
+    from llamafile_mgr.endpoints.endpoint import Endpoint
 
 __all__ = ["llamafile_endpoint", "pytest_addoption", "pytest_configure"]
 
@@ -56,7 +56,7 @@ def llamafile_endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
     Raises:
         pytest.UsageError: no model is chosen, or markers disagree.
     """
-    from llamafile_mgr.endpoints.blocks import endpoint
+    from llamafile_mgr.endpoints.endpoint import endpoint
     from llamafile_mgr.errors import Error
 
     embed, generate, rerank = (_choose(request, role) for role in _ROLES)

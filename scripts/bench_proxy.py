@@ -23,7 +23,7 @@ from pathlib import Path
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.engines.families import Family
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.planner.plans import Plan
 from tests.support.front import running_front
 

@@ -30,7 +30,7 @@ sys.path.insert(1, str(Path(__file__).parent.parent))
 
 from bench_embed import MODEL, ROOT, run_ours
 
-from llamafile_mgr.bulk import Job, TextInput
+from llamafile_mgr.bulk import BulkJob, TextInput
 from llamafile_mgr.bulk.ray import RayCluster, run_on_ray
 from llamafile_mgr.bulk.scaling import ScaleRates, predict
 from tests.support.fixed_source import fixed_source
@@ -109,7 +109,7 @@ def measure_scaling(folder: Path, texts: int) -> bool:
         for have, nodes in ((0, 1), (1, 2), (2, 4)):
             for _ in range(nodes - have):
                 cluster.add(folder)
-            job = Job(source, folder / "scale.npy", fragment=rates.fragment, overwrite=True, restart=True)
+            job = BulkJob(source, folder / "scale.npy", fragment=rates.fragment, overwrite=True, restart=True)
             ready: list[float] = []
             connect = functools.partial(fixed_source, TEXT_SECONDS)
             where = RayCluster(cluster.address)

@@ -16,7 +16,7 @@ from llamafile_mgr.benchmarking.measuring import CellResult
 from llamafile_mgr.benchmarking.reports import BenchReport
 from llamafile_mgr.errors import StoreError, UsageError
 
-__all__ = ["Line", "chart_lines", "check_chart", "draw_svg", "write_chart"]
+__all__ = ["ChartLine", "chart_lines", "check_chart", "draw_svg", "write_chart"]
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _GAP, _LEGEND = 420, 300, 60, 60, 50, 70, 170
@@ -24,7 +24,7 @@ _TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChartLine:
     """One line: (concurrency, value) in ascending order. ``dashed``: of engines without a proxy."""
 
     label: str
@@ -39,11 +39,11 @@ _PANELS: tuple[tuple[str, Callable[[CellResult], float]], ...] = (
 )
 
 
-def chart_lines(results: Sequence[CellResult], value: Callable[[CellResult], float]) -> list[Line]:
+def chart_lines(results: Sequence[CellResult], value: Callable[[CellResult], float]) -> list[ChartLine]:
     """Return the lines of one panel."""
     keys = dict.fromkeys((result.target, result.cell.batch) for result in results)
     return [
-        Line(
+        ChartLine(
             f"{target}, batch {batch}",
             batch,
             target == "engine",
@@ -118,7 +118,7 @@ def _colours(results: Sequence[CellResult]) -> dict[int, str]:
     return {batch: _COLOURS[number % len(_COLOURS)] for number, batch in enumerate(batches)}
 
 
-def _panel(left: int, title: str, lines: Sequence[Line], colours: dict[int, str]) -> list[str]:
+def _panel(left: int, title: str, lines: Sequence[ChartLine], colours: dict[int, str]) -> list[str]:
     concurrencies = sorted({x for line in lines for x, _ in line.points})
     top = nice_top(max(y for line in lines for _, y in line.points))
     step = _WIDTH / max(1, len(concurrencies))
@@ -143,7 +143,7 @@ def _panel(left: int, title: str, lines: Sequence[Line], colours: dict[int, str]
     return parts
 
 
-def _legend(left: int, lines: Sequence[Line], colours: dict[int, str]) -> list[str]:
+def _legend(left: int, lines: Sequence[ChartLine], colours: dict[int, str]) -> list[str]:
     parts = []
     for number, line in enumerate(lines):
         y, dash = _TOP + 10 + 20 * number, ' stroke-dasharray="5 4"' if line.dashed else ""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["Cell", "CellResult", "Measurement", "Target", "measure", "percentile"]
+__all__ = ["BenchTarget", "Cell", "CellResult", "Measurement", "measure", "percentile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Cell:
     concurrency: int
 
 
-class Target(Protocol):
+class BenchTarget(Protocol):
     """Something that embeds."""
 
     @property
@@ -85,7 +85,7 @@ Observe = Callable[[str, Cell, int], None]
 
 
 async def measure(
-    targets: Sequence[Target],
+    targets: Sequence[BenchTarget],
     cells: Sequence[Cell],
     texts: Sequence[str],
     *,
@@ -117,12 +117,12 @@ async def measure(
 
 @dataclass(slots=True)
 class _Run:
-    target: Target
+    target: BenchTarget
     cell: Cell
     rounds: list[Measurement] = field(default_factory=list)
 
 
-async def _measure_once(target: Target, cell: Cell, texts: Iterator[str], seconds: float) -> Measurement:
+async def _measure_once(target: BenchTarget, cell: Cell, texts: Iterator[str], seconds: float) -> Measurement:
     latencies: list[float] = []
     began = time.perf_counter()
 

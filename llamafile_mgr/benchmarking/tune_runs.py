@@ -28,10 +28,10 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.tuning import (
     FEWEST_ROUNDS,
     Duel,
+    RunVerdict,
     TunedSettings,
     TuneLimits,
     Variant,
-    Verdict,
     judge_duel,
     next_challenger,
     variant_of,
@@ -264,7 +264,7 @@ async def _tune(
         final = await compare_plans(plan, default, incumbent, paths, units, end)
         progress(final)
     best, gain = default, 1.0
-    if final is not None and final.duel.verdict is Verdict.BETTER:
+    if final is not None and final.duel.verdict is RunVerdict.BETTER:
         best, gain = incumbent, final.duel.gain
     seconds = time.monotonic() - started
     return TuneReport(default, TunedSettings(plan.family, best, gain), tuple(contests), final, seconds)
@@ -346,10 +346,10 @@ class _Ring:
                 )
                 ours, theirs = await self._rounds(seat.runner, rival)
             except (NotReadyError, EngineError) as error:
-                lost = Duel(Verdict.NOT_BETTER, 0.0, 0.0, 0)
+                lost = Duel(RunVerdict.NOT_BETTER, 0.0, 0.0, 0)
                 return Contest(challenger, incumbent, 0.0, 0.0, lost, error.describe())
             duel = judge_duel(ours, theirs)
-            if duel.verdict is Verdict.BETTER:
+            if duel.verdict is RunVerdict.BETTER:
                 await seat.hand_over(challenger, rival, own)
             return Contest(challenger, incumbent, statistics.median(ours), statistics.median(theirs), duel)
 
@@ -369,5 +369,5 @@ class _Ring:
                 speeds.append(await who.measure(self.units))
             turns.reverse()
             now = time.monotonic()
-            if judge_duel(ours, theirs).verdict is not Verdict.OPEN or now + (now - began) > self.end:
+            if judge_duel(ours, theirs).verdict is not RunVerdict.OPEN or now + (now - began) > self.end:
                 return ours, theirs

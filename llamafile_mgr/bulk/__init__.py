@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from llamafile_mgr.bulk.engines import own_engines, plan_alone
-from llamafile_mgr.bulk.job import Job, JobReport, Progress, embed_file, run_job, stream_job
+from llamafile_mgr.bulk.job import BulkJob, JobProgress, JobReport, embed_file, run_job, stream_job
 from llamafile_mgr.bulk.proxies import running_proxy
 from llamafile_mgr.bulk.readers import InputForm, TextInput
-from llamafile_mgr.bulk.sources import EmbedSettings, VectorSource
+from llamafile_mgr.bulk.vector_sources import EmbedSettings, VectorSource
 
 __all__ = [
+    "BulkJob",
     "EmbedSettings",
     "InputForm",
-    "Job",
+    "JobProgress",
     "JobReport",
-    "Progress",
     "TextInput",
     "VectorSource",
     "embed_file",

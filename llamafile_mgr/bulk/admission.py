@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llamafile_mgr import __version__
 from llamafile_mgr.bulk.references import Reference
-from llamafile_mgr.bulk.sources import NodeSource
+from llamafile_mgr.bulk.vector_sources import NodeSource
 from llamafile_mgr.errors import NotReadyError, VectorSpaceError
 
 __all__ = ["Admission", "NodeFacts", "read_facts"]

@@ -8,10 +8,10 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 
+from llamafile_mgr.bulk.checkpoints import FinishedFragment
 from llamafile_mgr.bulk.fragments import Fragment
-from llamafile_mgr.bulk.parts import FinishedFragment
-from llamafile_mgr.bulk.records import TextResult
-from llamafile_mgr.bulk.sources import VectorSource
+from llamafile_mgr.bulk.text_records import TextResult
+from llamafile_mgr.bulk.vector_sources import VectorSource
 from llamafile_mgr.tasks import run_all
 
 __all__ = ["compute_in_order", "embed_fragment", "fragments_under_way", "read_next"]

@@ -15,12 +15,12 @@ from contextlib import asynccontextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from llamafile_mgr.bulk.records import Failure, TextResult
-from llamafile_mgr.bulk.sources import EmbedSettings
+from llamafile_mgr.bulk.text_records import Failure, TextResult
+from llamafile_mgr.bulk.vector_sources import EmbedSettings
 from llamafile_mgr.config import Config, ModelConfig
 from llamafile_mgr.embedding.checked_engines import make_supervisor
+from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType
-from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.launching.local_plans import hold_files, make_plans
 from llamafile_mgr.launching.wanted import read_embedder
 from llamafile_mgr.paths import Paths

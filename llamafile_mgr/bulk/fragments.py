@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from llamafile_mgr.bulk.records import Record
+from llamafile_mgr.bulk.text_records import TextRecord
 
 __all__ = ["Fragment", "split_fragments"]
 
@@ -17,7 +17,7 @@ class Fragment:
     """``index``: from 0. ``digest``: of ids and texts, so that a changed input is noticed."""
 
     index: int
-    records: tuple[Record, ...]
+    records: tuple[TextRecord, ...]
 
     @property
     def digest(self) -> str:
@@ -31,7 +31,7 @@ class Fragment:
         return digest.hexdigest()
 
 
-def split_fragments(inputs: Iterable[Iterable[Record]], size: int) -> Iterator[Fragment]:
+def split_fragments(inputs: Iterable[Iterable[TextRecord]], size: int) -> Iterator[Fragment]:
     """Yield the records of every input in pieces of ``size``; the last one of each may be smaller."""
     index = itertools.count()
     for records in inputs:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llamafile_mgr.bulk.parts import parts_folder
+from llamafile_mgr.bulk.checkpoints import parts_folder
 from llamafile_mgr.bulk.readers import TextInput, has_known_form
 from llamafile_mgr.bulk.remote_files import is_shown, is_url, list_urls
 from llamafile_mgr.errors import NotFoundError, UsageError

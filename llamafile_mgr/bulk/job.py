@@ -16,23 +16,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.computing import compute_in_order, fragments_under_way
 from llamafile_mgr.bulk.fragments import Fragment, split_fragments
-from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.readers import InputForm, TextInput, count_texts, form_of, read_texts
 from llamafile_mgr.bulk.remote_files import identify_url
-from llamafile_mgr.bulk.sources import EmbedSettings, VectorSource
 from llamafile_mgr.bulk.tables import OutputFacts, TableFolder
+from llamafile_mgr.bulk.vector_sources import EmbedSettings, VectorSource
 from llamafile_mgr.bulk.writers import OutputForm, output_form, write_output
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
 from llamafile_mgr.files import store_errors
 
 __all__ = [
+    "BulkJob",
     "Computer",
-    "Job",
+    "JobProgress",
     "JobReport",
     "Observe",
-    "Progress",
     "check_job",
     "complete_job",
     "embed_file",
@@ -44,7 +44,7 @@ _READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class BulkJob:
     """What to embed, how, and where to. ``source``: one input, or several that are read one after the other.
 
     ``batch``: texts of a request. ``concurrency``: requests under way.
@@ -89,7 +89,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class JobProgress:
     """How far a job is. ``done``: texts, of them ``kept`` from an earlier run. ``total``: about, if known."""
 
     done: int
@@ -113,7 +113,7 @@ class JobReport:
     exact: bool
 
 
-Observe = Callable[[Progress], None]
+Observe = Callable[[JobProgress], None]
 
 
 class Computer(Protocol):
@@ -141,7 +141,7 @@ class Computer(Protocol):
 
 
 def embed_file(
-    job: Job,
+    job: BulkJob,
     connect: Callable[[], AbstractAsyncContextManager[VectorSource]],
     observe: Observe = lambda _: None,
 ) -> JobReport:
@@ -174,7 +174,7 @@ def _check_input(source: TextInput) -> None:
         next(read_texts(source), None)
 
 
-def check_job(job: Job) -> None:
+def check_job(job: BulkJob) -> None:
     """Refuse what can be refused before an engine starts; of a table the first rows are read.
 
     Raises:
@@ -200,12 +200,12 @@ def check_job(job: Job) -> None:
         raise UsageError(f"{job.output} is there already", hint="name another output, or say --overwrite")
 
 
-async def run_job(job: Job, source: VectorSource, observe: Observe = lambda _: None) -> JobReport:
+async def run_job(job: BulkJob, source: VectorSource, observe: Observe = lambda _: None) -> JobReport:
     """Run a job with a source that is at hand; see ``embed_file``."""
     return await complete_job(job, _OneSource(source, job), observe)
 
 
-async def complete_job(job: Job, source: Computer, observe: Observe = lambda _: None) -> JobReport:
+async def complete_job(job: BulkJob, source: Computer, observe: Observe = lambda _: None) -> JobReport:
     """Run a job whose fragments ``source`` computes in whatever order; see ``embed_file``."""
     output = job.output
     if output is None:
@@ -231,13 +231,13 @@ async def complete_job(job: Job, source: Computer, observe: Observe = lambda _: 
     return counts.report(source, width)
 
 
-def _facts_of(job: Job, computer: Computer, width: int, texts: int) -> OutputFacts:
+def _facts_of(job: BulkJob, computer: Computer, width: int, texts: int) -> OutputFacts:
     settings = job.settings
     kind = settings.input_type.value if settings.input_type else None
     return OutputFacts(computer.model, computer.vector_space, width, texts, kind, settings.truncation.value)
 
 
-async def _finish_fragments(job: Job, computer: Computer, parts: Parts, counts: _Counts) -> None:
+async def _finish_fragments(job: BulkJob, computer: Computer, parts: Parts, counts: _Counts) -> None:
     """See that every fragment is kept.
 
     Raises:
@@ -265,7 +265,7 @@ def _skip_finished(fragments: Iterable[Fragment], parts: Parts, counts: _Counts)
 
 
 async def stream_job(
-    job: Job,
+    job: BulkJob,
     source: VectorSource,
     write: Callable[[FinishedFragment], None],
     observe: Observe = lambda _: None,
@@ -283,7 +283,7 @@ async def stream_job(
 class _OneSource:
     """A ``Computer`` of one source of vectors."""
 
-    def __init__(self, source: VectorSource, job: Job) -> None:
+    def __init__(self, source: VectorSource, job: BulkJob) -> None:
         self._source = source
         self._job = job
         self.model = source.model
@@ -323,7 +323,7 @@ class _Counts:
         self.truncated += len(part.truncated)
         self.fragments += 1
         self._exact = self._exact and part.exact
-        self._observe(Progress(self.texts, self.kept, self.failed, self._total))
+        self._observe(JobProgress(self.texts, self.kept, self.failed, self._total))
 
     def report(self, source: Computer, width: int) -> JobReport:
         """Return the end's figures."""
@@ -339,7 +339,7 @@ class _Counts:
         )
 
 
-def _describe(job: Job, computer: Computer) -> dict[str, Any]:
+def _describe(job: BulkJob, computer: Computer) -> dict[str, Any]:
     """Return what must be the same when a job goes on."""
     settings = job.settings
     return {

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from llamafile_mgr.bulk.engines import EngineSource, own_engines, plan_alone
 from llamafile_mgr.bulk.references import Reference, make_reference
-from llamafile_mgr.bulk.sources import EmbedSettings
+from llamafile_mgr.bulk.vector_sources import EmbedSettings
 from llamafile_mgr.catalog import load_catalog
 from llamafile_mgr.config import Config, load_config
 from llamafile_mgr.downloader import pull, target_of

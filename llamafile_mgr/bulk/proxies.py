@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from llamafile_mgr.bulk.records import Failure, TextResult
-from llamafile_mgr.bulk.sources import EmbedSettings
+from llamafile_mgr.bulk.text_records import Failure, TextResult
+from llamafile_mgr.bulk.vector_sources import EmbedSettings
 from llamafile_mgr.client import AsyncClient, ModelInfo
 from llamafile_mgr.errors import BodyTooLargeError, CheckpointError, NotFoundError, VectorSpaceError
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
+from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts
 from llamafile_mgr.bulk.computing import compute_in_order, fragments_under_way
 from llamafile_mgr.bulk.fragments import Fragment, split_fragments
-from llamafile_mgr.bulk.job import Job
-from llamafile_mgr.bulk.parts import FinishedFragment, Parts
+from llamafile_mgr.bulk.job import BulkJob
 from llamafile_mgr.bulk.readers import TextInput, read_texts
-from llamafile_mgr.bulk.records import Record
 from llamafile_mgr.bulk.scaling import ScaleRates
-from llamafile_mgr.bulk.sources import VectorSource
 from llamafile_mgr.bulk.tables import OutputFacts
+from llamafile_mgr.bulk.text_records import TextRecord
+from llamafile_mgr.bulk.vector_sources import VectorSource
 from llamafile_mgr.bulk.writers import write_output
 from llamafile_mgr.errors import NotReadyError
 
@@ -32,7 +32,7 @@ _PARTS = 50
 
 
 async def measure_rates(
-    source: VectorSource, texts: Sequence[str], sizes: Job, *, seconds: float, start_seconds: float
+    source: VectorSource, texts: Sequence[str], sizes: BulkJob, *, seconds: float, start_seconds: float
 ) -> ScaleRates:
     """Return what ``source`` and this machine's temporary folder do with ``texts``.
 
@@ -48,13 +48,13 @@ async def measure_rates(
 
 
 async def _measure_node(
-    source: VectorSource, texts: Sequence[str], sizes: Job, seconds: float
+    source: VectorSource, texts: Sequence[str], sizes: BulkJob, seconds: float
 ) -> tuple[float, int]:
     """Return texts a second and the width of vectors; the first request warms up and does not count.
 
     Requests are pieces of their own here: waiting for whole fragments would take minutes on a slow machine.
     """
-    endless = itertools.cycle([Record(number, text) for number, text in enumerate(texts)])
+    endless = itertools.cycle([TextRecord(number, text) for number, text in enumerate(texts)])
     window = fragments_under_way(sizes.batch, sizes.concurrency, sizes.batch)
     fragments = split_fragments([endless], sizes.batch)
     began, done, width = 0.0, 0, 1
@@ -97,5 +97,5 @@ def _measure_disk(texts: Sequence[str], fragment: int, width: int) -> tuple[floa
 def _made(texts: Sequence[str], fragment: int, width: int) -> Iterator[FinishedFragment]:
     vectors = np.random.default_rng(1).normal(size=(fragment, width)).astype(np.float32)
     for index in range(_PARTS):
-        piece = Fragment(index, tuple(Record(n, texts[n % len(texts)]) for n in range(fragment)))
+        piece = Fragment(index, tuple(TextRecord(n, texts[n % len(texts)]) for n in range(fragment)))
         yield FinishedFragment(index, piece.digest, tuple(range(fragment)), vectors, {}, {})

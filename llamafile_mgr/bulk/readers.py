@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from llamafile_mgr.bulk.records import Id, Record, bad_record, make_record
 from llamafile_mgr.bulk.remote_files import open_url
+from llamafile_mgr.bulk.text_records import Id, TextRecord, bad_record, make_record
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 
 __all__ = [
@@ -107,7 +107,7 @@ def has_known_form(source: TextInput) -> bool:
     return source.form is not None or file.suffix.lower() in _SUFFIXES
 
 
-def read_texts(source: TextInput) -> Iterator[Record]:
+def read_texts(source: TextInput) -> Iterator[TextRecord]:
     """Yield every item of ``source`` in order.
 
     Raises:
@@ -181,7 +181,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
         yield line.rstrip(b"\r\n") if whole else None
 
 
-def _read_lines(source: TextInput) -> Iterator[Record]:
+def _read_lines(source: TextInput) -> Iterator[TextRecord]:
     """Read a text per line; blank lines are none, and the number of the line is the id."""
     with _opened(source) as stream:
         for number, line in enumerate(_lines(stream), 1):
@@ -191,18 +191,18 @@ def _read_lines(source: TextInput) -> Iterator[Record]:
                 yield _decoded(number, line, source)
 
 
-def _too_long(number: int, source: TextInput) -> Record:
+def _too_long(number: int, source: TextInput) -> TextRecord:
     return bad_record(source.number(number), f"line {number} is longer than {_MAX_LINE_BYTES} bytes")
 
 
-def _decoded(number: int, line: bytes, source: TextInput) -> Record:
+def _decoded(number: int, line: bytes, source: TextInput) -> TextRecord:
     try:
         return make_record(source.number(number), None, line.decode(), f"line {number}")
     except UnicodeDecodeError:
         return bad_record(source.number(number), f"line {number} is no UTF-8")
 
 
-def _read_json(source: TextInput) -> Iterator[Record]:
+def _read_json(source: TextInput) -> Iterator[TextRecord]:
     """Read an object or a text per line."""
     with _opened(source) as stream:
         for number, line in enumerate(_lines(stream), 1):
@@ -212,7 +212,7 @@ def _read_json(source: TextInput) -> Iterator[Record]:
                 yield _parsed(number, line, source)
 
 
-def _parsed(number: int, line: bytes, source: TextInput) -> Record:
+def _parsed(number: int, line: bytes, source: TextInput) -> TextRecord:
     what, place = f"line {number}", source.number(number)
     try:
         value = json.loads(line)
@@ -259,7 +259,7 @@ def _text_column(names: Sequence[str], source: TextInput) -> str:
     return found
 
 
-def _read_table(source: TextInput) -> Iterator[Record]:
+def _read_table(source: TextInput) -> Iterator[TextRecord]:
     """Read a CSV with a header; the number of the row is the id when no column is."""
     csv.field_size_limit(_MAX_LINE_BYTES)
     with _opened(source) as stream:
@@ -276,7 +276,7 @@ def _read_table(source: TextInput) -> Iterator[Record]:
             text.detach()
 
 
-def _read_rows(rows: Iterator[list[str]], header: list[str], source: TextInput) -> Iterator[Record]:
+def _read_rows(rows: Iterator[list[str]], header: list[str], source: TextInput) -> Iterator[TextRecord]:
     where = source.name
     text_at = header.index(_text_column(header, source))
     id_column = _column(header, source.id_column, ID_COLUMNS, where)
@@ -316,7 +316,7 @@ def _parquet_file(source: TextInput) -> Iterator[Any]:
         yield file
 
 
-def _read_parquet(source: TextInput) -> Iterator[Record]:
+def _read_parquet(source: TextInput) -> Iterator[TextRecord]:
     arrow = import_parquet()
     with _parquet_file(source) as file:
         names = list(file.schema_arrow.names)

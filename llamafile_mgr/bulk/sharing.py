@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llamafile_mgr.bulk.admission import Admission, NodeFacts
+from llamafile_mgr.bulk.checkpoints import FinishedFragment
 from llamafile_mgr.bulk.computing import read_next
 from llamafile_mgr.bulk.fragments import Fragment
-from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.references import Reference, keep_reference
 from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import (

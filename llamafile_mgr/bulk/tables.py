@@ -17,9 +17,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from llamafile_mgr.bulk.parts import FinishedFragment
+from llamafile_mgr.bulk.checkpoints import FinishedFragment
 from llamafile_mgr.bulk.readers import import_parquet
-from llamafile_mgr.bulk.records import Failure, Id
+from llamafile_mgr.bulk.text_records import Failure, Id
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.files import store_errors, write_atomically
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from llamafile_mgr.bulk.parts import FinishedFragment
+from llamafile_mgr.bulk.checkpoints import FinishedFragment
 from llamafile_mgr.bulk.readers import import_parquet
 from llamafile_mgr.bulk.tables import OutputFacts, fill_rows, make_schema, make_table, render_facts
 from llamafile_mgr.errors import UsageError

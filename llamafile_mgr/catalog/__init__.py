@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamafile_mgr.catalog.entries import (
+from llamafile_mgr.catalog.catalog_entries import (
     Artifact,
     ArtifactKind,
     Catalog,

@@ -10,7 +10,7 @@ import importlib.resources
 import json
 from dataclasses import dataclass
 
-from llamafile_mgr.catalog.entries import Model
+from llamafile_mgr.catalog.catalog_entries import Model
 
 __all__ = ["GoldenVector", "load_golden"]
 

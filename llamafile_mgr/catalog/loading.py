@@ -11,7 +11,7 @@ import types
 import typing
 from enum import Enum
 
-from llamafile_mgr.catalog.entries import Artifact, Catalog, Model
+from llamafile_mgr.catalog.catalog_entries import Artifact, Catalog, Model
 from llamafile_mgr.errors import ConfigError
 
 __all__ = ["load_catalog", "parse_catalog"]

@@ -29,12 +29,12 @@ __all__ = ["main_group", "run"]
 #: Command -> (module, one-line help). The module holds a click command called ``command``.
 COMMANDS: dict[str, tuple[str, str]] = {
     "pull": ("pull", "Fetch models and runtimes into the store."),
-    "list": ("listing", "List what is in the store."),
-    "rm": ("removal", "Remove names from the store."),
-    "prune": ("pruning", "Give back the room of what is not needed."),
-    "verify": ("verification", "Find damaged files and mend them."),
-    "import": ("importing", "Take a file of this computer into the store."),
-    "kit": ("kits", "Carry models to a machine without internet."),
+    "list": ("list", "List what is in the store."),
+    "rm": ("rm", "Remove names from the store."),
+    "prune": ("prune", "Give back the room of what is not needed."),
+    "verify": ("verify", "Find damaged files and mend them."),
+    "import": ("import_", "Take a file of this computer into the store."),
+    "kit": ("kit", "Carry models to a machine without internet."),
     "serve": ("serve", "Run models behind the local proxy."),
     "exec": ("exec", "Run a command that needs a served model."),
     "status": ("status", "Show what the running serve does."),

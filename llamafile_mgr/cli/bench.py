@@ -15,7 +15,7 @@ from llamafile_mgr.cli.model_names import complete_models
 from llamafile_mgr.cli.output import count_of, format_table, print_json, print_line
 
 if TYPE_CHECKING:
-    from llamafile_mgr.benchmarking.measuring import Cell, Target
+    from llamafile_mgr.benchmarking.measuring import BenchTarget, Cell
     from llamafile_mgr.benchmarking.reports import BenchReport
     from llamafile_mgr.bulk.scaling import ScaleRates
 
@@ -194,14 +194,14 @@ async def _measure_scale(
     import time
 
     from llamafile_mgr.benchmarking.texts import read_docstrings
-    from llamafile_mgr.bulk import EmbedSettings, Job, TextInput
+    from llamafile_mgr.bulk import BulkJob, EmbedSettings, TextInput
     from llamafile_mgr.bulk.rates import measure_rates
-    from llamafile_mgr.cli.vectors import Wish, connect, plan_embedder
+    from llamafile_mgr.cli.embed_sources import Wish, connect, plan_embedder
 
     if plan_embedder(context, model).remotes:
         click.echo(f"{model}: its remotes take no part, since one machine is measured", err=True)
     texts = await asyncio.to_thread(read_docstrings, _TEXTS)
-    sizes = Job(TextInput(), batch=batch, concurrency=concurrency)
+    sizes = BulkJob(TextInput(), batch=batch, concurrency=concurrency)
     began = time.monotonic()
     async with connect(context, Wish(model, own=True, remotes=False), EmbedSettings()) as source:
         started = time.monotonic() - began
@@ -244,11 +244,11 @@ async def _measure(
 @contextlib.asynccontextmanager
 async def _open_proxy(
     context: Context, model: str, url: str | None, api_key: str | None
-) -> AsyncIterator[Target]:
+) -> AsyncIterator[BenchTarget]:
     """Ask the proxy at ``url``, for None one of this machine, which is started where none runs."""
     from llamafile_mgr.benchmarking.targets import proxy_at
-    from llamafile_mgr.cli.vectors import plan_embedder
-    from llamafile_mgr.endpoints.blocks import aendpoint
+    from llamafile_mgr.cli.embed_sources import plan_embedder
+    from llamafile_mgr.endpoints.endpoint import aendpoint
 
     if url is not None:
         async with proxy_at(url, model, api_key) as target:
@@ -263,9 +263,9 @@ async def _open_proxy(
 
 
 @contextlib.asynccontextmanager
-async def _open_engines(context: Context, model: str) -> AsyncIterator[Target]:
+async def _open_engines(context: Context, model: str) -> AsyncIterator[BenchTarget]:
     from llamafile_mgr.benchmarking.targets import direct_engines
-    from llamafile_mgr.cli.vectors import plan_embedder
+    from llamafile_mgr.cli.embed_sources import plan_embedder
     from llamafile_mgr.launching.local_plans import hold_files
 
     plan = plan_embedder(context, model)

@@ -10,7 +10,7 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
 
 if TYPE_CHECKING:
-    from llamafile_mgr.embedding.cache import CacheFacts, VectorCache
+    from llamafile_mgr.embedding.vector_cache import CacheFacts, VectorCache
 
 __all__ = ["command"]
 
@@ -74,7 +74,7 @@ def clear(context: Context, as_json: bool) -> None:
 
 
 def _open(context: Context) -> tuple[VectorCache, int]:
-    from llamafile_mgr.embedding.cache import VectorCache, cache_file
+    from llamafile_mgr.embedding.vector_cache import VectorCache, cache_file
 
     limit = context.load_config().serve.cache_bytes
     return VectorCache(cache_file(context.paths), limit), limit

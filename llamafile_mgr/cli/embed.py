@@ -17,10 +17,10 @@ from llamafile_mgr.cli.model_names import complete_file, complete_models
 from llamafile_mgr.cli.output import print_json
 
 if TYPE_CHECKING:
-    from llamafile_mgr.bulk import Job, JobReport
-    from llamafile_mgr.bulk.parts import FinishedFragment
+    from llamafile_mgr.bulk import BulkJob, JobReport
+    from llamafile_mgr.bulk.checkpoints import FinishedFragment
     from llamafile_mgr.bulk.ray import RayCluster
-    from llamafile_mgr.cli.vectors import Wish
+    from llamafile_mgr.cli.embed_sources import Wish
 
 __all__ = ["command"]
 
@@ -162,9 +162,9 @@ def command(
       llamafile-mgr embed --ray=10.0.0.1:6379 -m mxbai-embed-large-v1 s3://bucket/corpus/ -o vectors/
       cut -f2 questions.tsv | llamafile-mgr embed --url http://gpu-box:8080 - -o questions.parquet
     """
-    from llamafile_mgr.bulk import EmbedSettings, InputForm, Job, TextInput
+    from llamafile_mgr.bulk import BulkJob, EmbedSettings, InputForm, TextInput
     from llamafile_mgr.bulk.inputs import find_inputs
-    from llamafile_mgr.cli.vectors import Wish
+    from llamafile_mgr.cli.embed_sources import Wish
     from llamafile_mgr.embedding.requests import InputType, Truncation
     from llamafile_mgr.errors import UsageError
 
@@ -185,7 +185,7 @@ def command(
     )
     source = find_inputs(files, like, output) if files else TextInput(texts=texts)
     sizes = (batch, concurrency, fragment or _keep_every(output))
-    job = Job(source, output, settings, *sizes, overwrite, restart)
+    job = BulkJob(source, output, settings, *sizes, overwrite, restart)
     wish = Wish(model, url, api_key, own or exact, exact)
     if cluster is None:
         report = _run(context, job, wish, quiet)
@@ -209,11 +209,11 @@ def _cluster(address: str | None, cpus: float, gpus: int | None) -> RayCluster |
     return RayCluster(check_address(address), cpus, gpus)
 
 
-def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
+def _run(context: Context, job: BulkJob, wish: Wish, quiet: bool) -> JobReport:
     from llamafile_mgr.bulk.job import check_job, run_job, stream_job
+    from llamafile_mgr.cli.embed_sources import connect
     from llamafile_mgr.cli.interrupts import run_until_signal
     from llamafile_mgr.cli.progress import TextDisplay
-    from llamafile_mgr.cli.vectors import connect
 
     check_job(job)
     again = "run the same command again and it goes on from there"
@@ -234,7 +234,7 @@ def _run(context: Context, job: Job, wish: Wish, quiet: bool) -> JobReport:
 
 
 def _run_on_ray(
-    context: Context, job: Job, wish: Wish, cluster: RayCluster, tune: bool, quiet: bool
+    context: Context, job: BulkJob, wish: Wish, cluster: RayCluster, tune: bool, quiet: bool
 ) -> JobReport:
     import functools
 
@@ -242,9 +242,9 @@ def _run_on_ray(
     from llamafile_mgr.bulk.job import check_job
     from llamafile_mgr.bulk.nodes import node_source, predict_space
     from llamafile_mgr.bulk.ray import run_on_ray
+    from llamafile_mgr.cli.embed_sources import name_model
     from llamafile_mgr.cli.interrupts import run_until_signal
     from llamafile_mgr.cli.progress import TextDisplay
-    from llamafile_mgr.cli.vectors import name_model
     from llamafile_mgr.errors import UsageError
 
     if job.output is None or wish.url is not None:

@@ -68,7 +68,7 @@ def command(
       llamafile-mgr exec --embed all-minilm-l6-v2 --keep 60 -- sh -c 'curl -s $LLAMAFILE_URL/v1/models'
     """
     from llamafile_mgr.endpoints.joining import join_or_start
-    from llamafile_mgr.endpoints.settings import choose
+    from llamafile_mgr.endpoints.sharing_terms import choose
     from llamafile_mgr.processes import myself
 
     if shutil.which(argv[0]) is None:

@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from llamafile_mgr.cli.output import format_table, print_line
 from llamafile_mgr.planner.leaderboard import By, Leaderboard
-from llamafile_mgr.planner.published import PUBLISHED_NOTE, TASKS, Published
+from llamafile_mgr.planner.published import PUBLISHED_NOTE, TASKS, PublishedScores
 
 __all__ = ["board_to_dict", "print_board"]
 
@@ -17,7 +17,7 @@ _COLUMNS = 8
 
 def print_board(
     board: Leaderboard,
-    published: Published | None = None,
+    published: PublishedScores | None = None,
     *,
     with_tables: bool = False,
 ) -> None:
@@ -45,7 +45,7 @@ def print_board(
 
 def board_to_dict(
     board: Leaderboard,
-    published: Published | None = None,
+    published: PublishedScores | None = None,
     *,
     with_tables: bool = False,
 ) -> dict[str, object]:
@@ -68,7 +68,7 @@ def board_to_dict(
     }
 
 
-def _print_published(published: Published) -> None:
+def _print_published(published: PublishedScores) -> None:
     print_line("the post's ten best, by mean task rank over 40 data sets, as published\n")
     rows = [
         [str(place), m.name, _mtr(m.mtr), _places(m.rag_average), *(_places(score) for score in m.of(TASKS))]
@@ -77,7 +77,7 @@ def _print_published(published: Published) -> None:
     print_line(format_table(["RANK", "MODEL", "MTR", "MEAN", *TASKS], rows) + "\n")
 
 
-def _tables(published: Published) -> dict[str, object]:
+def _tables(published: PublishedScores) -> dict[str, object]:
     return {
         "top": [dataclasses.asdict(model) for model in published.top],
         "categories": [dataclasses.asdict(model) for model in published.categories],

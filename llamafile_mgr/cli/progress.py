@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamafile_mgr.cli.output import format_bytes, print_json_line
-from llamafile_mgr.downloader.events import (
+from llamafile_mgr.downloader.pull_events import (
     Advanced,
     Checking,
     Converting,
@@ -25,7 +25,7 @@ from llamafile_mgr.downloader.events import (
 )
 
 if TYPE_CHECKING:
-    from llamafile_mgr.bulk import Progress
+    from llamafile_mgr.bulk import JobProgress
 
 __all__ = ["Display", "TextDisplay", "make_display"]
 
@@ -211,7 +211,7 @@ class TextDisplay:
         if not self._quiet:
             click.echo(text, err=True)
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: JobProgress) -> None:
         """Show how far the job is; rates count what was not kept from an earlier run."""
         if self._quiet:
             return
@@ -225,7 +225,7 @@ class TextDisplay:
             self._last = now
             click.echo(describe_progress(progress, now - self._began[0], self._began[1]), err=True)
 
-    def _draw(self, progress: Progress) -> None:
+    def _draw(self, progress: JobProgress) -> None:
         from tqdm import tqdm
 
         if self._bar is None:
@@ -242,7 +242,7 @@ class TextDisplay:
             self._bar.set_postfix_str(f"{progress.failed} failed", refresh=False)
 
 
-def describe_progress(progress: Progress, seconds: float, before: int) -> str:
+def describe_progress(progress: JobProgress, seconds: float, before: int) -> str:
     """Return how far a job is as one line; ``before`` texts were done ``seconds`` ago."""
     of = f" of {progress.total:,}" if progress.total else ""
     failed = f", {progress.failed:,} failed" if progress.failed else ""

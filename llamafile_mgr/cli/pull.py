@@ -71,7 +71,7 @@ def command(
       llamafile-mgr pull --locked
     """
     from llamafile_mgr.cli.progress import make_display
-    from llamafile_mgr.cli.pulling import locked_jobs, print_previews, pull_all, targets_of, update_lock
+    from llamafile_mgr.cli.pull_runs import locked_jobs, print_previews, pull_all, targets_of, update_lock
     from llamafile_mgr.downloader import PullOptions
     from llamafile_mgr.errors import UsageError
     from llamafile_mgr.store import Store

@@ -10,7 +10,7 @@ import click
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line, styled
 
 if typing.TYPE_CHECKING:
-    from llamafile_mgr.planner.verdicts import Recommendation, Verdict
+    from llamafile_mgr.planner.verdicts import ModelVerdict, Recommendation
 
 __all__ = ["command"]
 
@@ -161,12 +161,12 @@ def _print_answer(answer: Recommendation) -> None:
         print_line(f"then: {bench}, which measures how long it takes here")
 
 
-def _print_reasons(verdict: Verdict) -> None:
+def _print_reasons(verdict: ModelVerdict) -> None:
     for reason in verdict.reasons:
         print_line(f"  - {reason}")
 
 
-def _row(verdict: Verdict) -> tuple[str, ...]:
+def _row(verdict: ModelVerdict) -> tuple[str, ...]:
     return (
         verdict.model,
         "embedding" if verdict.role.value == "embed" else "generation",

@@ -61,7 +61,7 @@ def command(
 
     if leased is not None:
         detach()  # before threads and loops exist, which do not survive it
-    from llamafile_mgr.endpoints.settings import for_users
+    from llamafile_mgr.endpoints.sharing_terms import for_users
     from llamafile_mgr.errors import Error
     from llamafile_mgr.launching.local_plans import make_plans
     from llamafile_mgr.proxy.leases import LeaseTerms

@@ -18,8 +18,8 @@ from llamafile_mgr.errors import ConfigError, NotReadyError, ServiceError
 
 if TYPE_CHECKING:
     from llamafile_mgr.launching.wanted import ToldRoles
-    from llamafile_mgr.service.definition import Action, Request
-    from llamafile_mgr.service.finding import Target
+    from llamafile_mgr.service.definition import Action, ServiceSpec
+    from llamafile_mgr.service.finding import ServiceHost
     from llamafile_mgr.service.managing import Handle
 
 __all__ = ["command"]
@@ -116,7 +116,9 @@ def install(
     print_after(definition, dry_run=dry_run)
 
 
-def _find(context: Context, name: str, *, user: bool, run_as: str | None = None) -> tuple[Handle, Target]:
+def _find(
+    context: Context, name: str, *, user: bool, run_as: str | None = None
+) -> tuple[Handle, ServiceHost]:
     from llamafile_mgr.service.definition import Scope
     from llamafile_mgr.service.finding import find_target
     from llamafile_mgr.service.managing import find_handle
@@ -127,7 +129,7 @@ def _find(context: Context, name: str, *, user: bool, run_as: str | None = None)
 
 def _read_request(
     context: Context,
-    target: Target,
+    target: ServiceHost,
     name: str,
     models: Sequence[str],
     roles: ToldRoles,
@@ -136,13 +138,13 @@ def _read_request(
     *,
     no_cache: bool,
     on_demand: bool,
-) -> Request:
+) -> ServiceSpec:
     """Check what `serve` will be told, and return it with every path absolute."""
     from llamafile_mgr.config import CONFIG_VARIABLE, load_config
     from llamafile_mgr.launching.local_plans import find_subjects
     from llamafile_mgr.launching.wanted import anchor_name
     from llamafile_mgr.proxy.listening import addresses_of
-    from llamafile_mgr.service.definition import Request
+    from llamafile_mgr.service.definition import ServiceSpec
     from llamafile_mgr.store import Store
 
     named = context.config_file or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else None)
@@ -166,7 +168,7 @@ def _read_request(
         arguments += ["--host", host]
     if port is not None:
         arguments += ["--port", str(port)]
-    return Request(
+    return ServiceSpec(
         name=name,
         arguments=(*arguments, *(["--no-cache"] if no_cache else [])),
         needed=tuple(subject.path for subject in find_subjects(wanted, target.paths)),

@@ -44,7 +44,7 @@ def command(context: Context, port: int | None, watched: bool, interval: float, 
       llamafile-mgr status --port 8081
     """
     if watched:
-        from llamafile_mgr.cli.watching import watch
+        from llamafile_mgr.cli.refreshing import watch
 
         watch(lambda: _show(context, port, print_json_line if as_json else None), interval, as_json=as_json)
     else:

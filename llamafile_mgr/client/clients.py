@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from llamafile_mgr.client import calls
-from llamafile_mgr.client.calls import EmbedOptions
-from llamafile_mgr.client.exchange import Exchange, Lost, Outcome, Pause, Received, Send
+from llamafile_mgr.client import operations as calls
+from llamafile_mgr.client.conversation import Exchange, Lost, Outcome, Pause, Received, Send
+from llamafile_mgr.client.operations import EmbedOptions
 from llamafile_mgr.client.values import Embeddings, ModelInfo, Ranked
 from llamafile_mgr.errors import UsageError
 

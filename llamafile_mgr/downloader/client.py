@@ -14,12 +14,12 @@ import httpx
 
 from llamafile_mgr import __version__
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader.addresses import Reach, check_redirect, origin, reach_of
 from llamafile_mgr.downloader.pacing import MOST_JOBS
-from llamafile_mgr.downloader.transport import WideTransport
+from llamafile_mgr.downloader.redirects import Reach, check_redirect, origin, reach_of
+from llamafile_mgr.downloader.wide_reads import WideTransport
 
 __all__ = [
-    "Access",
+    "HubAccess",
     "access_from",
     "addresses_of",
     "check_peer",
@@ -33,7 +33,7 @@ _CONNECT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class HubAccess:
     """The token of one hub, and the only origin that ever sees it."""
 
     endpoint: str
@@ -46,9 +46,9 @@ class Access:
         return {}
 
 
-def access_from(config: DownloadConfig, environ: Mapping[str, str]) -> Access:
+def access_from(config: DownloadConfig, environ: Mapping[str, str]) -> HubAccess:
     """Return the access to Hugging Face that the environment grants."""
-    return Access(config.hf_endpoint, environ.get("HF_TOKEN") or None)
+    return HubAccess(config.hf_endpoint, environ.get("HF_TOKEN") or None)
 
 
 def make_client(config: DownloadConfig) -> httpx.AsyncClient:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from llamafile_mgr.downloader.sources import Hub, Source
+from llamafile_mgr.downloader.hub_sources import Hub, Source
 from llamafile_mgr.store.layout import is_digest
 
 __all__ = ["cached_file", "hub_is_offline"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.config import DownloadConfig
+from llamafile_mgr.downloader.hub_sources import PullTarget, parse_source
 from llamafile_mgr.downloader.pulling import effective
-from llamafile_mgr.downloader.sources import Target, parse_source
 from llamafile_mgr.errors import IntegrityError, NotFoundError
 from llamafile_mgr.store import Store, peek
 
@@ -40,7 +40,7 @@ class Preview:
 
 
 def preview(
-    target: Target, store: Store, config: DownloadConfig, *, environ: Mapping[str, str] | None = None
+    target: PullTarget, store: Store, config: DownloadConfig, *, environ: Mapping[str, str] | None = None
 ) -> Preview:
     """Return what ``pull`` would do for ``target``; no connection is opened and nothing is written.
 

@@ -13,8 +13,11 @@ import httpx
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader.client import Access, access_from, make_client
-from llamafile_mgr.downloader.events import (
+from llamafile_mgr.downloader.client import HubAccess, access_from, make_client
+from llamafile_mgr.downloader.hub_sources import Hub, PullTarget, parse_source
+from llamafile_mgr.downloader.huggingface import cached_file, hub_is_offline
+from llamafile_mgr.downloader.promises import check_promises, check_space, prepare_part
+from llamafile_mgr.downloader.pull_events import (
     Advanced,
     Checking,
     Converting,
@@ -26,10 +29,7 @@ from llamafile_mgr.downloader.events import (
     Resolved,
     Retrying,
 )
-from llamafile_mgr.downloader.huggingface import cached_file, hub_is_offline
-from llamafile_mgr.downloader.promises import check_promises, check_space, prepare_part
 from llamafile_mgr.downloader.resolving import Resolution, Resolver
-from llamafile_mgr.downloader.sources import Hub, Target, parse_source
 from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.downloader.transfer import Transfer
 from llamafile_mgr.errors import IntegrityError, NotFoundError, OfflineError
@@ -40,17 +40,17 @@ from llamafile_mgr.files import (
 )
 from llamafile_mgr.store import (
     BlockHashes,
+    NameRecord,
     Part,
     PartInfo,
     Range,
-    Record,
     Store,
     StoredArtifact,
     Trust,
     part_key,
     peek,
 )
-from llamafile_mgr.store.blocks import hash_file
+from llamafile_mgr.store.block_hashes import hash_file
 from llamafile_mgr.store.kinds import kind_of_file
 from llamafile_mgr.store.parts import remove_part
 
@@ -72,7 +72,7 @@ class PullOptions:
 
 
 async def pull(
-    target: Target,
+    target: PullTarget,
     store: Store,
     config: DownloadConfig,
     progress: Progress,
@@ -108,7 +108,7 @@ class _Pull:
 
     def __init__(
         self,
-        target: Target,
+        target: PullTarget,
         store: Store,
         config: DownloadConfig,
         progress: Progress,
@@ -122,7 +122,7 @@ class _Pull:
         self._options = options
         self._environ = environ
         self._source = parse_source(target.source, config)
-        self._access: Access = access_from(config, environ)
+        self._access: HubAccess = access_from(config, environ)
         self._started_at = datetime.now(UTC)
         self._best = 0
 
@@ -342,10 +342,12 @@ class _Pull:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _record(self, digest: str, size: int, kind: ArtifactKind, resolution: Resolution | None) -> Record:
+    def _record(
+        self, digest: str, size: int, kind: ArtifactKind, resolution: Resolution | None
+    ) -> NameRecord:
         target = self._target
         trust = resolution.trust if resolution else Trust.PINNED
-        return Record(
+        return NameRecord(
             name=target.name,
             digest=digest,
             size=size,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader.events import Progress
+from llamafile_mgr.downloader.hub_sources import PullTarget
+from llamafile_mgr.downloader.pull_events import Progress
 from llamafile_mgr.downloader.pulling import PullOptions, pull
-from llamafile_mgr.downloader.sources import Target
 from llamafile_mgr.errors import IntegrityError
 from llamafile_mgr.store import Range, Store, StoredArtifact
 
@@ -45,7 +45,7 @@ async def repair(
             hint="import it again from a sound copy",
         )
     store.refuse_when_held(entry.name, entry.digest)
-    target = Target(
+    target = PullTarget(
         name=entry.name,
         source=_at_revision(record.source, record.revision),
         kind=entry.kind,

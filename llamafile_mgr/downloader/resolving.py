@@ -14,11 +14,11 @@ from typing import TypeVar
 import httpx
 
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader.addresses import Reach, check_redirect, origin
-from llamafile_mgr.downloader.client import Access, addresses_of, check_peer, reaches_of
+from llamafile_mgr.downloader.client import HubAccess, addresses_of, check_peer, reaches_of
+from llamafile_mgr.downloader.hub_sources import Hub, PullTarget, Source, check_url
+from llamafile_mgr.downloader.redirects import Reach, check_redirect, origin
 from llamafile_mgr.downloader.responses import parse_content_range, validator_of
 from llamafile_mgr.downloader.retrying import RetryPolicy, next_wait, parse_retry_after
-from llamafile_mgr.downloader.sources import Hub, Source, Target, check_url
 from llamafile_mgr.errors import DownloadError, IntegrityError, NotFoundError, UsageError
 from llamafile_mgr.store import Trust
 from llamafile_mgr.store.layout import is_digest
@@ -76,7 +76,7 @@ class Resolver:
         self,
         client: httpx.AsyncClient,
         config: DownloadConfig,
-        access: Access,
+        access: HubAccess,
         retrying: Callable[[str, float], None],
     ) -> None:
         self._client = client
@@ -86,7 +86,7 @@ class Resolver:
         self._access = access
         self._retrying = retrying
 
-    async def resolve(self, source: Source, target: Target) -> Resolution:
+    async def resolve(self, source: Source, target: PullTarget) -> Resolution:
         """Find the file of ``source`` and check what is said of it against what ``target`` promises.
 
         Raises:
@@ -268,7 +268,9 @@ def _raise_for_status(url: str, response: httpx.Response) -> None:
     raise DownloadError(f"{url} cannot be fetched (it answered {status})")
 
 
-def _judge_probe(source: Source, target: Target, url: str, probe: _Probe, digest: str | None) -> Resolution:
+def _judge_probe(
+    source: Source, target: PullTarget, url: str, probe: _Probe, digest: str | None
+) -> Resolution:
     """Make a resolution of what the servers said; refuse what contradicts a pin."""
     found = parse_content_range(probe.headers.get("content-range")) if probe.status == 206 else None
     length = probe.headers.get("content-length", "")
@@ -302,7 +304,7 @@ def _judge_probe(source: Source, target: Target, url: str, probe: _Probe, digest
     )
 
 
-def _check_pin(target: Target, size: int | None, digest: str | None) -> None:
+def _check_pin(target: PullTarget, size: int | None, digest: str | None) -> None:
     hint = "the hub replaced the file: pin the revision that you want, or update llamafile-mgr"
     if target.sha256 and digest and digest != target.sha256:
         raise IntegrityError(

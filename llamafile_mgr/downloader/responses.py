@@ -11,12 +11,12 @@ from enum import StrEnum
 from llamafile_mgr.downloader.retrying import parse_retry_after
 from llamafile_mgr.store import Range
 
-__all__ = ["ContentRange", "Outcome", "Verdict", "judge", "parse_content_range", "validator_of"]
+__all__ = ["ContentRange", "RangeOutcome", "RangeVerdict", "judge", "parse_content_range", "validator_of"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
 
 
-class Outcome(StrEnum):
+class RangeOutcome(StrEnum):
     """What to do with an answer.
 
     ``PART``: take the body as the range asked for. ``WHOLE``: the server ignores ranges; the body is
@@ -36,11 +36,11 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RangeVerdict:
     """``detail`` says why, for people; ``retry_after`` is what the server asked for, in seconds;
     ``length`` is how many bytes of the range the server sends."""
 
-    outcome: Outcome
+    outcome: RangeOutcome
     detail: str = ""
     retry_after: float | None = None
     length: int | None = None
@@ -81,7 +81,7 @@ def judge(
     now: datetime,
     *,
     redirected: bool,
-) -> Verdict:
+) -> RangeVerdict:
     """Weigh an answer. ``asked``: None for the whole file. ``redirected``: the address came from a hub.
 
     ``headers`` has lower-case keys.
@@ -91,51 +91,54 @@ def judge(
     pause = parse_retry_after(headers.get("retry-after"), now)
     detail = f"the server answered {status}"
     if status == 429 or (status == 503 and pause is not None):
-        return Verdict(Outcome.BUSY, detail, pause)
+        return RangeVerdict(RangeOutcome.BUSY, detail, pause)
     if status in (408, 425) or status >= 500:
-        return Verdict(Outcome.RETRY, detail, pause)
+        return RangeVerdict(RangeOutcome.RETRY, detail, pause)
     if status == 416:
-        return Verdict(Outcome.CHANGED, "the server has fewer bytes than it promised")
+        return RangeVerdict(RangeOutcome.CHANGED, "the server has fewer bytes than it promised")
     if status == 412:
-        return Verdict(Outcome.CHANGED, detail)
+        return RangeVerdict(RangeOutcome.CHANGED, detail)
     if 300 <= status < 400 or (redirected and status in (400, 401, 403, 404, 410)):
-        return Verdict(Outcome.EXPIRED, detail)
-    return Verdict(Outcome.REFUSED, detail)
+        return RangeVerdict(RangeOutcome.EXPIRED, detail)
+    return RangeVerdict(RangeOutcome.REFUSED, detail)
 
 
 def _judge_body(
     asked: Range | None, size: int | None, validator: str | None, status: int, headers: Mapping[str, str]
-) -> Verdict:
+) -> RangeVerdict:
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        return Verdict(Outcome.BROKEN, f"the server sent the file {encoding}-encoded although asked not to")
+        return RangeVerdict(
+            RangeOutcome.BROKEN, f"the server sent the file {encoding}-encoded although asked not to"
+        )
     now_has = validator_of(headers)
     if validator is not None and now_has is not None and now_has != validator:
-        return Verdict(Outcome.CHANGED, f"its version is {now_has}, not {validator}")
+        return RangeVerdict(RangeOutcome.CHANGED, f"its version is {now_has}, not {validator}")
     length = _number(headers.get("content-length"))
     if status == 200:
         if size is not None and length is not None and length != size:
-            return Verdict(Outcome.CHANGED, f"it has {length:,} bytes, not {size:,}")
+            return RangeVerdict(RangeOutcome.CHANGED, f"it has {length:,} bytes, not {size:,}")
         if asked is None or asked[0] == 0:
-            return Verdict(Outcome.WHOLE, "the server sends the whole file")
-        return Verdict(Outcome.WHOLE, "the server ignores ranges")
+            return RangeVerdict(RangeOutcome.WHOLE, "the server sends the whole file")
+        return RangeVerdict(RangeOutcome.WHOLE, "the server ignores ranges")
     found = parse_content_range(headers.get("content-range"))
     if asked is None:
-        return Verdict(Outcome.BROKEN, "a part although the whole was asked for")
+        return RangeVerdict(RangeOutcome.BROKEN, "a part although the whole was asked for")
     if found is None:
-        return Verdict(Outcome.BROKEN, f"a part with the range {headers.get('content-range')!r}")
+        return RangeVerdict(RangeOutcome.BROKEN, f"a part with the range {headers.get('content-range')!r}")
     if size is not None and found.size is not None and found.size != size:
-        return Verdict(Outcome.CHANGED, f"it has {found.size:,} bytes, not {size:,}")
+        return RangeVerdict(RangeOutcome.CHANGED, f"it has {found.size:,} bytes, not {size:,}")
     if found.start != asked[0] or found.end > asked[1]:
-        return Verdict(
-            Outcome.BROKEN, f"bytes {found.start}-{found.end - 1} instead of {asked[0]}-{asked[1] - 1}"
+        return RangeVerdict(
+            RangeOutcome.BROKEN,
+            f"bytes {found.start}-{found.end - 1} instead of {asked[0]}-{asked[1] - 1}",
         )
     if length is not None and length != found.end - found.start:
-        return Verdict(
-            Outcome.BROKEN, f"{length:,} bytes announced for a range of {found.end - found.start:,}"
+        return RangeVerdict(
+            RangeOutcome.BROKEN, f"{length:,} bytes announced for a range of {found.end - found.start:,}"
         )
     # A server may send less than the range asked for; the rest is asked for again.
-    return Verdict(Outcome.PART, length=found.end - found.start)
+    return RangeVerdict(RangeOutcome.PART, length=found.end - found.start)
 
 
 def _number(text: str | None) -> int | None:

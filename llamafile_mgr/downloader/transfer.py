@@ -16,17 +16,17 @@ from datetime import UTC, datetime
 import httpx
 
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader.client import Access, check_peer
+from llamafile_mgr.downloader.client import HubAccess, check_peer
 from llamafile_mgr.downloader.hashing import TrailingHasher
 from llamafile_mgr.downloader.pacing import JobControl, RateLimit, StallMeter
-from llamafile_mgr.downloader.planning import SMALL_BYTES, RangePlanner, Segment, segment_bytes
+from llamafile_mgr.downloader.range_planning import SMALL_BYTES, RangePlanner, Segment, segment_bytes
 from llamafile_mgr.downloader.resolving import (
     Resolution,
     certificate_error,
     describe_failure,
     relocated,
 )
-from llamafile_mgr.downloader.responses import Outcome, Verdict, judge
+from llamafile_mgr.downloader.responses import RangeOutcome, RangeVerdict, judge
 from llamafile_mgr.downloader.retrying import RetryPolicy, next_wait
 from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.errors import DownloadError, Error
@@ -55,7 +55,7 @@ class Transfer:
         self,
         client: httpx.AsyncClient,
         config: DownloadConfig,
-        access: Access,
+        access: HubAccess,
         resolution: Resolution,
         part: Part,
         *,
@@ -181,7 +181,7 @@ class Transfer:
             failures += 1
             await self._recover(verdict, failures, moves)
 
-    async def _fetch(self, segment: Segment) -> Verdict | None:
+    async def _fetch(self, segment: Segment) -> RangeVerdict | None:
         """Ask for a segment and write what comes; None when it is complete, else what went wrong."""
         asked = (segment.position, segment.end)
         resolution = self._resolution
@@ -193,15 +193,15 @@ class Transfer:
                 if resolution.redirected:
                     check_peer(response, resolution.named, resolution.url)
                 verdict = self._judge(asked, response)
-                if verdict.outcome is Outcome.PART:
+                if verdict.outcome is RangeOutcome.PART:
                     return await self._receive(response, segment, verdict.length or 0)
-                if verdict.outcome is Outcome.WHOLE:
+                if verdict.outcome is RangeOutcome.WHOLE:
                     raise _RangesIgnoredError
                 return verdict
         except (httpx.HTTPError, OSError) as error:
             return _failed(resolution.url, error)
 
-    def _judge(self, asked: Range | None, response: httpx.Response) -> Verdict:
+    def _judge(self, asked: Range | None, response: httpx.Response) -> RangeVerdict:
         return judge(
             asked,
             self._resolution.size,
@@ -212,7 +212,7 @@ class Transfer:
             redirected=self._resolution.redirected,
         )
 
-    async def _receive(self, response: httpx.Response, segment: Segment, length: int) -> Verdict | None:
+    async def _receive(self, response: httpx.Response, segment: Segment, length: int) -> RangeVerdict | None:
         """Write the body of a range answer, as it arrives, into the part."""
         end = segment.position + length
         meter = StallMeter(self._least_speed(), self._config.stall_seconds)
@@ -236,7 +236,7 @@ class Transfer:
                 if surplus >= 0:
                     return None
                 if meter.feed(now - asked_at, len(chunk)):
-                    return Verdict(Outcome.RETRY, "the connection became too slow")
+                    return RangeVerdict(RangeOutcome.RETRY, "the connection became too slow")
                 pause = self._limit.delay(len(chunk), now)
                 if pause > 0:
                     await asyncio.sleep(pause)
@@ -247,7 +247,7 @@ class Transfer:
                 await self._write(segment, pending)
         if segment.position == end:
             return None
-        return Verdict(Outcome.RETRY, "the server sent less than it announced")
+        return RangeVerdict(RangeOutcome.RETRY, "the server sent less than it announced")
 
     async def _write(self, segment: Segment, batch: list[bytes]) -> None:
         position = segment.position
@@ -288,7 +288,7 @@ class Transfer:
             failures += 1
             await self._recover(verdict, failures, moves)
 
-    async def _fetch_whole(self) -> Verdict | None:
+    async def _fetch_whole(self) -> RangeVerdict | None:
         resolution = self._resolution
         if resolution.size is not None and self._part.covers(0, resolution.size):
             return None
@@ -298,7 +298,7 @@ class Transfer:
                 if resolution.redirected:
                     check_peer(response, resolution.named, resolution.url)
                 verdict = self._judge(None, response)
-                if verdict.outcome is not Outcome.WHOLE:
+                if verdict.outcome is not RangeOutcome.WHOLE:
                     return verdict
                 framed = "content-length" in response.headers or "transfer-encoding" in response.headers
                 if not framed and resolution.size is None and resolution.sha256 is None:
@@ -311,7 +311,7 @@ class Transfer:
         except (httpx.HTTPError, OSError) as error:
             return _failed(resolution.url, error)
 
-    async def _receive_whole(self, response: httpx.Response) -> Verdict | None:
+    async def _receive_whole(self, response: httpx.Response) -> RangeVerdict | None:
         size, position = self._resolution.size, 0
         meter = StallMeter(self._least_speed(), self._config.stall_seconds)
         ticked_at = synced_at = asked_at = time.monotonic()
@@ -320,7 +320,7 @@ class Transfer:
             self.transferred += len(chunk)
             end = position + len(chunk)
             if size is not None and end > size:
-                return Verdict(Outcome.BROKEN, f"more than the {size:,} bytes that were announced")
+                return RangeVerdict(RangeOutcome.BROKEN, f"more than the {size:,} bytes that were announced")
             if not self._part.covers(position, end):
                 await run_to_end(self._part.write, position, [chunk])
                 self._hasher.advance(self._part.prefix)
@@ -332,7 +332,7 @@ class Transfer:
                 await run_to_end(self._part.checkpoint)
                 synced_at = now
             if meter.feed(now - asked_at, len(chunk)):
-                return Verdict(Outcome.RETRY, "the connection became too slow")
+                return RangeVerdict(RangeOutcome.RETRY, "the connection became too slow")
             pause = self._limit.delay(len(chunk), now)
             if pause > 0:
                 await asyncio.sleep(pause)
@@ -340,29 +340,29 @@ class Transfer:
         if size is None:
             self._part.set_size(position)
         elif position < size:
-            return Verdict(Outcome.RETRY, "the server sent less than it announced")
+            return RangeVerdict(RangeOutcome.RETRY, "the server sent less than it announced")
         self._advanced(self._part.have, 0)
         return None
 
     # --- failures --------------------------------------------------------------------------------
 
-    async def _recover(self, verdict: Verdict, failures: int, moves: int) -> None:
+    async def _recover(self, verdict: RangeVerdict, failures: int, moves: int) -> None:
         """Wait, ask for less, or find the file anew, as the verdict demands; or give up."""
-        if verdict.outcome is Outcome.REFUSED:
+        if verdict.outcome is RangeOutcome.REFUSED:
             raise DownloadError(
                 f"{self._part.info.name} cannot be fetched: {verdict.detail}", hint="check the source"
             )
         wait = next_wait(self._policy, failures, random.random(), verdict.retry_after)  # noqa: S311
         if wait is None:
             raise self._given_up(verdict, failures)
-        if verdict.outcome is Outcome.BUSY:
+        if verdict.outcome is RangeOutcome.BUSY:
             self._jobs.busy()
         self._retrying(verdict.detail, wait)
         await asyncio.sleep(wait)
-        if verdict.outcome in (Outcome.EXPIRED, Outcome.CHANGED):
+        if verdict.outcome in (RangeOutcome.EXPIRED, RangeOutcome.CHANGED):
             await self._move(moves)
 
-    def _given_up(self, verdict: Verdict, failures: int) -> Error:
+    def _given_up(self, verdict: RangeVerdict, failures: int) -> Error:
         kept = self._part.have
         cause = f"{failures} attempts in a row brought nothing"
         if verdict.retry_after is not None:
@@ -387,8 +387,8 @@ class Transfer:
             self._moves += 1
 
 
-def _failed(url: str, error: Exception) -> Verdict:
+def _failed(url: str, error: Exception) -> RangeVerdict:
     """Return the verdict on a request that broke; TLS that breaks midway is an ``OSError``."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         raise certificate_error(url, error) from error
-    return Verdict(Outcome.RETRY, describe_failure(error))
+    return RangeVerdict(RangeOutcome.RETRY, describe_failure(error))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.embedding.outputs import cut_dimensions
 from llamafile_mgr.embedding.policy import FittedText
-from llamafile_mgr.embedding.requests import Chunk, EmbedResult, ItemOutcome
+from llamafile_mgr.embedding.requests import EmbedResult, ItemOutcome, TextChunk
 from llamafile_mgr.embedding.vectors import normalise
 from llamafile_mgr.errors import EngineError, Error
 from llamafile_mgr.planner.plans import Plan
@@ -58,7 +58,7 @@ def assemble(
 def cut_result(result: EmbedResult, dimensions: int | None, plan: Plan) -> EmbedResult:
     """Return the result with all vectors, those of chunks too, cut to ``dimensions``. Raises RequestError."""
 
-    def cut(chunk: Chunk) -> Chunk:
+    def cut(chunk: TextChunk) -> TextChunk:
         return replace(chunk, vector=cut_dimensions(chunk.vector[np.newaxis], dimensions, plan)[0])
 
     if dimensions is None:
@@ -94,15 +94,15 @@ def _finish(text: FittedText, parts: Sequence[Computed]) -> tuple[NDArray[np.flo
 
 def collect_chunks(
     fitted: Sequence[FittedText], computed: Mapping[str, Computed]
-) -> tuple[tuple[Chunk, ...], ...]:
+) -> tuple[tuple[TextChunk, ...], ...]:
     """Return the pieces of every text with their vectors; none for a text that failed."""
     return tuple(_chunks(text, [computed[piece] for piece, _ in text.pieces]) for text in fitted)
 
 
-def _chunks(text: FittedText, parts: Sequence[Computed]) -> tuple[Chunk, ...]:
+def _chunks(text: FittedText, parts: Sequence[Computed]) -> tuple[TextChunk, ...]:
     whole = zip(text.spans, text.pieces, parts, strict=True)
     chunks = tuple(
-        Chunk(start, end, part.vector, tokens or part.tokens)
+        TextChunk(start, end, part.vector, tokens or part.tokens)
         for (start, end), (_, tokens), part in whole
         if part.vector is not None
     )

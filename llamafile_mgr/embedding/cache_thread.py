@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from llamafile_mgr.embedding.cache import CachedVector, VectorCache, cache_file
+from llamafile_mgr.embedding.vector_cache import CachedVector, VectorCache, cache_file
 from llamafile_mgr.paths import Paths
 
 __all__ = ["CacheThread", "open_cache"]

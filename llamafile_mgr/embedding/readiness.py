@@ -22,7 +22,7 @@ from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.starting import EngineChecks
+from llamafile_mgr.supervisor.engine_start import EngineChecks
 
 __all__ = [
     "GOLDEN_COSINE",

@@ -8,11 +8,11 @@ from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.readiness import EmbeddingChecks, make_checks
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.engines.family import EngineFamily
-from llamafile_mgr.engines.remote import PeerFacts
+from llamafile_mgr.engines.remote_client import PeerFacts
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.starting import EngineChecks
+from llamafile_mgr.supervisor.engine_start import EngineChecks
 
 __all__ = ["check_peer", "make_remote_checks"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Chunk", "EmbedRequest", "EmbedResult", "InputType", "ItemOutcome", "Truncation"]
+__all__ = ["EmbedRequest", "EmbedResult", "InputType", "ItemOutcome", "TextChunk", "Truncation"]
 
 
 class InputType(StrEnum):
@@ -57,7 +57,7 @@ class EmbedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class TextChunk:
     """A piece of a text: characters ``start`` to ``end`` (code points, end excluded) of the caller's text,
     its unit vector, and its tokens where they were counted.
 
@@ -99,4 +99,4 @@ class EmbedResult:
     prompt_tokens: int
     vector_space: str
     outcomes: tuple[ItemOutcome, ...] = ()
-    chunks: tuple[tuple[Chunk, ...], ...] = ()
+    chunks: tuple[tuple[TextChunk, ...], ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["Access"]
+__all__ = ["ServiceAccess"]
 
 #: OpenAI's clients insist on a key; the proxy asks for one only where keys are configured.
 _NO_KEY = "none"
@@ -18,7 +18,7 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - compared, not bou
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ServiceAccess:
     """``url``: the proxy, without ``/v1``. ``api_key`` None: no key is needed. ``models``: role -> its
     default."""
 

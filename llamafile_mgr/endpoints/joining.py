@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.endpoints.leasing import Lease, Report
-from llamafile_mgr.endpoints.settings import Choice
-from llamafile_mgr.endpoints.starting import start_service
+from llamafile_mgr.endpoints.service_start import start_service
+from llamafile_mgr.endpoints.sharing_terms import ServiceChoice
 from llamafile_mgr.errors import Error, NotReadyError
 from llamafile_mgr.locks import Locks
 from llamafile_mgr.paths import Paths, ensure_private_dir
@@ -28,7 +28,7 @@ _PAUSE_SECONDS = 0.5
 
 
 def join_or_start(
-    choice: Choice, report: Report, *, process: Holder | None = None, keep_seconds: float = 0.0
+    choice: ServiceChoice, report: Report, *, process: Holder | None = None, keep_seconds: float = 0.0
 ) -> Lease:
     """Return a lease of a service with these models that is ready.
 
@@ -60,7 +60,7 @@ def join_or_start(
     raise lost or NotReadyError("no service could be joined")
 
 
-def _take(choice: Choice, report: Report, process: Holder | None, keep_seconds: float) -> Lease:
+def _take(choice: ServiceChoice, report: Report, process: Holder | None, keep_seconds: float) -> Lease:
     with _starting(choice, report):
         found = find_service(choice)
         if found is None:
@@ -70,7 +70,7 @@ def _take(choice: Choice, report: Report, process: Holder | None, keep_seconds: 
         return Lease.take(socket, defaults, process=process, keep_seconds=keep_seconds)
 
 
-def _starting(choice: Choice, report: Report) -> AbstractContextManager[None]:
+def _starting(choice: ServiceChoice, report: Report) -> AbstractContextManager[None]:
     """Be the only one who looks for this service and starts it, while inside."""
     directory = ensure_private_dir(choice.paths.runtime)
     told = 0.0
@@ -85,7 +85,7 @@ def _starting(choice: Choice, report: Report) -> AbstractContextManager[None]:
     return locks.held(directory / f"exec-{choice.key}.lock", seconds=math.inf, waiting=tell)
 
 
-def find_service(choice: Choice) -> tuple[Path, dict[str, str]] | None:
+def find_service(choice: ServiceChoice) -> tuple[Path, dict[str, str]] | None:
     """Return the control socket of a running ``serve`` that does for this choice, and our defaults there.
 
     That is one of the same key, or one that a person started with these models.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llamafile_mgr.endpoints.access import Access, reachable
+from llamafile_mgr.endpoints.access import ServiceAccess, reachable
 from llamafile_mgr.errors import NotReadyError
 from llamafile_mgr.processes import Holder
 from llamafile_mgr.supervisor.asking import send_command
@@ -61,7 +61,7 @@ class Lease:
             raise NotReadyError("the running serve gave no lease", hint="is it of another version?")
         return cls(answers, first, defaults)
 
-    def await_ready(self, report: Report) -> Access:
+    def await_ready(self, report: Report) -> ServiceAccess:
         """Wait until every model is ready and return how to reach them.
 
         Raises:
@@ -79,9 +79,9 @@ class Lease:
         raise NotReadyError("the running serve ended while its models were starting")
 
     @property
-    def access(self) -> Access:
+    def access(self) -> ServiceAccess:
         """Return how to reach the service."""
-        return Access(reachable(self._first["url"]), self._first["api_key"], self._models)
+        return ServiceAccess(reachable(self._first["url"]), self._first["api_key"], self._models)
 
     def close(self) -> None:
         """Give the lease back."""

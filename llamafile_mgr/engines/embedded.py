@@ -50,7 +50,7 @@ class EmbeddedOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Flag:
+class _OptionFlag:
     """One flag: the ``CommonParams`` attribute it sets and how its text is read; no reader, no value."""
 
     attribute: str
@@ -80,38 +80,38 @@ def _one_of(**words: object) -> Callable[[str], object]:
 
 _IGNORED = "ignored"
 _CACHE_TYPE = _one_of(f32="f32", f16="f16", q8_0="q8_0")
-_SPELLINGS: tuple[tuple[tuple[str, ...], _Flag], ...] = (
-    (("--server", "--nologo"), _Flag(_IGNORED)),
-    (("--host",), _Flag("hostnames", lambda text: [text])),
-    (("--port",), _Flag("port", int)),
+_SPELLINGS: tuple[tuple[tuple[str, ...], _OptionFlag], ...] = (
+    (("--server", "--nologo"), _OptionFlag(_IGNORED)),
+    (("--host",), _OptionFlag("hostnames", lambda text: [text])),
+    (("--port",), _OptionFlag("port", int)),
     # To rerank is to embed together with --pooling rank.
-    (("--embedding", "--embeddings", "--rerank", "--reranking"), _Flag("embedding")),
-    (("--pooling",), _Flag("pooling_type", _one_of(none=0, mean=1, cls=2, last=3, rank=4))),
-    (("--embd-normalize",), _Flag("embd_normalize", int)),
-    (("-c", "--ctx-size"), _Flag("n_ctx", int)),
-    (("-b", "--batch-size"), _Flag("n_batch", int)),
-    (("-ub", "--ubatch-size"), _Flag("n_ubatch", int)),
-    (("-np", "--parallel"), _Flag("n_parallel", int)),
-    (("-t", "--threads"), _Flag("cpuparams.n_threads", int)),
-    (("-tb", "--threads-batch"), _Flag("cpuparams_batch.n_threads", int)),
-    (("--threads-http",), _Flag("n_threads_http", int)),
-    (("-ngl", "--n-gpu-layers"), _Flag("n_gpu_layers", _read_layers)),
-    (("--gpu",), _Flag("n_gpu_layers", _one_of(auto=-1, disable=0, disabled=0))),
-    (("-fa", "--flash-attn"), _Flag("flash_attn_type", _one_of(auto=-1, off=0, on=1))),
-    (("-ctk",), _Flag("cache_type_k", _CACHE_TYPE)),
-    (("-ctv",), _Flag("cache_type_v", _CACHE_TYPE)),
-    (("-kvu", "--kv-unified"), _Flag("kv_unified")),
-    (("--cache-ram",), _Flag("cache_ram_mib", int)),
-    (("-a", "--alias"), _Flag("model_alias", lambda text: {text})),
-    (("--api-key",), _Flag("api_keys", lambda text: [text])),
-    (("--api-key-file",), _Flag("api_keys", _read_key_file)),
-    (("--api-prefix",), _Flag("api_prefix", str)),
-    (("--no-webui", "--no-ui"), _Flag("ui", None, False)),
-    (("--no-warmup",), _Flag("warmup", None, False)),
-    (("--metrics",), _Flag("endpoint_metrics")),
-    (("--slots",), _Flag("endpoint_slots")),
-    (("--no-slots",), _Flag("endpoint_slots", None, False)),
-    (("-lv", "--log-verbosity"), _Flag("verbosity", int)),
+    (("--embedding", "--embeddings", "--rerank", "--reranking"), _OptionFlag("embedding")),
+    (("--pooling",), _OptionFlag("pooling_type", _one_of(none=0, mean=1, cls=2, last=3, rank=4))),
+    (("--embd-normalize",), _OptionFlag("embd_normalize", int)),
+    (("-c", "--ctx-size"), _OptionFlag("n_ctx", int)),
+    (("-b", "--batch-size"), _OptionFlag("n_batch", int)),
+    (("-ub", "--ubatch-size"), _OptionFlag("n_ubatch", int)),
+    (("-np", "--parallel"), _OptionFlag("n_parallel", int)),
+    (("-t", "--threads"), _OptionFlag("cpuparams.n_threads", int)),
+    (("-tb", "--threads-batch"), _OptionFlag("cpuparams_batch.n_threads", int)),
+    (("--threads-http",), _OptionFlag("n_threads_http", int)),
+    (("-ngl", "--n-gpu-layers"), _OptionFlag("n_gpu_layers", _read_layers)),
+    (("--gpu",), _OptionFlag("n_gpu_layers", _one_of(auto=-1, disable=0, disabled=0))),
+    (("-fa", "--flash-attn"), _OptionFlag("flash_attn_type", _one_of(auto=-1, off=0, on=1))),
+    (("-ctk",), _OptionFlag("cache_type_k", _CACHE_TYPE)),
+    (("-ctv",), _OptionFlag("cache_type_v", _CACHE_TYPE)),
+    (("-kvu", "--kv-unified"), _OptionFlag("kv_unified")),
+    (("--cache-ram",), _OptionFlag("cache_ram_mib", int)),
+    (("-a", "--alias"), _OptionFlag("model_alias", lambda text: {text})),
+    (("--api-key",), _OptionFlag("api_keys", lambda text: [text])),
+    (("--api-key-file",), _OptionFlag("api_keys", _read_key_file)),
+    (("--api-prefix",), _OptionFlag("api_prefix", str)),
+    (("--no-webui", "--no-ui"), _OptionFlag("ui", None, False)),
+    (("--no-warmup",), _OptionFlag("warmup", None, False)),
+    (("--metrics",), _OptionFlag("endpoint_metrics")),
+    (("--slots",), _OptionFlag("endpoint_slots")),
+    (("--no-slots",), _OptionFlag("endpoint_slots", None, False)),
+    (("-lv", "--log-verbosity"), _OptionFlag("verbosity", int)),
 )
 #: Every spelling that is understood. The names are those of llama.cpp's server.
 FLAGS = {name: flag for names, flag in _SPELLINGS for name in names}

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_json, stack_vectors
-from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import EngineError
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.family import EngineFamily
+from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_openai_vectors
-from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags, name_flags
 
 __all__ = ["UpstreamServer"]
 

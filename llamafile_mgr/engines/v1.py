@@ -12,8 +12,8 @@ from typing import ClassVar
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
+from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
-from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags, name_flags
 from llamafile_mgr.errors import EngineError
 
 __all__ = ["V1"]

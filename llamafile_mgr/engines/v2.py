@@ -12,8 +12,8 @@ from typing import Any
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
+from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags
 from llamafile_mgr.engines.messages import EngineRequest, json_request
-from llamafile_mgr.engines.settings import LaunchSettings, given, gpu_flags
 
 __all__ = ["V2"]
 

@@ -22,9 +22,9 @@ from llamafile_mgr.llamafile.identity import identify_weights
 from llamafile_mgr.machine import Machine, detect_machine
 from llamafile_mgr.machine.launch import SHELL_TOOLS
 from llamafile_mgr.paths import Paths, ensure_private_dir
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.subjects import Subject
 from llamafile_mgr.store import Store, StoredArtifact
 
 __all__ = ["find_subjects", "find_toolbox", "hold_files", "make_plans", "make_toolbox"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llamafile_mgr.machine.entries import Gpu, Machine
 from llamafile_mgr.machine.findings import Check, failed, gib, passed, warned
 from llamafile_mgr.machine.gpu_vendor import NO_SUPPORT
+from llamafile_mgr.machine.hardware import Gpu, Machine
 from llamafile_mgr.machine.launch import LaunchFacts
 from llamafile_mgr.machine.vendors import find_vendor
 

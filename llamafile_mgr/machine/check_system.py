@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from llamafile_mgr.machine.binfmt import BinfmtHandler
-from llamafile_mgr.machine.entries import Machine, System
 from llamafile_mgr.machine.findings import Check, failed, gib, passed, warned
+from llamafile_mgr.machine.hardware import Machine, System
 from llamafile_mgr.machine.launch import LaunchFacts, PlaceFacts, PlaceRole
 
 __all__ = [

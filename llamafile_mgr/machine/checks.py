@@ -18,8 +18,8 @@ from llamafile_mgr.machine.check_system import (
     check_surroundings,
     check_system,
 )
-from llamafile_mgr.machine.entries import Machine
-from llamafile_mgr.machine.findings import Check, Outcome
+from llamafile_mgr.machine.findings import Check, CheckOutcome
+from llamafile_mgr.machine.hardware import Machine
 from llamafile_mgr.machine.launch import LaunchFacts
 
 __all__ = ["diagnose", "failures"]
@@ -46,4 +46,4 @@ def diagnose(machine: Machine, facts: LaunchFacts) -> tuple[Check, ...]:
 
 def failures(checks: Iterable[Check]) -> tuple[Check, ...]:
     """Return the checks that failed."""
-    return tuple(check for check in checks if check.outcome is Outcome.FAIL)
+    return tuple(check for check in checks if check.outcome is CheckOutcome.FAIL)

@@ -7,7 +7,7 @@ import platform
 import sys
 
 from llamafile_mgr.machine import library
-from llamafile_mgr.machine.entries import Cpu, Machine, System
+from llamafile_mgr.machine.hardware import Cpu, Machine, System
 
 __all__ = ["detect_machine", "name_architecture"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Check", "Outcome", "failed", "gib", "passed", "warned"]
+__all__ = ["Check", "CheckOutcome", "failed", "gib", "passed", "warned"]
 
 
-class Outcome(StrEnum):
+class CheckOutcome(StrEnum):
     """How a check ended."""
 
     PASS = "pass"  # noqa: S105 - no password
@@ -21,7 +21,7 @@ class Check:
     """One finding. ``consequence`` and ``fix`` are set unless it passed."""
 
     name: str
-    outcome: Outcome
+    outcome: CheckOutcome
     finding: str
     consequence: str | None = None
     fix: str | None = None
@@ -39,17 +39,17 @@ class Check:
 
 def passed(name: str, finding: str) -> Check:
     """Return a check that found nothing wrong."""
-    return Check(name, Outcome.PASS, finding)
+    return Check(name, CheckOutcome.PASS, finding)
 
 
 def warned(name: str, finding: str, consequence: str, fix: str) -> Check:
     """Return a check that found something slower, unsafe or surprising."""
-    return Check(name, Outcome.WARN, finding, consequence, fix)
+    return Check(name, CheckOutcome.WARN, finding, consequence, fix)
 
 
 def failed(name: str, finding: str, consequence: str, fix: str) -> Check:
     """Return a check that found what stops engines of ours."""
-    return Check(name, Outcome.FAIL, finding, consequence, fix)
+    return Check(name, CheckOutcome.FAIL, finding, consequence, fix)
 
 
 def gib(count: int | None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafile_mgr.machine.entries import Gpu
+from llamafile_mgr.machine.hardware import Gpu
 
 __all__ = ["NO_SUPPORT", "DrmCard", "GpuBackend", "GpuVendor"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamafile_mgr.machine.entries import Memory
+from llamafile_mgr.machine.hardware import Memory
 
 __all__ = ["affinity", "core_count", "cpu_count", "memory", "port_owner"]
 

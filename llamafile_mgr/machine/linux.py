@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llamafile_mgr.machine import library
 from llamafile_mgr.machine.cgroup import Limits, group_directories, read_limits
-from llamafile_mgr.machine.entries import Cpu, Machine, Memory, System
+from llamafile_mgr.machine.hardware import Cpu, Machine, Memory, System
 from llamafile_mgr.machine.linux_cpu import (
     CpuInfo,
     Topology,

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from llamafile_mgr.machine.entries import OTHER_VENDOR, Gpu
 from llamafile_mgr.machine.gpu_vendor import DrmCard
+from llamafile_mgr.machine.hardware import OTHER_VENDOR, Gpu
 from llamafile_mgr.machine.reading import hex_number, read_text, whole_number
 from llamafile_mgr.machine.vendors import find_vendor, inspect_cards, probe_vendors, vendor_of_pci
 from llamafile_mgr.machine.vulkan import VULKAN, VulkanDevice, list_vulkan_devices

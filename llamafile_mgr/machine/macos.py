@@ -11,8 +11,8 @@ import platform
 import re
 from collections.abc import Mapping
 
-from llamafile_mgr.machine.entries import OTHER_VENDOR, Cpu, Gpu, Machine, Memory, System
 from llamafile_mgr.machine.features import select_features
+from llamafile_mgr.machine.hardware import OTHER_VENDOR, Cpu, Gpu, Machine, Memory, System
 from llamafile_mgr.machine.reading import run_tool, whole_number
 from llamafile_mgr.machine.vendors import vendor_of_text
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from llamafile_mgr.machine.entries import Gpu
 from llamafile_mgr.machine.gpu_vendor import GpuBackend, GpuVendor
+from llamafile_mgr.machine.hardware import Gpu
 from llamafile_mgr.machine.reading import run_tool, whole_number
 
 __all__ = ["NVIDIA", "find_nvidia", "parse_smi"]

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError, NotFoundError
-from llamafile_mgr.machine.entries import Cpu, Machine, Memory
+from llamafile_mgr.machine.hardware import Cpu, Machine, Memory
 from llamafile_mgr.machine.vendors import vendor_names
 
 __all__ = ["SNAPSHOT_VERSION", "machine_from_dict", "machine_to_dict", "read_snapshot"]

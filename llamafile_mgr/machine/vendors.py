@@ -7,8 +7,8 @@ from pathlib import Path
 
 from llamafile_mgr.machine.amd import AMD
 from llamafile_mgr.machine.apple import APPLE
-from llamafile_mgr.machine.entries import OTHER_VENDOR, Gpu
 from llamafile_mgr.machine.gpu_vendor import DrmCard, GpuBackend, GpuVendor
+from llamafile_mgr.machine.hardware import OTHER_VENDOR, Gpu
 from llamafile_mgr.machine.intel import INTEL
 from llamafile_mgr.machine.nvidia import NVIDIA
 from llamafile_mgr.machine.vulkan import VULKAN

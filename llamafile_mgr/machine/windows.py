@@ -15,7 +15,7 @@ import struct
 import sys
 
 from llamafile_mgr.machine import library
-from llamafile_mgr.machine.entries import Cpu, Gpu, Machine, System
+from llamafile_mgr.machine.hardware import Cpu, Gpu, Machine, System
 from llamafile_mgr.machine.reading import run_tool
 from llamafile_mgr.machine.vendors import find_vendor, probe_vendors, vendor_of_pci
 from llamafile_mgr.machine.vulkan import VULKAN, list_vulkan_devices

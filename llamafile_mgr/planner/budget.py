@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.machine import Machine
+from llamafile_mgr.planner.memory_left import HostRoom
 from llamafile_mgr.planner.placement import find_rooms, is_worthwhile
-from llamafile_mgr.planner.rooms import HostRoom
 
 __all__ = ["MemoryBudget", "describe_budgets", "memory_budgets"]
 

@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.engines.families import Family, family_rules
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.environments import make_environment
 from llamafile_mgr.planner.memory import MemoryEstimate, format_size, predict_memory
+from llamafile_mgr.planner.memory_left import HostRoom
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.placement import GpuRoom, Placement, find_rooms, place_model, take_room
 from llamafile_mgr.planner.plans import Plan, Reason
 from llamafile_mgr.planner.remotes import add_remotes, only_remotes
-from llamafile_mgr.planner.rooms import HostRoom
 from llamafile_mgr.planner.selection import Selection, select_engine
 from llamafile_mgr.planner.sizing import (
     CoreShare,
@@ -32,7 +33,6 @@ from llamafile_mgr.planner.sizing import (
     shrink_steps,
     text_limit,
 )
-from llamafile_mgr.planner.subjects import Subject
 from llamafile_mgr.planner.tuning import TunedSettings
 
 __all__ = ["plan_models"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Model, Role
 from llamafile_mgr.engines.families import Family, family_rules
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.planner.memory import MemoryEstimate
 
 __all__ = ["Plan", "Reason"]

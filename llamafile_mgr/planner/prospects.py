@@ -17,10 +17,10 @@ from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileFacts, FileKind, GgufFacts
 from llamafile_mgr.llamafile.inspection import Weights
 from llamafile_mgr.machine import Machine
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.selection import select_engine
-from llamafile_mgr.planner.subjects import Subject
 
 __all__ = ["Prospect", "Site", "catalog_facts"]
 

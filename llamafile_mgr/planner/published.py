@@ -18,7 +18,7 @@ __all__ = [
     "TASKS",
     "Averages",
     "CategoryScores",
-    "Published",
+    "PublishedScores",
     "TopModel",
     "load_published",
     "published_scores",
@@ -73,7 +73,7 @@ class Averages:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedScores:
     """The post's tables. ``tasks``: category -> its data sets. ``example``: the two-model example."""
 
     tasks: Mapping[str, tuple[str, ...]]
@@ -93,7 +93,7 @@ class Published:
 
 
 @functools.cache
-def load_published() -> Published:
+def load_published() -> PublishedScores:
     """Return the post's figures, read once per process.
 
     Raises:
@@ -108,11 +108,11 @@ def load_published() -> Published:
         ) from error
 
 
-def parse_published(table: Mapping[str, typing.Any]) -> Published:
+def parse_published(table: Mapping[str, typing.Any]) -> PublishedScores:
     """Return the figures of a table in the form of ``leaderboard.toml``."""
     example = dict(table["example"])
     columns = tuple(example.pop("datasets"))
-    return Published(
+    return PublishedScores(
         tasks=types.MappingProxyType({task: tuple(table["tasks"][task]) for task in TASKS}),
         top=tuple(TopModel(**entry) for entry in table["top"]),
         categories=tuple(CategoryScores(**entry) for entry in table["categories"]),
@@ -121,7 +121,7 @@ def parse_published(table: Mapping[str, typing.Any]) -> Published:
     )
 
 
-def published_scores(published: Published, tasks: Sequence[str] = TASKS) -> Scores:
+def published_scores(published: PublishedScores, tasks: Sequence[str] = TASKS) -> Scores:
     """Return the post's category averages as a table; each column weighs as many data sets as it averages."""
     models = published.models()
     return Scores(

@@ -23,15 +23,15 @@ from llamafile_mgr.planner.options import (
     usable_partners,
 )
 from llamafile_mgr.planner.prospects import Prospect, Site
-from llamafile_mgr.planner.published import Published, load_published
-from llamafile_mgr.planner.verdicts import DocLength, Outcome, Recommendation, Use, Verdict
+from llamafile_mgr.planner.published import PublishedScores, load_published
+from llamafile_mgr.planner.verdicts import DocLength, ModelOutcome, ModelVerdict, Recommendation, Use
 
-__all__ = ["DocLength", "Outcome", "Recommendation", "Use", "Verdict", "recommend"]
+__all__ = ["DocLength", "ModelOutcome", "ModelVerdict", "Recommendation", "Use", "recommend"]
 
 #: Longest time that indexing may take before a smaller model is the better choice.
 _INDEX_LIMIT_SECONDS = 24 * 3600.0
 _WINDOWS_EXECUTABLE_LIMIT = 4 * 1024**3
-_OUTCOMES = {Outcome.CHOSEN: 0, Outcome.POSSIBLE: 1, Outcome.REJECTED: 2}
+_OUTCOMES = {ModelOutcome.CHOSEN: 0, ModelOutcome.POSSIBLE: 1, ModelOutcome.REJECTED: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,16 @@ class _Question:
 
     use: Use
     site: Site
-    published: Published
+    published: PublishedScores
     budgets: tuple[MemoryBudget, ...]
 
     def there_are(self) -> str:
         return f"there are {describe_budgets(self.budgets, self.use.max_memory)}"
 
 
-def recommend(site: Site, catalog: Catalog, use: Use, published: Published | None = None) -> Recommendation:
+def recommend(
+    site: Site, catalog: Catalog, use: Use, published: PublishedScores | None = None
+) -> Recommendation:
     """Return the models for this machine and this use, with a verdict on every model of the catalog.
 
     Raises:
@@ -61,7 +63,7 @@ def recommend(site: Site, catalog: Catalog, use: Use, published: Published | Non
     writers = [m for m in catalog.models.values() if m.role is Role.GENERATE] if use.with_generation else []
     partners = usable_partners(writers, use, site)
 
-    verdicts: list[Verdict] = []
+    verdicts: list[ModelVerdict] = []
     options: list[Option] = []
     for model in embedders:
         option, reason = embedding_option(model, use, site, partners)
@@ -111,7 +113,7 @@ def _place(prospect: Prospect, budgets: Sequence[MemoryBudget]) -> str:
     return plan.device if plan.accelerated else f"{plan.device} and {main}"
 
 
-def _embedding_verdict(option: Option, best: Option | None, question: _Question) -> Verdict:
+def _embedding_verdict(option: Option, best: Option | None, question: _Question) -> ModelVerdict:
     chosen, embedder, model = option is best, option.embedder, option.embedder.model
     reasons = [
         _rank_reason(model, question.published),
@@ -123,10 +125,10 @@ def _embedding_verdict(option: Option, best: Option | None, question: _Question)
     ]
     if best is not None and not chosen:
         reasons.insert(0, _why_lost(option, best, question))
-    return Verdict(
+    return ModelVerdict(
         model=model.id,
         role=Role.EMBED,
-        outcome=Outcome.CHOSEN if chosen else Outcome.POSSIBLE,
+        outcome=ModelOutcome.CHOSEN if chosen else ModelOutcome.POSSIBLE,
         reasons=tuple(reasons),
         artifact=embedder.artifact.name,
         place=_place(embedder, question.budgets),
@@ -150,7 +152,7 @@ def _why_lost(option: Option, best: Option, question: _Question) -> str:
     return f"{other.model.id} ranks higher" + (f" (mean task rank {theirs})" if theirs is not None else "")
 
 
-def _rank_reason(model: Model, published: Published) -> str:
+def _rank_reason(model: Model, published: PublishedScores) -> str:
     mtr = published.mtr_of(model.title)
     if mtr is None:
         return "it is not among the post's ten best"
@@ -210,17 +212,19 @@ def _file_reasons(prospect: Prospect, question: _Question) -> list[str]:
     return []
 
 
-def _rejected(model: Model, question: _Question, reason: str) -> Verdict:
+def _rejected(model: Model, question: _Question, reason: str) -> ModelVerdict:
     mtr = question.published.mtr_of(model.title)
-    return Verdict(model.id, model.role, Outcome.REJECTED, (reason,), mtr=mtr)
+    return ModelVerdict(model.id, model.role, ModelOutcome.REJECTED, (reason,), mtr=mtr)
 
 
-def _generation_verdicts(writers: Sequence[Model], best: Option | None, question: _Question) -> list[Verdict]:
+def _generation_verdicts(
+    writers: Sequence[Model], best: Option | None, question: _Question
+) -> list[ModelVerdict]:
     verdicts = [_generation_verdict(model, best, question) for model in writers]
     return sorted(verdicts, key=lambda v: (_OUTCOMES[v.outcome], -(v.memory or 0)))
 
 
-def _generation_verdict(model: Model, best: Option | None, question: _Question) -> Verdict:
+def _generation_verdict(model: Model, best: Option | None, question: _Question) -> ModelVerdict:
     chosen = best.partner if best is not None else None
     speed = tokens_per_second(model, question.site.machine)
     if chosen is not None and best is not None and model.id == chosen.model.id:
@@ -229,33 +233,33 @@ def _generation_verdict(model: Model, best: Option | None, question: _Question) 
         beside = f"the largest of use that fits beside {best.embedder.model.id}"
         fits = f"{beside}: {format_size(chosen.memory)} in {where}{pace}"
         reasons = (fits, *_file_reasons(chosen, question))
-        return _written(model, Outcome.CHOSEN, reasons, chosen, where)
+        return _written(model, ModelOutcome.CHOSEN, reasons, chosen, where)
     if question.use.commercial and not model.commercial:
         reason = f"its licence, {model.licence}, does not allow commercial use"
-        return _written(model, Outcome.REJECTED, (reason,))
+        return _written(model, ModelOutcome.REJECTED, (reason,))
     embedder = [(best.embedder.model, best.embedder.artifact)] if best is not None else []
     planned = question.site.plan(*embedder, (model, model.artifacts[0]))
     if isinstance(planned, str):
         beside = f"beside {best.embedder.model.id}: " if best is not None else ""
-        return _written(model, Outcome.REJECTED, (beside + planned,))
+        return _written(model, ModelOutcome.REJECTED, (beside + planned,))
     prospect = planned[-1]
     if not prospect.plan.accelerated and speed < LEAST_TOKENS_PER_SECOND:
         reason = f"about {speed:.1f} tokens a second on the processor, slower than reading"
-        return _written(model, Outcome.REJECTED, (reason,), prospect)
+        return _written(model, ModelOutcome.REJECTED, (reason,), prospect)
     why = f"smaller than {chosen.model.id}, which fits too" if chosen else "fits alone"
-    return _written(model, Outcome.POSSIBLE, (why,), prospect)
+    return _written(model, ModelOutcome.POSSIBLE, (why,), prospect)
 
 
 def _written(
     model: Model,
-    outcome: Outcome,
+    outcome: ModelOutcome,
     reasons: tuple[str, ...],
     prospect: Prospect | None = None,
     place: str | None = None,
-) -> Verdict:
+) -> ModelVerdict:
     artifact = prospect.artifact if prospect is not None else model.artifacts[0]
     memory = prospect.memory if prospect is not None else None
-    return Verdict(model.id, Role.GENERATE, outcome, reasons, artifact.name, place, memory)
+    return ModelVerdict(model.id, Role.GENERATE, outcome, reasons, artifact.name, place, memory)
 
 
 def _assumptions(question: _Question, notes: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileKind
 from llamafile_mgr.machine import Machine, System
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.plans import Reason
-from llamafile_mgr.planner.subjects import Subject
 
 __all__ = ["Selection", "select_engine"]
 

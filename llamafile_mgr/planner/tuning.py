@@ -19,10 +19,10 @@ from llamafile_mgr.planner.plans import Plan
 __all__ = [
     "FEWEST_ROUNDS",
     "Duel",
+    "RunVerdict",
     "TuneLimits",
     "TunedSettings",
     "Variant",
-    "Verdict",
     "is_allowed",
     "judge_duel",
     "next_challenger",
@@ -94,7 +94,7 @@ class TuneLimits:
     fits: Callable[[Variant], bool]
 
 
-class Verdict(StrEnum):
+class RunVerdict(StrEnum):
     """How a duel stands: the challenger is faster, it is not, or more rounds are needed."""
 
     BETTER = "better"
@@ -106,7 +106,7 @@ class Verdict(StrEnum):
 class Duel:
     """A judgement. ``gain``: the median ratio of the speeds. ``noise``: what it must exceed 1 by."""
 
-    verdict: Verdict
+    verdict: RunVerdict
     gain: float
     noise: float
     rounds: int
@@ -193,16 +193,16 @@ def judge_duel(incumbent: Sequence[float], challenger: Sequence[float]) -> Duel:
     ratios = [theirs / ours for ours, theirs in zip(incumbent, challenger, strict=True)]
     rounds = len(ratios)
     if not rounds:
-        return Duel(Verdict.OPEN, 1.0, math.inf, 0)
+        return Duel(RunVerdict.OPEN, 1.0, math.inf, 0)
     gain = statistics.median(ratios)
     scatter = _MAD_TO_SIGMA * statistics.median(abs(ratio - gain) for ratio in ratios)
     noise = max(_LEAST_GAIN - 1.0, _SIGMAS * scatter / math.sqrt(rounds))
     faster = sum(ratio > 1.0 for ratio in ratios)
     if rounds < FEWEST_ROUNDS:
         hopeless = rounds >= 2 and max(ratios) < 0.9
-        return Duel(Verdict.NOT_BETTER if hopeless else Verdict.OPEN, gain, noise, rounds)
+        return Duel(RunVerdict.NOT_BETTER if hopeless else RunVerdict.OPEN, gain, noise, rounds)
     if gain - 1.0 > noise and faster >= rounds - 1:
-        return Duel(Verdict.BETTER, gain, noise, rounds)
+        return Duel(RunVerdict.BETTER, gain, noise, rounds)
     if rounds >= _MOST_ROUNDS or gain <= 1.0 or faster < rounds - 2:
-        return Duel(Verdict.NOT_BETTER, gain, noise, rounds)
-    return Duel(Verdict.OPEN, gain, noise, rounds)
+        return Duel(RunVerdict.NOT_BETTER, gain, noise, rounds)
+    return Duel(RunVerdict.OPEN, gain, noise, rounds)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.planner.budget import MemoryBudget
 
-__all__ = ["DocLength", "Outcome", "Recommendation", "Use", "Verdict"]
+__all__ = ["DocLength", "ModelOutcome", "ModelVerdict", "Recommendation", "Use"]
 
 
 class DocLength(StrEnum):
@@ -39,7 +39,7 @@ class Use:
     with_generation: bool = False
 
 
-class Outcome(StrEnum):
+class ModelOutcome(StrEnum):
     """What became of a model. ``POSSIBLE``: it would work here, another is better."""
 
     CHOSEN = "chosen"
@@ -48,13 +48,13 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ModelVerdict:
     """One model and the reasons. ``memory``: bytes, as plan predicts them. ``index_seconds``: about how
     long the collection takes, ``None`` on a GPU, where nothing was measured."""
 
     model: str
     role: Role
-    outcome: Outcome
+    outcome: ModelOutcome
     reasons: tuple[str, ...]
     artifact: str | None = None
     place: str | None = None
@@ -81,16 +81,16 @@ class Recommendation:
 
     use: Use
     budgets: tuple[MemoryBudget, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ModelVerdict, ...]
     assumptions: tuple[str, ...]
 
     @property
-    def embedding(self) -> Verdict | None:
+    def embedding(self) -> ModelVerdict | None:
         """Return the chosen embedding model."""
         return self._chosen(Role.EMBED)
 
     @property
-    def generation(self) -> Verdict | None:
+    def generation(self) -> ModelVerdict | None:
         """Return the chosen generation model."""
         return self._chosen(Role.GENERATE)
 
@@ -111,6 +111,6 @@ class Recommendation:
             "assumptions": list(self.assumptions),
         }
 
-    def _chosen(self, role: Role) -> Verdict | None:
-        found = (v for v in self.verdicts if v.role is role and v.outcome is Outcome.CHOSEN)
+    def _chosen(self, role: Role) -> ModelVerdict | None:
+        found = (v for v in self.verdicts if v.role is role and v.outcome is ModelOutcome.CHOSEN)
         return next(found, None)

@@ -20,12 +20,11 @@ from llamafile_mgr.errors import (
     VectorSpaceError,
     WrongMethodError,
 )
-from llamafile_mgr.proxy.access import LogEntry, log_request
+from llamafile_mgr.proxy.delivery import Delivery
 from llamafile_mgr.proxy.dialects.dialect import Dialect, Route
 from llamafile_mgr.proxy.exchange import Exchange
 from llamafile_mgr.proxy.front import Front, RecentError
 from llamafile_mgr.proxy.guard import Guard
-from llamafile_mgr.proxy.holding import Delivery
 from llamafile_mgr.proxy.http import (
     ClientGoneError,
     Reply,
@@ -36,8 +35,9 @@ from llamafile_mgr.proxy.http import (
 )
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.openapi import render_openapi
+from llamafile_mgr.proxy.preconditions import SPACE_HEADER
+from llamafile_mgr.proxy.request_log import LogEntry, log_request
 from llamafile_mgr.proxy.routes.pages import PAGE_ROUTES
-from llamafile_mgr.proxy.spaces import SPACE_HEADER
 from llamafile_mgr.supervisor.states import EngineState
 
 __all__ = ["Proxy", "own_dialect"]

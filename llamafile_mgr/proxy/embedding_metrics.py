@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from llamafile_mgr.embedding.metrics import EmbedderStats
+from llamafile_mgr.embedding.embed_counters import EmbedderStats
 from llamafile_mgr.histograms import HistogramSnapshot
 from llamafile_mgr.proxy.metrics import Sample, histogram_samples, render_metric
 

@@ -9,10 +9,10 @@ from http import HTTPStatus
 from typing import Protocol
 
 from llamafile_mgr.errors import BodyTooLargeError
+from llamafile_mgr.proxy.api_errors import SlowBodyError
 from llamafile_mgr.proxy.http import ClientGoneError
-from llamafile_mgr.proxy.refusals import SlowBodyError
 
-__all__ = ["Exchange", "Line", "render_head"]
+__all__ = ["ClientLine", "Exchange", "render_head"]
 
 #: Unread bytes of a body above this stop the reading until somebody wants them.
 _HIGH_WATER_BYTES = 64 * 1024
@@ -23,7 +23,7 @@ _BODILESS = frozenset({204, 304})
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-class Line(Protocol):
+class ClientLine(Protocol):
     """The connection as its exchanges need it; ``connection.Connection`` is one."""
 
     address: str
@@ -88,7 +88,7 @@ class Exchange:
         "version",
     )
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: ClientLine) -> None:
         self._line = line
         self.method = ""
         self.target = b""

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.embedding.cache_thread import CacheThread
+from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import InputType
-from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
-from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply
+from llamafile_mgr.proxy.http import Padding, Reply, Request, StreamReply
 from llamafile_mgr.proxy.metrics import ProxyMetrics
-from llamafile_mgr.proxy.routing import Choice, Router
+from llamafile_mgr.proxy.routing import RoutedCall, Router
 from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight
 from llamafile_mgr.supervisor.pool import Pool
 
@@ -67,7 +67,7 @@ class Front:
         self.recent_errors: deque[RecentError] = deque(maxlen=_RECENT_ERRORS)
         self.started = time.time()
 
-    def choose(self, role: Role, name: object, request: Request, drip: Drip) -> Choice:
+    def choose(self, role: Role, name: object, request: Request, drip: Padding) -> RoutedCall:
         """Return where a call goes and note it in the request's progress. Raises RequestError."""
         choice = self.router.choose(role, name)
         request.progress.pool = choice.pool
@@ -87,7 +87,7 @@ class Front:
         """
         allowed = self.settings.wait_seconds
         announced = request.read_timeout_seconds
-        if announced is None or request.progress.drip is not Drip.NONE:
+        if announced is None or request.progress.drip is not Padding.NONE:
             return allowed
         return min(allowed, max(0.1, announced - _BEFORE_TIMEOUT_SECONDS))
 

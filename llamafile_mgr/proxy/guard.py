@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from llamafile_mgr.proxy.refusals import ForeignHostError, ForeignOriginError
+from llamafile_mgr.proxy.api_errors import ForeignHostError, ForeignOriginError
 
 __all__ = ["Guard"]
 

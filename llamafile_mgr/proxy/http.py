@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClientGoneError",
-    "Drip",
-    "Progress",
+    "Padding",
     "Reply",
     "Request",
+    "RequestProgress",
     "StreamCutError",
     "StreamReply",
     "json_reply",
@@ -38,7 +38,7 @@ class StreamCutError(Exception):
     """Ends an answer without its proper end, so that the client knows it was cut."""
 
 
-class Drip(Enum):
+class Padding(Enum):
     """What may be sent while a call is held: spaces before JSON, comments before events, or nothing."""
 
     NONE = b""
@@ -47,7 +47,7 @@ class Drip(Enum):
 
 
 @dataclass(slots=True)
-class Progress:
+class RequestProgress:
     """What a handler has found out so far; the dispatcher reads it for holding, logs and metrics.
 
     ``pool``: the one that answers. ``drip``: what may keep the connection alive while it is not ready.
@@ -55,7 +55,7 @@ class Progress:
     """
 
     pool: Pool | None = None
-    drip: Drip = Drip.NONE
+    drip: Padding = Padding.NONE
     caller: Caller | None = None
     prompt_tokens: int = 0
     items: int = 0
@@ -75,7 +75,7 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict)
     client: str = ""
     request_id: str = ""
-    progress: Progress = field(default_factory=Progress)
+    progress: RequestProgress = field(default_factory=RequestProgress)
 
     def json_object(self) -> dict[str, Any]:
         """Return the body as a JSON object without its nulls, whatever Content-Type says.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError
 from llamafile_mgr.paths import read_secrets
-from llamafile_mgr.proxy.refusals import MissingKeyError, NotAdminError
+from llamafile_mgr.proxy.api_errors import MissingKeyError, NotAdminError
 
 __all__ = ["ADMIN_NAME", "Key", "KeyRing", "read_keys", "user_secret"]
 

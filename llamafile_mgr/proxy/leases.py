@@ -26,7 +26,7 @@ from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.tasks import start_task
 
-__all__ = ["LeaseBook", "LeaseTerms", "Leases", "find_defaults", "find_failure", "living_alone"]
+__all__ = ["LeaseBook", "LeaseTerms", "Leases", "find_defaults", "find_failure", "single_instance"]
 
 #: How long after its start a ``serve`` for its users waits for the first of them.
 FIRST_USER_SECONDS = 10.0
@@ -260,7 +260,7 @@ def _read_keep(command: Mapping[str, Any]) -> float:
 
 
 @contextlib.contextmanager
-def living_alone(runtime: Path, terms: LeaseTerms | None) -> Iterator[None]:
+def single_instance(runtime: Path, terms: LeaseTerms | None) -> Iterator[None]:
     """Be the only ``serve`` of these terms while inside; one that is ending is waited for.
 
     Raises:

@@ -12,8 +12,8 @@ from llamafile_mgr import __version__
 from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.metrics import Sample, render_metric
-from llamafile_mgr.supervisor.memory import resident_bytes
 from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.process_memory import resident_bytes
 
 __all__ = ["describe_status", "render_metrics"]
 

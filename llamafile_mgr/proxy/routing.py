@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.errors import ConfigError, RequestError
-from llamafile_mgr.proxy.refusals import UnknownModelError
+from llamafile_mgr.proxy.api_errors import UnknownModelError
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["MODEL_HEADER", "SUBSTITUTED_HEADER", "Choice", "Router"]
+__all__ = ["MODEL_HEADER", "SUBSTITUTED_HEADER", "RoutedCall", "Router"]
 
 #: Names the model that answered, and one that was asked for but is not served.
 MODEL_HEADER, SUBSTITUTED_HEADER = "x-model", "x-model-substituted-for"
@@ -25,7 +25,7 @@ _SUFFIXES = {":query": InputType.QUERY, ":document": InputType.DOCUMENT}
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RoutedCall:
     """The pool that answers. ``substituted_for``: the unknown name that was asked for, if it was.
 
     ``input_type``: what a suffix of the name says the texts are.
@@ -56,7 +56,7 @@ class Router:
         if taken:
             raise ConfigError(f"{min(taken)!r} is an alias of one model and the name of another")
 
-    def choose(self, role: Role, name: object) -> Choice:
+    def choose(self, role: Role, name: object) -> RoutedCall:
         """Return the pool of ``role`` that ``name`` means; None and placeholders mean the first.
 
         With one model of the role any name reaches it, unless the router is strict.
@@ -75,15 +75,15 @@ class Router:
                     f"{named.plan.name} cannot {_VERBS[role]}: it is a model to {_VERBS[named.plan.role]}",
                     hint=self._advice(role),
                 )
-            return Choice(named, input_type=kind)
+            return RoutedCall(named, input_type=kind)
         candidates = [pool for pool in self.pools if pool.plan.role is role]
         if not candidates:
             raise RequestError(f"no model to {_VERBS[role]} is being served", hint=self._advice(role))
         if asked.lower() in _PLACEHOLDERS:
-            return Choice(candidates[0], input_type=kind)
+            return RoutedCall(candidates[0], input_type=kind)
         if self.strict or len(candidates) > 1:
             raise UnknownModelError(f"no model {asked[:200]!r} is served", hint=self._advice(role))
-        return Choice(candidates[0], substituted_for=name, input_type=kind)
+        return RoutedCall(candidates[0], substituted_for=name, input_type=kind)
 
     def find(self, name: str) -> Pool | None:
         """Return the pool of this name or alias, None when there is none."""

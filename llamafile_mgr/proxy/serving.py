@@ -24,15 +24,15 @@ from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.activation import inherited_sockets
 from llamafile_mgr.proxy.app import Proxy
-from llamafile_mgr.proxy.control import Controller, replace_model
+from llamafile_mgr.proxy.controller import Controller, replace_model
 from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
-from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, living_alone
+from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, single_instance
 from llamafile_mgr.proxy.listening import allow_descriptors, bind_sockets, close_sockets, endpoint
 from llamafile_mgr.proxy.server import HttpServer
 from llamafile_mgr.supervisor.asking import control_socket
-from llamafile_mgr.supervisor.control import ControlServer
+from llamafile_mgr.supervisor.control_channel import ControlServer
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.meters import SpeedPolicy
 from llamafile_mgr.supervisor.notify import Notifier
@@ -79,7 +79,7 @@ def serve(
     keys = read_keys(Path(settings.keys_file).expanduser()) if settings.keys_file else KeyRing()
     public = bool(keys.keys)
     notifier = Notifier()
-    with living_alone(paths.runtime, terms):
+    with single_instance(paths.runtime, terms):
         sockets = inherited_sockets(public=public)
         try:
             notifier.status("planning")

@@ -16,7 +16,7 @@ from llamafile_mgr.errors import NotFoundError, ServiceError
 from llamafile_mgr.files import write_atomically
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.service.definition import Manager, Scope, Steps, UnitFile
-from llamafile_mgr.service.finding import Target
+from llamafile_mgr.service.finding import ServiceHost
 
 __all__ = [
     "Change",
@@ -80,7 +80,7 @@ def _lines(data: bytes) -> list[str]:
     return data.decode(encoding, "replace").splitlines()
 
 
-def make_directories(target: Target) -> None:
+def make_directories(target: ServiceHost) -> None:
     """Make the directories that the service writes to, for its user alone.
 
     Raises:
@@ -93,7 +93,7 @@ def make_directories(target: Target) -> None:
         _own_from(paths.runtime, target)
 
 
-def _own_from(path: Path, target: Target) -> None:
+def _own_from(path: Path, target: ServiceHost) -> None:
     """Make ``path``; what did not exist before becomes the service user's."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
     if not missing and target.user is None:

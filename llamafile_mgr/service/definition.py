@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError
 
-__all__ = ["Action", "Definition", "Manager", "Request", "Scope", "Steps", "UnitFile", "check_name"]
+__all__ = ["Action", "Definition", "Manager", "Scope", "ServiceSpec", "Steps", "UnitFile", "check_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
@@ -116,7 +116,7 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ServiceSpec:
     """What the user asked for.
 
     ``arguments``: those of ``serve``, files as absolute paths. ``needed``: the files among them.

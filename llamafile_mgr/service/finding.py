@@ -16,9 +16,9 @@ from llamafile_mgr.config import CONFIG_VARIABLE
 from llamafile_mgr.errors import ServiceError
 from llamafile_mgr.machine.vendors import engine_files, gpu_variables
 from llamafile_mgr.paths import HOME_VARIABLE, Paths, resolve_paths
-from llamafile_mgr.service.definition import Definition, Manager, Request, Scope
+from llamafile_mgr.service.definition import Definition, Manager, Scope, ServiceSpec
 
-__all__ = ["Target", "find_definition", "find_manager", "find_target", "unit_directory"]
+__all__ = ["ServiceHost", "find_definition", "find_manager", "find_target", "unit_directory"]
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: Variables of the installing shell that change where files lie; those of GPUs are kept too.
@@ -36,7 +36,7 @@ _STOP_EXTRA_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServiceHost:
     """Who runs the service. ``user``: for a system service; ``user_id`` is -1 where there are none."""
 
     scope: Scope
@@ -54,7 +54,7 @@ def find_manager() -> Manager:
     return Manager.WINDOWS if sys.platform == "win32" else Manager.SYSTEMD
 
 
-def find_target(scope: Scope, run_as: str | None, paths: Paths, environ: Mapping[str, str]) -> Target:
+def find_target(scope: Scope, run_as: str | None, paths: Paths, environ: Mapping[str, str]) -> ServiceHost:
     """Return who is to run it; ``paths`` are those of the user who asks.
 
     Raises:
@@ -66,7 +66,7 @@ def find_target(scope: Scope, run_as: str | None, paths: Paths, environ: Mapping
                 "a user's own service runs as that user", hint="drop --run-as, or add --system"
             )
         ids = (os.getuid(), os.getgid()) if hasattr(os, "getuid") else (-1, -1)
-        return Target(scope, Path.home(), paths, None, *ids)
+        return ServiceHost(scope, Path.home(), paths, None, *ids)
     import pwd
 
     name = run_as or environ.get("SUDO_USER")
@@ -82,7 +82,7 @@ def find_target(scope: Scope, run_as: str | None, paths: Paths, environ: Mapping
         raise ServiceError(f"there is no user {name}") from error
     home = Path(entry.pw_dir)
     found = resolve_paths(environ) if environ.get(HOME_VARIABLE) else _default_paths(home)
-    return Target(scope, home, found, name, entry.pw_uid, entry.pw_gid)
+    return ServiceHost(scope, home, found, name, entry.pw_uid, entry.pw_gid)
 
 
 def _default_paths(home: Path) -> Paths:
@@ -107,7 +107,7 @@ def _default_paths(home: Path) -> Paths:
     )
 
 
-def unit_directory(manager: Manager, target: Target, environ: Mapping[str, str]) -> Path:
+def unit_directory(manager: Manager, target: ServiceHost, environ: Mapping[str, str]) -> Path:
     """Return where this manager looks for services."""
     if manager is Manager.WINDOWS:
         return target.paths.state / "service"
@@ -119,7 +119,7 @@ def unit_directory(manager: Manager, target: Target, environ: Mapping[str, str])
     return Path(environ.get("XDG_CONFIG_HOME") or target.home / ".config") / "systemd" / "user"
 
 
-def find_definition(request: Request, target: Target, environ: Mapping[str, str]) -> Definition:
+def find_definition(request: ServiceSpec, target: ServiceHost, environ: Mapping[str, str]) -> Definition:
     """Return the whole definition. Starts the interpreter once, to see whether it finds the package alone.
 
     Raises:
@@ -171,7 +171,7 @@ def _exists_here(host: str) -> bool:
     return True
 
 
-def _environment(target: Target, package: Path, environ: Mapping[str, str]) -> dict[str, str]:
+def _environment(target: ServiceHost, package: Path, environ: Mapping[str, str]) -> dict[str, str]:
     kept = {k: v for k, v in environ.items() if k.startswith(_PREFIX) and k not in _DROPPED}
     if environ.get(HOME_VARIABLE):
         kept[HOME_VARIABLE] = str(Path(environ[HOME_VARIABLE]).expanduser().absolute())
@@ -211,7 +211,7 @@ def _outermost(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(path for path in unique if not any(other in path.parents for other in unique))
 
 
-def _check_reach(path: Path, target: Target) -> None:
+def _check_reach(path: Path, target: ServiceHost) -> None:
     """Raise ServiceError when a directory on the way to ``path``, or to its target, is closed to the user."""
     for way in dict.fromkeys((path, path.resolve())):
         for directory in reversed(way.parents):

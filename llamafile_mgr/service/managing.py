@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafile_mgr.service import launchd, systemd, windows
+from llamafile_mgr.service import launchd, systemd, task_scheduler
 from llamafile_mgr.service.definition import Action, Definition, Manager, Scope, Steps, check_name
-from llamafile_mgr.service.finding import Target, find_manager, unit_directory
+from llamafile_mgr.service.finding import ServiceHost, find_manager, unit_directory
 
 __all__ = ["Handle", "find_handle"]
 
@@ -30,7 +30,7 @@ class Handle:
             return systemd.install_steps(definition, self.directory)
         if self.manager is Manager.LAUNCHD:
             return launchd.install_steps(definition, self.directory, self.user_id)
-        return windows.install_steps(definition, self.directory)
+        return task_scheduler.install_steps(definition, self.directory)
 
     def uninstall_steps(self) -> Steps:
         """Return how to remove it."""
@@ -38,7 +38,7 @@ class Handle:
             return systemd.uninstall_steps(self.name, self.scope, self.directory)
         if self.manager is Manager.LAUNCHD:
             return launchd.uninstall_steps(self.name, self.scope, self.directory, self.user_id)
-        return windows.uninstall_steps(self.name, self.directory)
+        return task_scheduler.uninstall_steps(self.name, self.directory)
 
     def command(self, action: Action, *, follow: bool = False) -> tuple[str, ...]:
         """Return the command for an action."""
@@ -48,10 +48,10 @@ class Handle:
             return launchd.action_command(
                 action, self.name, self.scope, self.user_id, self.log, follow=follow
             )
-        return windows.action_command(action, self.name, self.log)
+        return task_scheduler.action_command(action, self.name, self.log)
 
 
-def find_handle(name: str, target: Target, environ: Mapping[str, str]) -> Handle:
+def find_handle(name: str, target: ServiceHost, environ: Mapping[str, str]) -> Handle:
     """Return the handle of a service on this system, installed or not. Raises ConfigError for a bad name."""
     manager = find_manager()
     return Handle(

@@ -12,10 +12,10 @@ from pathlib import Path
 from llamafile_mgr.catalog import Artifact, Catalog, Model
 from llamafile_mgr.errors import DiskFullError, InvalidFileError, NotFoundError, UsageError
 from llamafile_mgr.files import clone_or_copy, free_bytes, link_file, store_errors, temporary_name
-from llamafile_mgr.store.blocks import hash_file
+from llamafile_mgr.store.block_hashes import hash_file
 from llamafile_mgr.store.kinds import kind_of_file
 from llamafile_mgr.store.layout import check_name
-from llamafile_mgr.store.records import Record, StoredArtifact, Trust
+from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust
 from llamafile_mgr.store.store import Store
 
 __all__ = ["Method", "import_file"]
@@ -65,7 +65,7 @@ def import_file(
                 f"{path} has the digest {hashes.sha256}, not {sha256}", hint="nothing was imported"
             )
         known = _in_catalog(catalog, hashes.sha256)
-        record = Record(
+        record = NameRecord(
             name=check_name(name or (_catalog_name(*known) if known else path.name)),
             digest=hashes.sha256,
             size=hashes.size,
@@ -119,7 +119,7 @@ def _catalog_name(model: Model | None, artifact: Artifact) -> str:
     return f"{model.id}:{artifact.name}" if model else artifact.name
 
 
-def _described(record: Record, model: Model | None, artifact: Artifact) -> Record:
+def _described(record: NameRecord, model: Model | None, artifact: Artifact) -> NameRecord:
     return replace(
         record,
         kind=artifact.kind,

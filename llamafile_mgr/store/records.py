@@ -13,7 +13,7 @@ from llamafile_mgr.catalog import ArtifactKind, Role
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.store.layout import check_digest, check_name
 
-__all__ = ["Record", "StoredArtifact", "Trust", "artifact_json", "parse_record", "record_json", "stored"]
+__all__ = ["NameRecord", "StoredArtifact", "Trust", "artifact_json", "parse_record", "record_json", "stored"]
 
 
 class Trust(StrEnum):
@@ -29,7 +29,7 @@ class Trust(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class NameRecord:
     """One name in the store, as written to disk.
 
     ``digest``, ``size``: of the file on disk. ``url``: where its bytes came from. ``revision``: the
@@ -88,10 +88,10 @@ class StoredArtifact:
     last_used_at: datetime | None
     engine_version: str | None
     damaged: bool
-    record: Record
+    record: NameRecord
 
 
-def stored(record: Record, path: Path, last_used_at: datetime | None, damaged: bool) -> StoredArtifact:
+def stored(record: NameRecord, path: Path, last_used_at: datetime | None, damaged: bool) -> StoredArtifact:
     """Join a record with what the disk says about its blob."""
     return StoredArtifact(
         name=record.name,
@@ -125,7 +125,7 @@ def artifact_json(entry: StoredArtifact) -> dict[str, object]:
     }
 
 
-def record_json(record: Record) -> dict[str, object]:
+def record_json(record: NameRecord) -> dict[str, object]:
     """Return the record as plain JSON values, without the fields that are unknown."""
     values: dict[str, object] = {}
     for field in dataclasses.fields(record):
@@ -139,7 +139,7 @@ def record_json(record: Record) -> dict[str, object]:
     return values
 
 
-def parse_record(text: str | bytes) -> Record:
+def parse_record(text: str | bytes) -> NameRecord:
     """Read a record back.
 
     Raises:
@@ -148,7 +148,7 @@ def parse_record(text: str | bytes) -> Record:
     values = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError("a record is a JSON object")
-    known = {field.name for field in dataclasses.fields(Record)}
+    known = {field.name for field in dataclasses.fields(NameRecord)}
     if not known >= set(values):
         raise ValueError(f"unknown keys in a record: {sorted(set(values) - known)}")
     try:
@@ -159,7 +159,7 @@ def parse_record(text: str | bytes) -> Record:
             values["role"] = Role(values["role"])
         for key in known & set(values):
             _check_type(key, values[key])
-        return Record(**values)
+        return NameRecord(**values)
     except (KeyError, TypeError, UsageError) as error:
         raise ValueError(f"no valid record: {error}") from error
 

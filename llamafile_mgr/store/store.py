@@ -18,13 +18,13 @@ from llamafile_mgr.files import store_errors, sync_directory, sync_file, write_a
 from llamafile_mgr.locks import Locks
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.processes import Holder
-from llamafile_mgr.store.blocks import BlockHashes, write_blocks
+from llamafile_mgr.store.block_hashes import BlockHashes, write_blocks
 from llamafile_mgr.store.holds import add_hold, drop_hold, living_holders
 from llamafile_mgr.store.layout import Layout
 from llamafile_mgr.store.parts import PartInfo, make_part, remove_part
 from llamafile_mgr.store.quarantine import lift_quarantine
 from llamafile_mgr.store.ranges import Range
-from llamafile_mgr.store.records import Record, StoredArtifact, Trust, parse_record, record_json, stored
+from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust, parse_record, record_json, stored
 
 __all__ = ["Removal", "Store"]
 
@@ -80,7 +80,7 @@ class Store:
         records, _ = self.records()
         return [entry for record in records if (entry := self._join(record)) is not None]
 
-    def records(self) -> tuple[list[Record], list[Path]]:
+    def records(self) -> tuple[list[NameRecord], list[Path]]:
         """Return all records in the order of their names, and the files that are none."""
         records, broken = [], []
         for path in sorted((self.root / "names").glob("[!.]*.json")):
@@ -91,7 +91,7 @@ class Store:
                 broken.append(path)
         return sorted(records, key=lambda record: record.name), broken
 
-    def _read_record(self, path: Path) -> Record | None:
+    def _read_record(self, path: Path) -> NameRecord | None:
         try:
             record = parse_record(path.read_bytes())
         except (OSError, ValueError):
@@ -135,7 +135,7 @@ class Store:
                     return entry
         return None
 
-    def _join(self, record: Record) -> StoredArtifact | None:
+    def _join(self, record: NameRecord) -> StoredArtifact | None:
         path, damaged = self.layout.blob(record.digest), False
         if not _is_file(path):
             path, damaged = self.layout.damaged(record.digest), True
@@ -184,7 +184,7 @@ class Store:
         """Hold the store's own lock: for short changes of names and blobs only."""
         return self.locks.held(self.layout.lock("store"), seconds=_BUSY_SECONDS)
 
-    def publish(self, path: Path, hashes: BlockHashes, record: Record) -> StoredArtifact:
+    def publish(self, path: Path, hashes: BlockHashes, record: NameRecord) -> StoredArtifact:
         """Move the verified file ``path`` into the store under the record's name.
 
         Only here does a file get its final mode: its digest has matched. The bytes, the block hashes,
@@ -209,7 +209,7 @@ class Store:
             self._write_record(record)
         return self._entry(record)
 
-    def name(self, record: Record) -> StoredArtifact:
+    def name(self, record: NameRecord) -> StoredArtifact:
         """Let a name point at a blob that is here.
 
         Raises:
@@ -224,13 +224,13 @@ class Store:
             self._write_record(record)
         return self._entry(record)
 
-    def _entry(self, record: Record) -> StoredArtifact:
+    def _entry(self, record: NameRecord) -> StoredArtifact:
         entry = self._join(record)
         if entry is None:
             raise StoreError(f"the file of {record.name} vanished from the store")
         return entry
 
-    def _write_record(self, record: Record) -> None:
+    def _write_record(self, record: NameRecord) -> None:
         import json
 
         text = json.dumps(record_json(record), indent=1)
@@ -324,7 +324,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _of_model(model_id: str, records: list[Record]) -> list[Record]:
+def _of_model(model_id: str, records: list[NameRecord]) -> list[NameRecord]:
     """Order the artifacts of one model: the catalog's recommended one first, then the newest."""
     model = load_catalog().models.get(model_id)
     recommended = model.artifacts[0].name if model else None
@@ -332,7 +332,7 @@ def _of_model(model_id: str, records: list[Record]) -> list[Record]:
     return sorted(newest, key=lambda record: record.artifact != recommended)
 
 
-def _how_to_get(name: str, records: list[Record]) -> str:
+def _how_to_get(name: str, records: list[NameRecord]) -> str:
     catalog = load_catalog()
     try:
         catalog.find(name)

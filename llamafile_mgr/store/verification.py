@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from llamafile_mgr.store.blocks import hash_file, read_blocks, write_blocks
+from llamafile_mgr.store.block_hashes import hash_file, read_blocks, write_blocks
 from llamafile_mgr.store.ranges import Range
 from llamafile_mgr.store.records import StoredArtifact
 from llamafile_mgr.store.store import Store

@@ -28,6 +28,7 @@ from llamafile_mgr.errors import (
     InternalError,
     NotReadyError,
 )
+from llamafile_mgr.supervisor.backend import Backend
 from llamafile_mgr.supervisor.calls import (
     Batch,
     BatchPolicy,
@@ -38,8 +39,7 @@ from llamafile_mgr.supervisor.calls import (
     Weight,
     Work,
 )
-from llamafile_mgr.supervisor.members import Member
-from llamafile_mgr.supervisor.meters import Job
+from llamafile_mgr.supervisor.meters import MeteredWork
 from llamafile_mgr.supervisor.queue import CallQueue, QueueLimits, Worker
 from llamafile_mgr.supervisor.resending import EngineLoss, Resend, judge_loss
 
@@ -52,7 +52,7 @@ class Fleet(Protocol):
     """The engines of a pool, as its dispatcher needs them."""
 
     @property
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[Backend]:
         """Return all of them, ready or not."""
 
     @property
@@ -114,7 +114,7 @@ class WorkerSlot:
 
     __slots__ = ("_answered_from", "_batch", "_dispatcher", "_job", "_kept", "client", "engine")
 
-    def __init__(self, dispatcher: Dispatcher, batch: Batch, engine: Member) -> None:
+    def __init__(self, dispatcher: Dispatcher, batch: Batch, engine: Backend) -> None:
         self.engine = engine
         self.client: EngineClient | None = engine.client
         self._dispatcher: Dispatcher | None = dispatcher
@@ -122,7 +122,7 @@ class WorkerSlot:
         self._kept = False
         self._answered_from = time.monotonic()
         metered = batch.priority is not Priority.CONTROL
-        self._job: Job | None = engine.begin(max(1, batch.tokens) if metered else 0)
+        self._job: MeteredWork | None = engine.begin(max(1, batch.tokens) if metered else 0)
 
     def connection(self) -> EngineClient:
         """Return the connections to the engine. Raises EngineLostError: it was stopped."""

@@ -14,19 +14,19 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.course import FAILED_GRACE_SECONDS, Course
+from llamafile_mgr.supervisor.backend_life import FAILED_GRACE_SECONDS, BackendLife
+from llamafile_mgr.supervisor.degradation import drop_flags
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
-from llamafile_mgr.supervisor.ladder import drop_flags
+from llamafile_mgr.supervisor.engine_log import EngineLog
+from llamafile_mgr.supervisor.engine_start import EngineChecks, StallTimer, await_health, find_port
+from llamafile_mgr.supervisor.health_watch import watch
 from llamafile_mgr.supervisor.lifecycle import Aftermath
-from llamafile_mgr.supervisor.logs import EngineLog
-from llamafile_mgr.supervisor.memory import count_oom_kills
 from llamafile_mgr.supervisor.meters import EngineMeter
 from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
 from llamafile_mgr.supervisor.process import EngineProcess, Spawner, spawn_engine
+from llamafile_mgr.supervisor.process_memory import count_oom_kills
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
-from llamafile_mgr.supervisor.starting import EngineChecks, StallTimer, await_health, find_port
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
-from llamafile_mgr.supervisor.watching import watch
 
 __all__ = ["Engine"]
 
@@ -35,7 +35,7 @@ _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _GONE_SECONDS = 1.0
 
 
-class Engine(Course):
+class Engine(BackendLife):
     """One engine. ``spawn`` starts its process."""
 
     def __init__(

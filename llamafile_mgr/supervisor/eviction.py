@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Lodger", "Move", "Verdict", "decide_room"]
+__all__ = ["EvictionMove", "Lodger", "Move", "decide_room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Move(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EvictionMove:
     """``victim``: whom to evict. START: there is room. WAIT: somebody busy has to finish first. REFUSE: not
     even all that may be evicted would make room."""
 
@@ -45,7 +45,9 @@ class Verdict:
     victim: str | None = None
 
 
-def decide_room(needed: int, available: int, lodgers: Sequence[Lodger], limit: int | None = None) -> Verdict:
+def decide_room(
+    needed: int, available: int, lodgers: Sequence[Lodger], limit: int | None = None
+) -> EvictionMove:
     """Return the next move towards ``needed`` bytes while ``available`` are left beside the lodgers.
 
     ``limit``: what all of them together may take. Ask again after every eviction: what it gave back is
@@ -57,11 +59,11 @@ def decide_room(needed: int, available: int, lodgers: Sequence[Lodger], limit: i
     if limit is not None:
         free = min(free, limit - taken)
     if free >= needed:
-        return Verdict(Move.START)
+        return EvictionMove(Move.START)
     loose = [each for each in lodgers if not each.pinned]
     if free + sum(each.taken for each in loose) < needed:
-        return Verdict(Move.REFUSE)
+        return EvictionMove(Move.REFUSE)
     idle = [each for each in loose if not each.busy]
     if not idle:
-        return Verdict(Move.WAIT)
-    return Verdict(Move.EVICT, max(idle, key=lambda each: each.idle_seconds).name)
+        return EvictionMove(Move.WAIT)
+    return EvictionMove(Move.EVICT, max(idle, key=lambda each: each.idle_seconds).name)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.launch_settings import LaunchSettings
+from llamafile_mgr.supervisor.degradation import Degradation, degrade
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
-from llamafile_mgr.supervisor.ladder import Step, step_down
-from llamafile_mgr.supervisor.restart import RestartPolicy, decide_restart
+from llamafile_mgr.supervisor.restart_policy import RestartPolicy, decide_restart
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
 
 __all__ = ["Aftermath", "Lifecycle"]
@@ -26,7 +26,7 @@ class Aftermath:
 
     event: EngineEvent
     delay_seconds: float | None
-    step: Step | None = None
+    step: Degradation | None = None
     half_open: bool = False
 
 
@@ -119,7 +119,7 @@ class Lifecycle:
 
     def _decide(self, death: _Death, *, half_open: bool) -> Aftermath:
         policy, cause = self._policy, death.cause
-        step = step_down(self.settings, cause, self.dropped)
+        step = degrade(self.settings, cause, self.dropped)
         if step is not None:
             return Aftermath(EngineEvent.DIED, policy.first_delay_seconds, step)
         restart = None

@@ -12,7 +12,7 @@ import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
-__all__ = ["EngineMeter", "Job", "Kind", "SpeedPolicy", "retry_seconds"]
+__all__ = ["EngineMeter", "Kind", "MeteredWork", "SpeedPolicy", "retry_seconds"]
 
 #: The bit lengths of a job's size and of the number of jobs under way at its start.
 Kind = tuple[int, int]
@@ -47,7 +47,7 @@ class SpeedPolicy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class MeteredWork:
     """Work under way. ``mark``: the reading of the shared clock at its start."""
 
     size: int
@@ -67,7 +67,7 @@ class EngineMeter:
         self.slow = False
         self._policy = policy
         self._best = best
-        self._jobs: set[Job] = set()
+        self._jobs: set[MeteredWork] = set()
         self._load = 0
         self._clock = 0.0
         self._seen = 0.0
@@ -78,19 +78,19 @@ class EngineMeter:
         self._answered_at = -math.inf
         self._last_rate: float | None = None
 
-    def begin(self, size: int, now: float) -> Job:
+    def begin(self, size: int, now: float) -> MeteredWork:
         """Note the start of work of ``size`` tokens, at least 1."""
         if not self._jobs and now - self._answered_at > _STALE_SECONDS:
             self._last_rate = self.rough_rate()
             self._work, self._busy, self._answers = 0.0, 0.0, 0
         self._advance(now)
         kind = (size.bit_length(), (len(self._jobs) + 1).bit_length())
-        job = Job(size, kind, self._clock)
+        job = MeteredWork(size, kind, self._clock)
         self._jobs.add(job)
         self._load += size
         return job
 
-    def end(self, job: Job, now: float, *, answered: bool) -> bool:
+    def end(self, job: MeteredWork, now: float, *, answered: bool) -> bool:
         """Note the end of work; tells whether the engine has become slow, or is no longer."""
         if job not in self._jobs:
             return False  # begun before the engine's settings were changed

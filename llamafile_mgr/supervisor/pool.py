@@ -18,10 +18,10 @@ from llamafile_mgr.changes import Changes
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.errors import EngineStartError, Error, InternalError, NotReadyError
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.backend import Backend, gone_for_long, not_settled
 from llamafile_mgr.supervisor.calls import BatchPolicy
 from llamafile_mgr.supervisor.dispatch import Dispatcher
-from llamafile_mgr.supervisor.members import Member, gone_for_long, not_settled
-from llamafile_mgr.supervisor.memory import resident_bytes
+from llamafile_mgr.supervisor.process_memory import resident_bytes
 from llamafile_mgr.supervisor.queue import QueueLimits
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
@@ -85,8 +85,8 @@ class Pool:
         self,
         plan: Plan,
         options: PoolOptions,
-        make_engine: Callable[[Plan, int], Member],
-        make_remote: Callable[[Plan, RemoteConfig], Member],
+        make_engine: Callable[[Plan, int], Backend],
+        make_remote: Callable[[Plan, RemoteConfig], Backend],
         make_room: Callable[[Pool], Awaitable[None]],
         tell: Callable[[], None],
     ) -> None:
@@ -94,12 +94,12 @@ class Pool:
         self.options = options
         self.changes = Changes(self._note_change)
         self._tell = tell
-        self.engines: tuple[Member, ...] = ()
+        self.engines: tuple[Backend, ...] = ()
         self.resting = False
         self._make_engine = make_engine
         self._make_remote = make_remote
         self._make_room = make_room
-        self._tasks: dict[Member, asyncio.Task[None]] = {}
+        self._tasks: dict[Backend, asyncio.Task[None]] = {}
         self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue()
         self._loading: asyncio.Task[None] | None = None
         self._made = 0
@@ -198,7 +198,7 @@ class Pool:
     # What the dispatcher asks.
 
     @property
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[Backend]:
         """Return the engines, ready or not."""
         return self.engines
 
@@ -290,7 +290,7 @@ class Pool:
 
     async def _replace(self, plan: Plan) -> None:
         old = self.engines
-        new: list[Member] = []
+        new: list[Backend] = []
         try:
             for _ in range(plan.replicas):
                 engine = self._start(plan, joins=False)
@@ -311,7 +311,7 @@ class Pool:
         self.changes.announce()
         await self._end(old, self.options.drain_seconds)
 
-    async def _until_settled(self, engine: Member, *, patient: bool = True) -> None:
+    async def _until_settled(self, engine: Backend, *, patient: bool = True) -> None:
         """Wait until it is ready; unless ``patient``, no longer than its first try takes."""
         while not engine.ready:
             tried = engine.state is EngineState.BACKING_OFF and not patient
@@ -351,7 +351,7 @@ class Pool:
                 except EngineStartError as error:
                     _LOG.warning("%s", error.describe())
 
-    async def _exchange(self, old: Member) -> None:
+    async def _exchange(self, old: Backend) -> None:
         """Put a new engine in the place of one, ready before the old one drains."""
         new = self._start(joins=False)
         try:
@@ -363,12 +363,12 @@ class Pool:
         self.changes.announce()
         await self._end([old], self.options.drain_seconds)
 
-    def _start(self, plan: Plan | None = None, *, joins: bool = True) -> Member:
+    def _start(self, plan: Plan | None = None, *, joins: bool = True) -> Backend:
         engine = self._make_engine(plan or self.plan, self._made)
         self._made += 1
         return self._add(engine, joins=joins)
 
-    def _add(self, engine: Member, *, joins: bool = True) -> Member:
+    def _add(self, engine: Backend, *, joins: bool = True) -> Backend:
         self._tasks[engine] = start_task(engine.run(), f"engine {engine.name}")
         if joins:
             self.engines = (*self.engines, engine)
@@ -378,7 +378,7 @@ class Pool:
         engines, self.engines = list(self._tasks), ()
         await self._end(engines, 0.0 if self._hurried else self.options.drain_seconds)
 
-    async def _end(self, engines: list[Member] | tuple[Member, ...], drain_seconds: float) -> None:
+    async def _end(self, engines: list[Backend] | tuple[Backend, ...], drain_seconds: float) -> None:
         """Stop engines, each draining, and wait until they are gone."""
         tasks = [self._tasks[engine] for engine in engines]
         for engine in engines:

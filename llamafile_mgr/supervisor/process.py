@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import cast
 
 from llamafile_mgr.errors import EngineStartError, StoreError
-from llamafile_mgr.supervisor.logs import EngineLog
+from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.tasks import start_task
 
 __all__ = ["EngineProcess", "Spawner", "spawn_engine"]

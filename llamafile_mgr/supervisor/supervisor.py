@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.changes import Changes
-from llamafile_mgr.engines.remote import PeerFacts
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.launch_settings import LaunchSettings
+from llamafile_mgr.engines.remote_client import PeerFacts
 from llamafile_mgr.errors import NotFoundError, PlanError
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine import Engine
+from llamafile_mgr.supervisor.engine_start import EngineChecks
 from llamafile_mgr.supervisor.eviction import Move
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
-from llamafile_mgr.supervisor.memory_budget import MemoryBudget
+from llamafile_mgr.supervisor.memory_admission import MemoryAdmission
 from llamafile_mgr.supervisor.meters import Kind, SpeedPolicy
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
-from llamafile_mgr.supervisor.remote import Remote
-from llamafile_mgr.supervisor.restart import RestartPolicy
+from llamafile_mgr.supervisor.remote_backend import RemoteBackend
+from llamafile_mgr.supervisor.restart_policy import RestartPolicy
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings, PoolSnapshot
-from llamafile_mgr.supervisor.starting import EngineChecks
 from llamafile_mgr.tasks import start_task
 
 __all__ = ["Supervisor", "SupervisorOptions"]
@@ -74,7 +74,7 @@ class Supervisor:
         self._registry = Registry(paths.runtime)
         self._tasks: list[asyncio.Task[None]] = []
         self.changes = Changes()
-        self._budget = MemoryBudget(self.changes, options.memory_limit_bytes)
+        self._budget = MemoryAdmission(self.changes, options.memory_limit_bytes)
         self.pools = tuple(self._make_pool(plan) for plan in plans)
 
     def _make_pool(self, plan: Plan) -> Pool:
@@ -98,11 +98,11 @@ class Supervisor:
             name = safe if number == 0 else f"{safe}-{number + 1}"
             return Engine(name, plan, self._checks(plan), surroundings)
 
-        def make_remote(plan: Plan, remote: RemoteConfig) -> Remote:
+        def make_remote(plan: Plan, remote: RemoteConfig) -> RemoteBackend:
             checks = self._remote_checks
             if checks is None:
                 raise PlanError(f"nothing can tell whether {remote.name} serves {plan.name}")
-            return Remote(remote.name, remote, plan, lambda facts: checks(plan, facts), surroundings)
+            return RemoteBackend(remote.name, remote, plan, lambda facts: checks(plan, facts), surroundings)
 
         options = self._options.pools.get(plan.name, default)
         pool = Pool(plan, options, make_engine, make_remote, self._make_room, self.changes.announce)

@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from llamafile_mgr.bulk import Job, TextInput, run_job
+from llamafile_mgr.bulk import BulkJob, TextInput, run_job
 from llamafile_mgr.bulk.inputs import find_inputs
 from llamafile_mgr.bulk.readers import InputForm, form_of
 from llamafile_mgr.errors import CheckpointError, Error, InvalidFileError, NotFoundError, UsageError
@@ -128,7 +128,7 @@ async def test_every_file_has_fragments_and_numbers_of_its_own(corpus: Path) -> 
     (corpus / "two.jsonl").write_text('{"id": 7, "text": "d"}\n"e"\nbroken\n')
     (corpus / "three.csv").write_text("text\nf\n")
     sources = find_inputs(["one.txt", "two.jsonl", "three.csv"], TextInput())
-    job = Job(sources, corpus / "out.jsonl", batch=2, fragment=2)
+    job = BulkJob(sources, corpus / "out.jsonl", batch=2, fragment=2)
     assert [len(fragment.records) for fragment in job.read_fragments()] == [2, 1, 2, 1, 1]
     report = await run_job(job, FakeSource())
     lines = [json.loads(line) for line in (corpus / "out.jsonl").read_text().splitlines()]
@@ -149,7 +149,7 @@ async def test_changed_inputs_are_noticed(corpus: Path, change: str) -> None:
     for name in ("one.txt", "two.txt", "three.txt"):
         (corpus / name).write_text("".join(f"{name} {n}\n" for n in range(9)))
     sources = find_inputs(["one.txt", "two.txt"], TextInput())
-    job = Job(sources, corpus / "out.npy", batch=2, fragment=4)
+    job = BulkJob(sources, corpus / "out.npy", batch=2, fragment=4)
     with pytest.raises(ConnectionError):
         await run_job(job, FakeSource(dies_after=11))
     if change == "order":

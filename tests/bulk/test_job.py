@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llamafile_mgr.bulk import EmbedSettings, Job, Progress, TextInput, embed_file, run_job
+from llamafile_mgr.bulk import BulkJob, EmbedSettings, JobProgress, TextInput, embed_file, run_job
+from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.job import check_job, stream_job
-from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.errors import CheckpointError, Error, NotFoundError, UsageError
 from tests.bulk.texts import FAILING, FakeSource
@@ -36,11 +36,11 @@ def corpus(path: Path, count: int = 50) -> Path:
     return path
 
 
-def job_for(tmp_path: Path, output: str = "out.jsonl", **options: object) -> Job:
+def job_for(tmp_path: Path, output: str = "out.jsonl", **options: object) -> BulkJob:
     path = tmp_path / "in.jsonl"
     source = TextInput(path if path.exists() else corpus(path))
     sizes = {"batch": 3, "concurrency": 2, "fragment": 7}
-    return Job(source, tmp_path / output, **{**sizes, **options})  # type: ignore[arg-type]
+    return BulkJob(source, tmp_path / output, **{**sizes, **options})  # type: ignore[arg-type]
 
 
 def outputs(tmp_path: Path, stem: str) -> dict[str, bytes]:
@@ -53,7 +53,7 @@ def outputs_of(folder: Path) -> dict[str, bytes]:
 
 
 async def test_every_text_gets_its_own_vector_or_its_error(tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[JobProgress] = []
     job, source = job_for(tmp_path), FakeSource()
     report = await run_job(job, source, seen.append)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -70,7 +70,7 @@ async def test_every_text_gets_its_own_vector_or_its_error(tmp_path: Path) -> No
     assert (report.texts, report.failed, report.truncated, report.kept) == (51, 4, 5, 0)
     assert (report.dimensions, report.exact) == (WIDTH, True)
     assert [each.done for each in seen] == [7, 14, 21, 28, 35, 42, 49, 51]
-    assert seen[-1] == Progress(51, 0, 4, 51)
+    assert seen[-1] == JobProgress(51, 0, 4, 51)
     assert source.most_under_way == 2
     assert not parts_folder(tmp_path / "out.jsonl").exists()
 
@@ -212,7 +212,7 @@ async def test_numpy(tmp_path: Path) -> None:
         4,
         WIDTH,
     )
-    clean = Job(TextInput(texts=("a",)), tmp_path / "v.npy", overwrite=True)
+    clean = BulkJob(TextInput(texts=("a",)), tmp_path / "v.npy", overwrite=True)
     await run_job(clean, FakeSource())
     assert not (tmp_path / "v.errors.jsonl").exists()
 
@@ -228,7 +228,7 @@ async def test_parquet(tmp_path: Path) -> None:
     assert rows[5]["vector_space"] == "0" * 16
     assert rows[5]["truncated"] == "right"
     assert np.array_equal(np.array(rows[0]["embedding"], np.float32), vector_of("text 0"))
-    await run_job(Job(TextInput(texts=("a", "b")), tmp_path / "n.parquet"), FakeSource())
+    await run_job(BulkJob(TextInput(texts=("a", "b")), tmp_path / "n.parquet"), FakeSource())
     assert pyarrow.parquet.read_table(tmp_path / "n.parquet")["id"].to_pylist() == [1, 2]
 
 
@@ -273,7 +273,7 @@ async def test_a_folder_of_others_is_never_touched(tmp_path: Path) -> None:
     await run_job(job_for(tmp_path, "v"), FakeSource())
     with pytest.raises(UsageError, match="is there already"):
         await run_job(job_for(tmp_path, "v"), FakeSource())
-    few = Job(TextInput(texts=("a", "b")), tmp_path / "v", overwrite=True)
+    few = BulkJob(TextInput(texts=("a", "b")), tmp_path / "v", overwrite=True)
     await run_job(few, FakeSource())
     assert len(list((tmp_path / "v").glob("part-*"))) == 1
     (tmp_path / "v" / "mine.txt").write_text("")
@@ -284,13 +284,13 @@ async def test_a_folder_of_others_is_never_touched(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["e.jsonl", "e.npy", "e.parquet", "e"])
 @pytest.mark.parametrize("texts", [(), (FAILING,) * 9])
 async def test_without_a_single_vector(tmp_path: Path, name: str, texts: tuple[str, ...]) -> None:
-    job = Job(TextInput(texts=texts), tmp_path / name, fragment=4)
+    job = BulkJob(TextInput(texts=texts), tmp_path / name, fragment=4)
     report = await run_job(job, FakeSource(dimensions=None))
     assert (report.texts, report.failed) == (len(texts), len(texts))
 
 
 async def test_a_fragment_of_failures_among_others(tmp_path: Path) -> None:
-    job = Job(TextInput(texts=(*[FAILING] * 4, "a")), tmp_path / "f.npy", fragment=4)
+    job = BulkJob(TextInput(texts=(*[FAILING] * 4, "a")), tmp_path / "f.npy", fragment=4)
     await run_job(job, FakeSource(dimensions=None))
     assert np.load(tmp_path / "f.npy").shape == (5, WIDTH)
     await run_job(replace(job, output=tmp_path / "f"), FakeSource(dimensions=None))
@@ -325,7 +325,7 @@ def test_what_is_refused_before_anything_starts(
 
 async def test_a_stream_keeps_nothing(tmp_path: Path) -> None:
     parts: list[FinishedFragment] = []
-    job = Job(job_for(tmp_path).source, batch=3, fragment=7)
+    job = BulkJob(job_for(tmp_path).source, batch=3, fragment=7)
     report = await stream_job(job, FakeSource(), parts.append)
     assert [known for part in parts for known in part.ids] == [*(f"k{n}" for n in range(50)), 51]
     assert report.texts == 51
@@ -346,7 +346,7 @@ async def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
         path = tmp_path / f"{count}.txt"
         with path.open("w") as stream:
             stream.writelines(f"text {n} " + "w" * 2000 + "\n" for n in range(count))
-        job = Job(TextInput(path), tmp_path / f"{count}.npy", fragment=32)
+        job = BulkJob(TextInput(path), tmp_path / f"{count}.npy", fragment=32)
         source = FakeSource()
         source.asked = _Nothing()
         tracemalloc.start()

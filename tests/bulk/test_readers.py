@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.bulk.fragments import split_fragments
 from llamafile_mgr.bulk.readers import InputForm, TextInput, count_texts, read_texts
-from llamafile_mgr.bulk.records import Record
+from llamafile_mgr.bulk.text_records import TextRecord
 from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageError
 
 FEW = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -25,13 +25,13 @@ TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
 NO_ID, NO_OBJECT = "has an id that is neither a number nor a text", "is neither an object nor a text"
 
 
-def read(path: Path, content: bytes | None = None, **options: object) -> list[Record]:
+def read(path: Path, content: bytes | None = None, **options: object) -> list[TextRecord]:
     if content is not None:
         path.write_bytes(content)
     return list(read_texts(TextInput(path, **options)))  # type: ignore[arg-type]
 
 
-def shown(records: list[Record]) -> list[object]:
+def shown(records: list[TextRecord]) -> list[object]:
     return [(r.id, r.failure.message if r.failure else r.text) for r in records]
 
 
@@ -147,7 +147,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, suffix: s
 
 @given(st.integers(0, 40), st.integers(1, 9))
 def test_fragments_hold_everything_once(count: int, size: int) -> None:
-    records = [Record(n, f"text {n}") for n in range(count)]
+    records = [TextRecord(n, f"text {n}") for n in range(count)]
     fragments = list(split_fragments([records], size))
     assert [record for each in fragments for record in each.records] == records
     assert [each.index for each in fragments] == list(range(len(fragments)))
@@ -155,15 +155,15 @@ def test_fragments_hold_everything_once(count: int, size: int) -> None:
 
 
 def test_a_digest_tells_any_change() -> None:
-    def digest(*records: Record) -> str:
+    def digest(*records: TextRecord) -> str:
         return next(split_fragments([records], 9)).digest
 
-    whole = digest(Record(1, "ab"), Record(2, "c"))
-    assert whole == digest(Record(1, "ab"), Record(2, "c"))
+    whole = digest(TextRecord(1, "ab"), TextRecord(2, "c"))
+    assert whole == digest(TextRecord(1, "ab"), TextRecord(2, "c"))
     for other in [
-        (Record(1, "a"), Record(2, "bc")),
-        (Record("1", "ab"), Record(2, "c")),
-        (Record(2, "c"), Record(1, "ab")),
-        (Record(1, "ab"),),
+        (TextRecord(1, "a"), TextRecord(2, "bc")),
+        (TextRecord("1", "ab"), TextRecord(2, "c")),
+        (TextRecord(2, "c"), TextRecord(1, "ab")),
+        (TextRecord(1, "ab"),),
     ]:
         assert digest(*other) != whole

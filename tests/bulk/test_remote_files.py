@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llamafile_mgr.bulk import Job, TextInput, run_job
+from llamafile_mgr.bulk import BulkJob, TextInput, run_job
 from llamafile_mgr.bulk.readers import InputForm, count_texts, form_of, read_texts
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
 from tests.bulk.texts import FakeSource
@@ -45,7 +45,7 @@ async def test_a_url_gives_what_a_file_gives(
     source = TextInput(url=put(memory, name))
     assert [(each.id, each.text) for each in read_texts(source)] == [(r["id"], r["text"]) for r in ROWS]
     assert count_texts(source) == (40 if name.endswith(".parquet") else None)
-    report = await run_job(Job(source, tmp_path / "out.npy", fragment=8), FakeSource())
+    report = await run_job(BulkJob(source, tmp_path / "out.npy", fragment=8), FakeSource())
     assert (report.texts, report.failed) == (40, 0)
 
 
@@ -59,7 +59,7 @@ def test_a_file_url(tmp_path: Path) -> None:
 async def test_a_changed_file_behind_a_url_is_noticed(
     memory: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
-    job = Job(TextInput(url=put(memory, "/c/in.jsonl")), tmp_path / "out.npy", batch=4, fragment=8)
+    job = BulkJob(TextInput(url=put(memory, "/c/in.jsonl")), tmp_path / "out.npy", batch=4, fragment=8)
     with pytest.raises(ConnectionError):
         await run_job(job, FakeSource(dies_after=20))
     memory.pipe("/c/in.jsonl", b'"other"\n')
@@ -81,4 +81,4 @@ async def test_what_cannot_be_opened(
     memory: fsspec.AbstractFileSystem, tmp_path: Path, url: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await run_job(Job(TextInput(url=url), tmp_path / "out.npy"), FakeSource())
+        await run_job(BulkJob(TextInput(url=url), tmp_path / "out.npy"), FakeSource())

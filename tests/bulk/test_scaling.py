@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr import __version__
-from llamafile_mgr.bulk import Job, TextInput
+from llamafile_mgr.bulk import BulkJob, TextInput
 from llamafile_mgr.bulk.admission import NodeFacts
+from llamafile_mgr.bulk.checkpoints import FinishedFragment
 from llamafile_mgr.bulk.computing import embed_fragment
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.job import complete_job
-from llamafile_mgr.bulk.parts import FinishedFragment
 from llamafile_mgr.bulk.rates import measure_rates
 from llamafile_mgr.bulk.references import Reference
 from llamafile_mgr.bulk.scaling import ASSUMPTIONS, HEADERS, ScaleRates, predict, scale_json, scale_rows
@@ -133,7 +133,7 @@ class Finder:
 @pytest.mark.parametrize("nodes", [1, 2, 4])
 async def test_a_job_takes_no_less_than_is_predicted(tmp_path: Path, nodes: int) -> None:
     """How much longer it takes is for scripts/bench-ray to say: a busy machine is slow for its reasons."""
-    job = Job(TextInput(texts=TEXTS), tmp_path / "out.npy", batch=8, concurrency=1, fragment=16)
+    job = BulkJob(TextInput(texts=TEXTS), tmp_path / "out.npy", batch=8, concurrency=1, fragment=16)
     finder = Finder([FixedNode(f"n{number}") for number in range(nodes)])
     async with SharedWork(finder, None, Reference(), 2, lambda _: None) as work:
         await work.first()
@@ -145,7 +145,7 @@ async def test_a_job_takes_no_less_than_is_predicted(tmp_path: Path, nodes: int)
 
 
 async def test_rates_are_measured() -> None:
-    sizes = Job(TextInput(), batch=4, concurrency=2, fragment=8)
+    sizes = BulkJob(TextInput(), batch=4, concurrency=2, fragment=8)
     rates = await measure_rates(FakeSource(), TEXTS, sizes, seconds=0.05, start_seconds=1.5)
     assert min(rates.node, rates.read, rates.keep, rates.write) > 0
     assert (rates.start_seconds, rates.fragment, rates.batch, rates.concurrency) == (1.5, 8, 4, 2)

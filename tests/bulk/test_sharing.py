@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamafile_mgr import __version__
-from llamafile_mgr.bulk import Job, TextInput
+from llamafile_mgr.bulk import BulkJob, TextInput
 from llamafile_mgr.bulk.admission import NodeFacts
+from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.computing import embed_fragment
 from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.job import JobReport, complete_job, run_job
-from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.references import Reference, load_reference, make_reference
 from llamafile_mgr.bulk.sharing import Node, SharedWork
 from llamafile_mgr.catalog import load_catalog
@@ -103,8 +103,8 @@ class FakeFinder:
         return self.lists.pop(0) if self.lists else []
 
 
-def job_for(folder: Path, name: str = "shared.jsonl") -> Job:
-    return Job(TextInput(texts=TEXTS), folder / name, batch=3, concurrency=2, fragment=4, overwrite=True)
+def job_for(folder: Path, name: str = "shared.jsonl") -> BulkJob:
+    return BulkJob(TextInput(texts=TEXTS), folder / name, batch=3, concurrency=2, fragment=4, overwrite=True)
 
 
 async def share(
@@ -113,7 +113,7 @@ async def share(
     space: str | None = None,
     reference: Reference | None = None,
     said: list[str] | None = None,
-    job: Job | None = None,
+    job: BulkJob | None = None,
 ) -> JobReport:
     say = said.append if said is not None else lambda _: None
     reference = reference or load_reference(parts_folder(folder / "shared.jsonl")) or Reference()
@@ -271,7 +271,7 @@ async def test_a_fragment_that_ends_nodes_ends_the_job(tmp_path: Path) -> None:
 async def test_a_changed_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotReadyError):
         await share(tmp_path, FakeNode("a", refuses_at=3))
-    job = Job(TextInput(texts=("other", *TEXTS[1:])), tmp_path / "shared.jsonl", fragment=4)
+    job = BulkJob(TextInput(texts=("other", *TEXTS[1:])), tmp_path / "shared.jsonl", fragment=4)
     with pytest.raises(CheckpointError, match="its input changed"):
         await share(tmp_path, FakeNode("b"), space=SPACE, job=job)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llamafile_mgr.bulk.records import Failure, TextResult
+from llamafile_mgr.bulk.text_records import Failure, TextResult
 from tests.embedding.stub_pool import WIDTH, vector_of
 
 __all__ = ["FAILING", "FakeSource"]

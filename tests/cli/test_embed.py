@@ -223,12 +223,12 @@ def test_mistakes(
 
 
 def test_progress_as_lines() -> None:
-    from llamafile_mgr.bulk import Progress
+    from llamafile_mgr.bulk import JobProgress
 
-    assert describe_progress(Progress(1280, 0, 2, 5000), 10.0, 280) == (
+    assert describe_progress(JobProgress(1280, 0, 2, 5000), 10.0, 280) == (
         "1,280 of 5,000 texts, 100.0 docs/s, 37 s left, 2 failed"
     )
-    assert describe_progress(Progress(5, 5, 0, None), 0.0, 5) == "5 texts"
+    assert describe_progress(JobProgress(5, 5, 0, None), 0.0, 5) == "5 texts"
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from llamafile_mgr.cli import COMMANDS, run
 from llamafile_mgr.cli.progress import BarDisplay, LineDisplay, describe, make_display
-from llamafile_mgr.downloader.events import (
+from llamafile_mgr.downloader.pull_events import (
     Advanced,
     Checking,
     Converting,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.client import calls
-from llamafile_mgr.client.calls import EmbedOptions, split_texts
-from llamafile_mgr.client.exchange import Exchange, Lost, Outcome, Pause, Received, Send
+from llamafile_mgr.client import operations as calls
+from llamafile_mgr.client.conversation import Exchange, Lost, Outcome, Pause, Received, Send
+from llamafile_mgr.client.operations import EmbedOptions, split_texts
 from llamafile_mgr.client.values import Embeddings, ItemError, Ranked
 from llamafile_mgr.errors import (
     EngineError,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr.downloader.pacing import MOST_JOBS, JobControl, RateLimit, StallMeter
-from llamafile_mgr.downloader.planning import MEBIBYTE, RangePlanner, Segment, segment_bytes
+from llamafile_mgr.downloader.range_planning import MEBIBYTE, RangePlanner, Segment, segment_bytes
 from llamafile_mgr.downloader.retrying import RetryPolicy, next_wait, parse_retry_after
 from llamafile_mgr.store import RangeSet
 

@@ -10,7 +10,7 @@ import pytest
 from llamafile_mgr.catalog import ArtifactKind, load_catalog
 from llamafile_mgr.cli import run
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Target, preview, target_of
+from llamafile_mgr.downloader import PullTarget, preview, target_of
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.store import Part, PartInfo, Store
 from tests.store.putting import put
@@ -55,22 +55,22 @@ def test_what_an_earlier_attempt_left(tmp_path: Path) -> None:
     part = Part(store.layout.part(DIGEST), info)
     part.write(0, [b"x" * 40])
     part.close()
-    target = Target("m", "https://example.org/m", ArtifactKind.WEIGHTS, size=100, sha256=DIGEST)
+    target = PullTarget("m", "https://example.org/m", ArtifactKind.WEIGHTS, size=100, sha256=DIGEST)
     assert preview(target, store, DownloadConfig(), environ={}).arrived == 40
 
 
 def test_what_is_here_already(tmp_path: Path) -> None:
     store = Store(tmp_path)
     entry = put(store, "m")
-    seen = preview(Target("m", "https://example.org/m"), store, DownloadConfig(), environ={})
+    seen = preview(PullTarget("m", "https://example.org/m"), store, DownloadConfig(), environ={})
     assert (seen.present, seen.path) == (True, entry.path)
-    other = Target("m", "https://example.org/m", sha256=DIGEST)
+    other = PullTarget("m", "https://example.org/m", sha256=DIGEST)
     assert not preview(other, store, DownloadConfig(), environ={}).present
 
 
 def test_a_source_that_makes_no_address(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        preview(Target("m", "ftp://example.org/m"), Store(tmp_path), DownloadConfig(), environ={})
+        preview(PullTarget("m", "ftp://example.org/m"), Store(tmp_path), DownloadConfig(), environ={})
 
 
 def test_the_command_writes_nothing(

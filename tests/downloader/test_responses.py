@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.downloader.responses import ContentRange, Outcome, judge, parse_content_range
+from llamafile_mgr.downloader.responses import ContentRange, RangeOutcome, judge, parse_content_range
 from llamafile_mgr.store import Range
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -23,54 +23,54 @@ def outcome(
     size: int | None = 100,
     validator: str | None = '"v"',
     redirected: bool = True,
-) -> Outcome:
+) -> RangeOutcome:
     return judge(asked, size, validator, status, headers, NOW, redirected=redirected).outcome
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "expected"),
     [
-        (206, GOOD, Outcome.PART),
-        (206, {"content-range": "bytes 10-19/*"}, Outcome.PART),
-        (206, {**GOOD, "content-range": "bytes 10-14/100", "content-length": "5"}, Outcome.PART),
-        (206, {**GOOD, "content-encoding": "identity"}, Outcome.PART),
-        (206, {**GOOD, "content-encoding": "br"}, Outcome.BROKEN),
-        (206, {**GOOD, "content-range": "bytes 9-19/100"}, Outcome.BROKEN),
-        (206, {**GOOD, "content-range": "bytes 10-20/100"}, Outcome.BROKEN),
-        (206, {**GOOD, "content-length": "11"}, Outcome.BROKEN),
-        (206, {"etag": '"v"'}, Outcome.BROKEN),
-        (206, {**GOOD, "content-range": "bytes 10-19/101"}, Outcome.CHANGED),
-        (206, {**GOOD, "etag": '"w"'}, Outcome.CHANGED),
-        (200, {"content-length": "100"}, Outcome.WHOLE),
-        (200, {}, Outcome.WHOLE),
-        (200, {"content-length": "99"}, Outcome.CHANGED),
-        (200, {"content-encoding": "gzip"}, Outcome.BROKEN),
-        (200, {"etag": '"w"'}, Outcome.CHANGED),
-        (429, {}, Outcome.BUSY),
-        (503, {"retry-after": "3"}, Outcome.BUSY),
-        (503, {}, Outcome.RETRY),
-        (500, {}, Outcome.RETRY),
-        (408, {}, Outcome.RETRY),
-        (425, {}, Outcome.RETRY),
-        (416, {}, Outcome.CHANGED),
-        (412, {}, Outcome.CHANGED),
-        (302, {}, Outcome.EXPIRED),
-        (403, {}, Outcome.EXPIRED),
-        (404, {}, Outcome.EXPIRED),
-        (418, {}, Outcome.REFUSED),
-        (204, {}, Outcome.REFUSED),
+        (206, GOOD, RangeOutcome.PART),
+        (206, {"content-range": "bytes 10-19/*"}, RangeOutcome.PART),
+        (206, {**GOOD, "content-range": "bytes 10-14/100", "content-length": "5"}, RangeOutcome.PART),
+        (206, {**GOOD, "content-encoding": "identity"}, RangeOutcome.PART),
+        (206, {**GOOD, "content-encoding": "br"}, RangeOutcome.BROKEN),
+        (206, {**GOOD, "content-range": "bytes 9-19/100"}, RangeOutcome.BROKEN),
+        (206, {**GOOD, "content-range": "bytes 10-20/100"}, RangeOutcome.BROKEN),
+        (206, {**GOOD, "content-length": "11"}, RangeOutcome.BROKEN),
+        (206, {"etag": '"v"'}, RangeOutcome.BROKEN),
+        (206, {**GOOD, "content-range": "bytes 10-19/101"}, RangeOutcome.CHANGED),
+        (206, {**GOOD, "etag": '"w"'}, RangeOutcome.CHANGED),
+        (200, {"content-length": "100"}, RangeOutcome.WHOLE),
+        (200, {}, RangeOutcome.WHOLE),
+        (200, {"content-length": "99"}, RangeOutcome.CHANGED),
+        (200, {"content-encoding": "gzip"}, RangeOutcome.BROKEN),
+        (200, {"etag": '"w"'}, RangeOutcome.CHANGED),
+        (429, {}, RangeOutcome.BUSY),
+        (503, {"retry-after": "3"}, RangeOutcome.BUSY),
+        (503, {}, RangeOutcome.RETRY),
+        (500, {}, RangeOutcome.RETRY),
+        (408, {}, RangeOutcome.RETRY),
+        (425, {}, RangeOutcome.RETRY),
+        (416, {}, RangeOutcome.CHANGED),
+        (412, {}, RangeOutcome.CHANGED),
+        (302, {}, RangeOutcome.EXPIRED),
+        (403, {}, RangeOutcome.EXPIRED),
+        (404, {}, RangeOutcome.EXPIRED),
+        (418, {}, RangeOutcome.REFUSED),
+        (204, {}, RangeOutcome.REFUSED),
     ],
 )
-def test_verdicts(status: int, headers: dict[str, str], expected: Outcome) -> None:
+def test_verdicts(status: int, headers: dict[str, str], expected: RangeOutcome) -> None:
     assert outcome(status, headers) is expected
 
 
 def test_without_a_redirect_a_refusal_is_final() -> None:
-    assert outcome(403, {}, redirected=False) is Outcome.REFUSED
+    assert outcome(403, {}, redirected=False) is RangeOutcome.REFUSED
 
 
 def test_a_part_is_no_answer_to_the_question_for_the_whole() -> None:
-    assert outcome(206, GOOD, asked=None) is Outcome.BROKEN
+    assert outcome(206, GOOD, asked=None) is RangeOutcome.BROKEN
 
 
 def test_a_pause_is_passed_on() -> None:
@@ -107,7 +107,7 @@ def test_content_range(value: str | None, expected: ContentRange | None) -> None
 )
 def test_a_part_is_only_taken_when_everything_fits(status: int, headers: dict[str, str]) -> None:
     verdict = judge((10, 20), 100, '"v"', status, headers, NOW, redirected=True)
-    if verdict.outcome is Outcome.PART:
+    if verdict.outcome is RangeOutcome.PART:
         found = parse_content_range(headers["content-range"])
         assert status == 206
         assert found is not None

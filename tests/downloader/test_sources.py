@@ -7,9 +7,9 @@ import pytest
 from llamafile_mgr.catalog import ArtifactKind, load_catalog
 from llamafile_mgr.config import DownloadConfig
 from llamafile_mgr.downloader import parse_source, target_of
-from llamafile_mgr.downloader.addresses import Reach, check_redirect, origin, reach_of
-from llamafile_mgr.downloader.client import Access
-from llamafile_mgr.downloader.sources import is_loopback_host
+from llamafile_mgr.downloader.client import HubAccess
+from llamafile_mgr.downloader.hub_sources import is_loopback_host
+from llamafile_mgr.downloader.redirects import Reach, check_redirect, origin, reach_of
 from llamafile_mgr.errors import DownloadError, NotFoundError, UsageError
 
 CONFIG = DownloadConfig(pypi_index="https://index.example/simple/")
@@ -117,8 +117,8 @@ def test_redirects(named: list[Reach], target: str, addresses: list[str], allowe
     ],
 )
 def test_the_token_is_bound_to_scheme_host_and_port(url: str, sent: bool) -> None:
-    assert bool(Access("https://hub.example", "secret").headers(url)) is sent
-    assert Access("https://hub.example", None).headers(url) == {}
+    assert bool(HubAccess("https://hub.example", "secret").headers(url)) is sent
+    assert HubAccess("https://hub.example", None).headers(url) == {}
 
 
 def test_origin_and_loopback() -> None:

@@ -18,14 +18,14 @@ import numpy as np
 
 from llamafile_mgr.catalog import Model, Pooling, Role, load_catalog
 from llamafile_mgr.engines.families import Family
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
-from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import EngineLostError, NotReadyError
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.backend import Backend
 from llamafile_mgr.supervisor.calls import BatchPolicy
 from llamafile_mgr.supervisor.dispatch import Dispatcher
-from llamafile_mgr.supervisor.members import Member
-from llamafile_mgr.supervisor.meters import EngineMeter, Job, SpeedPolicy
+from llamafile_mgr.supervisor.meters import EngineMeter, MeteredWork, SpeedPolicy
 from llamafile_mgr.supervisor.pool import make_policy
 from llamafile_mgr.supervisor.queue import QueueLimits
 
@@ -112,10 +112,10 @@ class StubEngine:
     def suspect(self) -> None:
         self.suspicions += 1
 
-    def begin(self, tokens: int) -> Job | None:
+    def begin(self, tokens: int) -> MeteredWork | None:
         return None
 
-    def end(self, job: Job | None, *, answered: bool) -> None:
+    def end(self, job: MeteredWork | None, *, answered: bool) -> None:
         pass
 
     async def was_ended(self, client: object) -> bool:
@@ -214,8 +214,8 @@ class StubPool:
         return [group for engine in self.engines for group in engine.groups]
 
     @property
-    def members(self) -> Sequence[Member]:
-        return cast(Sequence[Member], self.engines)
+    def members(self) -> Sequence[Backend]:
+        return cast(Sequence[Backend], self.engines)
 
     @property
     def policy(self) -> BatchPolicy:

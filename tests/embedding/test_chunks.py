@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llamafile_mgr.embedding.assembling import weighted_mean
-from llamafile_mgr.embedding.requests import Chunk, EmbedRequest, EmbedResult, InputType, Truncation
-from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.embedding.embedder import Embedder
+from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, InputType, TextChunk, Truncation
 from tests.embedding.stub_pool import NAN, StubPool, make_plan, vector_of
 from tests.support.service import Service
 
@@ -30,7 +30,7 @@ def chunked(*texts: str, kind: InputType | None = None, keep_going: bool = False
     return EmbedRequest(texts, kind, truncation=Truncation.CHUNK, keep_going=keep_going, return_chunks=True)
 
 
-def check_cover(text: str, chunks: tuple[Chunk, ...], start: int = 0) -> None:
+def check_cover(text: str, chunks: tuple[TextChunk, ...], start: int = 0) -> None:
     """Raise unless the ranges go through ``text`` in order and leave out nothing but blanks."""
     at, last = start, start - 1
     for chunk in chunks:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType, Truncation
-from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.engines.families import Family
 from llamafile_mgr.errors import (
     BusyError,

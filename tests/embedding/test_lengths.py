@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.catalog import Pooling
 from llamafile_mgr.embedding.chunking import Piece, Search, T, cut_left, cut_right, split
+from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.lengths import (
     TokenCounter,
     estimate_tokens,
@@ -21,7 +22,6 @@ from llamafile_mgr.embedding.lengths import (
 from llamafile_mgr.embedding.policy import fit_text
 from llamafile_mgr.embedding.prompts import PromptedText
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
-from llamafile_mgr.embedding.service import Embedder
 from llamafile_mgr.engines.families import Family
 from llamafile_mgr.errors import InputTooLongError
 from llamafile_mgr.supervisor.calls import Caller, Deadline

@@ -17,11 +17,11 @@ import pytest
 
 from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.cache import VectorCache
 from llamafile_mgr.embedding.cache_thread import CacheThread
+from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.readiness import make_checks
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
-from llamafile_mgr.embedding.service import Embedder
+from llamafile_mgr.embedding.vector_cache import VectorCache
 from llamafile_mgr.embedding.vectors import cosines
 from llamafile_mgr.errors import InputTooLongError
 from llamafile_mgr.launching.local_plans import make_plans

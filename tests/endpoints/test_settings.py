@@ -11,12 +11,12 @@ import pytest
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import load_config
-from llamafile_mgr.endpoints.settings import Choice, choose
+from llamafile_mgr.endpoints.sharing_terms import ServiceChoice, choose
 from llamafile_mgr.errors import NotFoundError, UsageError
 from llamafile_mgr.launching.wanted import read_wanted
 from llamafile_mgr.paths import resolve_paths
 
-Choose = Callable[..., Choice]
+Choose = Callable[..., ServiceChoice]
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Choose:
         (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path / "home")})
 
-    def make(serve: str = "", **roles: list[str]) -> Choice:
+    def make(serve: str = "", **roles: list[str]) -> ServiceChoice:
         settings = tmp_path / "config.toml"
         settings.write_text(f"[serve]\n{serve}\n")
         config = load_config(settings, environ={})

@@ -9,8 +9,8 @@ import pytest
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import load_config
 from llamafile_mgr.endpoints.joining import join_or_start
-from llamafile_mgr.endpoints.settings import choose
-from llamafile_mgr.endpoints.starting import _read_failure
+from llamafile_mgr.endpoints.service_start import _read_failure
+from llamafile_mgr.endpoints.sharing_terms import choose
 from llamafile_mgr.errors import EngineStartError, IntegrityError, StoreError
 from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.paths import resolve_paths

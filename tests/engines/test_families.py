@@ -13,8 +13,8 @@ import pytest
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.engines.families import family_rules
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply
-from llamafile_mgr.engines.settings import LaunchSettings
 from llamafile_mgr.errors import EngineError
 from llamafile_mgr.llamafile import Family
 

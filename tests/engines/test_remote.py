@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, json_request
-from llamafile_mgr.engines.remote import address_request, count_ready, find_fault, read_peer
+from llamafile_mgr.engines.remote_client import address_request, count_ready, find_fault, read_peer
 from llamafile_mgr.errors import EngineStartError
 
 

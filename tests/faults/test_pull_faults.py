@@ -13,8 +13,8 @@ import pytest
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Event, PullOptions, Target, pull
-from llamafile_mgr.downloader.events import Advanced
+from llamafile_mgr.downloader import Event, PullOptions, PullTarget, pull
+from llamafile_mgr.downloader.pull_events import Advanced
 from llamafile_mgr.errors import (
     DownloadError,
     Error,
@@ -377,7 +377,7 @@ async def test_fault(case: Case, tmp_path: Path) -> None:
             **case.config,  # type: ignore[arg-type]
         )
         source = f"{hub.url}/plain/model.llamafile" if case.plain else "hf:org/repo/model.llamafile"
-        target = Target("model", source, ArtifactKind.LLAMAFILE, sha256=case.pin, size=case.pinned_size)
+        target = PullTarget("model", source, ArtifactKind.LLAMAFILE, sha256=case.pin, size=case.pinned_size)
         store = Store(tmp_path)
         events: list[Event] = []
         if case.error is None:
@@ -421,7 +421,9 @@ async def test_a_web_page_is_not_taken_for_a_model(tmp_path: Path) -> None:
         hub.add("model", b"<!DOCTYPE html><html>log in here</html>")
         config = DownloadConfig(retry_seconds=0.01)
         with pytest.raises(InvalidFileError, match="neither") as caught:
-            await pull(Target("model", f"{hub.url}/plain/model"), Store(tmp_path), config, print, environ={})
+            await pull(
+                PullTarget("model", f"{hub.url}/plain/model"), Store(tmp_path), config, print, environ={}
+            )
         assert caught.value.cause == "it is a web page"
         assert_absent(Store(tmp_path))
 
@@ -430,7 +432,7 @@ async def test_a_token_never_leaves_its_hub(tmp_path: Path) -> None:
     async with running_hub() as hub:
         hub.add("model.llamafile", DATA)
         config = DownloadConfig(hf_endpoint=hub.url)
-        target = Target("model", "hf:org/repo/model.llamafile", ArtifactKind.LLAMAFILE)
+        target = PullTarget("model", "hf:org/repo/model.llamafile", ArtifactKind.LLAMAFILE)
         await pull(target, Store(tmp_path), config, print, environ={"HF_TOKEN": "secret"})
         by_role = {request.role: request.headers.get("authorization") for request in hub.requests}
         assert by_role == {"hub": "Bearer secret", "cdn": None}

@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Event, Target, pull
-from llamafile_mgr.downloader.events import Advanced, Present, Published
+from llamafile_mgr.downloader import Event, PullTarget, pull
+from llamafile_mgr.downloader.pull_events import Advanced, Present, Published
 from llamafile_mgr.store import Store, Trust
 from tests.faults.hub import Hub, Reply, Request, content, running_hub
 
@@ -39,7 +39,7 @@ async def test_a_file_of_a_hub_arrives_checked_and_owner_only(hub: Hub, tmp_path
     digest = hub.add("model.gguf", data)
     store = Store(tmp_path / "store")
     events: list[Event] = []
-    target = Target(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
+    target = PullTarget(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
     entry = await pull(target, store, settings(hub), events.append, environ={})
     assert entry.path.read_bytes() == data
     assert (entry.digest, entry.size, entry.trust) == (digest, SIZE, Trust.HUB)
@@ -62,7 +62,7 @@ async def test_two_names_of_one_file_cost_it_once(hub: Hub, tmp_path: Path) -> N
     hub.add("a.gguf", content(SIZE))
     hub.add("b.gguf", content(SIZE))
     store = Store(tmp_path / "store")
-    first = Target(name="a", source="hf:org/repo/a.gguf", kind=ArtifactKind.WEIGHTS)
+    first = PullTarget(name="a", source="hf:org/repo/a.gguf", kind=ArtifactKind.WEIGHTS)
     second = replace(first, name="b", source="hf:org/repo/b.gguf")
     one = await pull(first, store, settings(hub), lambda event: None, environ={})
     two = await pull(second, store, settings(hub), lambda event: None, environ={})
@@ -84,7 +84,7 @@ async def test_a_hub_that_tells_the_digest_to_head_only(hub: Hub, tmp_path: Path
         return reply
 
     hub.fault = fault
-    target = Target(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
+    target = PullTarget(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
     entry = await pull(target, Store(tmp_path), settings(hub), lambda event: None, environ={})
     assert (entry.digest, entry.trust) == (digest, Trust.HUB)
 
@@ -92,7 +92,7 @@ async def test_a_hub_that_tells_the_digest_to_head_only(hub: Hub, tmp_path: Path
 @pytest.mark.parametrize("jobs", [1, 2])
 async def test_no_more_connections_than_wanted(hub: Hub, tmp_path: Path, jobs: int) -> None:
     hub.add("model.gguf", content(SIZE))
-    target = Target(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
+    target = PullTarget(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
     config = replace(settings(hub), jobs=jobs)
     await pull(target, Store(tmp_path), config, lambda event: None, environ={})
     asked = [request for request in hub.requests if request.role == "cdn" and not request.probe]
@@ -103,7 +103,7 @@ async def test_no_more_connections_than_wanted(hub: Hub, tmp_path: Path, jobs: i
 
 async def test_a_limit_on_the_rate_is_kept_over_all_connections(hub: Hub, tmp_path: Path) -> None:
     hub.add("model.gguf", content(SIZE))
-    target = Target(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
+    target = PullTarget(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
     config = replace(settings(hub), limit_rate=SIZE)
     began = time.monotonic()
     await pull(target, Store(tmp_path), config, lambda event: None, environ={})
@@ -115,7 +115,7 @@ async def test_cancelled_at_any_moment_a_pull_goes_on_and_leaves_nothing_open(
 ) -> None:
     data = content(SIZE)
     hub.add("model.gguf", data)
-    target = Target(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
+    target = PullTarget(name="model", source="hf:org/repo/model.gguf", kind=ArtifactKind.WEIGHTS)
     store, chance = Store(tmp_path), random.Random(7)
     before = len(os.listdir("/dev/fd"))
     for _ in range(40):
@@ -133,7 +133,7 @@ async def test_cancelled_at_any_moment_a_pull_goes_on_and_leaves_nothing_open(
 async def test_sizes_at_the_edges(hub: Hub, tmp_path: Path, size: int) -> None:
     data = content(size)
     hub.add("model.gguf", data)
-    target = Target(name="model", source=f"{hub.url}/plain/model.gguf", kind=ArtifactKind.WEIGHTS)
+    target = PullTarget(name="model", source=f"{hub.url}/plain/model.gguf", kind=ArtifactKind.WEIGHTS)
     entry = await pull(target, Store(tmp_path), settings(hub), lambda event: None, environ={})
     assert entry.path.read_bytes() == data
     assert entry.trust is Trust.FIRST_USE

@@ -22,8 +22,8 @@ import pytest_asyncio
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Event, Target, pull
-from llamafile_mgr.downloader.events import Resolved
+from llamafile_mgr.downloader import Event, PullTarget, pull
+from llamafile_mgr.downloader.pull_events import Resolved
 from llamafile_mgr.errors import IntegrityError
 from llamafile_mgr.store import Store
 from tests.faults.hub import Hub, Reply, Request, content, running_hub
@@ -38,10 +38,10 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Target, pull
+from llamafile_mgr.downloader import PullTarget, pull
 from llamafile_mgr.store import Store
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-target = Target("model", "hf:org/repo/model.llamafile", ArtifactKind.LLAMAFILE)
+target = PullTarget("model", "hf:org/repo/model.llamafile", ArtifactKind.LLAMAFILE)
 for line in sys.stdin:
     store, url = line.split()
     pid = os.fork()
@@ -63,7 +63,7 @@ if sys.platform == "linux" and os.getuid() == 0:
         sets[index] &= ~0b110
     assert libc.capset(header, sets) == 0
 """
-TARGET = Target("model", "hf:org/repo/model.llamafile", ArtifactKind.LLAMAFILE)
+TARGET = PullTarget("model", "hf:org/repo/model.llamafile", ArtifactKind.LLAMAFILE)
 
 
 def throttle(hub: Hub, rate: int) -> None:

@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Event, PullOptions, Target, pull, repair
-from llamafile_mgr.downloader.events import Published
+from llamafile_mgr.downloader import Event, PullOptions, PullTarget, pull, repair
+from llamafile_mgr.downloader.pull_events import Published
 from llamafile_mgr.errors import (
     DiskFullError,
     DownloadError,
@@ -33,7 +33,7 @@ from tests.faults.hub import REVISION, Hub, Reply, Request, content, running_hub
 
 MIB = 1024 * 1024
 DATA = content(10 * MIB + 77)
-TARGET = Target("model", "hf:org/repo/model.llamafile", ArtifactKind.LLAMAFILE)
+TARGET = PullTarget("model", "hf:org/repo/model.llamafile", ArtifactKind.LLAMAFILE)
 
 
 @pytest_asyncio.fixture
@@ -72,7 +72,7 @@ def index(hub: Hub, files: list[dict[str, object]]) -> None:
 
 
 WHEEL = "my_package-1.0-py3-none-any.whl"
-PACKAGED = Target("packaged", f"pypi:My.Package/1.0/{WHEEL}", ArtifactKind.WEIGHTS)
+PACKAGED = PullTarget("packaged", f"pypi:My.Package/1.0/{WHEEL}", ArtifactKind.WEIGHTS)
 
 
 async def test_a_file_of_a_package(hub: Hub, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ async def test_a_release_asset_is_checked_against_the_digest_of_the_api(hub: Hub
         return reply
 
     hub.fault = fault
-    target = Target("engine", "github:o/r/1.0/engine", ArtifactKind.RUNTIME)
+    target = PullTarget("engine", "github:o/r/1.0/engine", ArtifactKind.RUNTIME)
     entry = await pull(target, Store(tmp_path), settings(hub), quiet, environ={})
     assert (entry.digest, entry.trust, entry.revision) == (digest, Trust.HUB, REVISION)
 
@@ -125,7 +125,7 @@ async def test_a_release_asset_is_checked_against_the_digest_of_the_api(hub: Hub
 async def test_without_the_api_a_release_asset_is_trusted_on_first_use(hub: Hub, tmp_path: Path) -> None:
     hub.add("engine", DATA)
     hub.digests = False
-    target = Target("engine", "github:o/r/1.0/engine", ArtifactKind.RUNTIME)
+    target = PullTarget("engine", "github:o/r/1.0/engine", ArtifactKind.RUNTIME)
     entry = await pull(target, Store(tmp_path), settings(hub), quiet, environ={})
     assert entry.trust is Trust.FIRST_USE
 

@@ -28,9 +28,9 @@ from llamafile_mgr.launching.local_plans import make_toolbox
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.machine import detect_machine
 from llamafile_mgr.paths import resolve_paths
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.subjects import Subject
 from llamafile_mgr.supervisor.ports import read_listening_port
 
 MIB = 1 << 20

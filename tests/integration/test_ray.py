@@ -19,7 +19,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llamafile_mgr.bulk import Job, TextInput, run_job
+from llamafile_mgr.bulk import BulkJob, TextInput, run_job
 from llamafile_mgr.bulk.ray import RayCluster, run_on_ray
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import NotReadyError
@@ -124,7 +124,7 @@ def test_a_killed_driver_and_a_killed_node_change_nothing(
 async def test_a_node_with_a_broken_engine_leaves_also_a_job_that_goes_on(tmp_path: Path) -> None:
     """It names the right vector space. The job has no golden vectors but those that its first node gave."""
     source = TextInput(texts=tuple(f"text {n}" for n in range(64)))
-    job = Job(source, tmp_path / "out.npy", batch=4, fragment=4)
+    job = BulkJob(source, tmp_path / "out.npy", batch=4, fragment=4)
     said: list[str] = []
     with ray_nodes() as nodes:
         nodes.add(tmp_path)
@@ -153,7 +153,7 @@ async def test_a_node_with_a_broken_engine_leaves_also_a_job_that_goes_on(tmp_pa
 @pytest.mark.timeout(120)
 async def test_engines_of_a_cluster_of_our_own_yield_to_nobody(tmp_path: Path) -> None:
     said: list[str] = []
-    job = Job(TextInput(texts=("one", "two")), tmp_path / "out.jsonl")
+    job = BulkJob(TextInput(texts=("one", "two")), tmp_path / "out.jsonl")
     report = await run_on_ray(job, RayCluster(), functools.partial(fixed_source, 0.0), say=said.append)
     assert report.texts == 2
     [line] = said

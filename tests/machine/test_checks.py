@@ -8,12 +8,12 @@ import pytest
 
 from llamafile_mgr.machine import (
     Check,
+    CheckOutcome,
     Cpu,
     Gpu,
     LaunchFacts,
     Machine,
     Memory,
-    Outcome,
     PlaceFacts,
     PlaceRole,
     PortFacts,
@@ -65,12 +65,12 @@ def cpu(**changes: object) -> Machine:
 
 def test_a_good_machine_passes_everything() -> None:
     checks = diagnose(GOOD, FACTS)
-    assert {check.outcome for check in checks} == {Outcome.PASS}
+    assert {check.outcome for check in checks} == {CheckOutcome.PASS}
     assert failures(checks) == ()
     assert all(check.consequence is None and check.fix is None for check in checks)
 
 
-FAIL, WARN = Outcome.FAIL, Outcome.WARN
+FAIL, WARN = CheckOutcome.FAIL, CheckOutcome.WARN
 CASES = [
     ("no-avx", cpu(features=("sse2",)), FACTS, "cpu-features", FAIL, "AVX"),
     ("avx-alone", cpu(features=("avx",)), FACTS, "cpu-features", WARN, "AVX2, FMA, F16C"),
@@ -156,7 +156,7 @@ CASES = [
     ("name", "where", "found", "check", "outcome", "word"), CASES, ids=[c[0] for c in CASES]
 )
 def test_what_breaks_a_launch(
-    name: str, where: Machine, found: LaunchFacts, check: str, outcome: Outcome, word: str
+    name: str, where: Machine, found: LaunchFacts, check: str, outcome: CheckOutcome, word: str
 ) -> None:
     checks = diagnose(where, found)
     hits = [c for c in checks if c.name == check and c.outcome is outcome]
@@ -174,9 +174,9 @@ def only(checks: tuple[Check, ...], name: str) -> Check:
 
 def test_what_helps_where_something_is_missing() -> None:
     loader = facts(missing_tools=("gzip",), ape_loader="/usr/bin/ape")
-    assert only(diagnose(GOOD, loader), "shell").outcome is Outcome.PASS
+    assert only(diagnose(GOOD, loader), "shell").outcome is CheckOutcome.PASS
     ape = facts(handlers=(BinfmtHandler("APE", "/usr/bin/ape"),))
-    assert only(diagnose(GOOD, ape), "binfmt").outcome is Outcome.PASS
+    assert only(diagnose(GOOD, ape), "binfmt").outcome is CheckOutcome.PASS
     absent = facts(ports=(PortFacts("::1", 8080, None),))
     assert not [c for c in diagnose(GOOD, absent) if c.name == "port"]
     interop = facts(handlers=(BinfmtHandler("WSLInterop", "/init"),))
@@ -187,7 +187,7 @@ def test_gpus() -> None:
     good = Gpu("nvidia", "RTX 4090", 0, 24 * GIB, 20 * GIB, backend="nvidia")
     idle = Gpu("amd", "RX 7900", memory_total=20 * GIB)
     checks = [c for c in diagnose(machine(gpus=(good, idle)), FACTS) if c.name == "gpu"]
-    assert [c.outcome for c in checks] == [Outcome.PASS, Outcome.WARN]
+    assert [c.outcome for c in checks] == [CheckOutcome.PASS, CheckOutcome.WARN]
     assert "20.0 GiB free of 24.0 GiB, --gpu nvidia" in checks[0].finding
     assert "ROCm" in (checks[1].fix or "")
     boxed = diagnose(machine(gpus=(idle,), container="docker"), FACTS)
@@ -199,7 +199,7 @@ def test_gpus() -> None:
 
 
 def test_a_check_as_plain_values() -> None:
-    check = Check("disk", Outcome.FAIL, "f", "c", "x")
+    check = Check("disk", CheckOutcome.FAIL, "f", "c", "x")
     assert check.to_dict() == {
         "name": "disk",
         "outcome": "fail",

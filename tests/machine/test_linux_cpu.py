@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr.machine.cgroup import Limits
-from llamafile_mgr.machine.entries import Cpu
+from llamafile_mgr.machine.hardware import Cpu
 from llamafile_mgr.machine.linux import build_cpu
 from llamafile_mgr.machine.linux_cpu import (
     CpuInfo,

@@ -14,7 +14,7 @@ import pytest
 import llamafile_mgr
 from llamafile_mgr.bulk.ray.cluster import hide_gpus
 from llamafile_mgr.config import Config
-from llamafile_mgr.endpoints.settings import service_key
+from llamafile_mgr.endpoints.sharing_terms import service_key
 from llamafile_mgr.launching.wanted import WantedModels
 from llamafile_mgr.machine import Cpu, Gpu, LaunchFacts, Machine, Memory, System, diagnose, vendors
 from llamafile_mgr.machine.gpu_vendor import DrmCard, GpuBackend, GpuVendor
@@ -24,7 +24,7 @@ from llamafile_mgr.machine.snapshot import machine_from_dict, machine_to_dict
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.service.definition import Request, Scope
+from llamafile_mgr.service.definition import Scope, ServiceSpec
 from llamafile_mgr.service.finding import find_definition, find_target
 from tests.planner import samples
 
@@ -193,7 +193,9 @@ def test_a_new_vendors_variables_reach_engines_services_and_keys(tmp_path: Path)
     assert (told["GLIDE_RESOLUTION"], told["GLIDE_HIDDEN"]) == ("4k", "1")
     assert "SECRET" not in told
     target = find_target(Scope.USER, None, resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)}), environ)
-    kept = find_definition(Request("default", (), (), ("127.0.0.1",), 0, 30.0), target, environ).environment
+    kept = find_definition(
+        ServiceSpec("default", (), (), ("127.0.0.1",), 0, 30.0), target, environ
+    ).environment
     assert (kept["GLIDE_RESOLUTION"], kept["GLIDE_HIDDEN"]) == ("4k", "1")
     assert "SECRET" not in kept
     none = WantedModels(())

@@ -17,7 +17,7 @@ from llamafile_mgr.llamafile import (
     Weights,
 )
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
-from llamafile_mgr.planner.subjects import Subject
+from llamafile_mgr.planner.model_specs import Subject
 
 GB = 10**9
 CUDA = ("ggml-cuda.so", "ggml-vulkan.so")

@@ -11,9 +11,9 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, FileKind
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.subjects import Subject
 from tests.planner import samples
 
 MIB = 1 << 20

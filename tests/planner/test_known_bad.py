@@ -12,8 +12,8 @@ from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.known_bad import Candidate
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.machine import Machine
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.planning import plan_models
-from llamafile_mgr.planner.subjects import Subject
 from tests.planner import samples
 
 GOOD = Candidate((0, 8, 4), Role.EMBED, Pooling.CLS, samples.DESKTOP_32GB, samples.GB)

@@ -14,12 +14,12 @@ from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.prospects import Site, catalog_facts
 from llamafile_mgr.planner.recommendation import recommend
-from llamafile_mgr.planner.subjects import Subject
-from llamafile_mgr.planner.verdicts import Outcome, Use
+from llamafile_mgr.planner.verdicts import ModelOutcome, Use
 from tests.planner import samples
 
 GB, MIB = 10**9, 1 << 20
@@ -101,7 +101,7 @@ def test_it_fits_exactly_when_plan_says_so(
         assert found[0].plan.memory == expected[0].memory
     if model.role is Role.EMBED:
         (verdict,) = recommend(site(machine, toolbox), only(model, artifact), Use()).verdicts
-        assert (verdict.outcome is Outcome.CHOSEN) == (expected is not None)
+        assert (verdict.outcome is ModelOutcome.CHOSEN) == (expected is not None)
 
 
 @pytest.mark.parametrize("toolbox", TOOLBOXES)
@@ -113,13 +113,13 @@ def test_the_border_of_what_fits_is_one(toolbox: Toolbox) -> None:
         machine = computer(free)
         fits = planned([subject], machine, toolbox)
         (verdict,) = recommend(site(machine, toolbox), only(SFR, Q4), Use()).verdicts
-        assert (verdict.outcome is Outcome.CHOSEN) == (fits is not None), free
+        assert (verdict.outcome is ModelOutcome.CHOSEN) == (fits is not None), free
         seen.add(verdict.outcome)
         if fits is not None:
             memory = fits[0].memory
             assert memory is not None
             assert verdict.memory == memory.joint, free
-    assert seen == {Outcome.CHOSEN, Outcome.REJECTED}
+    assert seen == {ModelOutcome.CHOSEN, ModelOutcome.REJECTED}
 
 
 @pytest.mark.parametrize(("toolbox", "needed"), list(zip(TOOLBOXES, (5.68, 5.96), strict=True)))

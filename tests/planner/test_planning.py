@@ -13,9 +13,9 @@ from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, FileFacts, FileKind
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.subjects import Subject
 from tests.planner.samples import EMBEDDED_ONLY, GB, MISTRAL, RUNTIME, subject
 
 MACHINE = Machine(System.LINUX, cpu=Cpu(physical_cores=8, logical_cpus=16), memory=Memory(total=32 * GB))

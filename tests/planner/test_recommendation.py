@@ -16,7 +16,7 @@ from llamafile_mgr.planner.budget import memory_budgets
 from llamafile_mgr.planner.options import flops_per_token
 from llamafile_mgr.planner.prospects import Site, catalog_facts
 from llamafile_mgr.planner.recommendation import recommend as recommend_for
-from llamafile_mgr.planner.verdicts import DocLength, Outcome, Recommendation, Use, Verdict
+from llamafile_mgr.planner.verdicts import DocLength, ModelOutcome, ModelVerdict, Recommendation, Use
 from tests.planner import samples
 
 GIB = 1024**3
@@ -55,7 +55,7 @@ def recommend(machine: Machine, catalog: Catalog, use: Use) -> Recommendation:
     return recommend_for(Site(machine, samples.NOTHING, {}, {}, samples.RUNTIME), catalog, use)
 
 
-def of(answer: Recommendation, model: str) -> Verdict:
+def of(answer: Recommendation, model: str) -> ModelVerdict:
     (found,) = [verdict for verdict in answer.verdicts if verdict.model == model]
     return found
 
@@ -118,9 +118,9 @@ def test_reasons_follow_the_post() -> None:
         "hours",
     ):
         assert word in said
-    assert of(answer, SFR).outcome is Outcome.REJECTED
+    assert of(answer, SFR).outcome is ModelOutcome.REJECTED
     assert "CC-BY-NC-4.0" in of(answer, SFR).reasons[0]
-    assert of(answer, E5).outcome is Outcome.POSSIBLE
+    assert of(answer, E5).outcome is ModelOutcome.POSSIBLE
     assert "more than a day" in of(answer, E5).reasons[0]
     assert "ranks higher" in of(answer, MINILM).reasons[0]
     assert "best small" in said
@@ -150,7 +150,7 @@ def test_a_licence_without_commercial_use_is_said_of_what_is_chosen() -> None:
 def test_slow_generation_is_said_to_be_slow() -> None:
     answer = recommend(computer(24, 2), CATALOG, Use(with_generation=True))
     assert "slower than reading" in of(answer, "gpt-oss-20b").reasons[0]
-    assert of(answer, "gpt-oss-20b").outcome is Outcome.REJECTED
+    assert of(answer, "gpt-oss-20b").outcome is ModelOutcome.REJECTED
 
 
 def test_weights_need_a_runtime_and_windows_needs_one_above_4_gb() -> None:
@@ -168,7 +168,7 @@ def test_nothing_fits() -> None:
     answer = recommend(LAPTOP, CATALOG, Use(max_memory=1000, with_generation=True))
     assert answer.embedding is None
     assert not answer.complete
-    assert all(verdict.outcome is not Outcome.CHOSEN for verdict in answer.verdicts)
+    assert all(verdict.outcome is not ModelOutcome.CHOSEN for verdict in answer.verdicts)
     assert all(verdict.reasons for verdict in answer.verdicts)
 
 
@@ -221,7 +221,7 @@ USES = st.builds(
 @given(MACHINES, USES)
 def test_what_is_chosen_is_allowed_and_fits(machine: Machine, use: Use) -> None:
     answer = recommend(machine, CATALOG, use)
-    chosen = [verdict for verdict in answer.verdicts if verdict.outcome is Outcome.CHOSEN]
+    chosen = [verdict for verdict in answer.verdicts if verdict.outcome is ModelOutcome.CHOSEN]
     assert len(chosen) <= 1 + use.with_generation
     total = sum(verdict.memory or 0 for verdict in chosen)
     if use.max_memory is not None:

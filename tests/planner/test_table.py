@@ -14,9 +14,9 @@ import pytest
 from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.machine import Machine
+from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.subjects import Subject
 from tests.planner import samples
 from tests.planner.samples import with_runtimes
 

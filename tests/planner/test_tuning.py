@@ -16,10 +16,10 @@ from llamafile_mgr.llamafile import Family
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.tuning import (
+    RunVerdict,
     TunedSettings,
     TuneLimits,
     Variant,
-    Verdict,
     is_allowed,
     judge_duel,
     next_challenger,
@@ -39,21 +39,21 @@ SPEEDS = st.lists(st.tuples(st.floats(1, 1e4), st.floats(1, 1e4)), min_size=0, m
 @pytest.mark.parametrize(
     ("incumbent", "challenger", "verdict"),
     [
-        ([], [], Verdict.OPEN),
-        ([10], [20], Verdict.OPEN),
-        ([10, 10, 10], [20, 20, 20], Verdict.OPEN),
-        ([10, 10], [5, 8], Verdict.NOT_BETTER),  # hopeless after two rounds
-        ([10, 10, 10, 10], [12, 12, 12, 12], Verdict.BETTER),
-        ([10, 5, 20, 10], [12, 6, 24, 12], Verdict.BETTER),  # a busy machine hits both
-        ([10, 10, 10, 10], [10.2, 10.2, 10.2, 10.2], Verdict.OPEN),  # below the least gain
-        ([10] * 9, [10.2] * 9, Verdict.NOT_BETTER),
-        ([10, 10, 10, 10], [9, 9, 9, 9], Verdict.NOT_BETTER),
-        ([10, 10, 10, 10], [8, 9, 16, 17], Verdict.OPEN),  # scatter hides the gain
-        ([10] * 9, [7, 8, 9, 11, 12, 13, 14, 15, 16], Verdict.NOT_BETTER),
-        ([10] * 5, [12, 12.1, 11.9, 12, 6], Verdict.BETTER),  # one outlier is forgiven
+        ([], [], RunVerdict.OPEN),
+        ([10], [20], RunVerdict.OPEN),
+        ([10, 10, 10], [20, 20, 20], RunVerdict.OPEN),
+        ([10, 10], [5, 8], RunVerdict.NOT_BETTER),  # hopeless after two rounds
+        ([10, 10, 10, 10], [12, 12, 12, 12], RunVerdict.BETTER),
+        ([10, 5, 20, 10], [12, 6, 24, 12], RunVerdict.BETTER),  # a busy machine hits both
+        ([10, 10, 10, 10], [10.2, 10.2, 10.2, 10.2], RunVerdict.OPEN),  # below the least gain
+        ([10] * 9, [10.2] * 9, RunVerdict.NOT_BETTER),
+        ([10, 10, 10, 10], [9, 9, 9, 9], RunVerdict.NOT_BETTER),
+        ([10, 10, 10, 10], [8, 9, 16, 17], RunVerdict.OPEN),  # scatter hides the gain
+        ([10] * 9, [7, 8, 9, 11, 12, 13, 14, 15, 16], RunVerdict.NOT_BETTER),
+        ([10] * 5, [12, 12.1, 11.9, 12, 6], RunVerdict.BETTER),  # one outlier is forgiven
     ],
 )
-def test_verdicts(incumbent: Sequence[float], challenger: Sequence[float], verdict: Verdict) -> None:
+def test_verdicts(incumbent: Sequence[float], challenger: Sequence[float], verdict: RunVerdict) -> None:
     assert judge_duel(incumbent, challenger).verdict is verdict
 
 
@@ -62,11 +62,11 @@ def test_a_winner_is_faster_beyond_the_noise(pairs: list[tuple[float, float]]) -
     ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     duel = judge_duel(ours, theirs)
     assert duel.rounds == len(pairs)
-    if duel.verdict is Verdict.BETTER:
+    if duel.verdict is RunVerdict.BETTER:
         assert duel.gain > 1.0 + duel.noise >= 1.03
-        assert judge_duel(theirs, ours).verdict is not Verdict.BETTER
+        assert judge_duel(theirs, ours).verdict is not RunVerdict.BETTER
     if len(pairs) >= 9:
-        assert duel.verdict is not Verdict.OPEN
+        assert duel.verdict is not RunVerdict.OPEN
 
 
 @given(st.lists(st.floats(1, 1e4), min_size=1, max_size=12), st.floats(0.1, 10))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llamafile_mgr.embedding.requests import Chunk, EmbedResult, InputType, ItemOutcome, Truncation
+from llamafile_mgr.embedding.requests import EmbedResult, InputType, ItemOutcome, TextChunk, Truncation
 from llamafile_mgr.errors import (
     EngineError,
     EngineLostError,
@@ -21,17 +21,17 @@ from llamafile_mgr.errors import (
     NotReadyError,
     RequestError,
 )
+from llamafile_mgr.proxy.api_errors import EngineRefusedError
 from llamafile_mgr.proxy.dialects.cohere import COHERE
 from llamafile_mgr.proxy.dialects.dialect import EmbedCall
 from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
-from llamafile_mgr.proxy.dialects.errors import render_error
+from llamafile_mgr.proxy.dialects.error_forms import render_error
 from llamafile_mgr.proxy.dialects.ollama import OLLAMA
 from llamafile_mgr.proxy.dialects.tei import TEI
-from llamafile_mgr.proxy.events import EventStyle
-from llamafile_mgr.proxy.generation import prepare_body, style_of
+from llamafile_mgr.proxy.engine_answers import prepare_body, style_of
 from llamafile_mgr.proxy.http import Request
-from llamafile_mgr.proxy.refusals import EngineRefusedError
 from llamafile_mgr.proxy.routes.embedding import parse_embedding
+from llamafile_mgr.proxy.server_sent_events import EventStyle
 
 EMBED_ROUTES = {route.path: route for each in DIALECTS for route in each.routes if route.conditional}
 VECTORS = np.array([[1, 0], [0, 1]], dtype=np.float32)
@@ -265,7 +265,7 @@ def test_outcomes_are_told_per_item() -> None:
 
 def test_chunks_take_the_place_of_their_number() -> None:
     outcome = ItemOutcome(tokens=7, truncated=Truncation.CHUNK, chunks=2)
-    chunks = ((Chunk(0, 4, VECTORS[0], 5), Chunk(3, 9, VECTORS[1])),)
+    chunks = ((TextChunk(0, 4, VECTORS[0], 5), TextChunk(3, 9, VECTORS[1])),)
     said = EmbedResult(VECTORS[:1], 5, "abc", (outcome,), chunks)
     body = {"input": "some text", "truncate": "chunk", "return_chunks": True}
     for encoding, first in (("float", [1, 0]), ("base64", base64.b64encode(VECTORS[0].tobytes()).decode())):

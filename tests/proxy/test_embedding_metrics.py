@@ -7,7 +7,7 @@ import time
 
 import httpx
 
-from llamafile_mgr.embedding.metrics import Counters
+from llamafile_mgr.embedding.embed_counters import Counters
 from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from llamafile_mgr.supervisor.calls import Priority
 from tests.support.service import Service

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from llamafile_mgr.supervisor.memory import resident_bytes
+from llamafile_mgr.supervisor.process_memory import resident_bytes
 from tests.support.front import FakeModel, running_front
 
 

@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.proxy.events import EventFilter, EventStyle, render_event
+from llamafile_mgr.proxy.server_sent_events import EventFilter, EventStyle, render_event
 
 ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": None}, "finish_reason": None}]}
 WORD = {"choices": [{"index": 0, "delta": {"content": "é"}, "finish_reason": None}]}

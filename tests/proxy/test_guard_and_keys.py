@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.errors import ConfigError
+from llamafile_mgr.proxy.api_errors import (
+    ForeignHostError,
+    ForeignOriginError,
+    MissingKeyError,
+    NotAdminError,
+)
 from llamafile_mgr.proxy.guard import Guard
 from llamafile_mgr.proxy.keys import KeyRing, read_keys
-from llamafile_mgr.proxy.refusals import ForeignHostError, ForeignOriginError, MissingKeyError, NotAdminError
 from llamafile_mgr.proxy.serving import collect_aliases
 
 GUARD = Guard(frozenset({"nas.local"}), frozenset({"https://app.example"}))

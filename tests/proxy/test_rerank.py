@@ -15,7 +15,7 @@ from llamafile_mgr.engines.reranking import read_scores
 from llamafile_mgr.errors import EngineError, RequestError
 from llamafile_mgr.proxy.dialects.dialect import RerankCall, find_form
 from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
-from llamafile_mgr.proxy.dialects.rerank import DOCUMENTS_FORM, best_documents
+from llamafile_mgr.proxy.dialects.rerank_forms import DOCUMENTS_FORM, best_documents
 from llamafile_mgr.proxy.http import Request
 
 REQUEST = Request("POST", "/rerank", {}, b"")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr.errors import ConfigError, ServiceError
-from llamafile_mgr.service import launchd, systemd, windows
+from llamafile_mgr.service import launchd, systemd, task_scheduler
 from llamafile_mgr.service.definition import Action, Definition, Scope, check_name
 
 BASE = Definition(
@@ -198,7 +198,7 @@ def test_the_plist_says_the_same() -> None:
 
 
 def test_the_task_says_the_same() -> None:
-    data = windows.render_task(dataclasses.replace(USERS, argv=("C:\\a b\\python.exe", "-m", "x")))
+    data = task_scheduler.render_task(dataclasses.replace(USERS, argv=("C:\\a b\\python.exe", "-m", "x")))
     root = ElementTree.fromstring(data.decode("utf-16"))
     space = {"t": "http://schemas.microsoft.com/windows/2004/02/mit/task"}
     arguments = root.findtext("t:Actions/t:Exec/t:Arguments", namespaces=space)
@@ -212,7 +212,7 @@ def test_the_task_says_the_same() -> None:
 @pytest.mark.parametrize("bad", ["a&b", "%PATH%", 'a"b', "a|b", "a>b"])
 def test_nothing_becomes_a_command_of_cmd(bad: str) -> None:
     with pytest.raises(ServiceError):
-        windows.render_task(dataclasses.replace(USERS, argv=("python.exe", bad)))
+        task_scheduler.render_task(dataclasses.replace(USERS, argv=("python.exe", bad)))
 
 
 def test_only_systemd_starts_on_demand() -> None:
@@ -220,7 +220,7 @@ def test_only_systemd_starts_on_demand() -> None:
     with pytest.raises(ServiceError, match="first call"):
         launchd.install_steps(wish, Path("/x"), 501)
     with pytest.raises(ServiceError, match="first call"):
-        windows.install_steps(wish, Path("/x"))
+        task_scheduler.install_steps(wish, Path("/x"))
     enabled = systemd.install_steps(wish, Path("/x")).ensure
     assert ("systemctl", "--user", "enable", "--now", "llamafile-mgr.socket") in enabled
 
@@ -229,4 +229,4 @@ def test_only_systemd_starts_on_demand() -> None:
 def test_every_action_has_a_command(action: Action) -> None:
     assert "llamafile-mgr.service" in systemd.action_command(action, "llamafile-mgr", Scope.SYSTEM)
     assert launchd.action_command(action, "x", Scope.USER, 501, "/log")[0] in ("launchctl", "tail")
-    assert windows.action_command(action, "x", "C:\\log")[0] in ("schtasks", "powershell")
+    assert task_scheduler.action_command(action, "x", "C:\\log")[0] in ("schtasks", "powershell")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.files import temporary_name
-from llamafile_mgr.store import Record, Store, StoredArtifact, Trust, hash_file
+from llamafile_mgr.store import NameRecord, Store, StoredArtifact, Trust, hash_file
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -27,4 +27,4 @@ def put(store: Store, name: str, data: bytes = b"GGUFdata", **fields: object) ->
         "verified_at": NOW,
         **fields,
     }
-    return store.publish(path, hash_file(path), Record(**values))  # type: ignore[arg-type]
+    return store.publish(path, hash_file(path), NameRecord(**values))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import pytest
 from llamafile_mgr.catalog import ArtifactKind, Catalog, load_catalog, parse_catalog
 from llamafile_mgr.errors import Error, IntegrityError, InvalidFileError, NotFoundError, StoreError
 from llamafile_mgr.store import Store, Trust
-from llamafile_mgr.store.kits import export_kit, import_kit
+from llamafile_mgr.store.kit_archives import export_kit, import_kit
 from llamafile_mgr.store.records import record_json
 from tests.store.putting import put
 

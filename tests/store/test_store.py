@@ -14,7 +14,7 @@ import pytest
 
 from llamafile_mgr.catalog import ArtifactKind, Role
 from llamafile_mgr.errors import IntegrityError, NotFoundError, StoreError, UsageError
-from llamafile_mgr.store import Record, Store, Trust
+from llamafile_mgr.store import NameRecord, Store, Trust
 from llamafile_mgr.store.pruning import prune
 from llamafile_mgr.store.records import parse_record, record_json
 from llamafile_mgr.store.verification import verify
@@ -260,7 +260,7 @@ def test_a_linked_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_records_survive_their_way_through_json() -> None:
-    record = Record(
+    record = NameRecord(
         "m:f16", "a" * 64, 5, ArtifactKind.LLAMAFILE, Trust.HUB, "hf:a/b/c", NOW,
         revision="abc", model_id="m", artifact="f16", role=Role.EMBED, source_digest="b" * 64, source_size=9,
     )  # fmt: skip
@@ -280,6 +280,6 @@ def test_records_survive_their_way_through_json() -> None:
 def test_a_record_that_makes_no_sense_is_none(change: dict[str, object]) -> None:
     import json
 
-    record = Record("m", "a" * 64, 5, ArtifactKind.LLAMAFILE, Trust.HUB, "hf:a/b/c", NOW)
+    record = NameRecord("m", "a" * 64, 5, ArtifactKind.LLAMAFILE, Trust.HUB, "hf:a/b/c", NOW)
     with pytest.raises(ValueError, match=r"."):
         parse_record(json.dumps({**record_json(record), **change}))

@@ -12,7 +12,7 @@ import pytest
 
 from llamafile_mgr.errors import Error, InternalError, NotFoundError, RequestError
 from llamafile_mgr.supervisor.asking import send_command
-from llamafile_mgr.supervisor.control import ControlServer
+from llamafile_mgr.supervisor.control_channel import ControlServer
 
 
 class Commands:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from llamafile_mgr.supervisor.memory import resident_bytes
+from llamafile_mgr.supervisor.process_memory import resident_bytes
 
 MIB = 1 << 20
 #: A process that starts the next one for every further size, holds its own, and says its number.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
+from llamafile_mgr.supervisor.eviction import EvictionMove, Lodger, Move, decide_room
 
 OLD, NEW = Lodger("old", 10, 500.0), Lodger("new", 10, 5.0)
 PINNED, BUSY = Lodger("pinned", 10, 900.0, pinned=True), Lodger("busy", 10, 0.0, busy=True)
@@ -15,19 +15,19 @@ PINNED, BUSY = Lodger("pinned", 10, 900.0, pinned=True), Lodger("busy", 10, 0.0,
 @pytest.mark.parametrize(
     ("needed", "free", "lodgers", "verdict"),
     [
-        (10, 10, [OLD], Verdict(Move.START)),
-        (10, 9, [NEW, OLD], Verdict(Move.EVICT, "old")),
-        (10, 9, [PINNED, NEW], Verdict(Move.EVICT, "new")),
-        (10, 9, [BUSY, NEW], Verdict(Move.EVICT, "new")),
-        (10, 9, [BUSY, PINNED], Verdict(Move.WAIT)),
-        (10, 9, [PINNED], Verdict(Move.REFUSE)),
-        (10, 9, [], Verdict(Move.REFUSE)),
-        (30, 9, [OLD, NEW], Verdict(Move.REFUSE)),
-        (29, 9, [NEW, OLD], Verdict(Move.EVICT, "old")),
-        (10, -5, [OLD, NEW], Verdict(Move.EVICT, "old")),
+        (10, 10, [OLD], EvictionMove(Move.START)),
+        (10, 9, [NEW, OLD], EvictionMove(Move.EVICT, "old")),
+        (10, 9, [PINNED, NEW], EvictionMove(Move.EVICT, "new")),
+        (10, 9, [BUSY, NEW], EvictionMove(Move.EVICT, "new")),
+        (10, 9, [BUSY, PINNED], EvictionMove(Move.WAIT)),
+        (10, 9, [PINNED], EvictionMove(Move.REFUSE)),
+        (10, 9, [], EvictionMove(Move.REFUSE)),
+        (30, 9, [OLD, NEW], EvictionMove(Move.REFUSE)),
+        (29, 9, [NEW, OLD], EvictionMove(Move.EVICT, "old")),
+        (10, -5, [OLD, NEW], EvictionMove(Move.EVICT, "old")),
     ],
 )
-def test_a_newcomer(needed: int, free: int, lodgers: list[Lodger], verdict: Verdict) -> None:
+def test_a_newcomer(needed: int, free: int, lodgers: list[Lodger], verdict: EvictionMove) -> None:
     assert decide_room(needed, free, lodgers) == verdict
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import family_rules
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.llamafile import Family
+from llamafile_mgr.supervisor.degradation import degrade, drop_flags
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, Kind, diagnose
-from llamafile_mgr.supervisor.ladder import drop_flags, step_down
 
 CHAT = LaunchSettings(Role.GENERATE, 0, 4096, 4, slots=2, gpu="nvidia", gpu_layers=999)
 NO_ROOM = diagnose(1, ["CUDA error: out of memory"], 5.0)
@@ -20,7 +20,7 @@ NO_ROOM = diagnose(1, ["CUDA error: out of memory"], 5.0)
 def walk(settings: LaunchSettings) -> list[str]:
     """Return the texts of all steps down from these settings."""
     texts = []
-    while (step := step_down(settings, NO_ROOM, ())) is not None:
+    while (step := degrade(settings, NO_ROOM, ())) is not None:
         settings = step.settings
         texts.append(step.text.split(":")[0])
     return texts
@@ -44,19 +44,19 @@ def test_out_of_gpu_memory() -> None:
 
 def test_an_unknown_flag_is_dropped_once() -> None:
     unknown = diagnose(1, ["error: invalid argument: --no-webui"], 0.1)
-    step = step_down(CHAT, unknown, ())
+    step = degrade(CHAT, unknown, ())
     assert step is not None
     assert step.dropped == "--no-webui"
-    assert step_down(CHAT, unknown, ["--no-webui"]) is None
+    assert degrade(CHAT, unknown, ["--no-webui"]) is None
 
 
 @pytest.mark.parametrize("flag", ["--host", "--api-key-file", "--embedding", "--pooling", "-m"])
 def test_a_flag_that_matters_is_never_dropped(flag: str) -> None:
-    assert step_down(CHAT, diagnose(1, [f"error: invalid argument: {flag}"], 0.1), ()) is None
+    assert degrade(CHAT, diagnose(1, [f"error: invalid argument: {flag}"], 0.1), ()) is None
 
 
 def test_other_causes_have_no_step() -> None:
-    assert step_down(CHAT, Diagnosis("it crashed"), ()) is None
+    assert degrade(CHAT, Diagnosis("it crashed"), ()) is None
 
 
 def test_dropping_flags_takes_their_values_along() -> None:

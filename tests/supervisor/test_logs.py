@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr.errors import StoreError
-from llamafile_mgr.supervisor.logs import EngineLog
+from llamafile_mgr.supervisor.engine_log import EngineLog
 
 
 def test_the_file_is_private_and_rotates(tmp_path: Path) -> None:

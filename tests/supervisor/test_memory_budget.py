@@ -16,7 +16,7 @@ from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import NotReadyError
 from llamafile_mgr.planner.memory import MemoryEstimate
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.memory_budget import MemoryBudget
+from llamafile_mgr.supervisor.memory_admission import MemoryAdmission
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from tests.support.lives import fake_plan
 
@@ -63,7 +63,7 @@ class House:
         self.unloaded: list[str] = []
         self.looks = 0
         self.changes = Changes()
-        self.budget = MemoryBudget(self.changes, limit, measure=self.measure, patience_seconds=patience)
+        self.budget = MemoryAdmission(self.changes, limit, measure=self.measure, patience_seconds=patience)
         for model in models:
             model.on_unload = lambda gone: self.unloaded.append(gone.name)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.supervisor.meters import EngineMeter, Job, Kind, SpeedPolicy, retry_seconds
+from llamafile_mgr.supervisor.meters import EngineMeter, Kind, MeteredWork, SpeedPolicy, retry_seconds
 
 POLICY = SpeedPolicy(window_seconds=10.0)
 
@@ -106,7 +106,7 @@ def test_work_that_was_not_answered_counts_nothing() -> None:
 )
 def test_any_order_of_work_gives_a_share(steps: list[tuple[bool, int, float, bool]]) -> None:
     watch, now = EngineMeter(POLICY, {}), 0.0
-    jobs: list[Job] = []
+    jobs: list[MeteredWork] = []
     for starts, size, seconds, answered in steps:
         now += seconds
         if starts or not jobs:

@@ -15,7 +15,7 @@ import pytest
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
-from llamafile_mgr.supervisor.remote import Remote
+from llamafile_mgr.supervisor.remote_backend import RemoteBackend
 from llamafile_mgr.supervisor.states import EngineState
 from tests.support.lives import ASK, Checks, fake_plan, surroundings, until
 
@@ -61,12 +61,12 @@ class Server:
 @asynccontextmanager
 async def life(
     tmp_path: Path, server: Server, checks: Checks, *, address: str = "127.0.0.1"
-) -> AsyncIterator[Remote]:
+) -> AsyncIterator[RemoteBackend]:
     """Run a remote until the end of the block."""
     listening = await asyncio.start_server(server.handle, "127.0.0.1", server.port)
     server.port = listening.sockets[0].getsockname()[1]
     config = RemoteConfig(f"http://{address}:{server.port}", model="theirs")
-    remote = Remote(config.name, config, fake_plan(), lambda facts: checks, surroundings(tmp_path))
+    remote = RemoteBackend(config.name, config, fake_plan(), lambda facts: checks, surroundings(tmp_path))
     task = asyncio.create_task(remote.run())
     try:
         yield remote

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.supervisor.restart import Restart, RestartPolicy, decide_restart
+from llamafile_mgr.supervisor.restart_policy import Restart, RestartPolicy, decide_restart
 
 POLICY = RestartPolicy(
     first_delay_seconds=1.0,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llamafile_mgr.bulk.records import TextResult
+from llamafile_mgr.bulk.text_records import TextResult
 
 __all__ = ["BROKEN", "FixedSource", "fixed_source", "noting_source"]
 

@@ -15,7 +15,7 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config, ServeConfig
 from llamafile_mgr.engines.families import Family
 from llamafile_mgr.engines.family import EngineFamily
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.plans import Plan

@@ -20,10 +20,10 @@ from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.nodes import node_source, predict_space
 from llamafile_mgr.bulk.ray.cluster import find_nodes, hide_gpus, import_ray, pin
 from llamafile_mgr.bulk.ray.jobs import Connect
-from llamafile_mgr.bulk.records import make_record
 from llamafile_mgr.bulk.references import Reference
-from llamafile_mgr.bulk.sources import EmbedSettings, NodeSource
 from llamafile_mgr.bulk.tables import make_columns
+from llamafile_mgr.bulk.text_records import make_record
+from llamafile_mgr.bulk.vector_sources import EmbedSettings, NodeSource
 from llamafile_mgr.config import load_config
 from llamafile_mgr.errors import Error, NotReadyError, UsageError
 from llamafile_mgr.paths import resolve_paths

@@ -15,15 +15,15 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from llamafile_mgr.bulk.admission import NodeFacts, read_facts
+from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.computing import embed_fragment, fragments_under_way
 from llamafile_mgr.bulk.fragments import Fragment
-from llamafile_mgr.bulk.job import Job, JobReport, Observe, complete_job
-from llamafile_mgr.bulk.parts import FinishedFragment, Parts, parts_folder
+from llamafile_mgr.bulk.job import BulkJob, JobReport, Observe, complete_job
 from llamafile_mgr.bulk.ray.cluster import RayCluster, connected, find_nodes, first_line, hide_gpus, pin
-from llamafile_mgr.bulk.records import Failure
 from llamafile_mgr.bulk.references import Reference, load_reference
 from llamafile_mgr.bulk.sharing import SharedWork
-from llamafile_mgr.bulk.sources import NodeSource
+from llamafile_mgr.bulk.text_records import Failure
+from llamafile_mgr.bulk.vector_sources import NodeSource
 from llamafile_mgr.errors import EngineLostError, Error, NotReadyError, UsageError
 
 __all__ = ["Connect", "run_on_ray"]
@@ -35,7 +35,7 @@ _STOP_SECONDS = 15.0
 
 
 async def run_on_ray(
-    job: Job,
+    job: BulkJob,
     cluster: RayCluster,
     connect: Connect,
     *,
@@ -73,7 +73,7 @@ async def run_on_ray(
 class _RayFinder:
     """Finds the nodes that have what an actor needs."""
 
-    def __init__(self, ray: Any, cluster: RayCluster, connect: Connect, job: Job) -> None:
+    def __init__(self, ray: Any, cluster: RayCluster, connect: Connect, job: BulkJob) -> None:
         self._ray = ray
         self._cluster = cluster
         self._connect = connect
@@ -100,7 +100,7 @@ class _RayNode:
     """The driver's side of one node."""
 
     def __init__(
-        self, ray: Any, facts: dict[str, Any], cpus: float, gpus: int, connect: Connect, job: Job
+        self, ray: Any, facts: dict[str, Any], cpus: float, gpus: int, connect: Connect, job: BulkJob
     ) -> None:
         self._ray = ray
         self._id = facts["NodeID"]

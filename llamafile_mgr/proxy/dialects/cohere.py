@@ -12,8 +12,8 @@ from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncati
 from llamafile_mgr.errors import Error, RequestError
 from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form
-from llamafile_mgr.proxy.dialects.errors import error_source
-from llamafile_mgr.proxy.dialects.rerank import DOCUMENTS_FORM
+from llamafile_mgr.proxy.dialects.error_forms import error_source
+from llamafile_mgr.proxy.dialects.rerank_forms import DOCUMENTS_FORM
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
 from llamafile_mgr.proxy.http import Request
 from llamafile_mgr.proxy.routes.embedding import embedding_route

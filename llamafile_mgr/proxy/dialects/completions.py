@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from llamafile_mgr.proxy.events import render_event
+from llamafile_mgr.proxy.server_sent_events import render_event
 
 __all__ = ["CompletionStream", "LlamafileStream", "render_llamafile", "render_whole", "to_llamafile"]
 

@@ -15,10 +15,10 @@ from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncati
 from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route, TokenizeCall
 from llamafile_mgr.proxy.dialects.outcomes import describe_outcome, failed
-from llamafile_mgr.proxy.dialects.rerank import DOCUMENTS_FORM
+from llamafile_mgr.proxy.dialects.rerank_forms import DOCUMENTS_FORM
 from llamafile_mgr.proxy.dialects.schemas import SAMPLING, body_schema
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
+from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
 from llamafile_mgr.proxy.routes.embedding import embedding_route
 from llamafile_mgr.proxy.routes.generation import generation_route
 from llamafile_mgr.proxy.routes.rerank import rerank_route
@@ -75,7 +75,7 @@ def _render_row(result: EmbedResult, index: int) -> dict[str, Any]:
 async def _props(front: Front, request: Request) -> Reply:
     """Tell what clients of llama.cpp's server read; paths of this machine stay here."""
     role = Role.GENERATE if any(p.plan.role is Role.GENERATE for p in front.pools) else Role.EMBED
-    choice = front.choose(role, None, request, Drip.NONE)
+    choice = front.choose(role, None, request, Padding.NONE)
     plan = choice.pool.plan
     props = {
         "default_generation_settings": {"n_ctx": plan.settings.context, "params": {}},

@@ -20,14 +20,14 @@ from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncati
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import Error, RequestError
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.proxy.api_errors import UnknownModelError, UnsupportedError
 from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
-from llamafile_mgr.proxy.dialects.errors import error_source
+from llamafile_mgr.proxy.dialects.error_forms import error_source
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
+from llamafile_mgr.proxy.engine_answers import check_reply
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.generation import check_reply
-from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamReply, json_reply
-from llamafile_mgr.proxy.refusals import UnknownModelError, UnsupportedError
+from llamafile_mgr.proxy.http import Padding, Reply, Request, StreamReply, json_reply
 from llamafile_mgr.proxy.routes.embedding import embedding_route
 from llamafile_mgr.proxy.routes.generation import ask_chat, translate
 from llamafile_mgr.supervisor.pool import Pool
@@ -177,7 +177,7 @@ async def _generate(
     began = time.monotonic()
     body = request.json_object()
     call = parse(body)
-    drip = Drip.NONE if call.stream else Drip.JSON
+    drip = Padding.NONE if call.stream else Padding.JSON
     choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
     name, headers = choice.pool.plan.name, choice.headers()
     if call.body is None:

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamafile_mgr.embedding.requests import Chunk, EmbedRequest, EmbedResult, Truncation
+from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, TextChunk, Truncation
 from llamafile_mgr.errors import RequestError
+from llamafile_mgr.proxy.api_errors import UnknownModelError
 from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
 from llamafile_mgr.proxy.dialects.outcomes import describe_outcome, failed
 from llamafile_mgr.proxy.dialects.schemas import SAMPLING, body_schema
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Reply, Request, json_reply
-from llamafile_mgr.proxy.refusals import UnknownModelError
 from llamafile_mgr.proxy.routes.embedding import embedding_route
 from llamafile_mgr.proxy.routes.generation import generation_route
 from llamafile_mgr.supervisor.pool import Pool
@@ -92,7 +92,7 @@ class _Rows:
             row["chunks"] = [self._chunk(chunk) for chunk in result.chunks[index]]
         return row
 
-    def _chunk(self, chunk: Chunk) -> dict[str, Any]:
+    def _chunk(self, chunk: TextChunk) -> dict[str, Any]:
         tokens = {} if chunk.tokens is None else {"tokens": chunk.tokens}
         return {"start": chunk.start, "end": chunk.end, **tokens, "embedding": self._vector(chunk.vector)}
 

@@ -15,8 +15,8 @@ from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
 from llamafile_mgr.proxy.dialects.fields import refuse_chunks
 from llamafile_mgr.proxy.dialects.outcomes import outcome_headers
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
-from llamafile_mgr.proxy.spaces import SPACE_HEADER, check_space
+from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
+from llamafile_mgr.proxy.preconditions import SPACE_HEADER, check_space
 
 __all__ = ["embedding_route", "parse_embedding"]
 
@@ -50,7 +50,7 @@ def _offer(dialect: Dialect) -> Form[EmbedCall] | None:
 async def _embed(own: Form[EmbedCall], shared: bool, front: Front, request: Request) -> Reply:
     began = time.monotonic()
     body = request.json_object()
-    choice = front.choose(Role.EMBED, body.get("model"), request, Drip.JSON)
+    choice = front.choose(Role.EMBED, body.get("model"), request, Padding.JSON)
     name = choice.pool.plan.name
     call = parse_embedding(own, front.dialects if shared else (), request, body)
     embedder, wanted = front.embedders[name], call.request

@@ -11,13 +11,12 @@ from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError, Error
+from llamafile_mgr.proxy.api_errors import UnsupportedError
 from llamafile_mgr.proxy.dialects import completions
 from llamafile_mgr.proxy.dialects.dialect import Route
-from llamafile_mgr.proxy.dialects.errors import render_error
+from llamafile_mgr.proxy.dialects.error_forms import render_error
 from llamafile_mgr.proxy.dialects.schemas import OBJECT, Schema
-from llamafile_mgr.proxy.events import EventReader, render_event
-from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.generation import (
+from llamafile_mgr.proxy.engine_answers import (
     EngineAnswer,
     ask_engine,
     check_reply,
@@ -25,9 +24,10 @@ from llamafile_mgr.proxy.generation import (
     prepare_body,
     style_of,
 )
-from llamafile_mgr.proxy.http import Drip, Reply, Request, StreamCutError, StreamReply, json_reply
-from llamafile_mgr.proxy.refusals import UnsupportedError
-from llamafile_mgr.proxy.routing import Choice
+from llamafile_mgr.proxy.front import Front
+from llamafile_mgr.proxy.http import Padding, Reply, Request, StreamCutError, StreamReply, json_reply
+from llamafile_mgr.proxy.routing import RoutedCall
+from llamafile_mgr.proxy.server_sent_events import EventReader, render_event
 from llamafile_mgr.proxy.tracing import engine_headers
 from llamafile_mgr.supervisor.calls import Weight
 from llamafile_mgr.supervisor.pool import Pool
@@ -50,7 +50,7 @@ async def _generate(path: str, front: Front, request: Request) -> Reply | Stream
     body = request.json_object()
     style = style_of(path, body)
     streamed = body.get("stream") is True
-    drip = (Drip.EVENTS if style.takes_comments else Drip.NONE) if streamed else Drip.JSON
+    drip = (Padding.EVENTS if style.takes_comments else Padding.NONE) if streamed else Padding.JSON
     choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
     pool = choice.pool
     rules = family_rules(pool.plan.family)
@@ -113,7 +113,7 @@ async def _complete_by_standard(
 _TRANSLATED = {"/v1/completions": _complete_by_own, "/completion": _complete_by_standard}
 
 
-async def ask_chat(front: Front, request: Request, choice: Choice, body: dict[str, Any]) -> EngineAnswer:
+async def ask_chat(front: Front, request: Request, choice: RoutedCall, body: dict[str, Any]) -> EngineAnswer:
     """Ask the engine's chat route on behalf of a dialect of another form."""
     name = choice.pool.plan.name
     prepared = prepare_body(_CHAT, {**body, "model": name}, style_of(_CHAT, {"model": name}))

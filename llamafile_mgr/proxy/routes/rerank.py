@@ -10,10 +10,10 @@ from llamafile_mgr.engines.replies import error_text, says_too_long
 from llamafile_mgr.engines.reranking import read_scores, rerank_request
 from llamafile_mgr.errors import InputTooLongError
 from llamafile_mgr.proxy.dialects.dialect import Dialect, Form, RerankCall, Route, find_form
-from llamafile_mgr.proxy.dialects.rerank import best_documents
+from llamafile_mgr.proxy.dialects.rerank_forms import best_documents
+from llamafile_mgr.proxy.engine_answers import check_reply
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.generation import check_reply
-from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
+from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
 from llamafile_mgr.proxy.tracing import engine_headers
 from llamafile_mgr.supervisor.calls import Weight
 
@@ -31,7 +31,7 @@ def _offer(dialect: Dialect) -> Form[RerankCall] | None:
 
 async def _rerank(own: Form[RerankCall], front: Front, request: Request) -> Reply:
     body = request.json_object()
-    choice = front.choose(Role.RERANK, body.get("model"), request, Drip.JSON)
+    choice = front.choose(Role.RERANK, body.get("model"), request, Padding.JSON)
     call = find_form(own, map(_offer, front.dialects), request, body).parse(request, body)
     count = len(call.documents)
     tokens = sum(map(estimate_tokens, call.documents)) + count * estimate_tokens(call.query)

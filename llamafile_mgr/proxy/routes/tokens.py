@@ -10,12 +10,12 @@ from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError, RequestError
+from llamafile_mgr.proxy.api_errors import UnsupportedError
 from llamafile_mgr.proxy.dialects.dialect import Dialect, Form, Route, TokenizeCall, find_form
+from llamafile_mgr.proxy.engine_answers import check_reply
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.generation import check_reply
-from llamafile_mgr.proxy.http import Drip, Reply, Request, json_reply
-from llamafile_mgr.proxy.refusals import UnsupportedError
-from llamafile_mgr.proxy.routing import Choice
+from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
+from llamafile_mgr.proxy.routing import RoutedCall
 from llamafile_mgr.supervisor.calls import Priority, Weight
 from llamafile_mgr.supervisor.pool import Pool
 
@@ -33,12 +33,12 @@ def _offer(dialect: Dialect) -> Form[TokenizeCall] | None:
     return dialect.tokenize
 
 
-def _choose(front: Front, request: Request, body: dict[str, Any]) -> Choice:
+def _choose(front: Front, request: Request, body: dict[str, Any]) -> RoutedCall:
     """Return the pool: of the named model whatever its role, else the embedding model's."""
     name = body.get("model")
     named = front.router.find(name) if isinstance(name, str) else None
     role = named.plan.role if named is not None else Role.EMBED if front.embedders else Role.GENERATE
-    return front.choose(role, name, request, Drip.JSON)
+    return front.choose(role, name, request, Padding.JSON)
 
 
 async def _tokenize(own: Form[TokenizeCall], front: Front, request: Request) -> Reply:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamafile_mgr.bulk.fragments import Fragment
-from llamafile_mgr.bulk.records import Failure, Id, TextResult
+from llamafile_mgr.bulk.text_records import Failure, Id, TextResult
 from llamafile_mgr.errors import CheckpointError
 from llamafile_mgr.files import store_errors, sync_directory, write_atomically
 from llamafile_mgr.locks import LockBusyError, Locks

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llamafile_mgr.client.exchange import Exchange, send_json
+from llamafile_mgr.client.conversation import Exchange, send_json
 from llamafile_mgr.client.values import Chunk, Embeddings, ItemError, ModelInfo, Ranked
 from llamafile_mgr.errors import EngineError, NotFoundError, UsageError, VectorSpaceError
 

@@ -39,7 +39,7 @@ def export_command(context: Context, file: Path, names: tuple[str, ...], as_json
     """
     from llamafile_mgr.errors import NotFoundError
     from llamafile_mgr.store import Store
-    from llamafile_mgr.store.kits import export_kit
+    from llamafile_mgr.store.kit_archives import export_kit
 
     store = Store(context.paths.store)
     entries = [store.find(name) for name in names] if names else store.entries()
@@ -67,7 +67,7 @@ def import_command(context: Context, file: Path, as_json: bool) -> None:
     """
     from llamafile_mgr.catalog import load_catalog
     from llamafile_mgr.store import Store
-    from llamafile_mgr.store.kits import import_kit
+    from llamafile_mgr.store.kit_archives import import_kit
     from llamafile_mgr.store.records import artifact_json
 
     entries = import_kit(file, Store(context.paths.store), load_catalog())

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from llamafile_mgr.errors import EngineError, Error, NotReadyError
+from llamafile_mgr.proxy.api_errors import EngineRefusedError
 from llamafile_mgr.proxy.dialects.schemas import Schema
-from llamafile_mgr.proxy.refusals import EngineRefusedError
 
 __all__ = ["ERROR_SCHEMA", "error_source", "render_error"]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llamafile_mgr.bulk.records import TextResult
+from llamafile_mgr.bulk.text_records import TextResult
 from llamafile_mgr.embedding.requests import InputType, Truncation
 
 __all__ = ["EmbedSettings", "NodeSource", "VectorSource"]

@@ -15,10 +15,10 @@ from llamafile_mgr.engines.replies import error_text
 from llamafile_mgr.engines.transport import EngineStream
 from llamafile_mgr.errors import EngineError, Error, RequestError
 from llamafile_mgr.proxy.allowed import allowed_body
-from llamafile_mgr.proxy.dialects.errors import render_error
-from llamafile_mgr.proxy.events import EventFilter, EventStyle, render_event
+from llamafile_mgr.proxy.api_errors import EngineRefusedError
+from llamafile_mgr.proxy.dialects.error_forms import render_error
 from llamafile_mgr.proxy.http import Reply, StreamCutError, StreamReply
-from llamafile_mgr.proxy.refusals import EngineRefusedError
+from llamafile_mgr.proxy.server_sent_events import EventFilter, EventStyle, render_event
 from llamafile_mgr.supervisor.calls import Caller, Priority, Weight
 from llamafile_mgr.supervisor.dispatch import Permit, RequestWork, WorkerSlot
 from llamafile_mgr.supervisor.pool import Pool

@@ -22,7 +22,7 @@ from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest
-from llamafile_mgr.engines.remote import PeerFacts, RemoteClient, count_ready
+from llamafile_mgr.engines.remote_client import PeerFacts, RemoteClient, count_ready
 from llamafile_mgr.errors import (
     ConfigError,
     EngineError,
@@ -33,16 +33,16 @@ from llamafile_mgr.errors import (
 )
 from llamafile_mgr.paths import read_secrets
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.course import Course
+from llamafile_mgr.supervisor.backend_life import BackendLife
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
+from llamafile_mgr.supervisor.engine_log import EngineLog
+from llamafile_mgr.supervisor.engine_start import EngineChecks
+from llamafile_mgr.supervisor.health_watch import watch
 from llamafile_mgr.supervisor.lifecycle import Aftermath
-from llamafile_mgr.supervisor.logs import EngineLog
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
-from llamafile_mgr.supervisor.starting import EngineChecks
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
-from llamafile_mgr.supervisor.watching import watch
 
-__all__ = ["Remote"]
+__all__ = ["RemoteBackend"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _HEALTH_SECONDS, _HEALTH_PAUSE_SECONDS = 5.0, 0.5
@@ -56,7 +56,7 @@ _PROOF_SECONDS = 30.0
 _FREE_LOSSES = 2
 
 
-class Remote(Course):
+class RemoteBackend(BackendLife):
     """One remote engine; its task alone changes its state. ``make_checks`` is given what a proxy tells.
 
     ``width``: how many engines stand behind it, as far as it tells.

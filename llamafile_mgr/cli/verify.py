@@ -36,7 +36,7 @@ def command(context: Context, names: tuple[str, ...], mend: bool, as_json: bool,
       llamafile-mgr verify --repair mxbai-embed-large-v1
     """
     from llamafile_mgr.cli.progress import make_display
-    from llamafile_mgr.cli.pulling import repair_file
+    from llamafile_mgr.cli.pull_runs import repair_file
     from llamafile_mgr.store import Store
     from llamafile_mgr.store.verification import verify
 

@@ -21,9 +21,9 @@ from typing import IO
 from llamafile_mgr.catalog import Catalog
 from llamafile_mgr.errors import DiskFullError, IntegrityError, InvalidFileError, NotFoundError, StoreError
 from llamafile_mgr.files import free_bytes, store_errors, sync_directory, temporary_name
-from llamafile_mgr.store.blocks import BlockHashes, Digester
+from llamafile_mgr.store.block_hashes import BlockHashes, Digester
 from llamafile_mgr.store.layout import is_digest
-from llamafile_mgr.store.records import Record, StoredArtifact, Trust, parse_record, record_json
+from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust, parse_record, record_json
 from llamafile_mgr.store.store import Store
 
 __all__ = ["export_kit", "import_kit"]
@@ -161,7 +161,9 @@ def _open(source: Path, stack: contextlib.ExitStack) -> tarfile.TarFile:
         raise InvalidFileError(f"cannot read {source}: {error.strerror or error}") from error
 
 
-def _read_manifest(archive: tarfile.TarFile, member: tarfile.TarInfo | None, source: Path) -> list[Record]:
+def _read_manifest(
+    archive: tarfile.TarFile, member: tarfile.TarInfo | None, source: Path
+) -> list[NameRecord]:
     if member is None or member.name != _MANIFEST or not member.isreg() or member.size > _MOST_MANIFEST_BYTES:
         raise InvalidFileError(f"{source} is no kit: it does not begin with {_MANIFEST}")
     stream = archive.extractfile(member)
@@ -179,7 +181,7 @@ def _read_manifest(archive: tarfile.TarFile, member: tarfile.TarInfo | None, sou
     return records
 
 
-def _check_records(records: list[Record], store: Store, catalog: Catalog) -> None:
+def _check_records(records: list[NameRecord], store: Store, catalog: Catalog) -> None:
     for record in records:
         pin = _pin(record, catalog)
         if pin is not None and pin != record.digest:
@@ -197,7 +199,7 @@ def _check_records(records: list[Record], store: Store, catalog: Catalog) -> Non
                 )
 
 
-def _pin(record: Record, catalog: Catalog) -> str | None:
+def _pin(record: NameRecord, catalog: Catalog) -> str | None:
     """Return what our own catalog pins for this name; a converted file has no pin of its own."""
     try:
         _, artifact = catalog.find(record.name)
@@ -260,7 +262,9 @@ def _take(
     return _Arrived(temporary, hashes)
 
 
-def _publish(record: Record, store: Store, catalog: Catalog, arrived: dict[str, _Arrived]) -> StoredArtifact:
+def _publish(
+    record: NameRecord, store: Store, catalog: Catalog, arrived: dict[str, _Arrived]
+) -> StoredArtifact:
     # What the kit says is its own claim: what we know of these bytes counts, else this catalog's pins alone.
     known = [each for each in store.records()[0] if (each.name, each.digest) == (record.name, record.digest)]
     blob = arrived.get(record.digest)

@@ -12,10 +12,10 @@ from typing import Any
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.client import AsyncClient, Client
 from llamafile_mgr.config import load_config
-from llamafile_mgr.endpoints.access import Access
+from llamafile_mgr.endpoints.access import ServiceAccess
 from llamafile_mgr.endpoints.joining import join_or_start
 from llamafile_mgr.endpoints.leasing import Lease
-from llamafile_mgr.endpoints.settings import Choice, choose
+from llamafile_mgr.endpoints.sharing_terms import ServiceChoice, choose
 from llamafile_mgr.launching.wanted import read_wanted
 from llamafile_mgr.paths import resolve_paths
 
@@ -33,7 +33,7 @@ class Endpoint(Client):
     ``url``: of the server. ``api_key``: None where none is needed. ``models_by_role``: role -> its default.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: ServiceAccess) -> None:
         super().__init__(access.url, api_key=access.api_key)
         self.api_key = access.api_key
         self.models_by_role = dict(access.models)
@@ -47,7 +47,7 @@ class Endpoint(Client):
 class AsyncEndpoint(AsyncClient):
     """``Endpoint`` for asyncio."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: ServiceAccess) -> None:
         super().__init__(access.url, api_key=access.api_key)
         self.api_key = access.api_key
         self.models_by_role = dict(access.models)
@@ -115,7 +115,7 @@ async def aendpoint(
         lease.close()
 
 
-def _choose(roles: Mapping[Role, Models], port: int | None, config_file: str | Path | None) -> Choice:
+def _choose(roles: Mapping[Role, Models], port: int | None, config_file: str | Path | None) -> ServiceChoice:
     paths = resolve_paths()
     file = Path(config_file) if config_file is not None else None
     config = load_config(paths.config_file, file=file)
@@ -124,7 +124,7 @@ def _choose(roles: Mapping[Role, Models], port: int | None, config_file: str | P
     return choose(wanted, config, paths, port=port, config_file=file)
 
 
-def _join(choice: Choice, keep_seconds: float) -> Lease:
+def _join(choice: ServiceChoice, keep_seconds: float) -> Lease:
     return join_or_start(choice, lambda line: _LOG.info("%s", line), keep_seconds=keep_seconds)
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Failure", "Id", "Record", "TextResult", "bad_record", "make_record"]
+__all__ = ["Failure", "Id", "TextRecord", "TextResult", "bad_record", "make_record"]
 
 Id = int | str
 
@@ -23,7 +23,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TextRecord:
     """A text and its id; one that could not be read has a ``failure`` instead of a text."""
 
     id: Id
@@ -40,7 +40,7 @@ class TextResult:
     truncated: str | None = None
 
 
-def make_record(place: Id, given_id: object, text: object, what: str) -> Record:
+def make_record(place: Id, given_id: object, text: object, what: str) -> TextRecord:
     """Return the record of an input's item. ``place``: its id when it has none of its own.
 
     ``what``: names the item in the message about a text that is none.
@@ -57,9 +57,9 @@ def make_record(place: Id, given_id: object, text: object, what: str) -> Record:
         str(known).encode()
     except UnicodeEncodeError:
         return bad_record(place, f"{what} is no Unicode text")
-    return Record(known, text)
+    return TextRecord(known, text)
 
 
-def bad_record(known: Id, message: str) -> Record:
+def bad_record(known: Id, message: str) -> TextRecord:
     """Return the record of an item that could not be read."""
-    return Record(known, "", Failure("unreadable", message))
+    return TextRecord(known, "", Failure("unreadable", message))

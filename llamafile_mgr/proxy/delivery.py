@@ -15,17 +15,17 @@ from llamafile_mgr.proxy.exchange import Exchange
 from llamafile_mgr.proxy.front import Handler
 from llamafile_mgr.proxy.http import (
     ClientGoneError,
-    Drip,
-    Progress,
+    Padding,
     Reply,
     Request,
+    RequestProgress,
     StreamCutError,
     StreamReply,
 )
 
 __all__ = ["Delivery"]
 
-_TYPES = {Drip.JSON: "application/json", Drip.EVENTS: "text/event-stream"}
+_TYPES = {Padding.JSON: "application/json", Padding.EVENTS: "text/event-stream"}
 _LONGEST_SILENCE_SECONDS = 5.0
 
 
@@ -35,7 +35,7 @@ class Delivery:
     def __init__(self, exchange: Exchange, headers: dict[str, str]) -> None:
         self.headers = headers
         self._exchange = exchange
-        self._begun: Drip = Drip.NONE
+        self._begun: Padding = Padding.NONE
         self._timer: asyncio.TimerHandle | None = None
 
     async def hold(self, handler: Handler, request: Request, silence_seconds: float) -> Reply | StreamReply:
@@ -53,15 +53,15 @@ class Delivery:
             if self._timer is not None:
                 self._timer.cancel()
 
-    def _keep_alive_in(self, seconds: float, progress: Progress) -> None:
+    def _keep_alive_in(self, seconds: float, progress: RequestProgress) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(seconds, self._keep_alive, seconds, progress)
 
-    def _keep_alive(self, silence_seconds: float, progress: Progress) -> None:
+    def _keep_alive(self, silence_seconds: float, progress: RequestProgress) -> None:
         """Send what the format allows while its model loads."""
         self._keep_alive_in(min(silence_seconds, _LONGEST_SILENCE_SECONDS), progress)
-        if self._begun is Drip.NONE:
-            if progress.drip is Drip.NONE or progress.pool is None or progress.pool.ready:
+        if self._begun is Padding.NONE:
+            if progress.drip is Padding.NONE or progress.pool is None or progress.pool.ready:
                 return
             self._begun = progress.drip
             headers = {"content-type": _TYPES[self._begun], "cache-control": "no-store", **self.headers}
@@ -77,11 +77,11 @@ class Delivery:
         """
         if isinstance(reply, StreamReply):
             await self._send_stream(reply)
-        elif self._begun is Drip.NONE:
+        elif self._begun is Padding.NONE:
             headers = {"content-type": reply.content_type, **reply.headers, **self.headers}
             await self._exchange.send(reply.status, headers, reply.body)
         else:
-            event, good = self._begun is Drip.EVENTS, reply.status == 200
+            event, good = self._begun is Padding.EVENTS, reply.status == 200
             if good or self._exchange.version == "1.1":  # older clients cannot see that an answer was cut
                 self._exchange.write(b"data: " + reply.body + b"\n\n" if event else reply.body)
             if not good:
@@ -93,7 +93,7 @@ class Delivery:
         """Send each piece as it comes; the body ends properly only when the pieces ended properly."""
         exchange = self._exchange
         try:
-            if self._begun is Drip.NONE:
+            if self._begun is Padding.NONE:
                 headers = {"content-type": reply.content_type, "cache-control": "no-store"}
                 exchange.begin(reply.status, {**headers, **reply.headers, **self.headers})
             with _UntilGone(exchange):

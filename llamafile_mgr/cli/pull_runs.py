@@ -16,8 +16,8 @@ from llamafile_mgr.cli.interrupts import run_until_signal
 from llamafile_mgr.cli.output import format_bytes, print_json, print_line, print_rows
 from llamafile_mgr.cli.progress import Display
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Preview, PullOptions, Target, preview, pull, repair, target_of
-from llamafile_mgr.downloader.events import Published
+from llamafile_mgr.downloader import Preview, PullOptions, PullTarget, preview, pull, repair, target_of
+from llamafile_mgr.downloader.pull_events import Published
 from llamafile_mgr.errors import NotFoundError, UsageError
 from llamafile_mgr.store import Range, Store, StoredArtifact
 from llamafile_mgr.store.importing import import_file
@@ -27,10 +27,10 @@ from llamafile_mgr.store.lockfile import LockedArtifact, locked, read_lock, writ
 __all__ = ["locked_jobs", "print_previews", "pull_all", "repair_file", "targets_of", "update_lock"]
 
 _T = TypeVar("_T")
-Job = tuple[Target | Path, PullOptions]
+Job = tuple[PullTarget | Path, PullOptions]
 
 
-def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) -> list[Target | Path]:
+def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) -> list[PullTarget | Path]:
     """Return what the arguments of ``pull`` mean; a path is a file of this computer.
 
     Raises:
@@ -43,7 +43,7 @@ def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) ->
         raise UsageError("pull what?", hint=how_to_pull())
     if len(names) > 1 and (as_name or sha256):
         raise UsageError("--name and --sha256 are for one file", hint="pull one file at a time with them")
-    targets: list[Target | Path] = []
+    targets: list[PullTarget | Path] = []
     for name in names:
         if _is_path(name):
             if as_name or sha256:
@@ -80,8 +80,8 @@ def locked_jobs(path: Path, names: Sequence[str], restart: bool) -> list[Job]:
     return [(_locked_target(pin), PullOptions(restart=restart, revision=_commit(pin))) for pin in chosen]
 
 
-def _locked_target(pin: LockedArtifact) -> Target:
-    target = Target(name=pin.name, source=pin.source, kind=pin.kind)
+def _locked_target(pin: LockedArtifact) -> PullTarget:
+    target = PullTarget(name=pin.name, source=pin.source, kind=pin.kind)
     with contextlib.suppress(NotFoundError):
         target = target_of(pin.name, load_catalog())
     return replace(
@@ -103,7 +103,7 @@ def update_lock(path: Path, entries: Sequence[StoredArtifact]) -> None:
 
 
 def print_previews(
-    targets: Sequence[Target | Path], store: Store, config: DownloadConfig, *, as_json: bool
+    targets: Sequence[PullTarget | Path], store: Store, config: DownloadConfig, *, as_json: bool
 ) -> None:
     """Say what pulling would do; nothing is fetched, asked or written.
 
@@ -120,8 +120,8 @@ def print_previews(
         print_rows(_preview_rows(one))
 
 
-def _preview_of(target: Target | Path, store: Store, config: DownloadConfig) -> Preview:
-    if isinstance(target, Target):
+def _preview_of(target: PullTarget | Path, store: Store, config: DownloadConfig) -> Preview:
+    if isinstance(target, PullTarget):
         return preview(target, store, config)
     file = target.expanduser()
     try:
@@ -164,7 +164,7 @@ def pull_all(
 
     async def pull_one(job: Job) -> StoredArtifact:
         target, options = job
-        if isinstance(target, Target):
+        if isinstance(target, PullTarget):
             return await pull(target, store, config, display, options=options)
         entry, _ = await asyncio.to_thread(import_file, target.expanduser(), store, load_catalog())
         display(Published(entry.name, entry.digest, entry.size, entry.trust.value, str(entry.path), 0))

@@ -18,7 +18,7 @@ from llamafile_mgr.catalog import ArtifactKind, Catalog, Role
 from llamafile_mgr.config import DownloadConfig
 from llamafile_mgr.errors import UsageError
 
-__all__ = ["Hub", "Source", "Target", "check_url", "is_loopback_host", "parse_source", "target_of"]
+__all__ = ["Hub", "PullTarget", "Source", "check_url", "is_loopback_host", "parse_source", "target_of"]
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
@@ -52,7 +52,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class PullTarget:
     """One thing to pull: the name it will have, and what is known of it beforehand.
 
     ``sha256``, ``size``: promised by the catalog, a lock file or the user, of the file as it arrives.
@@ -73,7 +73,7 @@ class Target:
     conversion: str | None = None
 
 
-def target_of(text: str, catalog: Catalog, *, name: str | None = None) -> Target:
+def target_of(text: str, catalog: Catalog, *, name: str | None = None) -> PullTarget:
     """Return what ``text`` means: a catalog name, or a source in one of the forms above.
 
     Raises:
@@ -82,9 +82,9 @@ def target_of(text: str, catalog: Catalog, *, name: str | None = None) -> Target
     """
     if text.startswith(_PREFIXES):
         source = parse_source(text, DownloadConfig())
-        return Target(name=name or source.file_name, source=text, kind=kind_of_name(source.file_name))
+        return PullTarget(name=name or source.file_name, source=text, kind=kind_of_name(source.file_name))
     model, artifact = catalog.find(text)
-    return Target(
+    return PullTarget(
         name=name or (f"{model.id}:{artifact.name}" if model else artifact.name),
         source=artifact.source,
         kind=artifact.kind,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llamafile_mgr.endpoints.leasing import Report
-from llamafile_mgr.endpoints.settings import Choice
+from llamafile_mgr.endpoints.sharing_terms import ServiceChoice
 from llamafile_mgr.errors import EngineStartError, Error, StoreError, UsageError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.supervisor.asking import rebuild_error
@@ -28,7 +28,7 @@ _REPORT_SECONDS = 10.0
 _SHOWN_LINES = 10
 
 
-def start_service(choice: Choice, find: Callable[[], Found | None], report: Report) -> Found:
+def start_service(choice: ServiceChoice, find: Callable[[], Found | None], report: Report) -> Found:
     """Start a ``serve`` that ends with its last user, and return what ``find`` finds when it can be asked.
 
     Raises:
@@ -55,7 +55,7 @@ def start_service(choice: Choice, find: Callable[[], Found | None], report: Repo
     raise _read_failure(log)
 
 
-def _spawn(choice: Choice, log: Path, link: int) -> None:
+def _spawn(choice: ServiceChoice, log: Path, link: int) -> None:
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "wb") as output:
@@ -67,7 +67,7 @@ def _spawn(choice: Choice, log: Path, link: int) -> None:
         raise StoreError(f"cannot start a serve that logs to {log}: {error.strerror}") from error
 
 
-def _argv(choice: Choice) -> list[str]:
+def _argv(choice: ServiceChoice) -> list[str]:
     argv = [sys.executable, "-m", "llamafile_mgr"]
     if choice.config_file is not None:
         argv += ["--config", str(choice.config_file.absolute())]

@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Sequence
 from enum import IntEnum
 
-from llamafile_mgr.downloader.sources import check_url
+from llamafile_mgr.downloader.hub_sources import check_url
 from llamafile_mgr.errors import DownloadError, UsageError
 
 __all__ = ["Reach", "check_redirect", "origin", "reach_of"]

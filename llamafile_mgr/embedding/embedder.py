@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from llamafile_mgr.embedding.assembling import Computed, assemble, collect_chunks, cut_result
-from llamafile_mgr.embedding.cache import CachedVector, text_key
 from llamafile_mgr.embedding.cache_thread import CacheThread
+from llamafile_mgr.embedding.embed_counters import Counters, EmbedderStats
 from llamafile_mgr.embedding.lengths import TokenCounter, estimate_tokens, surely_fits, text_limit
-from llamafile_mgr.embedding.metrics import Counters, EmbedderStats
 from llamafile_mgr.embedding.outputs import check_dimensions
 from llamafile_mgr.embedding.policy import FittedText, fit_text, keep_whole
 from llamafile_mgr.embedding.prompts import PromptedText, end_text, make_prompt
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, InputType, ItemOutcome
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.text_work import TextVector, TextWork
+from llamafile_mgr.embedding.vector_cache import CachedVector, text_key
 from llamafile_mgr.errors import Error, NotReadyError, RequestError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight

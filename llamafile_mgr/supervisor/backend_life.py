@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamafile_mgr.changes import Changes
-from llamafile_mgr.engines.settings import LaunchSettings
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.errors import Error
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
+from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.supervisor.lifecycle import Aftermath, Lifecycle
-from llamafile_mgr.supervisor.logs import EngineLog
-from llamafile_mgr.supervisor.meters import EngineMeter, Job
+from llamafile_mgr.supervisor.meters import EngineMeter, MeteredWork
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings, Transition
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 
-__all__ = ["FAILED_GRACE_SECONDS", "Course"]
+__all__ = ["FAILED_GRACE_SECONDS", "BackendLife"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: For the diagnosis of a death that a call has seen: its process is gone, so little is left to wait for.
@@ -42,7 +42,7 @@ class _Fate:
     known: asyncio.Future[Diagnosis]
 
 
-class Course(ABC):
+class BackendLife(ABC):
     """The base of ``Engine`` and ``Remote``. ``width``: how many engines stand behind it."""
 
     def __init__(
@@ -89,13 +89,13 @@ class Course(ABC):
         at = self._life.retry_at
         return None if at is None else max(0.0, at - time.monotonic())
 
-    def begin(self, tokens: int) -> Job | None:
+    def begin(self, tokens: int) -> MeteredWork | None:
         """Count a batch that is sent to it; ``tokens``: 0 for one that is not measured."""
         self.in_flight += 1
         self._idle.clear()
         return self.meter.begin(tokens, time.monotonic()) if tokens else None
 
-    def end(self, job: Job | None, *, answered: bool) -> None:
+    def end(self, job: MeteredWork | None, *, answered: bool) -> None:
         """Count a batch's end, and tell when the engine has become slow, or fast again."""
         if job is not None and self.meter.end(job, time.monotonic(), answered=answered):
             said = "is slow" if self.meter.slow else "is as fast again as it was"

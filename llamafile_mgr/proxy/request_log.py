@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from llamafile_mgr.proxy.http import Progress
+from llamafile_mgr.proxy.http import RequestProgress
 from llamafile_mgr.proxy.metrics import ProxyMetrics
 from llamafile_mgr.proxy.tracing import trace_id
 
@@ -28,7 +28,7 @@ class LogEntry:
     status: int = 0
     seconds: float = 0.0
     error: str | None = None
-    progress: Progress = field(default_factory=Progress)
+    progress: RequestProgress = field(default_factory=RequestProgress)
 
 
 def log_request(metrics: ProxyMetrics, entry: LogEntry, headers: Mapping[str, str]) -> None:

@@ -8,18 +8,18 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineStartError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
-from llamafile_mgr.supervisor.logs import EngineLog
-from llamafile_mgr.supervisor.meters import EngineMeter, Job
+from llamafile_mgr.supervisor.engine_log import EngineLog
+from llamafile_mgr.supervisor.meters import EngineMeter, MeteredWork
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 
-__all__ = ["Member", "gone_for_long", "not_settled"]
+__all__ = ["Backend", "gone_for_long", "not_settled"]
 
 #: Calls are not held for an engine that will not even be started within this time.
 _LONGEST_HELD_BACKOFF_SECONDS = 5.0
 
 
-class Member(Protocol):
+class Backend(Protocol):
     """One of a pool. Its own task alone changes it; see ``Engine`` for what each of these promises."""
 
     name: str
@@ -57,10 +57,10 @@ class Member(Protocol):
     def retry_seconds(self) -> float | None:
         """Return the seconds until the next try, when there is one to come."""
 
-    def begin(self, tokens: int) -> Job | None:
+    def begin(self, tokens: int) -> MeteredWork | None:
         """Count a batch that is sent to it; ``tokens``: 0 for one that is not measured."""
 
-    def end(self, job: Job | None, *, answered: bool) -> None:
+    def end(self, job: MeteredWork | None, *, answered: bool) -> None:
         """Count a batch's end."""
 
     def suspect(self) -> None:
@@ -85,14 +85,14 @@ class Member(Protocol):
         """Live until a stop is requested, or this task is cancelled."""
 
 
-def gone_for_long(member: Member) -> bool:
+def gone_for_long(member: Backend) -> bool:
     """Tell whether waiting for it makes no sense."""
     if member.state is EngineState.BACKING_OFF:
         return (member.retry_seconds or 0.0) > _LONGEST_HELD_BACKOFF_SECONDS
     return member.over
 
 
-def not_settled(model: str, member: Member) -> EngineStartError:
+def not_settled(model: str, member: Backend) -> EngineStartError:
     """Return the error for a new engine that cannot take the place of an old one."""
     return EngineStartError(
         f"the new engine of {model} did not become ready; the old one serves on",

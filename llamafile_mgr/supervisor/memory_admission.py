@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import NotReadyError
-from llamafile_mgr.supervisor.eviction import Lodger, Move, Verdict, decide_room
-from llamafile_mgr.supervisor.memory import available_bytes, resident_bytes
+from llamafile_mgr.supervisor.eviction import EvictionMove, Lodger, Move, decide_room
 from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.process_memory import available_bytes, resident_bytes
 
-__all__ = ["MemoryBudget", "measure"]
+__all__ = ["MemoryAdmission", "measure"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: So long a newcomer waits for busy models to become idle.
@@ -30,7 +30,7 @@ def measure(pools: Sequence[Pool]) -> tuple[list[int], int]:
     return resident, available_bytes()
 
 
-class MemoryBudget:
+class MemoryAdmission:
     """Makes room for one model at a time. ``changes``: of all pools. ``limit_bytes``: what all engines
     together may take, None for what there is. ``measure`` runs in a thread."""
 
@@ -79,11 +79,11 @@ class MemoryBudget:
                     min(left, _LOOK_SECONDS),
                 )
 
-    async def decide(self, newcomer: Pool, pools: Sequence[Pool]) -> Verdict:
+    async def decide(self, newcomer: Pool, pools: Sequence[Pool]) -> EvictionMove:
         """Return what is to be done before the newcomer is started."""
         memory = newcomer.plan.memory
         if memory is None:
-            return Verdict(Move.START)
+            return EvictionMove(Move.START)
         others = [pool for pool in pools if pool is not newcomer and _lives(pool)]
         resident, available = await asyncio.to_thread(self._measure, others)
         lodgers = [

@@ -18,11 +18,11 @@ from llamafile_mgr.machine.vendors import gpu_variables
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.store import Store
 
-__all__ = ["Choice", "choose", "for_users", "service_key"]
+__all__ = ["ServiceChoice", "choose", "for_users", "service_key"]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ServiceChoice:
     """A service that a user needs.
 
     ``wanted``: its models, named alike from every working directory. ``files``: what the names mean, in the
@@ -59,7 +59,7 @@ def choose(
     *,
     port: int | None = None,
     config_file: Path | None = None,
-) -> Choice:
+) -> ServiceChoice:
     """Return the service for these models.
 
     Raises:
@@ -70,7 +70,7 @@ def choose(
     wanted = wanted.anchored(store)
     files = tuple(locate(each.name, store)[0] for each in wanted.require())
     key = service_key(wanted, files, config, port, os.environ)
-    return Choice(wanted, files, key, paths, port, config_file)
+    return ServiceChoice(wanted, files, key, paths, port, config_file)
 
 
 def for_users(config: Config) -> Config:
