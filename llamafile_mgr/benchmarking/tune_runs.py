@@ -40,6 +40,7 @@ from llamafile_mgr.planner.tuning import (
 from llamafile_mgr.supervisor.calls import Caller, Deadline
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
+from llamafile_mgr.tasks import run_all
 
 __all__ = [
     "Contest",
@@ -123,13 +124,7 @@ class VariantRunner:
                 count = await self._ask(pool, number)  # `done += await` would lose what others add meanwhile
                 done += count
 
-        tasks = [asyncio.ensure_future(work(pool)) for pool in lanes]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await run_all(work(pool) for pool in lanes)
         return done / max(1e-6, time.monotonic() - started)
 
     @property

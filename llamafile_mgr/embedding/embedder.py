@@ -5,11 +5,10 @@ Prompt, cache, length policy, queue, engine, mean of chunks, cut to fewer dimens
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from llamafile_mgr.embedding.assembling import Computed, assemble, collect_chunks, cut_result
 from llamafile_mgr.embedding.cache_thread import CacheThread
@@ -26,6 +25,7 @@ from llamafile_mgr.errors import Error, NotReadyError, RequestError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight
 from llamafile_mgr.supervisor.dispatch import Dispatcher
+from llamafile_mgr.tasks import run_all
 
 __all__ = ["Embedder", "ServedPool"]
 
@@ -202,7 +202,7 @@ class Embedder:
         # A text that stands there again is counted once: its counts are known by then.
         first = {work.prompted[index].text: index for index in reversed(unsure)}.values()
         for indexes in (list(first), sorted({*unsure} - {*first})):
-            done = await _gather([fit(index) for index in indexes])
+            done = await run_all(fit(index) for index in indexes)
             for index, fitted in zip(indexes, done, strict=True):
                 work.fitted[index] = fitted
 
@@ -306,13 +306,3 @@ def _check_texts(texts: Sequence[str]) -> None:
 def _at(error: Error, index: int) -> Error:
     """Return the same error with the index of its text in front."""
     return type(error)(f"text {index}: {error.message}", cause=error.cause, hint=error.hint)
-
-
-async def _gather(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await all; when one fails, or we are cancelled, cancel the others and wait for their end."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]

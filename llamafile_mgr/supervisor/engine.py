@@ -99,7 +99,7 @@ class Engine(BackendLife):
         except EngineError as error:
             failure = error
             if isinstance(error, EngineLostError):  # its connections are seen to end before its process
-                with contextlib.suppress(asyncio.TimeoutError):
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(process.wait(), _GONE_SECONDS)
         if self._stopping:
             return None

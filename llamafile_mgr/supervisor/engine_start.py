@@ -72,7 +72,7 @@ async def find_port(pid: int, chosen: int, listening: asyncio.Future[int]) -> in
     A v1 engine moves on when its port is taken, so that a stranger may answer on the one it was given.
     """
     while True:
-        with contextlib.suppress(asyncio.TimeoutError):
+        with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(asyncio.shield(listening), _OWNERSHIP_SECONDS)
         if chosen and await asyncio.to_thread(listens_on, pid, chosen):
             return chosen

@@ -61,6 +61,6 @@ async def _check_work(check_alive: Callable[[], Awaitable[None]], policy: Livene
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     """Wait for ``event``; return whether it was set in time."""
-    with contextlib.suppress(asyncio.TimeoutError):
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     return event.is_set()

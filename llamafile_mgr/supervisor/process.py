@@ -116,7 +116,7 @@ class EngineProcess:
         """Wait for the end, then for the last of its output, and return the exit code."""
         await self._output.exited.wait()
         # A grandchild that keeps the pipe open must not keep us.
-        with contextlib.suppress(asyncio.TimeoutError):
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._drain), 1.0)
         code = self.exit_code
         assert code is not None  # noqa: S101
@@ -131,7 +131,7 @@ class EngineProcess:
             if self.exit_code is not None:
                 break
             self._signal(number)
-            with contextlib.suppress(asyncio.TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._output.exited.wait(), grace_seconds / 2)
         self._signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
         await self._output.exited.wait()

@@ -32,6 +32,7 @@ LEFT_OUT = (
     "proxy/test_front.py",
     "service/test_booted.py",
     "service/test_notifying.py",
+    "supervisor/test_engine_memory.py",
     "test_pytest_plugin.py",
 )
 #: Tests of other files that ask for these, directly or not, are left out one by one.

@@ -127,7 +127,7 @@ class _RayNode:
         if self._actor is None:
             return
         try:
-            with contextlib.suppress(Error, asyncio.TimeoutError):
+            with contextlib.suppress(Error, TimeoutError):
                 await asyncio.wait_for(self._call("stop"), _STOP_SECONDS)
         finally:
             self._kill()
