@@ -20,6 +20,7 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │       └── EngineUnreachedError  there was none: it never saw the request
     ├── PortInUseError        our own listening address is taken
     ├── NotReadyError         the model is not ready yet, or no longer
+    │   ├── BusyError         the queue is full
     │   └── DeadlineError     the call's time is over
     ├── ServiceError          the system's service manager cannot or will not do it
     ├── RequestError          a request to the proxy cannot be answered as sent
@@ -27,7 +28,6 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
     │   ├── BodyTooLargeError
     │   ├── UnknownRouteError
     │   ├── WrongMethodError
-    │   ├── BusyError         the queue is full
     │   ├── DeadlyRequestError  engines die of it
     │   └── VectorSpaceError  vectors would not fit those that the caller has
     ├── CheckpointError       a bulk job cannot go on where it stopped
@@ -231,6 +231,13 @@ class NotReadyError(Error):
     code = "not_ready"
 
 
+class BusyError(NotReadyError):
+    """The model's queue is full."""
+
+    http_status = 429
+    code = "busy"
+
+
 class DeadlineError(NotReadyError):
     """The call's time is over and there is no answer yet."""
 
@@ -285,14 +292,6 @@ class DeadlyRequestError(RequestError):
 
     http_status = 422
     code = "deadly_request"
-
-
-class BusyError(RequestError):
-    """The model's queue is full. ``retry_after_seconds``: when there should be room."""
-
-    retry_after_seconds: float = 1.0
-    http_status = 429
-    code = "busy"
 
 
 class VectorSpaceError(RequestError):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from llamafile_mgr.cli import COMMANDS
 from llamafile_mgr.engines import families
 from llamafile_mgr.engines.families import Family, family_rules
 
@@ -93,3 +95,48 @@ def test_no_two_families_share_a_file() -> None:
 )
 def test_a_name_of_a_family_is_found(line: str) -> None:
     assert list(family_names(ast.parse(line)))
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def test_no_class_has_the_name_of_another() -> None:
+    names = Counter(
+        node.name for tree in sources().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_module_has_the_name_of_another() -> None:
+    names = Counter(Path(path).stem for path in sources())
+    assert [name for name, count in names.items() if count > 1 and name != "__init__"] == []
+
+
+def test_a_module_of_a_command_is_named_as_the_command() -> None:
+    assert {name: module for name, (module, _) in COMMANDS.items() if module.rstrip("_") != name} == {}
+
+
+# --- one of each ---------------------------------------------------------------------------------
+
+
+def callers(method: str) -> set[str]:
+    """Return the files in which something is called by this name."""
+    return {
+        path
+        for path, tree in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (getattr(node.func, "attr", None) or getattr(node.func, "id", None)) == method
+    }
+
+
+def test_a_call_has_one_place_to_wait_one_rule_one_meter_and_one_deadline() -> None:
+    """Counted by who makes the only queue, judges losses, makes meters, and ends calls that take too long."""
+    assert callers("CallQueue") == {"supervisor/dispatch.py"}
+    assert callers("Dispatcher") == {"supervisor/pool.py"}
+    assert callers("judge_loss") == {"supervisor/dispatch.py"}
+    assert callers("EngineMeter") == {"supervisor/backend_life.py", "supervisor/engine.py"}
+    raised = {path for path in callers("DeadlineError")}
+    assert raised == {"supervisor/dispatch.py"}
+    semaphores = callers("Semaphore") | callers("BoundedSemaphore")
+    assert not {path for path in semaphores if path.startswith(("proxy/", "embedding/", "supervisor/"))}

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from llamafile_mgr.errors import (
-    BusyError,
     Error,
     InternalError,
     NotReadyError,
@@ -38,7 +37,6 @@ from llamafile_mgr.proxy.openapi import render_openapi
 from llamafile_mgr.proxy.preconditions import SPACE_HEADER
 from llamafile_mgr.proxy.request_log import LogEntry, log_request
 from llamafile_mgr.proxy.routes.pages import PAGE_ROUTES
-from llamafile_mgr.supervisor.states import EngineState
 
 __all__ = ["Proxy", "own_dialect"]
 
@@ -184,8 +182,8 @@ class Proxy:
             _LOG.warning("%s %s %s: %s", entry.request_id, entry.method, entry.path, error.describe())
         headers = {}
         pool = request.progress.pool if request is not None else None
-        hopeless = pool is not None and all(e.state is EngineState.FAILED for e in pool.engines)
-        if isinstance(error, BusyError) or (isinstance(error, NotReadyError) and not hopeless):
+        hopeless = pool is not None and pool.failed
+        if isinstance(error, NotReadyError) and not hopeless:
             headers = {"retry-after": str(math.ceil(error.retry_after_seconds)), "x-should-retry": "true"}
         elif status < 500 or hopeless or isinstance(error, InternalError):
             headers = {"x-should-retry": "false"}

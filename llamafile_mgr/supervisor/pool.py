@@ -224,6 +224,12 @@ class Pool:
         """Tell whether no engine will be ready soon."""
         return bool(self.engines) and all(gone_for_long(engine) for engine in self.engines)
 
+    @property
+    def failed(self) -> bool:
+        """Tell whether every engine has failed and none will be tried again by itself."""
+        gone = (each.state is EngineState.FAILED and each.retry_seconds is None for each in self.engines)
+        return bool(self.engines) and all(gone)
+
     def note_idle(self) -> None:
         """Tell who waits for it that nothing is asked any more."""
         self.changes.announce()

@@ -15,6 +15,7 @@ from llamafile_mgr.client.conversation import Exchange, Lost, Outcome, Pause, Re
 from llamafile_mgr.client.operations import EmbedOptions, split_texts
 from llamafile_mgr.client.values import Embeddings, ItemError, Ranked
 from llamafile_mgr.errors import (
+    BusyError,
     EngineError,
     Error,
     InputTooLongError,
@@ -142,7 +143,7 @@ def test_what_may_help_is_tried_again() -> None:
         (refusal(401, "invalid_api_key"), RequestError, 1),
         (refusal(404, "model_not_found"), NotFoundError, 1),
         (refusal(409, "vector_space_mismatch"), VectorSpaceError, 1),
-        (refusal(429, "busy"), NotReadyError, 3),
+        (refusal(429, "busy"), BusyError, 3),
         (refusal(502, "engine"), EngineError, 3),
         (refusal(503, "not_ready", retry_after="9"), NotReadyError, 3),
         (answer(500, "no object"), EngineError, 1),
