@@ -35,17 +35,17 @@ __version__ = "0.1.0"
 #: Public name -> the module that defines it.
 _HOMES = {
     "AsyncClient": "client",
-    "AsyncEndpoint": "endpoints.blocks",
+    "AsyncEndpoint": "endpoints.endpoint",
     "Chunk": "client",
     "Client": "client",
     "Embeddings": "client",
-    "Endpoint": "endpoints.blocks",
+    "Endpoint": "endpoints.endpoint",
     "Error": "errors",
     "ItemError": "client",
     "ModelInfo": "client",
     "Ranked": "client",
-    "aendpoint": "endpoints.blocks",
-    "endpoint": "endpoints.blocks",
+    "aendpoint": "endpoints.endpoint",
+    "endpoint": "endpoints.endpoint",
 }
 
 

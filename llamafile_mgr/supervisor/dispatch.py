@@ -45,6 +45,8 @@ from llamafile_mgr.supervisor.resending import EngineLoss, Resend, judge_loss
 
 __all__ = ["Dispatcher", "Fleet", "Permit", "RequestWork", "WorkerSlot"]
 
+#: Deaths under calls, with no call answered in between, of which none counts as the engine's own.
+_MOST_EXCUSED = 8
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 
 
@@ -216,6 +218,8 @@ class Dispatcher:
         self._calls: set[_Call] = set()
         self._batches: dict[asyncio.Task[Any], tuple[Batch, WorkerSlot]] = {}
         self._gone: weakref.WeakSet[EngineClient] = weakref.WeakSet()
+        self._excused: weakref.WeakSet[EngineClient] = weakref.WeakSet()
+        self._excused_in_a_row = 0
         self._keys = itertools.count()
         self._looking = False
         self._alarm: asyncio.TimerHandle | None = None
@@ -394,8 +398,17 @@ class Dispatcher:
             self._gone.discard(client)
         if ended or isinstance(error, EngineUnreachedError):
             return _Lost(error, EngineLoss.INNOCENT)
-        engine.excuse_death(client)
+        self._excuse(engine, client)
         return _Lost(error, EngineLoss.DEATH)
+
+    def _excuse(self, engine: Backend, client: EngineClient) -> None:
+        """Let a death that a request may have caused use up no restart, unless engines do nothing but die:
+        then they are to blame, whatever they are asked."""
+        if client not in self._excused:
+            self._excused.add(client)
+            self._excused_in_a_row += 1
+        if self._excused_in_a_row <= _MOST_EXCUSED:
+            engine.excuse_death(client)
 
     def _note_end(self, task: asyncio.Task[Any]) -> None:
         """Hand out the results; also of a task that was cancelled before it had begun."""
@@ -414,6 +427,8 @@ class Dispatcher:
             self._judge(batch, outcome)
         else:
             slot.end_computing()
+            if not all(isinstance(result, Error) for result in outcome):
+                self._excused_in_a_row = 0
             for item, result in zip(batch.items, outcome, strict=True):
                 self._deliver(item, result)
         self.look_soon()

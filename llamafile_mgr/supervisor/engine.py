@@ -104,9 +104,10 @@ class Engine(BackendLife):
         if self._stopping:
             return None
         code = process.exit_code
+        suspended = code is None and await asyncio.to_thread(lambda: process.suspended)
         await self._close(FAILED_GRACE_SECONDS)
         if failure is not None and code is None:
-            return self._explain(failure)
+            return replace(self._explain(failure), external=suspended)
         killed = await asyncio.to_thread(count_oom_kills) > kills
         return diagnose(code, self.log.lines[-40:], time.monotonic() - started, oom_killed=killed)
 

@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import cast
 
+import psutil
+
 from llamafile_mgr.errors import EngineStartError, StoreError
 from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.tasks import start_task
@@ -106,6 +108,14 @@ class EngineProcess:
     def exit_code(self) -> int | None:
         """Return the exit code, negative for a signal, None while it runs."""
         return self._transport.get_returncode()
+
+    @property
+    def suspended(self) -> bool:
+        """Tell whether somebody has stopped it with a signal, so that it neither works nor ends. Blocks."""
+        try:
+            return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+        except (psutil.Error, ProcessLookupError):
+            return False
 
     @property
     def last_output(self) -> float:

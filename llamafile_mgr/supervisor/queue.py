@@ -7,7 +7,7 @@
   neither starves. Within a priority class clients take turns, and so do the calls of each; items of several
   calls share a batch.
 * A suspect, of which an engine may have died, is sent alone to an engine that has nothing else, one in the
-  whole pool at a time.
+  whole pool at a time, and others have their turn in between.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class CallQueue:
         self._suspects: deque[Item] = deque()
         self._loads: dict[object, _Load] = {}
         self._queries_in_a_row = 0
+        self._suspect_was_last = False
         self.items = 0
         self.tokens = 0
 
@@ -245,19 +246,20 @@ class CallQueue:
         """Yield batches while engines have room."""
         loads = {worker.key: self._loads.get(worker.key) or _Load() for worker in workers}
         free = list(workers)
-        if self._suspects:
-            busy_alone = any(load.alone for load in self._loads.values())
+        if self._suspects and not any(load.alone for load in self._loads.values()):
+            if self._suspect_was_last and (batch := self._next_batch(free, loads, policy)) is not None:
+                yield self._send(batch, loads)
             kept = min(free, key=lambda worker: loads[worker.key].total)
-            if not busy_alone:
-                free.remove(kept)  # it gets nothing new until it is idle, and then the suspect
-                if not loads[kept.key].total:
-                    item = self._suspects.popleft()
-                    yield self._send(Batch(item.call.priority, (item,), kept.key, alone=True), loads)
+            free.remove(kept)  # it gets nothing new until it is idle, and then the suspect
+            if not loads[kept.key].total:
+                item = self._suspects.popleft()
+                yield self._send(Batch(item.call.priority, (item,), kept.key, alone=True), loads)
         while free and (batch := self._next_batch(free, loads, policy)) is not None:
             yield self._send(batch, loads)
 
     def _send(self, batch: Batch, loads: dict[object, _Load]) -> Batch:
         load = loads[batch.worker]
+        self._suspect_was_last = batch.alone
         self._loads[batch.worker] = load
         load.add(batch, +1)
         return batch

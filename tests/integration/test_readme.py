@@ -190,7 +190,7 @@ def test_the_table_of_models_is_the_catalogs() -> None:
 def test_the_table_of_extras_is_the_projects() -> None:
     with (ROOT / "pyproject.toml").open("rb") as stream:
         extras = set(tomllib.load(stream)["project"]["optional-dependencies"])
-    assert {row[0].strip("`") for row in table_after("extra")} == extras - {"dev"}
+    assert {row[0].strip("`") for row in table_after("extra")} == extras - {"dev", "test"}
 
 
 def test_measurements_name_scripts_that_are_there() -> None:

@@ -8,11 +8,19 @@ from typing import Any
 
 import pytest
 
+from llamafile_mgr.embedding.text_work import TextWork
 from llamafile_mgr.engines.messages import EngineRequest
-from llamafile_mgr.errors import DeadlineError, EngineError, InternalError, NotReadyError
+from llamafile_mgr.errors import (
+    DeadlineError,
+    DeadlyRequestError,
+    EngineError,
+    Error,
+    InternalError,
+    NotReadyError,
+)
 from llamafile_mgr.supervisor.calls import BatchPolicy, Caller, Deadline, Priority, Weight
 from llamafile_mgr.supervisor.dispatch import RequestWork, WorkerSlot
-from tests.embedding.stub_pool import StubPool
+from tests.embedding.stub_pool import DEADLY, StubPool
 
 POLICY = BatchPolicy(batch_texts=4)
 
@@ -164,3 +172,28 @@ async def test_a_permit_is_given_back_once() -> None:
         assert pool.calls.queue.items == 3
         permit.release()
     assert (pool.calls.queue.items, pool.calls.queue.tokens) == (0, 0)
+
+
+async def test_engines_that_do_nothing_but_die_are_excused_no_more() -> None:
+    pool = StubPool(policy=POLICY)
+    engine = pool.engines[0]
+
+    async def kill(times: int) -> None:
+        for n in range(times):
+            with pytest.raises(DeadlyRequestError):
+                await embed(pool, f"{n} {DEADLY}")
+
+    await kill(3)
+    assert len(engine.excused) == engine.deaths == 6
+    await embed(pool, "an honest text")
+    await kill(4)
+    assert len(engine.excused) == engine.deaths == 14
+    await kill(2)
+    assert (engine.deaths, len(engine.excused)) == (18, 14)
+
+
+async def embed(pool: StubPool, text: str) -> Any:
+    [result] = await pool.calls.compute(TextWork(), [text], [3], Priority.BULK, caller())
+    if isinstance(result, Error):
+        raise result
+    return result

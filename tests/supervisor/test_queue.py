@@ -364,6 +364,24 @@ def test_a_single_engine_is_emptied_for_a_suspect() -> None:
     assert len(start(queue)) == 1
 
 
+def test_others_have_their_turn_between_two_suspects() -> None:
+    queue = CallQueue()
+    one_each = BatchPolicy(batch_texts=1, bulk_batches=2)
+    add(queue, Priority.BULK, 50, 50)
+    for batch in (lost := start(queue, policy=one_each)):
+        queue.finish(batch)
+        batch.items[0].deaths = 1
+    queue.put_back([batch.items[0] for batch in lost], 0.0)
+    add(queue, Priority.BULK, 50, 50, 50, client="b")
+    order = []
+    for _ in range(5):
+        found = start(queue, policy=one_each)
+        order.append([batch.alone for batch in found])
+        for batch in found:
+            queue.finish(batch)
+    assert order == [[True], [False], [True], [False, False], []]
+
+
 def test_cancelling_takes_suspects_out() -> None:
     queue = CallQueue()
     call = add(queue, Priority.BULK, 50)
