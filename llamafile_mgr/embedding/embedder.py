@@ -199,6 +199,8 @@ class Embedder:
             for index, text in enumerate(work.prompted)
             if text.text not in work.computed and not surely_fits(text.text, setup.limit)
         ]
+        if not unsure:
+            return
         # A text that stands there again is counted once: its counts are known by then.
         first = {work.prompted[index].text: index for index in reversed(unsure)}.values()
         for indexes in (list(first), sorted({*unsure} - {*first})):

@@ -268,10 +268,18 @@ class Dispatcher:
         )  # fmt: skip
         call.timer = loop.call_later(max(0.0, deadline.end - now), self._expire, call)
         self._calls.add(call)
-        self.queue.add(call, [Item(call, at, payloads[at], tokens[at]) for at in range(count)])
-        self.look_soon()
+        items = [Item(call, at, payloads[at], tokens[at]) for at in range(count)]
+        # Who comes alone is sent at once, and waits for the engine itself: no task and no turn of the loop.
+        alone = not self._looking and not self.queue.anything_waits
+        self.queue.add(call, items)
         try:
-            await call.done
+            if alone:
+                await self._send_alone(call)
+            else:
+                self.look_soon()
+            if not call.done.done():
+                await call.done
+            call.done.result()
         except BaseException:
             for result in call.results:
                 if result is not None and not isinstance(result, Error):
@@ -307,7 +315,7 @@ class Dispatcher:
 
     def look_soon(self) -> None:
         """Look at the queue in the loop's next turn, so that what comes in this one shares a batch."""
-        if not self._looking:
+        if not self._looking and self.queue.anything_waits:
             self._looking = True
             asyncio.get_running_loop().call_soon(self._look)
 
@@ -334,8 +342,29 @@ class Dispatcher:
         now = time.monotonic()
         return [Worker(engine, engine.width, engine.meter.rate(now)) for engine in members]
 
-    def _look(self) -> None:
-        """Do what the queue says."""
+    async def _send_alone(self, call: _Call) -> None:
+        """Compute a call that found nobody waiting, in its own task when one batch can hold all of it."""
+        sent = self._look(call)
+        if sent is None:
+            return
+        batch, slot = sent
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._batches[task] = sent
+        try:
+            outcome = await self._run(batch, slot)
+        except asyncio.CancelledError:
+            slot.end()
+            # Its time is over, unless somebody else has cancelled it too.
+            if not call.done.done() or task.uncancel():
+                raise
+            return
+        finally:
+            del self._batches[task]
+        self._hand_out(batch, slot, outcome)
+
+    def _look(self, caller: _Call | None = None) -> tuple[Batch, WorkerSlot] | None:
+        """Do what the queue says; a batch that holds all of ``caller`` is returned and not started."""
         self._looking = False
         if self._alarm is not None:
             self._alarm.cancel()
@@ -347,20 +376,27 @@ class Dispatcher:
             )
             for call in effects.overdue:
                 self._fail(call, fleet.not_ready())
-            for batch in effects.start:
-                self._send(batch, now)
             if effects.load:
                 fleet.load_soon()
+            for batch in effects.start:
+                slot = self._send(batch, now)
+                if caller is not None and len(batch.items) == caller.missing:
+                    return batch, slot
+                task = asyncio.get_running_loop().create_task(self._run(batch, slot), name="batch")
+                self._batches[task] = batch, slot
+                task.add_done_callback(self._note_end)
         except Exception as error:  # the boundary of the queue: a defect must not leave callers waiting
             _LOG.exception("the queue: defect")
             for each in [*self._calls]:
                 self._fail(each, InternalError(f"the queue failed: {type(error).__name__}: {error}"))
-            return
+            return None
         if effects.look_at is not None:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(max(0.0, effects.look_at - now), self._look)
+        return None
 
-    def _send(self, batch: Batch, now: float) -> None:
+    def _send(self, batch: Batch, now: float) -> WorkerSlot:
+        """Note that a batch is sent, and take its place at the engine."""
         items: dict[_Call, int] = {}
         for item in batch.items:
             call = item.call
@@ -371,10 +407,7 @@ class Dispatcher:
             if call.sent is None:
                 call.sent = now
                 call.caller.queue_seconds += now - call.began
-        slot = WorkerSlot(self, batch, batch.worker)
-        task = asyncio.get_running_loop().create_task(self._run(batch, slot), name="batch")
-        self._batches[task] = batch, slot
-        task.add_done_callback(self._note_end)
+        return WorkerSlot(self, batch, batch.worker)
 
     async def _run(self, batch: Batch, slot: WorkerSlot) -> Sequence[Any] | _Lost:
         try:
@@ -384,6 +417,9 @@ class Dispatcher:
             return await self._find_loss(slot, error)
         except Error as error:
             return [error] * len(batch.items)
+        except Exception as error:  # the boundary of a batch: a defect must reach the callers as an error
+            _LOG.exception("a batch: defect")
+            return [InternalError(f"a call failed: {type(error).__name__}: {error}")] * len(batch.items)
 
     async def _find_loss(self, slot: WorkerSlot, error: EngineLostError) -> _Lost:
         """Return how the engine was lost, once its own task knows; until then it gets nothing more."""
@@ -411,18 +447,15 @@ class Dispatcher:
             engine.excuse_death(client)
 
     def _note_end(self, task: asyncio.Task[Any]) -> None:
-        """Hand out the results; also of a task that was cancelled before it had begun."""
+        """Hand out the results, unless the task was cancelled: then nobody waits for any of them."""
         batch, slot = self._batches.pop(task)
         if task.cancelled():
             slot.end()
-            return  # nobody waits for any of it
-        if (error := task.exception()) is not None:
-            # A defect while computing must reach the callers as an error.
-            _LOG.error("a batch: defect", exc_info=error)
-            failed = InternalError(f"a call failed: {type(error).__name__}: {error}")
-            outcome: Sequence[Any] | _Lost = [failed] * len(batch.items)
         else:
-            outcome = task.result()
+            self._hand_out(batch, slot, task.result())
+
+    def _hand_out(self, batch: Batch, slot: WorkerSlot, outcome: Sequence[Any] | _Lost) -> None:
+        """Give the results to their calls, or take the items of a lost engine back."""
         if isinstance(outcome, _Lost):
             self._judge(batch, outcome)
         else:

@@ -149,6 +149,14 @@ class CallQueue:
         return sum(load.total for load in self._loads.values())
 
     @property
+    def anything_waits(self) -> bool:
+        """Tell whether an item waits."""
+        waiting = self._waiting
+        return bool(
+            waiting[Priority.QUERY] or waiting[Priority.BULK] or waiting[Priority.CONTROL] or self._suspects
+        )
+
+    @property
     def waiting(self) -> int:
         """Return how many items wait."""
         return len(self._suspects) + sum(self.depth(priority) for priority in Priority)
@@ -156,7 +164,7 @@ class CallQueue:
     @property
     def idle(self) -> bool:
         """Tell whether nothing waits and nothing is under way."""
-        return not (self._suspects or any(self._waiting.values()) or self._loads)
+        return not (self._loads or self.anything_waits)
 
     def depth(self, priority: Priority) -> int:
         """Return how many items of a priority class wait for their first engine."""
@@ -254,7 +262,7 @@ class CallQueue:
             if not loads[kept.key].total:
                 item = self._suspects.popleft()
                 yield self._send(Batch(item.call.priority, (item,), kept.key, alone=True), loads)
-        while free and (batch := self._next_batch(free, loads, policy)) is not None:
+        while free and self.anything_waits and (batch := self._next_batch(free, loads, policy)) is not None:
             yield self._send(batch, loads)
 
     def _send(self, batch: Batch, loads: dict[object, _Load]) -> Batch:

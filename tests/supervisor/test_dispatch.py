@@ -81,7 +81,11 @@ async def test_a_batch_that_nobody_waits_for_frees_its_place() -> None:
 
 async def test_results_that_nobody_waits_for_are_let_go() -> None:
     pool, work = StubPool(policy=POLICY), SlowWork()
+    pool.engines[0].ready = False
     leaving, staying = ask(pool, work, "a"), ask(pool, work, "b")
+    await asyncio.sleep(0.01)
+    pool.engines[0].ready = True
+    pool.calls.look_soon()
     await asyncio.sleep(0.01)
     assert work.batches == [["a", "b"]]
     leaving.cancel()
@@ -197,3 +201,29 @@ async def embed(pool: StubPool, text: str) -> Any:
     if isinstance(result, Error):
         raise result
     return result
+
+
+async def test_a_call_that_is_sent_at_once_ends_at_its_deadline_in_its_own_task() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+
+    async def ask_and_go_on() -> str:
+        with pytest.raises(DeadlineError):
+            await pool.calls.compute(work, ["a"], [3], Priority.QUERY, caller(0.05))
+        await asyncio.sleep(0.01)  # nothing of the cancellation is left
+        return "went on"
+
+    assert await asyncio.create_task(ask_and_go_on()) == "went on"
+    assert pool.calls.queue.idle
+
+
+async def test_cancelling_a_call_that_was_sent_at_once_frees_its_place() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+    call = ask(pool, work, "a")
+    await asyncio.sleep(0.01)
+    assert work.batches == [["a"]]
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert pool.calls.queue.idle
+    work.gate.set()
+    assert await ask(pool, work, "b") == ["b"]
