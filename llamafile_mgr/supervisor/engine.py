@@ -130,6 +130,7 @@ class Engine(BackendLife):
         self._move(EngineEvent.ANSWERS)
         await timer.run(self._checks.check_ready(client, self.rules))
         self._suspected.clear()
+        process.note_ready()
         self._move(EngineEvent.CHECKED)
         await watch(
             client,

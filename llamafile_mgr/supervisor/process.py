@@ -26,8 +26,9 @@ from llamafile_mgr.tasks import start_task
 __all__ = ["EngineProcess", "Spawner", "spawn_engine"]
 
 _PR_SET_PDEATHSIG = 1
-#: Between two looks at an engine's output. Engines log several lines a call, and each would wake us.
-_BURST_SECONDS = 0.02
+#: Between two looks at an engine's output, while its start waits for lines and once it is ready: engines log
+#: several lines a call, and each would wake us.
+_START_BURST_SECONDS, _BURST_SECONDS = 0.02, 0.1
 
 
 class _Output(asyncio.SubprocessProtocol):
@@ -39,6 +40,7 @@ class _Output(asyncio.SubprocessProtocol):
         self._pieces: list[bytes] = []
         self._changed = asyncio.Event()
         self._closed = False
+        self.burst_seconds = _START_BURST_SECONDS
         self._transport: asyncio.SubprocessTransport | None = None
 
     async def bursts(self) -> AsyncIterator[bytes]:
@@ -61,7 +63,7 @@ class _Output(asyncio.SubprocessProtocol):
         assert self._transport is not None  # noqa: S101
         pipe = cast(asyncio.ReadTransport, self._transport.get_pipe_transport(fd))
         pipe.pause_reading()
-        asyncio.get_running_loop().call_later(_BURST_SECONDS, _resume, pipe)
+        asyncio.get_running_loop().call_later(self.burst_seconds, _resume, pipe)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         self._closed = True
@@ -121,6 +123,10 @@ class EngineProcess:
     def last_output(self) -> float:
         """Return when it last wrote to its log, in monotonic seconds."""
         return self._output.last_output
+
+    def note_ready(self) -> None:
+        """Look at its output less often from now on."""
+        self._output.burst_seconds = _BURST_SECONDS
 
     async def wait(self) -> int:
         """Wait for the end, then for the last of its output, and return the exit code."""
