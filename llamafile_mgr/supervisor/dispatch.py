@@ -269,8 +269,9 @@ class Dispatcher:
         call.timer = loop.call_later(max(0.0, deadline.end - now), self._expire, call)
         self._calls.add(call)
         items = [Item(call, at, payloads[at], tokens[at]) for at in range(count)]
-        # Who comes alone is sent at once, and waits for the engine itself: no task and no turn of the loop.
-        alone = not self._looking and not self.queue.anything_waits
+        # Who finds all engines idle is sent at once and waits for its engine itself, without a task or a turn
+        # of the loop; while one is busy the next ones better share a batch.
+        alone = not self._looking and self.queue.idle
         self.queue.add(call, items)
         try:
             if alone:
