@@ -52,10 +52,12 @@ class Deadline:
 @dataclass(slots=True, eq=False)
 class Caller:
     """Who asks, for turns between clients, and until when; everything that one request asks of engines has
-    the same. The pool notes the seconds that it waited to be sent, and those from then on."""
+    the same. The pool notes when the first of it was ``sent`` (monotonic seconds), how long that had waited,
+    and the seconds from then to its end."""
 
     client: str
     deadline: Deadline
+    sent: float | None = None
     queue_seconds: float = 0.0
     engine_seconds: float = 0.0
 

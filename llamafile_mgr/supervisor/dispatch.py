@@ -7,7 +7,6 @@ when they came together or had to wait anyway.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 import weakref
@@ -192,7 +191,6 @@ class _Call(PendingCall):
     results: list[Any]
     missing: int
     began: float
-    sent: float | None = None
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
 
@@ -220,7 +218,6 @@ class Dispatcher:
         self._gone: weakref.WeakSet[EngineClient] = weakref.WeakSet()
         self._excused: weakref.WeakSet[EngineClient] = weakref.WeakSet()
         self._excused_in_a_row = 0
-        self._keys = itertools.count()
         self._looking = False
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -285,11 +282,13 @@ class Dispatcher:
             for result in call.results:
                 if result is not None and not isinstance(result, Error):
                     work.discard(result)
+            if not call.done.cancel() and not call.done.cancelled():
+                call.done.exception()  # it has been heard
             raise
         finally:
             self._forget(call)
-            if call.sent is not None:
-                caller.engine_seconds += time.monotonic() - call.sent
+            if caller.sent is not None:
+                caller.engine_seconds = time.monotonic() - caller.sent
         return call.results
 
     async def ask(
@@ -337,7 +336,11 @@ class Dispatcher:
     # Everything below runs in callbacks and in the batches' tasks.
 
     def _workers(self) -> list[Worker]:
-        members = [each for each in self._fleet.members if each.ready and each.client not in self._gone]
+        members = [
+            each
+            for each in self._fleet.members
+            if each.ready and each.client is not None and each.client not in self._gone
+        ]
         if self._fleet.alike:
             return [Worker(engine, engine.width) for engine in members]
         now = time.monotonic()
@@ -359,7 +362,7 @@ class Dispatcher:
             # Its time is over, unless somebody else has cancelled it too.
             if not call.done.done() or task.uncancel():
                 raise
-            return
+            return  # the error is in ``done``
         finally:
             del self._batches[task]
         self._hand_out(batch, slot, outcome)
@@ -405,9 +408,9 @@ class Dispatcher:
             items[call] = items.get(call, 0) + 1
         for call, count in items.items():
             call.work.note_wait(call.priority, now - call.began, count)
-            if call.sent is None:
-                call.sent = now
-                call.caller.queue_seconds += now - call.began
+            if call.caller.sent is None:
+                call.caller.sent = now
+                call.caller.queue_seconds = now - call.began
         return WorkerSlot(self, batch, batch.worker)
 
     async def _run(self, batch: Batch, slot: WorkerSlot) -> Sequence[Any] | _Lost:

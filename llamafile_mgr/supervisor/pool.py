@@ -104,6 +104,7 @@ class Pool:
         self._loading: asyncio.Task[None] | None = None
         self._made = 0
         self._hurried = False
+        self._over = False
         self._policy_of, self._policy = plan, make_policy(plan)
         self.calls = Dispatcher(self, options.limits, options.hold_seconds)
 
@@ -151,15 +152,21 @@ class Pool:
             NotReadyError: there is no memory for them.
         """
         self.load_soon()
-        assert self._loading is not None  # noqa: S101
+        if self._loading is None:
+            raise self._stopped()
         await asyncio.shield(self._loading)
 
     def load_soon(self) -> None:
         """Start the engines; what keeps them from being started is told to the calls that wait."""
-        if self._loading is None:
+        if self._over:
+            self.calls.refuse_waiting(self._stopped())
+        elif self._loading is None:
             self.resting = False
             self._loading = asyncio.create_task(self._command(self._load), name=f"load {self.plan.name}")
             self._loading.add_done_callback(self._note_loaded)
+
+    def _stopped(self) -> NotReadyError:
+        return NotReadyError(f"{self.plan.name} was stopped")
 
     def _note_loaded(self, task: asyncio.Task[None]) -> None:
         self._loading = None
@@ -271,7 +278,8 @@ class Pool:
         finally:
             while not self._commands.empty():
                 self._commands.get_nowait()[1].cancel()
-            self.calls.refuse_waiting(NotReadyError(f"{self.plan.name} is being stopped"))
+            self._over = True
+            self.calls.refuse_waiting(self._stopped())
             await asyncio.shield(self._end_all())
 
     async def _command(self, command: Command) -> None:

@@ -185,6 +185,7 @@ async def test_a_dead_engine_that_is_still_taken_for_ready_blames_nobody() -> No
     call = asyncio.create_task(run(pool, ["a", "b"]))
     await asyncio.sleep(0.05)
     engine.client = StubClient(engine)
+    pool.calls.look_soon()
     assert good(await call) == [True, True]
     assert engine.groups == [["a", "b"]]
 
