@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llamafile_mgr.bulk.fragments import Fragment
-from llamafile_mgr.bulk.text_records import Failure, Id, TextResult
+from llamafile_mgr.bulk.text_records import Failure, Id
 from llamafile_mgr.errors import CheckpointError
 from llamafile_mgr.files import store_errors, sync_directory, write_atomically
 from llamafile_mgr.locks import LockBusyError, Locks
@@ -56,20 +55,6 @@ class FinishedFragment:
     truncated: dict[int, str]
     exact: bool = False
 
-    @staticmethod
-    def collect(
-        fragment: Fragment, results: Sequence[TextResult], width: int, *, exact: bool
-    ) -> FinishedFragment:
-        """Return what became of a fragment's texts, whose vectors are ``width`` wide."""
-        ids = tuple(record.id for record in fragment.records)
-        vectors = np.full((len(results), width), np.nan, np.float32)
-        for row, result in enumerate(results):
-            if result.vector is not None:
-                vectors[row] = result.vector
-        failures = {row: each.failure for row, each in enumerate(results) if each.failure is not None}
-        cut = {row: each.truncated for row, each in enumerate(results) if each.truncated is not None}
-        return FinishedFragment(fragment.index, fragment.digest, ids, vectors, failures, cut, exact)
-
 
 class Keeper(Protocol):
     """Where finished fragments are kept."""
@@ -89,7 +74,7 @@ class Parts:
 
     def __init__(self, folder: Path, keeper: Keeper | None = None) -> None:
         self.folder = folder
-        self._keeper = keeper or _PartFiles(folder)
+        self.keeper = keeper or _PartFiles(folder)
 
     @contextlib.contextmanager
     def opened(self, job: dict[str, Any], *, restart: bool = False) -> Iterator[None]:
@@ -129,7 +114,7 @@ class Parts:
 
     def _forget(self) -> None:
         self._clear()
-        self._keeper.clear()
+        self.keeper.clear()
 
     def _clear(self) -> None:
         """Remove all but the lock, the description first: half a folder is never taken for a job."""
@@ -150,14 +135,6 @@ class Parts:
             return None
         return value if isinstance(value, dict) else None
 
-    def write(self, part: FinishedFragment) -> None:
-        """Keep a finished fragment. Raises StoreError."""
-        self._keeper.write(part)
-
-    def read(self, index: int) -> FinishedFragment | None:
-        """Return a finished fragment; None when it was not finished, or rotted since."""
-        return self._keeper.read(index)
-
     def read_all(self, count: int) -> Iterator[FinishedFragment]:
         """Yield the fragments 0 to ``count`` - 1.
 
@@ -165,7 +142,7 @@ class Parts:
             CheckpointError: one is not there any more.
         """
         for index in range(count):
-            part = self.read(index)
+            part = self.keeper.read(index)
             if part is None:
                 raise CheckpointError(
                     f"fragment {index} in {self.folder} cannot be read",
@@ -186,7 +163,6 @@ class _PartFiles:
         self._folder = folder
 
     def write(self, part: FinishedFragment) -> None:
-        """Keep a finished fragment. Raises StoreError."""
         data = part.vectors.astype("<f4", copy=False).tobytes()
         head = {
             "digest": part.digest,
@@ -203,7 +179,6 @@ class _PartFiles:
             write_atomically(path, json.dumps(head).encode() + b"\n" + data)
 
     def read(self, index: int) -> FinishedFragment | None:
-        """Return a finished fragment; None when it was not finished, or rotted since."""
         try:
             head_bytes, _, data = self._path(index).read_bytes().partition(b"\n")
             head = json.loads(head_bytes)

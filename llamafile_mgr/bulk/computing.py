@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
+
+import numpy as np
 
 from llamafile_mgr.bulk.checkpoints import FinishedFragment
 from llamafile_mgr.bulk.fragments import Fragment
@@ -50,22 +53,18 @@ async def read_next(fragments: Iterator[Fragment]) -> Fragment | None:
     loop = asyncio.get_running_loop()
     read: asyncio.Future[Fragment | None] = loop.create_future()
 
-    def settle(fragment: Fragment | None, error: BaseException | None) -> None:
-        if read.done():
-            return
-        if error is not None:
-            read.set_exception(error)
-        else:
-            read.set_result(fragment)
+    def settle(give: Callable[[Any], None], what: object) -> None:
+        if not read.done():
+            give(what)
 
     def work() -> None:
-        fragment, failure = None, None
+        result: tuple[Callable[[Any], None], object]
         try:
-            fragment = next(fragments, None)
+            result = read.set_result, next(fragments, None)
         except BaseException as error:  # handed on, whatever it is: the loop raises it
-            failure = error
+            result = read.set_exception, error
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, fragment, failure)
+            loop.call_soon_threadsafe(settle, *result)
 
     threading.Thread(target=work, name="reader", daemon=True).start()
     return await read
@@ -86,4 +85,11 @@ async def embed_fragment(
 
     await run_all(embed(rows[at : at + batch]) for at in range(0, len(rows), batch))
     width = next((len(each.vector) for each in results if each.vector is not None), source.dimensions or 0)
-    return FinishedFragment.collect(fragment, results, width, exact=source.exact)
+    vectors = np.full((len(results), width), np.nan, np.float32)
+    for row, result in enumerate(results):
+        if result.vector is not None:
+            vectors[row] = result.vector
+    ids = tuple(record.id for record in fragment.records)
+    failures = {row: each.failure for row, each in enumerate(results) if each.failure is not None}
+    cut = {row: each.truncated for row, each in enumerate(results) if each.truncated is not None}
+    return FinishedFragment(fragment.index, fragment.digest, ids, vectors, failures, cut, source.exact)

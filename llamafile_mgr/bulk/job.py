@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +21,7 @@ from llamafile_mgr.bulk.fragments import Fragment, split_fragments
 from llamafile_mgr.bulk.readers import InputForm, TextInput, count_texts, form_of, read_texts
 from llamafile_mgr.bulk.remote_files import identify_url
 from llamafile_mgr.bulk.tables import OutputFacts, TableFolder
-from llamafile_mgr.bulk.vector_sources import EmbedSettings, VectorSource
+from llamafile_mgr.bulk.vector_sources import EmbedSettings, OneSpace, VectorSource
 from llamafile_mgr.bulk.writers import OutputForm, output_form, write_output
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
 from llamafile_mgr.files import store_errors
@@ -39,8 +38,6 @@ __all__ = [
     "run_job",
     "stream_job",
 ]
-
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +113,8 @@ class JobReport:
 Observe = Callable[[JobProgress], None]
 
 
-class Computer(Protocol):
-    """Computes the fragments of a job, all in one vector space. ``dimensions``: None where nothing tells."""
-
-    @property
-    def model(self) -> str:
-        """Return the model's name."""
-
-    @property
-    def vector_space(self) -> str:
-        """Return the fingerprint of its vectors."""
-
-    @property
-    def dimensions(self) -> int | None:
-        """Return how wide vectors are."""
+class Computer(OneSpace, Protocol):
+    """Computes the fragments of a job, all in one vector space."""
 
     def compute(self, fragments: Iterator[Fragment], folder: Path | None) -> AsyncIterator[FinishedFragment]:
         """Yield every fragment once, in any order. ``folder``: what must outlive an interruption goes here.
@@ -213,17 +198,26 @@ async def complete_job(job: BulkJob, source: Computer, observe: Observe = lambda
     await asyncio.to_thread(check_job, job)
     total = await asyncio.to_thread(job.count_texts)
     folder = parts_folder(output)
-    facts = _facts_of(job, source, source.dimensions or 0, 0)
+    settings = _describe_settings(job.settings)
+    facts = OutputFacts(
+        source.model,
+        source.vector_space,
+        dimensions=source.dimensions or 0,
+        input_type=settings["input_type"],
+        truncation=settings["truncation"],
+    )
     tables = TableFolder(output, facts) if output_form(output) is OutputForm.FOLDER else None
     parts = Parts(folder, tables)
     described = await asyncio.to_thread(_describe, job, source)
     with parts.opened(described, restart=job.restart):
         counts = _Counts(total, observe)
-        await _finish_fragments(job, source, parts, counts)
+        async for part in source.compute(_skip_finished(job.read_fragments(), parts, counts), folder):
+            await asyncio.to_thread(parts.keeper.write, part)
+            counts.add(part, kept=False)
         width = counts.width if counts.width is not None else source.dimensions or 0
-        facts = _facts_of(job, source, width, counts.texts)
+        facts = replace(facts, dimensions=width, texts=counts.texts, failed=counts.failed)
         if tables is not None:
-            await asyncio.to_thread(tables.finish, facts, counts.failed)
+            await asyncio.to_thread(tables.finish, facts)
         else:
             count = counts.fragments
             await asyncio.to_thread(write_output, output, lambda: parts.read_all(count), facts, folder)
@@ -231,27 +225,9 @@ async def complete_job(job: BulkJob, source: Computer, observe: Observe = lambda
     return counts.report(source, width)
 
 
-def _facts_of(job: BulkJob, computer: Computer, width: int, texts: int) -> OutputFacts:
-    settings = job.settings
-    kind = settings.input_type.value if settings.input_type else None
-    return OutputFacts(computer.model, computer.vector_space, width, texts, kind, settings.truncation.value)
-
-
-async def _finish_fragments(job: BulkJob, computer: Computer, parts: Parts, counts: _Counts) -> None:
-    """See that every fragment is kept.
-
-    Raises:
-        CheckpointError: a finished fragment's texts changed.
-    """
-    todo = _skip_finished(job.read_fragments(), parts, counts)
-    async for part in computer.compute(todo, parts.folder):
-        await asyncio.to_thread(parts.write, part)
-        counts.add(part, kept=False)
-
-
 def _skip_finished(fragments: Iterable[Fragment], parts: Parts, counts: _Counts) -> Iterator[Fragment]:
     for fragment in fragments:
-        part = parts.read(fragment.index)
+        part = parts.keeper.read(fragment.index)
         if part is None:
             yield fragment
             continue
@@ -341,18 +317,21 @@ class _Counts:
 
 def _describe(job: BulkJob, computer: Computer) -> dict[str, Any]:
     """Return what must be the same when a job goes on."""
-    settings = job.settings
     return {
         "input": [_identify(source) for source in job.inputs],
-        "settings": {
-            "input_type": settings.input_type.value if settings.input_type else None,
-            "truncation": settings.truncation.value,
-            "dimensions": settings.dimensions,
-            "task": settings.task,
-        },
+        "settings": _describe_settings(job.settings),
         "model": computer.model,
         "vector_space": computer.vector_space,
         "fragment": job.fragment,
+    }
+
+
+def _describe_settings(settings: EmbedSettings) -> dict[str, Any]:
+    return {
+        "input_type": settings.input_type.value if settings.input_type else None,
+        "truncation": settings.truncation.value,
+        "dimensions": settings.dimensions,
+        "task": settings.task,
     }
 
 
@@ -375,9 +354,6 @@ def _identify_content(source: TextInput) -> dict[str, Any]:
         return {"url": source.url, **identify_url(source.url)}
     if source.path is None:
         return {}
-    digest, size = hashlib.blake2b(digest_size=16), 0
     with store_errors(source.path), source.path.open("rb") as stream:
-        for block in itertools.takewhile(bool, iter(lambda: stream.read(_READ_BYTES), None)):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "digest": digest.hexdigest()}
+        digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16))
+        return {"bytes": stream.tell(), "digest": digest.hexdigest()}

@@ -86,9 +86,9 @@ def _measure_disk(texts: Sequence[str], fragment: int, width: int) -> tuple[floa
         count = len(finished) * fragment
         began = time.monotonic()
         for part in finished:
-            parts.write(part)
+            parts.keeper.write(part)
         keep = count / (time.monotonic() - began)
-        facts = OutputFacts("scale", "", width, count, None, "error")
+        facts = OutputFacts("scale", "", texts=count, dimensions=width)
         began = time.monotonic()
         write_output(folder / "out.npy", lambda: parts.read_all(len(finished)), facts, parts.folder)
         return read, keep, count / (time.monotonic() - began)

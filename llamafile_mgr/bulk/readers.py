@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -120,10 +120,9 @@ def read_texts(source: TextInput) -> Iterator[TextRecord]:
             make_record(source.number(n), None, text, f"text {n}") for n, text in enumerate(source.texts, 1)
         )
     form = form_of(source)
-    if form is InputForm.PARQUET:
-        return _read_parquet(source)
-    readers = {InputForm.TXT: _read_lines, InputForm.JSONL: _read_json}
-    return readers.get(form, _read_table)(source)
+    if form in (InputForm.TXT, InputForm.JSONL):
+        return _read_lines(source, _decode if form is InputForm.TXT else _parse)
+    return (_read_parquet if form is InputForm.PARQUET else _read_table)(source)
 
 
 def count_texts(source: TextInput) -> int | None:
@@ -181,39 +180,28 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
         yield line.rstrip(b"\r\n") if whole else None
 
 
-def _read_lines(source: TextInput) -> Iterator[TextRecord]:
-    """Read a text per line; blank lines are none, and the number of the line is the id."""
+def _read_lines(
+    source: TextInput, read: Callable[[bytes, TextInput, Id, str], TextRecord]
+) -> Iterator[TextRecord]:
+    """Read an item per line; blank lines are none, and the number of the line is the id."""
     with _opened(source) as stream:
         for number, line in enumerate(_lines(stream), 1):
+            what, place = f"line {number}", source.number(number)
             if line is None:
-                yield _too_long(number, source)
+                yield bad_record(place, f"{what} is longer than {_MAX_LINE_BYTES} bytes")
             elif line.strip():
-                yield _decoded(number, line, source)
+                yield read(line, source, place, what)
 
 
-def _too_long(number: int, source: TextInput) -> TextRecord:
-    return bad_record(source.number(number), f"line {number} is longer than {_MAX_LINE_BYTES} bytes")
-
-
-def _decoded(number: int, line: bytes, source: TextInput) -> TextRecord:
+def _decode(line: bytes, source: TextInput, place: Id, what: str) -> TextRecord:
     try:
-        return make_record(source.number(number), None, line.decode(), f"line {number}")
+        return make_record(place, None, line.decode(), what)
     except UnicodeDecodeError:
-        return bad_record(source.number(number), f"line {number} is no UTF-8")
+        return bad_record(place, f"{what} is no UTF-8")
 
 
-def _read_json(source: TextInput) -> Iterator[TextRecord]:
-    """Read an object or a text per line."""
-    with _opened(source) as stream:
-        for number, line in enumerate(_lines(stream), 1):
-            if line is None:
-                yield _too_long(number, source)
-            elif line.strip():
-                yield _parsed(number, line, source)
-
-
-def _parsed(number: int, line: bytes, source: TextInput) -> TextRecord:
-    what, place = f"line {number}", source.number(number)
+def _parse(line: bytes, source: TextInput, place: Id, what: str) -> TextRecord:
+    """Read an object or a text."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -233,7 +221,7 @@ def _pick(names: Any, wanted: str | None, usual: Sequence[str]) -> str | None:
     return next((name for name in usual if name in names), None)
 
 
-def _column(names: Sequence[str], wanted: str | None, usual: Sequence[str], where: object) -> str | None:
+def _column(names: Sequence[str], wanted: str | None, usual: Sequence[str], source: TextInput) -> str | None:
     """Return which column of a table is meant.
 
     Raises:
@@ -241,20 +229,19 @@ def _column(names: Sequence[str], wanted: str | None, usual: Sequence[str], wher
     """
     if wanted is not None and wanted not in names:
         shown = ", ".join(names)[:300]
-        raise InvalidFileError(f"{where} has no column {wanted!r}", hint=f"its columns: {shown}")
+        raise InvalidFileError(f"{source.name} has no column {wanted!r}", hint=f"its columns: {shown}")
     lowered = {name.lower(): name for name in reversed(names)}
     return wanted or next((lowered[name] for name in usual if name in lowered), None)
 
 
 def _text_column(names: Sequence[str], source: TextInput) -> str:
-    where = source.name
-    found = _column(names, source.text_column, TEXT_COLUMNS, where)
+    found = _column(names, source.text_column, TEXT_COLUMNS, source)
     if found is None and len(names) == 1:
         return names[0]
     if found is None:
         shown = ", ".join(names)[:300]
         raise InvalidFileError(
-            f"which column of {where} holds the texts?", hint=f"say it with --text-column: {shown}"
+            f"which column of {source.name} holds the texts?", hint=f"say it with --text-column: {shown}"
         )
     return found
 
@@ -277,9 +264,8 @@ def _read_table(source: TextInput) -> Iterator[TextRecord]:
 
 
 def _read_rows(rows: Iterator[list[str]], header: list[str], source: TextInput) -> Iterator[TextRecord]:
-    where = source.name
     text_at = header.index(_text_column(header, source))
-    id_column = _column(header, source.id_column, ID_COLUMNS, where)
+    id_column = _column(header, source.id_column, ID_COLUMNS, source)
     id_at = header.index(id_column) if id_column is not None else None
     for number, row in enumerate((row for row in rows if row), 1):
         text = row[text_at] if text_at < len(row) else None
@@ -321,7 +307,7 @@ def _read_parquet(source: TextInput) -> Iterator[TextRecord]:
     with _parquet_file(source) as file:
         names = list(file.schema_arrow.names)
         text = _text_column(names, source)
-        known = _column(names, source.id_column, ID_COLUMNS, source.name)
+        known = _column(names, source.id_column, ID_COLUMNS, source)
         number = 0
         try:
             for batch in file.iter_batches(_BATCH_ROWS, columns=[text] if known is None else [text, known]):

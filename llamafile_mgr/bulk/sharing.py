@@ -8,7 +8,6 @@ leave with a reason. When none is left the job ends with all reasons, and what i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -192,10 +191,8 @@ class SharedWork:
     async def _live(self, node: Node) -> None:
         """Lead one node through the job. Raises Error when the job cannot go on without it."""
         try:
-            while True:
-                with contextlib.suppress(_AgainError):
-                    await self._live_once(node)
-                    return
+            while not await self._live_once(node):
+                pass
         except _SuspectError:
             raise
         except Error as error:
@@ -204,16 +201,19 @@ class SharedWork:
         finally:
             await node.stop()
 
-    async def _live_once(self, node: Node) -> None:
+    async def _live_once(self, node: Node) -> bool:
+        """Return whether the node was there until all was done; False when it is worth another start."""
         try:
             await self._admit(node, await node.start(self._admission.reference.texts))
-            await self._serve(node)
+            # What it cannot finish goes back.
+            await run_all(self._pull(node) for _ in range(self._window))
         except EngineLostError as error:
             self._starts[node.name] += 1
             if self._starts[node.name] == _STARTS:
                 raise
             self._say(f"{node.name}: {error.describe()}; it is started again")
-            raise _AgainError from error
+            return False
+        return True
 
     async def _admit(self, node: Node, facts: NodeFacts) -> None:
         """Let a node take part, or raise why not."""
@@ -230,11 +230,8 @@ class SharedWork:
         )
         self._say(f"{node.name} takes part{slow}")
 
-    async def _serve(self, node: Node) -> None:
-        """Give fragments to a node until there are none; what it cannot finish goes back."""
-        await run_all(self._pull(node) for _ in range(self._window))
-
     async def _pull(self, node: Node) -> None:
+        """Give fragments to a node, one after the other, until there are none."""
         while (fragment := await self._queue.take()) is not None:
             try:
                 part = await node.embed(fragment)
@@ -253,10 +250,6 @@ class SharedWork:
                 self._queue.give_back(fragment)
                 raise
             self._queue.finish()
-
-
-class _AgainError(Exception):
-    """A node was lost and is worth another start."""
 
 
 class _SuspectError(EngineError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,48 +42,34 @@ _MODE = 0o666
 
 @dataclass(frozen=True, slots=True)
 class OutputFacts:
-    """What holds for all vectors of an output, and how many texts it has."""
+    """What holds for all vectors of an output, in the order of its files, and how many texts it has."""
 
     model: str
     vector_space: str
-    width: int
-    texts: int
-    input_type: str | None
-    truncation: str
+    texts: int = 0
+    failed: int = 0
+    dimensions: int = 0
+    input_type: str | None = None
+    truncation: str = "error"
 
 
-def render_facts(facts: OutputFacts, failed: int) -> bytes:
+def render_facts(facts: OutputFacts) -> bytes:
     """Return the facts as JSON."""
-    return orjson.dumps(_describe(facts, failed), option=orjson.OPT_INDENT_2) + b"\n"
+    return orjson.dumps(asdict(facts), option=orjson.OPT_INDENT_2) + b"\n"
 
 
-def _describe(facts: OutputFacts, failed: int) -> dict[str, Any]:
-    """Return the facts for programs."""
-    return {
-        "model": facts.model,
-        "vector_space": facts.vector_space,
-        "texts": facts.texts,
-        "failed": failed,
-        "dimensions": facts.width,
-        "input_type": facts.input_type,
-        "truncation": facts.truncation,
-    }
-
-
-def make_schema(facts: OutputFacts, failed: int, *, numbers: bool, **more: object) -> Any:
+def make_schema(facts: OutputFacts, *, numbers: bool, **more: object) -> Any:
     """Return the schema of a file. ``numbers``: all ids are. ``more``: metadata beside the facts."""
     arrow = import_parquet()
     return arrow.schema(
         [
             ("id", arrow.int64() if numbers else arrow.string()),
-            ("embedding", arrow.list_(arrow.float32(), max(1, facts.width))),
+            ("embedding", arrow.list_(arrow.float32(), max(1, facts.dimensions))),
             ("vector_space", arrow.string()),
             ("error", arrow.string()),
             ("truncated", arrow.string()),
         ],
-        metadata={
-            f"llamafile_mgr.{key}": str(value) for key, value in (_describe(facts, failed) | more).items()
-        },
+        metadata={f"llamafile_mgr.{key}": str(value) for key, value in (asdict(facts) | more).items()},
     )
 
 
@@ -125,8 +111,8 @@ def fill_rows(part: FinishedFragment, width: int) -> NDArray[np.float32]:
 class TableFolder:
     """A folder with a Parquet file per finished fragment, which is a job's output and its checkpoint at once.
 
-    Ids are texts in all of them, since no file can know what ids the others have. ``facts``: their width is
-    0 while nothing tells it.
+    Ids are texts in all of them, since no file can know what ids the others have. ``facts``: they have 0
+    dimensions while nothing tells how many.
     """
 
     def __init__(self, folder: Path, facts: OutputFacts) -> None:
@@ -139,10 +125,9 @@ class TableFolder:
         if len(part.failures) == len(part.ids):
             self._unsure.add(part.index)
         else:
-            self._facts = replace(self._facts, width=part.vectors.shape[1])
-        facts = replace(self._facts, texts=len(part.ids))
-        more = {"digest": part.digest, "exact": part.exact}
-        schema = make_schema(facts, len(part.failures), numbers=False, **more)
+            self._facts = replace(self._facts, dimensions=part.vectors.shape[1])
+        facts = replace(self._facts, texts=len(part.ids), failed=len(part.failures))
+        schema = make_schema(facts, numbers=False, digest=part.digest, exact=part.exact)
         stream = io.BytesIO()
         table = make_table(schema, part, facts.vector_space)
         import_parquet().parquet.write_table(
@@ -165,16 +150,16 @@ class TableFolder:
             self._unsure.add(index)
         return part
 
-    def finish(self, facts: OutputFacts, failed: int) -> None:
+    def finish(self, facts: OutputFacts) -> None:
         """Write what holds for all files, once all fragments are kept. Raises StoreError."""
         self._facts = facts
         for index in sorted(self._unsure):
             part = self.read(index)
-            if part is not None and part.vectors.shape[1] != max(1, facts.width):
+            if part is not None and part.vectors.shape[1] != max(1, facts.dimensions):
                 self.write(part)
         with store_errors(self._folder):
             self._folder.mkdir(exist_ok=True)
-            write_atomically(self._folder / _META, render_facts(facts, failed), mode=_MODE)
+            write_atomically(self._folder / _META, render_facts(facts), mode=_MODE)
             for leftover in self._folder.glob(".part-*"):
                 leftover.unlink(missing_ok=True)
 

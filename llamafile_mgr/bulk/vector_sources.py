@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llamafile_mgr.bulk.text_records import TextResult
 from llamafile_mgr.embedding.requests import InputType, Truncation
 
-__all__ = ["EmbedSettings", "NodeSource", "VectorSource"]
+__all__ = ["EmbedSettings", "NodeSource", "OneSpace", "VectorSource"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,8 @@ class EmbedSettings:
     use_cache: bool = False
 
 
-class VectorSource(Protocol):
-    """Embeds texts of one model into one vector space.
-
-    ``dimensions``: of its vectors, None where nothing tells. ``exact``: a text's vector has the same bits in
-    whatever company it is computed.
-    """
+class OneSpace(Protocol):
+    """Whatever gives vectors of one model in one vector space. ``dimensions``: None where nothing tells."""
 
     @property
     def model(self) -> str:
@@ -48,6 +44,10 @@ class VectorSource(Protocol):
     @property
     def dimensions(self) -> int | None:
         """Return how wide vectors are."""
+
+
+class VectorSource(OneSpace, Protocol):
+    """Embeds texts. ``exact``: a text's vector has the same bits in whatever company it is computed."""
 
     @property
     def exact(self) -> bool:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import orjson
@@ -21,6 +21,10 @@ from llamafile_mgr.errors import UsageError
 from llamafile_mgr.files import store_errors, sync_directory, sync_file
 
 __all__ = ["OutputForm", "output_form", "render_lines", "write_output"]
+
+
+Made = list[tuple[Path, Path]]
+Read = Callable[[], Iterable[FinishedFragment]]
 
 
 class OutputForm(StrEnum):
@@ -68,9 +72,7 @@ def render_lines(part: FinishedFragment, vector_space: str) -> Iterator[bytes]:
         yield orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
-def write_output(
-    output: Path, read: Callable[[], Iterable[FinishedFragment]], facts: OutputFacts, aside: Path
-) -> None:
+def write_output(output: Path, read: Read, facts: OutputFacts, aside: Path) -> None:
     """Write ``output`` and what belongs to it; ``read`` gives the fragments in order, as often as asked.
 
     ``aside``: a folder on the same file system for what is not complete.
@@ -92,10 +94,6 @@ def write_output(
         sync_directory(output.parent)
 
 
-Made = list[tuple[Path, Path]]
-Read = Callable[[], Iterable[FinishedFragment]]
-
-
 def _write_json(output: Path, read: Read, facts: OutputFacts, aside: Path) -> Made:
     temporary = aside / "merged.jsonl"
     with store_errors(temporary), temporary.open("wb") as stream:
@@ -108,29 +106,28 @@ def _write_numpy(output: Path, read: Read, facts: OutputFacts, aside: Path) -> M
     """Write the matrix, and next to it ids, errors and facts; rows of failed texts are NaN."""
     names = {"matrix": "merged.npy", "ids": "merged.ids", "errors": "merged.errors", "facts": "merged.meta"}
     paths = {key: aside / name for key, name in names.items()}
-    failed = 0
     with (
         store_errors(aside),
         paths["matrix"].open("wb") as matrix,
         paths["ids"].open("wb") as ids,
         paths["errors"].open("wb") as errors,
     ):
-        _write_header(matrix, facts)
+        head = {"descr": "<f4", "fortran_order": False, "shape": (facts.texts, facts.dimensions)}
+        np.lib.format.write_array_header_1_0(matrix, head)
         row = 0
         for part in read():
-            matrix.write(fill_rows(part, facts.width).tobytes())
+            matrix.write(fill_rows(part, facts.dimensions).tobytes())
             ids.writelines(orjson.dumps(known) + b"\n" for known in part.ids)
             for at, failure in sorted(part.failures.items()):
                 said = {"row": row + at, "id": part.ids[at], "code": failure.code, "message": failure.message}
                 errors.write(orjson.dumps(said) + b"\n")
             row += len(part.ids)
-            failed += len(part.failures)
-        paths["facts"].write_bytes(render_facts(facts, failed))
+        paths["facts"].write_bytes(render_facts(facts))
     made = [
         (paths["ids"], output.with_suffix(".ids.jsonl")),
         (paths["facts"], output.with_suffix(".meta.json")),
     ]
-    if failed:
+    if facts.failed:
         made.append((paths["errors"], output.with_suffix(".errors.jsonl")))
     else:
         with store_errors(output):
@@ -138,17 +135,11 @@ def _write_numpy(output: Path, read: Read, facts: OutputFacts, aside: Path) -> M
     return [*made, (paths["matrix"], output)]
 
 
-def _write_header(stream: BinaryIO, facts: OutputFacts) -> None:
-    head = {"descr": "<f4", "fortran_order": False, "shape": (facts.texts, facts.width)}
-    np.lib.format.write_array_header_1_0(stream, head)
-
-
 def _write_parquet(output: Path, read: Read, facts: OutputFacts, aside: Path) -> Made:
     arrow = import_parquet()
     temporary = aside / "merged.parquet"
     numbers = all(isinstance(known, int) for part in read() for known in part.ids)
-    failed = sum(len(part.failures) for part in read())
-    schema = make_schema(facts, failed, numbers=numbers)
+    schema = make_schema(facts, numbers=numbers)
     with (
         store_errors(temporary),
         temporary.open("wb") as stream,

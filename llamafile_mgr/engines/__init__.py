@@ -1,0 +1,1 @@
+"""Engine families: what each kind of engine program is told, how it is asked, and the connections to it."""

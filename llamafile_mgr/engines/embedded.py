@@ -78,6 +78,7 @@ def _one_of(**words: object) -> Callable[[str], object]:
     return read
 
 
+_FILES = {"-m": "model", "--model": "model", "--llamafile": "container"}
 _IGNORED = "ignored"
 _CACHE_TYPE = _one_of(f32="f32", f16="f16", q8_0="q8_0")
 _SPELLINGS: tuple[tuple[tuple[str, ...], _OptionFlag], ...] = (
@@ -123,16 +124,13 @@ def parse_options(arguments: Sequence[str]) -> EmbeddedOptions:
     Raises:
         UsageError: an unknown flag (``invalid argument: X``, llama.cpp's wording), a missing or a bad value.
     """
-    options = EmbeddedOptions()
+    files: dict[str, str] = {}
     settings: dict[str, object] = {}
     rest = list(arguments)
     while rest:
         name = rest.pop(0)
-        if name in ("-m", "--model", "--llamafile"):
-            value = _take(name, rest)
-            options = (
-                replace(options, container=value) if name == "--llamafile" else replace(options, model=value)
-            )
+        if name in _FILES:
+            files[_FILES[name]] = _take(name, rest)
             continue
         flag = FLAGS.get(name)
         if flag is None:
@@ -140,7 +138,7 @@ def parse_options(arguments: Sequence[str]) -> EmbeddedOptions:
         value_or_constant = flag.constant if flag.read is None else _read(flag.read, name, _take(name, rest))
         if flag.attribute != _IGNORED:
             settings[flag.attribute] = value_or_constant
-    return replace(options, settings=settings)
+    return EmbeddedOptions(**files, settings=settings)
 
 
 def _take(name: str, rest: list[str]) -> str:

@@ -12,6 +12,7 @@ import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from typing import cast
 
 import httptools
@@ -36,35 +37,21 @@ _HEADERS = {
 }
 
 
+@dataclass(slots=True, eq=False)
 class _Exchange:
     """One request's reply as it arrives. ``streamed``: its reader takes the body piece by piece."""
 
-    __slots__ = (
-        "_waiter",
-        "body",
-        "buffered",
-        "complete",
-        "error",
-        "framed",
-        "headers",
-        "path",
-        "started",
-        "status",
-        "streamed",
-    )
-
-    def __init__(self, path: str, *, streamed: bool) -> None:
-        self.path = path
-        self.streamed = streamed
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.body: list[bytes] = []
-        self.buffered = 0
-        self.started = False
-        self.framed = True
-        self.complete = False
-        self.error: EngineError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+    path: str
+    streamed: bool
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: list[bytes] = field(default_factory=list)
+    buffered: int = 0
+    started: bool = False
+    framed: bool = True
+    complete: bool = False
+    error: EngineError | None = None
+    _waiter: asyncio.Future[None] | None = None
 
     @property
     def answered(self) -> bool:

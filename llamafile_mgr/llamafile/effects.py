@@ -86,13 +86,6 @@ def _above(least: int) -> Callable[[str], bool]:
     return lambda value: value.lstrip("-").isdigit() and int(value) > least
 
 
-def _warn_mapping(value: str, engine: _Engine) -> str | None:
-    return (
-        "engines with llama.cpp b11100 and later refuse to start with it: drop it when the weights are "
-        "packed onto a newer runtime"
-    )
-
-
 def _warn_mode(value: str, engine: _Engine) -> str | None:
     if engine.version is not None and engine.version < (0, 10, 0):
         return "does not count here: these engines choose their program before they read this file"
@@ -107,6 +100,10 @@ def _warn_embedding(value: str, engine: _Engine) -> str | None:
     return None
 
 
+_MAPPING = _always(
+    "engines with llama.cpp b11100 and later refuse to start with it: drop it when the weights are packed "
+    "onto a newer runtime"
+)
 _NETWORK = _always("fetches from the network when the engine starts")
 _WRITES = _always("writes to this place on the machine that runs it")
 _SECRET = _always("the key is readable by everyone who has this file")
@@ -164,9 +161,9 @@ _FLAGS: tuple[_Effect, ...] = (
     _Effect(("-fa", "--flash-attn"), "uses flash attention", choices=("on", "off", "auto")),
     _Effect(("-ctk", "--cache-type-k"), "stores keys as {}"),
     _Effect(("-ctv", "--cache-type-v"), "stores values as {}"),
-    _Effect(("--no-mmap",), "reads the whole model into memory", _warn_mapping),
-    _Effect(("--mmap",), "maps the model from the disk", _warn_mapping),
-    _Effect(("--mlock",), "pins the model in memory", _warn_mapping),
+    _Effect(("--no-mmap",), "reads the whole model into memory", _MAPPING),
+    _Effect(("--mmap",), "maps the model from the disk", _MAPPING),
+    _Effect(("--mlock",), "pins the model in memory", _MAPPING),
     _Effect(("-lm", "--load-mode"), "loads the model by {}"),
     _Effect(("--numa",), "spreads work over the processors' memory: {}"),
     _Effect(("--embedding", "--embeddings"), "answers embedding requests", _warn_embedding),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile.byte_source import ByteSource, WorkBudget
 from llamafile_mgr.llamafile.ggml_types import FILE_TYPES, TENSOR_TYPES
-from llamafile_mgr.llamafile.gguf_header import GgufHeader, read_header
+from llamafile_mgr.llamafile.gguf_header import MODEL_NUMBERS, MetadataPairs, TensorTable, read_header
 
 __all__ = ["GgufFacts", "read_gguf"]
 
@@ -71,11 +71,8 @@ def read_gguf(source: ByteSource, start: int, size: int, budget: WorkBudget) -> 
     Raises:
         InvalidFileError: it is none, of an unknown version, cut short, or makes no sense.
     """
-    return _interpret(read_header(source, start, size, budget))
-
-
-def _interpret(header: GgufHeader) -> GgufFacts:
-    lookup = _Lookup(header)
+    header = read_header(source, start, size, budget)
+    lookup = _Lookup(header.pairs)
     pooling = lookup.model_number("pooling_type")
     file_type = lookup.number("general.file_type")
     return GgufFacts(
@@ -83,18 +80,8 @@ def _interpret(header: GgufHeader) -> GgufFacts:
         architecture=lookup.architecture,
         name=lookup.text("general.name"),
         kind=lookup.text("general.type"),
-        context_length=lookup.model_number("context_length"),
-        embedding_length=lookup.model_number("embedding_length"),
-        block_count=lookup.model_number("block_count"),
-        head_count=lookup.model_number("attention.head_count"),
-        head_count_kv=lookup.model_number("attention.head_count_kv"),
-        key_length=lookup.model_number("attention.key_length"),
-        value_length=lookup.model_number("attention.value_length"),
-        feed_forward_length=lookup.model_number("feed_forward_length"),
-        sliding_window=lookup.model_number("attention.sliding_window"),
-        vocab_size=_vocab_size(header, lookup),
-        expert_count=lookup.model_number("expert_count"),
-        expert_used_count=lookup.model_number("expert_used_count"),
+        **{name: lookup.model_number(key) for name, key in MODEL_NUMBERS.items()},
+        vocab_size=_vocab_size(header.pairs, lookup),
         pooling=None if pooling is None else _POOLING.get(pooling),
         causal=lookup.flag(f"{lookup.architecture}.attention.causal"),
         tokenizer_model=lookup.text("tokenizer.ggml.model"),
@@ -102,11 +89,11 @@ def _interpret(header: GgufHeader) -> GgufFacts:
         add_eos=lookup.flag("tokenizer.ggml.add_eos_token"),
         bos_id=lookup.number("tokenizer.ggml.bos_token_id"),
         eos_id=lookup.number("tokenizer.ggml.eos_token_id"),
-        has_chat_template=header.has_chat_template,
+        has_chat_template=header.pairs.has_chat_template,
         file_type=file_type,
-        quantisation=_quantisation(header, file_type),
-        parameters=header.parameters,
-        tensor_bytes=header.tensor_bytes,
+        quantisation=_quantisation(header.tensors, file_type),
+        parameters=header.tensors.parameters,
+        tensor_bytes=header.tensors.total_bytes,
         tensor_count=header.tensor_count,
         split=_split(lookup),
     )
@@ -115,8 +102,8 @@ def _interpret(header: GgufHeader) -> GgufFacts:
 class _Lookup:
     """Typed access to the metadata; a value of another type counts as absent."""
 
-    def __init__(self, header: GgufHeader) -> None:
-        self._values = header.values
+    def __init__(self, pairs: MetadataPairs) -> None:
+        self._values = pairs.values
         self.architecture = self.text("general.architecture")
 
     def text(self, key: str) -> str | None:
@@ -139,17 +126,16 @@ class _Lookup:
         return self.number(f"{self.architecture}.{key}")
 
 
-def _vocab_size(header: GgufHeader, lookup: _Lookup) -> int | None:
-    listed = header.lengths.get("tokenizer.ggml.tokens")
-    return listed if listed is not None else lookup.model_number("vocab_size")
+def _vocab_size(pairs: MetadataPairs, lookup: _Lookup) -> int | None:
+    return pairs.token_count if pairs.token_count is not None else lookup.model_number("vocab_size")
 
 
-def _quantisation(header: GgufHeader, file_type: int | None) -> str | None:
+def _quantisation(tensors: TensorTable, file_type: int | None) -> str | None:
     if file_type in FILE_TYPES:
         return FILE_TYPES[file_type]
-    if not header.bytes_by_type:
+    if not tensors.bytes_by_type:
         return None
-    dominant = max(header.bytes_by_type, key=lambda kind: header.bytes_by_type[kind])
+    dominant = max(tensors.bytes_by_type, key=lambda kind: tensors.bytes_by_type[kind])
     known = TENSOR_TYPES.get(dominant)
     return known.name if known else None
 

@@ -8,7 +8,6 @@ the data. Where llama.cpp's loader refuses a file (nested arrays, more than four
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from struct import Struct
 
@@ -16,7 +15,7 @@ from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile.byte_source import ByteSource, Cursor, WorkBudget
 from llamafile_mgr.llamafile.ggml_types import TENSOR_TYPES
 
-__all__ = ["MAGIC", "GgufHeader", "Scalar", "read_header"]
+__all__ = ["MAGIC", "MODEL_NUMBERS", "GgufHeader", "MetadataPairs", "TensorTable", "read_header"]
 
 MAGIC = b"GGUF"
 
@@ -69,42 +68,31 @@ _KEPT = frozenset(
         "tokenizer.ggml.model",
     }
 )
-_KEPT_OF_ARCHITECTURE = frozenset(
-    {
-        "attention.causal",
-        "attention.head_count",
-        "attention.head_count_kv",
-        "attention.key_length",
-        "attention.sliding_window",
-        "attention.value_length",
-        "block_count",
-        "context_length",
-        "embedding_length",
-        "expert_count",
-        "expert_used_count",
-        "feed_forward_length",
-        "pooling_type",
-        "vocab_size",
-    }
-)
+#: What ``GgufFacts`` calls a model's numbers -> their keys behind the architecture's name.
+MODEL_NUMBERS = {
+    "context_length": "context_length",
+    "embedding_length": "embedding_length",
+    "block_count": "block_count",
+    "head_count": "attention.head_count",
+    "head_count_kv": "attention.head_count_kv",
+    "key_length": "attention.key_length",
+    "value_length": "attention.value_length",
+    "feed_forward_length": "feed_forward_length",
+    "sliding_window": "attention.sliding_window",
+    "expert_count": "expert_count",
+    "expert_used_count": "expert_used_count",
+}
+_KEPT_OF_ARCHITECTURE = frozenset({*MODEL_NUMBERS.values(), "attention.causal", "pooling_type", "vocab_size"})
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What the header says, as far as we use it.
-
-    ``values``: the scalars of interest; an array of numbers stands as its greatest element.
-    ``lengths``: array key -> number of elements. ``bytes_by_type``: tensor type -> bytes of data.
-    """
+    """What the header says, as far as we use it."""
 
     version: int
-    values: Mapping[str, Scalar]
-    lengths: Mapping[str, int]
-    has_chat_template: bool
     tensor_count: int
-    parameters: int
-    tensor_bytes: int
-    bytes_by_type: Mapping[int, int]
+    pairs: MetadataPairs
+    tensors: TensorTable
 
 
 def read_header(source: ByteSource, start: int, size: int, budget: WorkBudget) -> GgufHeader:
@@ -115,25 +103,16 @@ def read_header(source: ByteSource, start: int, size: int, budget: WorkBudget) -
     """
     cursor = Cursor(source, start, start + size)
     version, tensor_count, pair_count = _read_preamble(cursor)
-    pairs = _Pairs(cursor, budget)
+    pairs = MetadataPairs(cursor, budget)
     for _ in range(pair_count):
         pairs.read_one()
     pairs.check(pair_count)
-    tensors = _Tensors(cursor, budget)
+    tensors = TensorTable(cursor, budget)
     for _ in range(tensor_count):
         tensors.read_one()
     alignment = pairs.values.get("general.alignment", 32)
     tensors.check(start, size, alignment if type(alignment) is int else 0)
-    return GgufHeader(
-        version=version,
-        values=pairs.values,
-        lengths=pairs.lengths,
-        has_chat_template=pairs.has_chat_template,
-        tensor_count=tensor_count,
-        parameters=tensors.parameters,
-        tensor_bytes=tensors.total_bytes,
-        bytes_by_type=tensors.bytes_by_type,
-    )
+    return GgufHeader(version, tensor_count, pairs, tensors)
 
 
 def _read_preamble(cursor: Cursor) -> tuple[int, int, int]:
@@ -153,18 +132,23 @@ def _read_preamble(cursor: Cursor) -> tuple[int, int, int]:
     return version, tensor_count, pair_count
 
 
-class _Pairs:
-    """The metadata pairs, read one after another; only those of interest are kept."""
+class MetadataPairs:
+    """The metadata pairs, read one after another; only those of interest are kept.
+
+    ``values``: the scalars; an array of numbers stands as its greatest element. ``token_count``: of the
+    vocabulary, None where none is listed.
+    """
 
     def __init__(self, cursor: Cursor, budget: WorkBudget) -> None:
         self._cursor = cursor
         self._budget = budget
         self.values: dict[str, Scalar] = {}
-        self.lengths: dict[str, int] = {}
+        self.token_count: int | None = None
         self.has_chat_template = False
         self._seen: set[int] = set()  # hashes of keys: keys themselves may be long
 
     def read_one(self) -> None:
+        """Read the next pair. Raises InvalidFileError."""
         self._budget.spend(1)
         key = self._read_key()
         (kind,) = self._cursor.unpack(_U32)
@@ -208,7 +192,7 @@ class _Pairs:
     def _read_array(self, key: str, kept: bool) -> None:
         kind, count = self._cursor.unpack(_ARRAY)
         if key == "tokenizer.ggml.tokens":
-            self.lengths[key] = count
+            self.token_count = count
         if kind == _STRING:
             if count * 8 > self._cursor.remaining:
                 raise InvalidFileError(f"it is truncated: it claims an array of {count} strings")
@@ -231,8 +215,8 @@ def _is_kept(key: str) -> bool:
     return rest in _KEPT_OF_ARCHITECTURE and len(architecture) <= 100
 
 
-class _Tensors:
-    """The tensor table, summed up entry by entry."""
+class TensorTable:
+    """The tensor table, summed up entry by entry. ``bytes_by_type``: tensor type -> bytes of data."""
 
     def __init__(self, cursor: Cursor, budget: WorkBudget) -> None:
         self._cursor = cursor
@@ -244,6 +228,7 @@ class _Tensors:
         self.bytes_by_type: Counter[int] = Counter()
 
     def read_one(self) -> None:
+        """Read the next entry. Raises InvalidFileError."""
         self._budget.spend(1)
         (length,) = self._cursor.unpack(_U64)
         if length > _MAX_NAME_BYTES:

@@ -249,12 +249,8 @@ def syntax_of_engine(version: str | None, family: Family | None) -> ArgumentSynt
     return ArgumentSyntax.SHELL if family and family_rules(family).reads_shell_words else None
 
 
-def _is_weights(member: ZipMember) -> bool:
-    return len(member.name) > 5 and member.name[-5:].lower() == ".gguf"
-
-
 def _read_weights(source: ByteSource, directory: ZipDirectory) -> tuple[Weights, ...]:
-    members = tuple(filter(_is_weights, directory.members))
+    members = tuple(m for m in directory.members if m.name[1:].lower().endswith(".gguf"))
     if len(members) > _MAX_WEIGHTS:
         raise InvalidFileError(f"it holds {len(members)} weights files")
     require_unique(directory, members)

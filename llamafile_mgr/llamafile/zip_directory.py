@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import Struct
 
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile.byte_source import ByteSource
+from llamafile_mgr.llamafile.zip_records import END, END64, END64_LOCATOR, ENTRY, LOCAL, UNSET16, UNSET32
 
 __all__ = [
     "STORED",
@@ -26,17 +27,13 @@ __all__ = [
 
 STORED, DEFLATED = 0, 8
 
-_END = Struct("<4s4H2IH")
-_END64_LOCATOR = Struct("<4sIQI")
-_END64 = Struct("<4sQ2H2I4Q")
-_ENTRY = Struct("<4s6H3I5H2I")
-_LOCAL = Struct("<4s5H3I2H")
+_EXTRA = Struct("<2H")
+_U64 = Struct("<Q")
 _END_MAGIC = b"PK\x05\x06"
 _MAX_COMMENT_BYTES = 65_535
 _MAX_MEMBERS = 65_536
 _MAX_DIRECTORY_BYTES = 32 << 20
 _ENCRYPTED, _UTF8 = 0x1, 0x800
-_UNSET16, _UNSET32 = 0xFFFF, 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +76,14 @@ def read_directory(source: ByteSource) -> ZipDirectory | None:
     Raises:
         InvalidFileError: there is one and it is broken, absurdly large, or its entries overlap.
     """
-    tail_offset = max(0, source.size - _END.size - _MAX_COMMENT_BYTES)
+    tail_offset = max(0, source.size - END.size - _MAX_COMMENT_BYTES)
     tail = source.read_at(tail_offset, source.size - tail_offset)
     at = tail.rfind(_END_MAGIC)
     while at >= 0 and not _is_end_record(tail, at):
         at = tail.rfind(_END_MAGIC, 0, at)
     if at < 0:
         return None
-    count, size, offset, end = _read_end(source, tail_offset + at, tail[at : at + _END.size])
+    count, size, offset, end = _read_end(source, tail_offset + at, tail[at : at + END.size])
     if count > _MAX_MEMBERS or size > _MAX_DIRECTORY_BYTES:
         raise InvalidFileError(f"its ZIP claims {count} members in a directory of {size} bytes")
     start, shift = _locate(source, size, offset, end)
@@ -96,32 +93,32 @@ def read_directory(source: ByteSource) -> ZipDirectory | None:
 
 
 def _is_end_record(tail: bytes, at: int) -> bool:
-    if at + _END.size > len(tail):
+    if at + END.size > len(tail):
         return False
-    _, disk, first_disk, here, total, _, _, comment = _END.unpack_from(tail, at)
-    fits: bool = at + _END.size + comment <= len(tail)
+    _, disk, first_disk, here, total, _, _, comment = END.unpack_from(tail, at)
+    fits: bool = at + END.size + comment <= len(tail)
     return disk == first_disk == 0 and here == total and fits
 
 
 def _read_end(source: ByteSource, position: int, record: bytes) -> tuple[int, int, int, int]:
     """Return (entries, directory size, directory offset as written, end of the directory)."""
-    _, _, _, _, count, size, offset, _ = _END.unpack(record)
-    locator = position - _END64_LOCATOR.size
+    _, _, _, _, count, size, offset, _ = END.unpack(record)
+    locator = position - END64_LOCATOR.size
     if locator >= 0:
-        magic, _, end64, _ = _END64_LOCATOR.unpack(source.read_at(locator, _END64_LOCATOR.size))
+        magic, _, end64, _ = END64_LOCATOR.unpack(source.read_at(locator, END64_LOCATOR.size))
         if magic == b"PK\x06\x07":
             return _read_end64(source, end64, locator)
-    if count == _UNSET16 or _UNSET32 in (size, offset):
+    if count == UNSET16 or UNSET32 in (size, offset):
         raise InvalidFileError("its ZIP64 directory is missing")
     return count, size, offset, position
 
 
 def _read_end64(source: ByteSource, written: int, locator: int) -> tuple[int, int, int, int]:
     # The record stands right before its locator unless it carries extensions; then only the offset tells.
-    for position in (written, locator - _END64.size):
-        if not 0 <= position <= locator - _END64.size:
+    for position in (written, locator - END64.size):
+        if not 0 <= position <= locator - END64.size:
             continue
-        fields = _END64.unpack(source.read_at(position, _END64.size))
+        fields = END64.unpack(source.read_at(position, END64.size))
         if fields[0] == b"PK\x06\x06":
             _, _, _, _, disk, first_disk, here, count, size, offset = fields
             if disk or first_disk or here != count:
@@ -144,7 +141,7 @@ def _read_members(directory: bytes, count: int, start: int, shift: int) -> tuple
     raw: list[tuple[ZipMember, int]] = []
     at = 0
     for _ in range(count):
-        if at + _ENTRY.size > len(directory):
+        if at + ENTRY.size > len(directory):
             raise InvalidFileError("its ZIP directory is cut short")
         member, least_end = _read_entry(directory, at, start, shift)
         at += member.record[1]
@@ -155,16 +152,16 @@ def _read_members(directory: bytes, count: int, start: int, shift: int) -> tuple
 
 
 def _read_entry(directory: bytes, at: int, start: int, shift: int) -> tuple[ZipMember, int]:
-    fields = _ENTRY.unpack_from(directory, at)
+    fields = ENTRY.unpack_from(directory, at)
     if fields[0] != b"PK\x01\x02":
         raise InvalidFileError("its ZIP directory is broken")
     _, _, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size = fields[:13]
     offset = fields[16]
-    name_at = at + _ENTRY.size
+    name_at = at + ENTRY.size
     extra_at = name_at + name_size
     name = directory[name_at:extra_at]
     extra = directory[extra_at : extra_at + extra_size]
-    if _UNSET32 in (size, packed, offset):
+    if UNSET32 in (size, packed, offset):
         size, packed, offset = _read_zip64(extra, size, packed, offset)
     offset += shift
     member = ZipMember(
@@ -176,30 +173,27 @@ def _read_entry(directory: bytes, at: int, start: int, shift: int) -> tuple[ZipM
         size=size,
         header_offset=offset,
         room_end=0,
-        record=(start + at, _ENTRY.size + name_size + extra_size + comment_size),
+        record=(start + at, ENTRY.size + name_size + extra_size + comment_size),
     )
-    return member, offset + _LOCAL.size + name_size + packed
+    return member, offset + LOCAL.size + name_size + packed
 
 
 def _read_zip64(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
     """Replace the fields that are all ones by the values of the ZIP64 extra field."""
     at = 0
-    while at + 4 <= len(extra):
-        tag = int.from_bytes(extra[at : at + 2], "little")
-        length = int.from_bytes(extra[at + 2 : at + 4], "little")
+    while at + _EXTRA.size <= len(extra):
+        tag, length = _EXTRA.unpack_from(extra, at)
+        at += _EXTRA.size
         if tag == 1:
-            values = extra[at + 4 : at + 4 + length]
-            numbers = [int.from_bytes(values[i : i + 8], "little") for i in range(0, len(values) // 8 * 8, 8)]
-            fields = [size, packed, offset]
-            for index, field in enumerate(fields):
-                if field == _UNSET32:
-                    if not numbers:
-                        break
-                    fields[index] = numbers.pop(0)
-            else:
-                return fields[0], fields[1], fields[2]
-            break
-        at += 4 + length
+            values = extra[at : at + length]
+            numbers = _U64.iter_unpack(values[: len(values) // 8 * 8])
+            fields = [
+                next(numbers, (-1,))[0] if field == UNSET32 else field for field in (size, packed, offset)
+            ]
+            if -1 in fields:
+                break
+            return fields[0], fields[1], fields[2]
+        at += length
     raise InvalidFileError("its ZIP64 fields are broken")
 
 
@@ -218,20 +212,7 @@ def _with_room(raw: list[tuple[ZipMember, int]], directory_offset: int) -> tuple
             raise InvalidFileError("members of its ZIP overlap or reach beyond it")
         room_end[member.header_offset] = next_start
         next_start = member.header_offset
-    return tuple(
-        ZipMember(
-            member.name,
-            member.flags,
-            member.method,
-            member.crc,
-            member.compressed_size,
-            member.size,
-            member.header_offset,
-            room_end[member.header_offset],
-            member.record,
-        )
-        for member, _ in raw
-    )
+    return tuple(replace(member, room_end=room_end[member.header_offset]) for member, _ in raw)
 
 
 def require_unique(directory: ZipDirectory, members: tuple[ZipMember, ...]) -> None:
@@ -252,16 +233,16 @@ def data_offset(source: ByteSource, member: ZipMember) -> int:
     Raises:
         InvalidFileError: the header is no header or belongs to another member.
     """
-    header = source.read_at(member.header_offset, _LOCAL.size)
-    magic, _, flags, method, _, _, _, _, _, name_size, extra_size = _LOCAL.unpack(header)
+    header = source.read_at(member.header_offset, LOCAL.size)
+    magic, _, flags, method, _, _, _, _, _, name_size, extra_size = LOCAL.unpack(header)
     if magic != b"PK\x03\x04" or method != member.method:
         raise InvalidFileError(f"the header of {member.name} in its ZIP is broken")
-    name = source.read_at(member.header_offset + _LOCAL.size, name_size)
+    name = source.read_at(member.header_offset + LOCAL.size, name_size)
     if _decode_name(name, flags) != member.name:
         raise InvalidFileError(f"the ZIP calls one member {member.name} and something else")
     if (flags | member.flags) & _ENCRYPTED:
         raise InvalidFileError(f"{member.name} in its ZIP is encrypted")
-    start: int = member.header_offset + _LOCAL.size + name_size + extra_size
+    start: int = member.header_offset + LOCAL.size + name_size + extra_size
     if start + member.compressed_size > member.room_end:
         raise InvalidFileError("members of its ZIP overlap or reach beyond it")
     return start

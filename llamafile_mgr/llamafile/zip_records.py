@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import Struct, pack
 
-__all__ = ["StoredMember", "central_record", "end_records", "local_header", "local_header_size"]
+__all__ = [
+    *("END", "END64", "END64_LOCATOR", "ENTRY", "LOCAL", "UNSET16", "UNSET32"),
+    *("StoredMember", "central_record", "end_records", "local_header", "local_header_size"),
+]
 
-_LOCAL = Struct("<4s5H3I2H")
-_ENTRY = Struct("<4s6H3I5H2I")
-_END64 = Struct("<4sQ2H2I4Q")
-_END64_LOCATOR = Struct("<4sIQI")
-_END = Struct("<4s4H2IH")
-_UNSET16, _UNSET32 = 0xFFFF, 0xFFFFFFFF
+LOCAL = Struct("<4s5H3I2H")
+ENTRY = Struct("<4s6H3I5H2I")
+END64 = Struct("<4sQ2H2I4Q")
+END64_LOCATOR = Struct("<4sIQI")
+END = Struct("<4s4H2IH")
+UNSET16, UNSET32 = 0xFFFF, 0xFFFFFFFF
 _UTF8 = 0x800
 _UNIX = 3
 _CLASSIC, _ZIP64 = 20, 45
@@ -33,7 +36,7 @@ class StoredMember:
 
 def local_header_size(name: str, size: int) -> int:
     """Return the bytes in front of the data of a member of this name and size."""
-    return _LOCAL.size + len(name.encode()) + (20 if size >= _UNSET32 else 0)
+    return LOCAL.size + len(name.encode()) + (20 if size >= UNSET32 else 0)
 
 
 def local_header(member: StoredMember) -> bytes:
@@ -41,12 +44,12 @@ def local_header(member: StoredMember) -> bytes:
     name = member.name.encode()
     extra = b""
     written = member.size
-    if member.size >= _UNSET32:
+    if member.size >= UNSET32:
         extra = pack("<2H2Q", 1, 16, member.size, member.size)
-        written = _UNSET32
+        written = UNSET32
     version = _ZIP64 if extra else _CLASSIC
     fields = (b"PK\x03\x04", version, _UTF8, 0, _TIME, _DATE, member.crc, written, written)
-    return _LOCAL.pack(*fields, len(name), len(extra)) + name + extra
+    return LOCAL.pack(*fields, len(name), len(extra)) + name + extra
 
 
 def central_record(member: StoredMember) -> bytes:
@@ -54,24 +57,24 @@ def central_record(member: StoredMember) -> bytes:
     name = member.name.encode()
     numbers = b""
     size, offset = member.size, member.offset
-    if member.size >= _UNSET32:
+    if member.size >= UNSET32:
         numbers += pack("<2Q", member.size, member.size)
-        size = _UNSET32
-    if member.offset >= _UNSET32:
+        size = UNSET32
+    if member.offset >= UNSET32:
         numbers += pack("<Q", member.offset)
-        offset = _UNSET32
+        offset = UNSET32
     extra = pack("<2H", 1, len(numbers)) + numbers if numbers else b""
     version = _ZIP64 if extra else _CLASSIC
     head = (b"PK\x01\x02", _UNIX << 8 | version, version, _UTF8, 0, _TIME, _DATE, member.crc, size, size)
-    return _ENTRY.pack(*head, len(name), len(extra), 0, 0, 0, _MODE << 16, offset) + name + extra
+    return ENTRY.pack(*head, len(name), len(extra), 0, 0, 0, _MODE << 16, offset) + name + extra
 
 
 def end_records(count: int, size: int, offset: int) -> bytes:
     """Return what follows a directory of ``count`` records in ``size`` bytes at ``offset``."""
     end64 = b""
-    if count >= _UNSET16 or size >= _UNSET32 or offset >= _UNSET32:
+    if count >= UNSET16 or size >= UNSET32 or offset >= UNSET32:
         version = (_UNIX << 8 | _ZIP64, _ZIP64)
-        end64 = _END64.pack(b"PK\x06\x06", _END64.size - 12, *version, 0, 0, count, count, size, offset)
-        end64 += _END64_LOCATOR.pack(b"PK\x06\x07", 0, offset + size, 1)
-    short = min(count, _UNSET16)
-    return end64 + _END.pack(b"PK\x05\x06", 0, 0, short, short, min(size, _UNSET32), min(offset, _UNSET32), 0)
+        end64 = END64.pack(b"PK\x06\x06", END64.size - 12, *version, 0, 0, count, count, size, offset)
+        end64 += END64_LOCATOR.pack(b"PK\x06\x07", 0, offset + size, 1)
+    short = min(count, UNSET16)
+    return end64 + END.pack(b"PK\x05\x06", 0, 0, short, short, min(size, UNSET32), min(offset, UNSET32), 0)
