@@ -1,7 +1,7 @@
 """Engines of this process as a source of vectors: nobody else asks them, and no proxy stands between.
 
 With one slot an engine computes one text after the other, and a text's vector has the same bits whatever was
-computed before it. Measured on the embedded engine: among 120 texts of mixed length, alone, in groups of 8
+computed before it. Measured on the embedded engine: among 120 texts of mixed length, alone, in batches of 8
 and 32, shuffled and from several callers, not a bit differed; with 4 slots 100 of 120 vectors did, by up to
 0.0002. The rate was the same (MiniLM, two cores: 37 texts/s with 1, 2, 4 and 8 slots).
 """

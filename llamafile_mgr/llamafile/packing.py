@@ -34,7 +34,6 @@ from llamafile_mgr.llamafile.zip_records import (
     central_record,
     end_records,
     local_header,
-    local_header_size,
 )
 
 __all__ = ["PackResult", "pack"]
@@ -101,7 +100,13 @@ def pack(
     embedded = _complete_arguments(arguments, engine.family, inputs)
     text = format_arguments(embedded, syntax_of_engine(engine.engine_version, engine.family)).encode()
     packer = _Packer(engine, inputs, text, progress)
-    _publish(packer.write, output, overwrite)
+    try:
+        with replacing(output, mode=_MODE, overwrite=overwrite) as stream:
+            packer.write(stream)
+    except FileExistsError as error:
+        raise _exists(output) from error
+    except OSError as error:
+        raise disk_error(error, output) from error
     return PackResult(output, packer.size, packer.members, tuple(embedded))
 
 
@@ -212,13 +217,13 @@ class _Packer:
 
     def _keep_members(self, source: ByteSource) -> None:
         directory = read_directory(source)
-        for member in directory.members if directory else ():
-            if directory is not None and member.name not in self.members:
-                self._records.append(_copied_record(source, directory, member.record))
+        if directory is not None:
+            kept = (member for member in directory.members if member.name not in self.members)
+            self._records += [_copied_record(source, directory, member.record) for member in kept]
 
     def _add_weights(self, source: ByteSource, item: _Input, out: BinaryIO) -> None:
         size = item.weights.size
-        header_size = local_header_size(item.name, size)
+        header_size = len(local_header(StoredMember(item.name, size, 0)))
         start = -(-(out.tell() + header_size) // ALIGNMENT) * ALIGNMENT
         # The gap stays outside of every member, as zipalign leaves it; the header waits for the checksum.
         out.seek(start)
@@ -260,13 +265,3 @@ def _copied_record(source: ByteSource, directory: ZipDirectory, record: tuple[in
     if offset >= 0xFFFFFFFF:
         raise InvalidFileError("the ZIP of the runtime counts its offsets in a way that cannot be kept")
     return data[:42] + offset.to_bytes(4, "little") + data[46:]
-
-
-def _publish(write: Callable[[BinaryIO], None], output: Path, overwrite: bool) -> None:
-    try:
-        with replacing(output, mode=_MODE, overwrite=overwrite) as stream:
-            write(stream)
-    except FileExistsError as error:
-        raise _exists(output) from error
-    except OSError as error:
-        raise disk_error(error, output) from error

@@ -7,7 +7,7 @@ from struct import Struct, pack
 
 __all__ = [
     *("END", "END64", "END64_LOCATOR", "ENTRY", "LOCAL", "UNSET16", "UNSET32"),
-    *("StoredMember", "central_record", "end_records", "local_header", "local_header_size"),
+    *("StoredMember", "central_record", "end_records", "local_header"),
 ]
 
 LOCAL = Struct("<4s5H3I2H")
@@ -32,11 +32,6 @@ class StoredMember:
     size: int
     offset: int
     crc: int = 0
-
-
-def local_header_size(name: str, size: int) -> int:
-    """Return the bytes in front of the data of a member of this name and size."""
-    return LOCAL.size + len(name.encode()) + (20 if size >= UNSET32 else 0)
 
 
 def local_header(member: StoredMember) -> bytes:
