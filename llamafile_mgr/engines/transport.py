@@ -118,6 +118,13 @@ class _Connection(asyncio.Protocol):
         self.transport.write(data)
         return self.exchange
 
+    def peer_address(self) -> str:
+        """Return the address at the other end. Raises EngineUnreachedError: the connection is gone already."""
+        try:
+            return str(self.transport.get_extra_info("peername")[0])  # type: ignore[union-attr]
+        except (AttributeError, TypeError):  # uvloop has no socket to ask any more
+            raise EngineUnreachedError(f"the connection to the engine at {self.peer} is closed") from None
+
     def finish(self) -> None:
         """Forget a complete exchange, so that the connection can serve the next."""
         self.exchange = None
@@ -383,8 +390,8 @@ class EngineClient:
         self._busy.add(connection)
         try:
             self._check_open()  # it may have been closed while we connected
-            if self._check_address is not None and connection.transport is not None:
-                self._check_address(connection.transport.get_extra_info("peername")[0])
+            if self._check_address is not None:
+                self._check_address(connection.peer_address())
         except EngineError:
             self._busy.discard(connection)
             connection.abort()
