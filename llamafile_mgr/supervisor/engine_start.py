@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -15,14 +17,22 @@ from typing import Protocol
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError
-from llamafile_mgr.supervisor.ports import listens_on
 from llamafile_mgr.supervisor.process import EngineProcess
 
-__all__ = ["EngineChecks", "StallTimer", "await_health", "find_port"]
+__all__ = [
+    "EngineChecks",
+    "StallTimer",
+    "await_health",
+    "choose_port",
+    "find_port",
+    "listens_on",
+    "read_listening_port",
+]
 
 _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 5.0
 _OWNERSHIP_SECONDS = 1.0
+_LISTENING = re.compile(r"(?:listening (?:at|on)|\blisten) https?://[^\s/]*:(\d{1,5})\b")
 
 
 class EngineChecks(Protocol):
@@ -64,6 +74,35 @@ class StallTimer:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+def read_listening_port(line: str) -> int | None:
+    """Return the port of a line such as ``llama server listening at http://127.0.0.1:8081``."""
+    found = _LISTENING.search(line)
+    return int(found.group(1)) if found else None
+
+
+def choose_port(host: str) -> int:
+    """Return a port of ``host`` that is free now; another program may still take it before the engine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def listens_on(pid: int, port: int) -> bool:
+    """Tell whether the process ``pid`` or a descendant listens on ``port``. Blocks; for a thread."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            for connection in each.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return True
+    except psutil.Error:
+        return False
+    return False
 
 
 async def find_port(pid: int, chosen: int, listening: asyncio.Future[int]) -> int:

@@ -1,6 +1,6 @@
 """What becomes of one engine, here or elsewhere: events move its state, and a death decides what comes next.
 
-Pure: time comes in, and what is to be done is returned or read; ``Course`` carries it out.
+Pure: time comes in, and what is to be done is returned or read; ``Backend`` carries it out.
 """
 
 from __future__ import annotations
