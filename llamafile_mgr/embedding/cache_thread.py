@@ -7,7 +7,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from llamafile_mgr.embedding.vector_cache import CachedVector, VectorCache, cache_file
+from llamafile_mgr.embedding.vector_cache import VectorCache, cache_file
+from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.paths import Paths
 
 __all__ = ["CacheThread", "open_cache"]
@@ -25,11 +26,11 @@ class CacheThread:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding-cache")
         self._writes = 0
 
-    async def get(self, space: str, keys: Sequence[bytes]) -> dict[bytes, CachedVector]:
+    async def get(self, space: str, keys: Sequence[bytes]) -> dict[bytes, TextVector]:
         """Return what is known of ``keys``."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._cache.get, space, keys)
 
-    def put(self, space: str, entries: Mapping[bytes, CachedVector]) -> None:
+    def put(self, space: str, entries: Mapping[bytes, TextVector]) -> None:
         """Keep these vectors some time soon."""
         if not entries or self._writes >= _MOST_WRITES:
             return

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.catalog import Role, load_golden
 from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.rerank_checks import RerankChecks
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.vectors import cosines, normalise
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import read_json
+from llamafile_mgr.engines.reranking import read_scores, rerank_request
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError
 from llamafile_mgr.planner.plans import Plan
@@ -46,12 +46,20 @@ PROBE_TEXTS = (
     "Steps to recover a forgotten account password.",
     "Bananas are rich in potassium.",
 )
+_QUERY = "How do I reset my password?"
+_ANSWER = "To reset your password, open the settings and choose a new one."
+_NO_ANSWER = "Bananas are rich in potassium."
+#: A pair alone and among others differs by rounding only; the share is of the distance that it must keep.
+_SCORE_TOLERANCE = 0.05
 
 
-def make_checks(plan: Plan, baselines: Baselines) -> EngineChecks:
-    """Return what an engine of this plan must pass before it takes calls, and now and then afterwards."""
+def make_checks(plan: Plan, baselines: Baselines, *, records: bool = True) -> EngineChecks:
+    """Return what an engine of this plan must pass before it takes calls, and now and then afterwards.
+
+    ``records``: what the first engine answers becomes known; never so for one that is not ours.
+    """
     if plan.role is Role.EMBED:
-        return EmbeddingChecks(plan, baselines)
+        return EmbeddingChecks(plan, baselines, records)
     return RerankChecks() if plan.role is Role.RERANK else GenerationChecks()
 
 
@@ -64,10 +72,9 @@ class EmbeddingChecks:
     """Checks of an embedding engine: shape, agreement alone and in a batch, and known vectors.
 
     Known are the catalog's golden vectors or, for a model without any, those of its first start here.
-    ``records``: what the first engine answers becomes known; never so for one that is not ours.
     """
 
-    def __init__(self, plan: Plan, baselines: Baselines, *, records: bool = True) -> None:
+    def __init__(self, plan: Plan, baselines: Baselines, records: bool) -> None:
         self._plan = plan
         self._baselines = baselines
         self._records = records
@@ -133,14 +140,45 @@ class GenerationChecks:
         if not isinstance(body, dict) or "content" not in body:
             raise EngineError("the engine's completion has no content")
 
+    check_alive = check_ready
+
+
+class RerankChecks:
+    """Checks of a reranking engine."""
+
+    def __init__(self) -> None:
+        self._right: float | None = None
+        self._distance = 0.0
+
+    async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
+        """Score an answer and something else, alone and together. Raises EngineError."""
+        right, wrong = await _score(client, _ANSWER, _NO_ANSWER)
+        if right <= wrong:
+            raise EngineStartError(
+                "its scores are wrong",
+                cause=f"an answer to a question is scored no higher ({right:.3f}) than none ({wrong:.3f})",
+                hint="the model may be no reranker; a model that embeds is served with --embed",
+            )
+        self._right, self._distance = right, right - wrong
+        await self.check_alive(client, rules)
+
     async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
-        """Generate one token. Raises EngineError."""
-        await self.check_ready(client, rules)
+        """Score one pair and compare it with the first time. Raises EngineError."""
+        (now,) = await _score(client, _ANSWER)
+        if self._right is not None and abs(now - self._right) > _SCORE_TOLERANCE * self._distance:
+            raise EngineStartError(
+                "its scores are wrong", cause=f"{now:.3f} for a pair that had {self._right:.3f} at the start"
+            )
 
 
 async def _embed(client: EngineClient, rules: EngineFamily, texts: Sequence[str]) -> NDArray[np.float32]:
     reply = await client.request(rules.embed(texts), deadline_seconds=_REQUEST_SECONDS)
     return rules.read_vectors(reply, len(texts)).vectors
+
+
+async def _score(client: EngineClient, *documents: str) -> list[float]:
+    reply = await client.request(rerank_request(_QUERY, documents), deadline_seconds=_REQUEST_SECONDS)
+    return read_scores(reply, len(documents))
 
 
 def _check_shape(plan: Plan, vectors: NDArray[np.float32]) -> None:

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.paths import Paths, ensure_private_dir
 
-__all__ = ["CacheFacts", "CachedVector", "VectorCache", "cache_file", "text_key"]
+__all__ = ["CacheFacts", "VectorCache", "cache_file", "text_key"]
 
 _LOG = logging.getLogger("llamafile_mgr.embedding")
 _BUSY_SECONDS = 5.0
@@ -43,14 +43,6 @@ CREATE TABLE IF NOT EXISTS vectors (
 );
 CREATE INDEX IF NOT EXISTS vectors_by_use ON vectors (used);
 """
-
-
-@dataclass(frozen=True, slots=True)
-class CachedVector:
-    """A unit vector that is known, with the text's tokens where they were counted."""
-
-    vector: NDArray[np.float32]
-    tokens: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +76,9 @@ class VectorCache:
         self.limit_bytes = limit_bytes
         self._connection: sqlite3.Connection | None = None
 
-    def get(self, space: str, keys: Sequence[bytes]) -> dict[bytes, CachedVector]:
+    def get(self, space: str, keys: Sequence[bytes]) -> dict[bytes, TextVector]:
         """Return what is known of ``keys``; those entries count as used now."""
-        found: dict[bytes, CachedVector] = {}
+        found: dict[bytes, TextVector] = {}
         with self._guard():
             connection = self._open()
             for at in range(0, len(keys), _KEYS):
@@ -99,7 +91,7 @@ class VectorCache:
                 )
         return found
 
-    def put(self, space: str, entries: Mapping[bytes, CachedVector]) -> None:
+    def put(self, space: str, entries: Mapping[bytes, TextVector]) -> None:
         """Keep these vectors, and drop the least recently used ones when the file grows over its limit."""
         now = time.time_ns()
         rows = []
@@ -237,7 +229,7 @@ class VectorCache:
         return sum(path.stat().st_size for path in (self.path, *self._journals()) if path.is_file())
 
 
-def _select(connection: sqlite3.Connection, space: str, keys: Sequence[bytes]) -> dict[bytes, CachedVector]:
+def _select(connection: sqlite3.Connection, space: str, keys: Sequence[bytes]) -> dict[bytes, TextVector]:
     """Return the whole entries among ``keys``."""
     marks = ",".join("?" * len(keys))
     rows = connection.execute(
@@ -245,7 +237,7 @@ def _select(connection: sqlite3.Connection, space: str, keys: Sequence[bytes]) -
         (space, *keys),
     )
     return {
-        key: CachedVector(np.frombuffer(blob, dtype="<f4").astype(np.float32), tokens)
+        key: TextVector(np.frombuffer(blob, dtype="<f4").astype(np.float32), tokens)
         for key, blob, tokens, checksum in rows
         if zlib.crc32(key + blob) == checksum
     }

@@ -54,7 +54,8 @@ _FREE_LOSSES = 2
 
 
 class RemoteBackend(Backend):
-    """One remote engine. ``make_checks`` is given what a proxy tells. ``width`` is known as far as it tells."""
+    """One remote engine. ``make_checks`` is given what a proxy tells; ``width`` is known as far as it
+    does."""
 
     def __init__(
         self,
@@ -151,14 +152,10 @@ class RemoteBackend(Backend):
         end = time.monotonic() + self._surroundings.stall_seconds
         while True:
             try:
-                await self._check_health(client, _HEALTH_SECONDS)
-            except EngineLostError:
-                raise
-            except EngineError:
-                if time.monotonic() >= end:
+                return await self._check_health(client, _HEALTH_SECONDS)
+            except EngineError as error:
+                if isinstance(error, EngineLostError) or time.monotonic() >= end:
                     raise
-            else:
-                return
             await asyncio.sleep(_HEALTH_PAUSE_SECONDS)
 
     async def _check_health(self, client: RemoteClient, seconds: float) -> None:
