@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.readiness import make_checks
+from llamafile_mgr.embedding.readiness import Baselines, make_checks
 from llamafile_mgr.embedding.remote_readiness import make_remote_checks
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan

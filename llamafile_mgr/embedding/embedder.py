@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from llamafile_mgr.embedding.assembling import assemble, check_dimensions, cut_result
-from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.embed_counters import EmbedderStats
 from llamafile_mgr.embedding.lengths import TokenCounter, estimate_tokens, surely_fits, text_limit
 from llamafile_mgr.embedding.policy import FittedText, fit_text, keep_whole
@@ -19,7 +18,7 @@ from llamafile_mgr.embedding.prompts import PromptedText, end_text, make_prompt
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, InputType, ItemOutcome
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.text_work import TextWork
-from llamafile_mgr.embedding.vector_cache import text_key
+from llamafile_mgr.embedding.vector_cache import CacheThread, text_key
 from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.errors import Error, NotReadyError, RequestError
 from llamafile_mgr.planner.plans import Plan
@@ -82,8 +81,6 @@ class Embedder:
         return _Setup(
             plan=plan,
             space=fingerprint_space(plan),
-            end=end_text(plan),
-            limit=text_limit(plan),
             counter=TokenCounter(self.pool.calls, plan, self._counters.tokenize_seconds.add),
             cache=self._cache if plan.weights_digest is not None else None,
         )
@@ -136,8 +133,9 @@ class Embedder:
         check_dimensions(request.dimensions, plan, plan.dimensions)
         _check_texts(request.texts)
         kind = request.input_type or self._input_type
-        prompt = make_prompt(plan.model, kind, request.task, setup.end)
-        work = _Work(setup, request, caller, [prompt.apply(text) for text in request.texts])
+        prompt = make_prompt(plan.model, kind, request.task, end_text(plan))
+        cache = setup.cache if request.use_cache else None
+        work = _Work(setup, cache, request, caller, [prompt.apply(text) for text in request.texts])
         await self._look_up(work, {text.text for text in work.prompted})
         work.fitted = [keep_whole(text) for text in work.prompted]
         missing = [text.text for text in work.prompted if text.text not in work.computed]
@@ -173,6 +171,7 @@ class Embedder:
     async def _fit(self, work: _Work) -> None:
         """Apply the length policy to every text that is not known whole."""
         request, setup = work.request, work.setup
+        limit = text_limit(setup.plan)
 
         async def fit(index: int) -> FittedText:
             text = work.prompted[index]
@@ -180,7 +179,7 @@ class Embedder:
                 return await fit_text(
                     text,
                     request.truncation,
-                    setup.limit,
+                    limit,
                     lambda piece: setup.counter.count(piece, work.caller),
                     name=setup.plan.name,
                     index=index,
@@ -193,7 +192,7 @@ class Embedder:
         unsure = [
             index
             for index, text in enumerate(work.prompted)
-            if text.text not in work.computed and not surely_fits(text.text, setup.limit)
+            if text.text not in work.computed and not surely_fits(text.text, limit)
         ]
         if not unsure:
             return
@@ -258,32 +257,27 @@ class Embedder:
 
 @dataclass(frozen=True, slots=True)
 class _Setup:
-    """What follows from a plan. ``end``: what ends every text. ``limit``: the most tokens of a text."""
+    """What follows from a plan."""
 
     plan: Plan
     space: str
-    end: str
-    limit: int | None
     counter: TokenCounter
     cache: CacheThread | None
 
 
 @dataclass(slots=True)
 class _Work:
-    """One call under way. ``computed``: by final text. ``fitted``: one per text."""
+    """One call under way. ``cache``: what it may use. ``computed``: by final text. ``fitted``: one per
+    text."""
 
     setup: _Setup
+    cache: CacheThread | None
     request: EmbedRequest
     caller: Caller
     prompted: Sequence[PromptedText]
     fitted: list[FittedText] = field(default_factory=list)
     computed: dict[str, TextVector | Error] = field(default_factory=dict)
     looked_up: set[str] = field(default_factory=set)
-
-    @property
-    def cache(self) -> CacheThread | None:
-        """Return the cache that this call may use."""
-        return self.setup.cache if self.request.use_cache else None
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -6,13 +6,14 @@ The first vector of an engine is thrown away: the server of May 2024 gets it wro
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llamafile_mgr.catalog import Role, load_golden
-from llamafile_mgr.embedding.baselines import Baselines
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.vectors import cosines, normalise
 from llamafile_mgr.engines.family import EngineFamily
@@ -21,12 +22,15 @@ from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.engines.reranking import read_scores, rerank_request
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError
+from llamafile_mgr.files import store_errors, write_atomically
+from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import EngineChecks
 
 __all__ = [
     "GOLDEN_COSINE",
     "PROBE_TEXTS",
+    "Baselines",
     "EmbeddingChecks",
     "GenerationChecks",
     "golden_limit",
@@ -46,9 +50,8 @@ PROBE_TEXTS = (
     "Steps to recover a forgotten account password.",
     "Bananas are rich in potassium.",
 )
-_QUERY = "How do I reset my password?"
+#: To the first of them.
 _ANSWER = "To reset your password, open the settings and choose a new one."
-_NO_ANSWER = "Bananas are rich in potassium."
 #: A pair alone and among others differs by rounding only; the share is of the distance that it must keep.
 _SCORE_TOLERANCE = 0.05
 
@@ -66,6 +69,40 @@ def make_checks(plan: Plan, baselines: Baselines, *, records: bool = True) -> En
 def golden_limit(quantisation: str | None) -> float:
     """Return the least cosine with golden vectors for weights of this type, None for unquantised ones."""
     return GOLDEN_COSINE if quantisation in (None, "F16", "F32", "BF16") else _QUANTISED_COSINE
+
+
+class Baselines:
+    """What engines answered when models were first started here, for models without golden vectors.
+
+    A later start whose vectors differ, because the engine, a driver or the file changed, does not become
+    ready unnoticed. One small JSON file per vector space in a directory; blocks on the disk.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def load(self, space: str) -> NDArray[np.float32] | None:
+        """Return the vectors recorded for a vector space, None when there are none that can be read."""
+        try:
+            rows = json.loads(self._path(space).read_text(encoding="ascii"))
+            vectors = np.array(rows, dtype=np.float32)
+        except (OSError, ValueError):
+            return None
+        return vectors if vectors.ndim == 2 and vectors.size else None
+
+    def record(self, space: str, vectors: NDArray[np.float32]) -> None:
+        """Write the vectors of a vector space.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        ensure_private_dir(self._directory)
+        path = self._path(space)
+        with store_errors(path):
+            write_atomically(path, json.dumps(vectors.astype(float).tolist()).encode("ascii"))
+
+    def _path(self, space: str) -> Path:
+        return self._directory / f"{space}.json"
 
 
 class EmbeddingChecks:
@@ -152,7 +189,7 @@ class RerankChecks:
 
     async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
         """Score an answer and something else, alone and together. Raises EngineError."""
-        right, wrong = await _score(client, _ANSWER, _NO_ANSWER)
+        right, wrong = await _score(client, _ANSWER, PROBE_TEXTS[2])
         if right <= wrong:
             raise EngineStartError(
                 "its scores are wrong",
@@ -177,7 +214,7 @@ async def _embed(client: EngineClient, rules: EngineFamily, texts: Sequence[str]
 
 
 async def _score(client: EngineClient, *documents: str) -> list[float]:
-    reply = await client.request(rerank_request(_QUERY, documents), deadline_seconds=_REQUEST_SECONDS)
+    reply = await client.request(rerank_request(PROBE_TEXTS[0], documents), deadline_seconds=_REQUEST_SECONDS)
     return read_scores(reply, len(documents))
 
 

@@ -4,8 +4,7 @@ our engines take: a text that fits here must not be refused there."""
 from __future__ import annotations
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.readiness import make_checks
+from llamafile_mgr.embedding.readiness import Baselines, make_checks
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.remote_client import PeerFacts

@@ -8,6 +8,7 @@ aside, what cannot be written is lost.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -16,6 +17,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.paths import Paths, ensure_private_dir
 
-__all__ = ["CacheFacts", "VectorCache", "cache_file", "text_key"]
+__all__ = ["CacheFacts", "CacheThread", "VectorCache", "cache_file", "open_cache", "text_key"]
 
 _LOG = logging.getLogger("llamafile_mgr.embedding")
 _BUSY_SECONDS = 5.0
@@ -36,6 +38,8 @@ _KEYS = 500
 _AFTER_EVICTION = 0.9
 #: Bytes; a vector of 1,024 numbers fills a page of the usual 4,096 and half of a second one.
 _PAGE_SIZE = 16384
+#: Writes that may wait for the disk; further vectors are not kept, since callers must not wait for them.
+_MOST_WRITES = 256
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vectors (
     space TEXT NOT NULL, key BLOB NOT NULL, vector BLOB NOT NULL, tokens INTEGER, checksum INTEGER NOT NULL,
@@ -250,3 +254,38 @@ def _live_bytes(connection: sqlite3.Connection) -> int:
         for name in ("page_count", "freelist_count", "page_size")
     )
     return (pages - free) * size
+
+
+class CacheThread:
+    """Calls a ``VectorCache`` from a thread; what is put is seen by every later ``get``."""
+
+    def __init__(self, cache: VectorCache) -> None:
+        self._cache = cache
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding-cache")
+        self._writes = 0
+
+    async def get(self, space: str, keys: Sequence[bytes]) -> dict[bytes, TextVector]:
+        """Return what is known of ``keys``."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._cache.get, space, keys)
+
+    def put(self, space: str, entries: Mapping[bytes, TextVector]) -> None:
+        """Keep these vectors some time soon."""
+        if not entries or self._writes >= _MOST_WRITES:
+            return
+        self._writes += 1
+        self._thread.submit(self._cache.put, space, entries).add_done_callback(self._note_write)
+
+    def _note_write(self, write: Future[None]) -> None:
+        self._writes -= 1
+        if not write.cancelled() and write.exception() is not None:
+            _LOG.error("embedding cache: defect", exc_info=write.exception())
+
+    def close(self) -> None:
+        """Finish all writes and close the file. Blocks."""
+        self._thread.submit(self._cache.close)
+        self._thread.shutdown()
+
+
+def open_cache(paths: Paths, limit_bytes: int) -> CacheThread | None:
+    """Return the cache of this installation, None where it may hold nothing."""
+    return CacheThread(VectorCache(cache_file(paths), limit_bytes)) if limit_bytes else None

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
@@ -18,13 +19,13 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.engine_start import EngineChecks
 from llamafile_mgr.supervisor.eviction import EvictionCandidate
+from llamafile_mgr.supervisor.lifecycle import RestartPolicy
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.memory_admission import MemoryAdmission
 from llamafile_mgr.supervisor.meters import Kind, SpeedPolicy
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from llamafile_mgr.supervisor.remote_backend import RemoteBackend
-from llamafile_mgr.supervisor.restart_policy import RestartPolicy
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings, PoolSnapshot
 from llamafile_mgr.tasks import start_task
 
@@ -96,10 +97,8 @@ class Supervisor:
             return Engine(name, plan, self._checks(plan), surroundings)
 
         def make_remote(plan: Plan, remote: RemoteConfig) -> RemoteBackend:
-            def make_checks(facts: PeerFacts | None) -> EngineChecks:
-                return self._remote_checks(plan, facts)
-
-            return RemoteBackend(remote.name, remote, plan, make_checks, surroundings)
+            checks = partial(self._remote_checks, plan)
+            return RemoteBackend(remote.name, remote, plan, checks, surroundings)
 
         options = self._options.pools.get(plan.name, default)
         pool = Pool(plan, options, make_engine, make_remote, self._make_room, self.changes.announce)

@@ -17,10 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from llamafile_mgr.cli import main_group
-from llamafile_mgr.embedding.cache_thread import CacheThread, open_cache
 from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType, Truncation
-from llamafile_mgr.embedding.vector_cache import VectorCache, text_key
+from llamafile_mgr.embedding.vector_cache import CacheThread, VectorCache, open_cache, text_key
 from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.paths import resolve_paths

@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 
 from llamafile_mgr.config import Config
-from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
-from llamafile_mgr.embedding.vector_cache import VectorCache
+from llamafile_mgr.embedding.vector_cache import CacheThread, VectorCache
 from llamafile_mgr.embedding.vectors import cosines
 from llamafile_mgr.errors import InputTooLongError
 from llamafile_mgr.launching.local_plans import make_plans

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType, Truncation
-from llamafile_mgr.embedding.vector_cache import VectorCache
+from llamafile_mgr.embedding.vector_cache import CacheThread, VectorCache
 from llamafile_mgr.engines.families import Family
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import InputTooLongError

@@ -18,8 +18,8 @@ from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import EngineError, EngineLostError
 from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.engine_log import EngineLog
+from llamafile_mgr.supervisor.lifecycle import RestartPolicy
 from llamafile_mgr.supervisor.process import EngineProcess, Spawner, spawn_engine
-from llamafile_mgr.supervisor.restart_policy import RestartPolicy
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineState
 from tests.support.lives import Checks, fake_plan, surroundings
