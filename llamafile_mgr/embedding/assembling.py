@@ -41,12 +41,10 @@ def assemble(
         if with_chunks:
             chunks.append(_chunks(text, parts))
         total += sum(part.share for part in parts if isinstance(part, TextVector))
-    there = [row for row in rows if row is not None]
-    size = len(there[0]) if there else width or 1
-    vectors = np.full((len(rows), size), np.nan, dtype=np.float32)
-    for index, row in enumerate(rows):
-        if row is not None:
-            vectors[index] = row
+    size = next((len(row) for row in rows if row is not None), width or 1)
+    failed = np.full(size, np.nan, dtype=np.float32)
+    whole = [failed if row is None else row for row in rows]
+    vectors = np.array(whole, dtype=np.float32).reshape(len(rows), size)
     return EmbedResult(vectors, round(total), space, tuple(outcomes), tuple(chunks))
 
 

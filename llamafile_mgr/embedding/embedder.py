@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
 
 from llamafile_mgr.embedding.assembling import assemble, check_dimensions, cut_result
 from llamafile_mgr.embedding.embed_counters import EmbedderStats
@@ -23,22 +22,10 @@ from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.errors import Error, NotReadyError, RequestError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight
-from llamafile_mgr.supervisor.dispatch import Dispatcher
+from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["Embedder", "ServedPool"]
-
-T = TypeVar("T")
-
-
-class ServedPool(Protocol):
-    """The engines of one model; ``supervisor.pool.Pool`` is one."""
-
-    calls: Dispatcher
-
-    @property
-    def plan(self) -> Plan:
-        """Return how they are launched."""
+__all__ = ["Embedder"]
 
 
 class Embedder:
@@ -48,7 +35,7 @@ class Embedder:
 
     def __init__(
         self,
-        pool: ServedPool,
+        pool: Pool,
         *,
         wait_seconds: float = 600.0,
         deadline_seconds: float = 600.0,
@@ -242,7 +229,7 @@ class Embedder:
                 raise error
             if not work.request.keep_going:
                 index = next(i for i, fitted in enumerate(work.fitted) if text in dict(fitted.pieces))
-                raise _at(error, index)
+                raise type(error)(f"text {index}: {error.message}", cause=error.cause, hint=error.hint)
         work.computed |= errors
 
     def _count(self, result: EmbedResult) -> None:
@@ -288,8 +275,3 @@ def _check_texts(texts: Sequence[str]) -> None:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise RequestError(f"text {index} is no Unicode text: {error.reason}") from error
-
-
-def _at(error: Error, index: int) -> Error:
-    """Return the same error with the index of its text in front."""
-    return type(error)(f"text {index}: {error.message}", cause=error.cause, hint=error.hint)

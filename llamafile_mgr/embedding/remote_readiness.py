@@ -11,20 +11,14 @@ from llamafile_mgr.engines.remote_client import PeerFacts
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.engine_start import EngineChecks
 
-__all__ = ["check_peer", "make_remote_checks"]
+__all__ = ["RemoteChecks", "check_peer"]
 
 #: Special tokens and the space before a text that any tokenizer may add.
 _SPARE_TOKENS = 4
 #: The longest text that is sent as a trial; one of 4,096 tokens takes a large model seconds.
 _LONGEST_TRIAL = 2048
 _TRIAL_SECONDS = 120.0
-
-
-def make_remote_checks(plan: Plan, baselines: Baselines, facts: PeerFacts | None) -> EngineChecks:
-    """Return what a remote must pass before it takes calls. ``facts``: what a proxy of ours tells."""
-    return _RemoteChecks(plan, facts, make_checks(plan, baselines, records=False))
 
 
 def check_peer(plan: Plan, facts: PeerFacts) -> None:
@@ -53,13 +47,14 @@ def check_peer(plan: Plan, facts: PeerFacts) -> None:
         )
 
 
-class _RemoteChecks:
-    """A peer's facts, what a local engine of the role must show, and a text as long as any that will come."""
+class RemoteChecks:
+    """What a remote must pass before it takes calls: its facts agree, it shows what a local engine of the
+    role does, and it takes a text as long as any that will come. ``facts``: what a proxy of ours tells."""
 
-    def __init__(self, plan: Plan, facts: PeerFacts | None, checks: EngineChecks) -> None:
+    def __init__(self, plan: Plan, baselines: Baselines, facts: PeerFacts | None) -> None:
         self._plan = plan
         self._facts = facts
-        self._checks = checks
+        self._checks = make_checks(plan, baselines, records=False)
 
     async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
         """Compare facts, then ask. Raises EngineError."""

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable
 from dataclasses import replace
+from typing import TypeVar
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.transport import EngineClient
@@ -18,8 +20,8 @@ from llamafile_mgr.supervisor.degradation import drop_flags
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
 from llamafile_mgr.supervisor.engine_start import (
     EngineChecks,
-    StallTimer,
     await_health,
+    await_unless_silent,
     choose_port,
     find_port,
     read_listening_port,
@@ -31,6 +33,7 @@ from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 
 __all__ = ["Engine"]
 
+T = TypeVar("T")
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: For the end of a process that has broken off its connections.
 _GONE_SECONDS = 1.0
@@ -99,13 +102,16 @@ class Engine(Backend):
 
     async def _work(self, process: EngineProcess, listening: asyncio.Future[int], key: str) -> None:
         """Become ready, then watch for ever; raises EngineError for what the engine does wrong."""
-        timer = StallTimer(process, self._surroundings.stall_seconds, lambda: "; ".join(self.log.lines[-3:]))
-        self._port = await timer.run(find_port(process.pid, self._port or 0, listening))
+
+        def within_silence(work: Awaitable[T]) -> Awaitable[T]:
+            return await_unless_silent(work, process, self._surroundings.stall_seconds, self.log)
+
+        self._port = await within_silence(find_port(process.pid, self._port or 0, listening))
         client = self.client = EngineClient(self.plan.settings.host, self._port, api_key=key)
         self._note_client(client)
-        await timer.run(await_health(client, self._rules))
+        await within_silence(await_health(client, self._rules))
         self._move(EngineEvent.ANSWERS)
-        await timer.run(self._checks.check_ready(client, self._rules))
+        await within_silence(self._checks.check_ready(client, self._rules))
         self._suspected.clear()
         process.note_ready()
         self._move(EngineEvent.CHECKED)

@@ -1,6 +1,6 @@
 """Bringing one started process to readiness: its port, its health route, its first right answers.
 
-The deadline is a stall timer: it runs out when an engine says nothing for too long, not when a large model
+The deadline is for silence: it runs out when an engine says nothing for too long, not when a large model
 takes its time.
 """
 
@@ -11,24 +11,26 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar
 
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError
+from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.supervisor.process import EngineProcess
 
 __all__ = [
     "EngineChecks",
-    "StallTimer",
     "await_health",
+    "await_unless_silent",
     "choose_port",
     "find_port",
     "listens_on",
     "read_listening_port",
 ]
 
+T = TypeVar("T")
 _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 5.0
 _OWNERSHIP_SECONDS = 1.0
@@ -45,35 +47,29 @@ class EngineChecks(Protocol):
         """Get one small real answer; asked of engines that have been silent."""
 
 
-class StallTimer:
-    """Awaits work for as long as the engine's log goes on. ``last_words`` gives the end of that log."""
+async def await_unless_silent(
+    work: Awaitable[T], process: EngineProcess, seconds: float, log: EngineLog
+) -> T:
+    """Return the result of ``work``, which may take for as long as the engine's log goes on.
 
-    def __init__(self, process: EngineProcess, seconds: float, last_words: Callable[[], str]) -> None:
-        self._process = process
-        self._seconds = seconds
-        self._last_words = last_words
-
-    async def run(self, work: Awaitable[int | None]) -> int:
-        """Return the result of ``work``.
-
-        Raises:
-            EngineStartError: the engine said nothing for the whole time.
-        """
-        task = asyncio.ensure_future(work)
-        began = time.monotonic()
-        try:
-            while not task.done():
-                left = max(self._process.last_output, began) + self._seconds - time.monotonic()
-                if left <= 0:
-                    raise EngineStartError(
-                        f"it was silent for {self._seconds:g} seconds before it was ready",
-                        cause=self._last_words() or "it printed nothing",
-                    )
-                await asyncio.wait({task}, timeout=left)
-            return task.result() or 0
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    Raises:
+        EngineStartError: the engine said nothing for ``seconds``.
+    """
+    task = asyncio.ensure_future(work)
+    began = time.monotonic()
+    try:
+        while not task.done():
+            left = max(process.last_output, began) + seconds - time.monotonic()
+            if left <= 0:
+                raise EngineStartError(
+                    f"it was silent for {seconds:g} seconds before it was ready",
+                    cause="; ".join(log.lines[-3:]) or "it printed nothing",
+                )
+            await asyncio.wait({task}, timeout=left)
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def read_listening_port(line: str) -> int | None:

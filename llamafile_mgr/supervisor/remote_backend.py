@@ -110,7 +110,7 @@ class RemoteBackend(Backend):
 
     async def _work(self) -> None:
         """Become ready, then watch for ever; raises Error for what is wrong with it."""
-        key, tls = await asyncio.to_thread(_prepare, self._remote)
+        key, tls = await asyncio.to_thread(lambda: (_read_key(self._remote), _make_tls(self._remote)))
         client = self.client = RemoteClient(
             self._remote, self._model, api_key=key, tls=tls, note_fault=self._note_fault
         )
@@ -195,12 +195,8 @@ class RemoteBackend(Backend):
         await asyncio.to_thread(self.log.close)
 
 
-def _prepare(remote: RemoteConfig) -> tuple[str | None, ssl.SSLContext | None]:
-    """Return its API key and its TLS settings. Blocks on files; raises ConfigError."""
-    return _read_key(remote), _make_tls(remote) if remote.secure else None
-
-
 def _read_key(remote: RemoteConfig) -> str | None:
+    """Return its API key. Blocks on a file; raises ConfigError, as ``_make_tls`` does."""
     if remote.key_file is not None:
         lines = [line for line in read_secrets(Path(remote.key_file).expanduser()) if line]
         if len(lines) != 1:
@@ -217,8 +213,10 @@ def _read_key(remote: RemoteConfig) -> str | None:
     return key
 
 
-def _make_tls(remote: RemoteConfig) -> ssl.SSLContext:
+def _make_tls(remote: RemoteConfig) -> ssl.SSLContext | None:
     """Trust the system's authorities and the remote's own."""
+    if not remote.secure:
+        return None
     context = ssl.create_default_context()
     if remote.ca_file is not None:
         try:

@@ -182,7 +182,7 @@ class TestEmbedder:
         made.close()
 
     def make(self, pool: StubPool, thread: CacheThread) -> Embedder:
-        return Embedder(pool, wait_seconds=5, cache=thread)
+        return Embedder(pool.as_pool(), wait_seconds=5, cache=thread)
 
     async def test_known_texts_cost_no_engine(self, thread: CacheThread) -> None:
         pool = StubPool()

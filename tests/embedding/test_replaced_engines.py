@@ -22,7 +22,7 @@ KNOWN = np.stack([vector_of(text) for text in TEXTS])
 
 
 def make(pool: StubPool, cache: CacheThread | None = None) -> Embedder:
-    return Embedder(pool, wait_seconds=5, deadline_seconds=5, cache=cache)
+    return Embedder(pool.as_pool(), wait_seconds=5, deadline_seconds=5, cache=cache)
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ async def test_failures_of_old_engines_stay_with_their_text(
 
     pool = StubPool(make_plan(family=family))
     pool.engines[0] = OldEngine(pool.plan)
-    embedder = Embedder(pool)
+    embedder = Embedder(pool.as_pool())
     result = await embedder.embed(EmbedRequest(("good", "bad", "fine"), keep_going=True))
     assert [outcome.error is None for outcome in result.outcomes] == [True, False, True]
     assert message in str(result.outcomes[1].error)
