@@ -80,7 +80,7 @@ class Embedder:
 
     async def embed(self, request: EmbedRequest, caller: Caller | None = None) -> EmbedResult:
         """Return the vectors of all texts, each checked and of unit length. What the cache knows whole costs
-        no place in the pool's queue and needs no engine.
+        no permit and needs no engine.
 
         Raises:
             RequestError: the model has no such dimensions, the task is none, or a text is no Unicode.
@@ -97,23 +97,20 @@ class Embedder:
         counters.calls += 1
         counters.texts += len(request.texts)
         try:
-            return await self._embed(request, caller)
+            # Vectors are of one space: all are made anew when other engines came meanwhile. What failed is
+            # tried anew then too, since the call was made for the engines before.
+            while True:
+                setup = self._present
+                try:
+                    result = await self._embed_with(setup, request, caller)
+                except Error:
+                    if setup is self._present:
+                        raise
+                else:
+                    if setup.space == self.vector_space:
+                        return result
         finally:
             counters.total_seconds.add(time.monotonic() - began)
-
-    async def _embed(self, request: EmbedRequest, caller: Caller) -> EmbedResult:
-        """Return vectors of one space: all are made anew when other engines came meanwhile. What failed is
-        tried anew then too, since the call was made for the engines before."""
-        while True:
-            setup = self._present
-            try:
-                result = await self._embed_with(setup, request, caller)
-            except Error:
-                if setup is self._present:
-                    raise
-            else:
-                if setup.space == self.vector_space:
-                    return result
 
     async def _embed_with(self, setup: _Setup, request: EmbedRequest, caller: Caller) -> EmbedResult:
         plan = setup.plan

@@ -151,7 +151,11 @@ class VectorCache:
         except StoreError:
             facts = CacheFacts(self.path, 0, self._size(), {})
             self.close()
-            self._remove()
+            try:
+                for path in (self.path, *self._journals()):
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"cannot remove the cache {self.path}: {error.strerror}") from error
             return facts
         if not self.path.is_file():
             return facts
@@ -221,13 +225,6 @@ class VectorCache:
 
     def _journals(self) -> tuple[Path, ...]:
         return tuple(self.path.with_name(self.path.name + ending) for ending in ("-wal", "-shm"))
-
-    def _remove(self) -> None:
-        try:
-            for path in (self.path, *self._journals()):
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot remove the cache {self.path}: {error.strerror}") from error
 
     def _size(self) -> int:
         return sum(path.stat().st_size for path in (self.path, *self._journals()) if path.is_file())

@@ -68,11 +68,10 @@ def decide_restart(
     """
     recent = sum(1 for at in deaths if now - at <= policy.window_seconds)
     spread = 0.5 + jitter / 2
-    if not was_ready and recent >= policy.start_budget:
+    spent = recent >= policy.budget
+    if (spent and half_open) or (recent >= policy.start_budget and not was_ready):
         return Aftermath(EngineEvent.GIVE_UP, None)
-    if recent >= policy.budget:
-        if half_open:
-            return Aftermath(EngineEvent.GIVE_UP, None)
+    if spent:
         return Aftermath(EngineEvent.DIED, policy.cooldown_seconds * spread, half_open=True)
     whole = min(policy.longest_delay_seconds, policy.first_delay_seconds * 2.0 ** max(0, recent - 1))
     return Aftermath(EngineEvent.DIED, whole * spread)
