@@ -135,7 +135,7 @@ def test_a_call_has_one_place_to_wait_one_rule_one_meter_and_one_deadline() -> N
     assert callers("CallQueue") == {"supervisor/dispatch.py"}
     assert callers("Dispatcher") == {"supervisor/pool.py"}
     assert callers("judge_loss") == {"supervisor/dispatch.py"}
-    assert callers("EngineMeter") == {"supervisor/backend_life.py", "supervisor/engine.py"}
+    assert callers("EngineMeter") == {"supervisor/backend.py"}
     assert callers("DeadlineError") == {"supervisor/dispatch.py"}
     semaphores = callers("Semaphore") | callers("BoundedSemaphore")
     assert not {path for path in semaphores if path.startswith(("proxy/", "embedding/", "supervisor/"))}

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llamafile_mgr.embedding.outputs import cut_dimensions
 from llamafile_mgr.embedding.policy import FittedText
 from llamafile_mgr.embedding.requests import EmbedResult, ItemOutcome, TextChunk
-from llamafile_mgr.embedding.vectors import normalise
-from llamafile_mgr.errors import EngineError, Error
+from llamafile_mgr.embedding.vectors import TextVector, normalise
+from llamafile_mgr.errors import EngineError, Error, RequestError
 from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Computed", "assemble", "collect_chunks", "cut_result", "weighted_mean"]
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """One final text's unit vector or error. ``tokens``: counted, else None; ``share``: its part
-    of what the engine counted for its group."""
-
-    vector: NDArray[np.float32] | None = None
-    tokens: int | None = None
-    share: float = 0.0
-    cached: bool = False
-    error: Error | None = None
+__all__ = ["assemble", "check_dimensions", "cut_dimensions", "cut_result", "weighted_mean"]
 
 
 def assemble(
-    fitted: Sequence[FittedText], computed: Mapping[str, Computed], space: str, width: int | None
+    fitted: Sequence[FittedText],
+    computed: Mapping[str, TextVector | Error],
+    space: str,
+    width: int | None,
+    *,
+    with_chunks: bool,
 ) -> EmbedResult:
     """Return the result for texts that were fitted so and pieces that were computed so.
 
-    ``width``: of the vectors, for an answer in which every text failed.
+    ``width``: of the vectors, for an answer in which every text failed. ``with_chunks``: it has the pieces.
     """
+    chunks: list[tuple[TextChunk, ...]] = []
     rows: list[NDArray[np.float32] | None] = []
     outcomes: list[ItemOutcome] = []
     total = 0.0
@@ -45,14 +38,14 @@ def assemble(
         row, outcome = _finish(text, parts)
         rows.append(row)
         outcomes.append(outcome)
-        total += sum(part.share for part in parts)
-    there = [row for row in rows if row is not None]
-    size = len(there[0]) if there else width or 1
-    vectors = np.full((len(rows), size), np.nan, dtype=np.float32)
-    for index, row in enumerate(rows):
-        if row is not None:
-            vectors[index] = row
-    return EmbedResult(vectors, round(total), space, tuple(outcomes))
+        if with_chunks:
+            chunks.append(_chunks(text, parts))
+        total += sum(part.share for part in parts if isinstance(part, TextVector))
+    size = next((len(row) for row in rows if row is not None), width or 1)
+    failed = np.full(size, np.nan, dtype=np.float32)
+    whole = [failed if row is None else row for row in rows]
+    vectors = np.array(whole, dtype=np.float32).reshape(len(rows), size)
+    return EmbedResult(vectors, round(total), space, tuple(outcomes), tuple(chunks))
 
 
 def cut_result(result: EmbedResult, dimensions: int | None, plan: Plan) -> EmbedResult:
@@ -70,21 +63,54 @@ def cut_result(result: EmbedResult, dimensions: int | None, plan: Plan) -> Embed
     )
 
 
-def _finish(text: FittedText, parts: Sequence[Computed]) -> tuple[NDArray[np.float32] | None, ItemOutcome]:
+def cut_dimensions(vectors: NDArray[np.float32], dimensions: int | None, plan: Plan) -> NDArray[np.float32]:
+    """Return the first ``dimensions`` of each vector at unit length; None or the full width cuts nothing.
+
+    Raises:
+        RequestError: more than there are, none at all, or a model that was not trained to be cut.
+    """
+    width = vectors.shape[1]
+    if dimensions is None or dimensions == width:
+        return vectors
+    check_dimensions(dimensions, plan, width)
+    cut = np.full((len(vectors), dimensions), np.nan, dtype=np.float32)
+    there = np.isfinite(vectors[:, 0])
+    if there.any():
+        cut[there] = normalise(vectors[there, :dimensions])
+    return cut
+
+
+def check_dimensions(dimensions: int | None, plan: Plan, width: int | None) -> None:
+    """Raise RequestError unless vectors of this plan, ``width`` wide, may be cut to ``dimensions``."""
+    if dimensions is None or dimensions == width:
+        return
+    if dimensions < 1 or (width is not None and dimensions > width):
+        raise RequestError(f"dimensions is {dimensions}, outside 1 to {width or 'what the model has'}")
+    if plan.model is None or not plan.model.matryoshka:
+        raise RequestError(
+            f"vectors of {plan.name} cannot be cut to {dimensions} dimensions",
+            cause="the model was not trained for it, and the rest would mean little",
+            hint=f"leave 'dimensions' out to get all {width or ''}".rstrip(),
+        )
+
+
+def _finish(
+    text: FittedText, parts: Sequence[TextVector | Error]
+) -> tuple[NDArray[np.float32] | None, ItemOutcome]:
     outcome = text.outcome
     if outcome.error is not None:
         return None, outcome
-    error = next((part.error for part in parts if part.error is not None), None)
-    if error is not None:
-        return None, replace(outcome, error=error)
-    tokens = parts[0].tokens if outcome.tokens is None and len(parts) == 1 else outcome.tokens
-    cached = all(part.cached for part in parts)
+    vectors: list[TextVector] = []
+    for part in parts:
+        if isinstance(part, Error):
+            return None, replace(outcome, error=part)
+        vectors.append(part)
+    tokens = vectors[0].tokens if outcome.tokens is None and len(vectors) == 1 else outcome.tokens
+    cached = all(part.cached for part in vectors)
     if tokens != outcome.tokens or cached:
         outcome = replace(outcome, tokens=tokens, cached=cached)
     weighted = [
-        (part.vector, tokens or part.share)
-        for part, (_, tokens) in zip(parts, text.pieces, strict=True)
-        if part.vector is not None
+        (part.vector, tokens or part.share) for part, (_, tokens) in zip(vectors, text.pieces, strict=True)
     ]
     try:
         return weighted_mean(weighted), outcome
@@ -92,19 +118,13 @@ def _finish(text: FittedText, parts: Sequence[Computed]) -> tuple[NDArray[np.flo
         return None, replace(outcome, error=cancelled)
 
 
-def collect_chunks(
-    fitted: Sequence[FittedText], computed: Mapping[str, Computed]
-) -> tuple[tuple[TextChunk, ...], ...]:
-    """Return the pieces of every text with their vectors; none for a text that failed."""
-    return tuple(_chunks(text, [computed[piece] for piece, _ in text.pieces]) for text in fitted)
-
-
-def _chunks(text: FittedText, parts: Sequence[Computed]) -> tuple[TextChunk, ...]:
+def _chunks(text: FittedText, parts: Sequence[TextVector | Error]) -> tuple[TextChunk, ...]:
+    """Return the pieces of a text with their vectors; none for a text that failed."""
     whole = zip(text.spans, text.pieces, parts, strict=True)
     chunks = tuple(
         TextChunk(start, end, part.vector, tokens or part.tokens)
         for (start, end), (_, tokens), part in whole
-        if part.vector is not None
+        if isinstance(part, TextVector)
     )
     return chunks if len(chunks) == len(parts) else ()
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.readiness import make_checks
-from llamafile_mgr.embedding.remote_readiness import make_remote_checks
+from llamafile_mgr.embedding.readiness import Baselines, make_checks
+from llamafile_mgr.embedding.remote_readiness import RemoteChecks
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
@@ -24,5 +23,5 @@ def make_supervisor(
         lambda plan: make_checks(plan, baselines),
         paths,
         options or SupervisorOptions(),
-        lambda plan, facts: make_remote_checks(plan, baselines, facts),
+        lambda plan, facts: RemoteChecks(plan, baselines, facts),
     )

@@ -44,43 +44,12 @@ def cut_right(text: str, limit: int, tokens: int) -> Search[Piece]:
 
     The beginning is empty when nothing fits. It ends between words where that costs less than a tenth.
     """
-    end, count = yield from _find_end(text, 0, len(text), limit, tokens)
-    if 0 < end < len(text) and not _between_words(text, end):
-        after = _SPACE.search(text, end)
-        before = _last_match(_SPACE, text, end - int(end * _WORD_PART), end)
-        for border in (after.start() if after else len(text), before.start() if before else 0):
-            if abs(border - end) <= end * _WORD_PART and border > 0:
-                other = yield text[:border]
-                if other <= limit:
-                    return Piece(text[:border], other)
-    return Piece(text[:end], count)
+    return (yield from _cut(text, 0, limit, tokens))
 
 
 def cut_left(text: str, limit: int, tokens: int) -> Search[Piece]:
     """Find the longest end of at most ``limit`` tokens; see ``cut_right``."""
-    low, high, best = 0, len(text), Piece("", 0)
-    low_tokens, high_tokens = tokens, 0
-    for step in range(_MOST_COUNTS):
-        if high - low <= 1 or best.tokens == limit:
-            break
-        guess = _guess(low, high, low_tokens - limit, low_tokens - high_tokens, step)
-        start = _clean(text, guess)
-        start = start if low < start < high else guess
-        count = yield text[start:]
-        if count <= limit:
-            high, high_tokens, best = start, count, Piece(text[start:], count)
-        else:
-            low, low_tokens = start, count
-    start, length = len(text) - len(best.body), len(best.body)
-    if 0 < start < len(text) and not _between_words(text, start):
-        before = _last_match(_SPACE, text, max(0, start - int(length * _WORD_PART)), start)
-        after = _SPACE.search(text, start)
-        for border in (before.end() if before else 0, after.end() if after else len(text)):
-            if abs(border - start) <= length * _WORD_PART and border < len(text):
-                other = yield text[border:]
-                if other <= limit:
-                    return Piece(text[border:], other, border)
-    return Piece(best.body, best.tokens, start)
+    return (yield from _cut(text, len(text), limit, tokens))
 
 
 def split(text: str, limit: int, tokens: int, overlap: float = OVERLAP) -> Search[tuple[Piece, ...]]:
@@ -100,7 +69,7 @@ def split(text: str, limit: int, tokens: int, overlap: float = OVERLAP) -> Searc
         if whole <= limit:
             pieces.append(Piece(text[start:], whole, start))
             break
-        end, count = yield from _find_end(text, start, window, limit, whole)
+        end, count = yield from _find_cut(text, start, window, limit, whole)
         if end <= start:
             return ()
         border = _border(text, start, end)
@@ -113,32 +82,55 @@ def split(text: str, limit: int, tokens: int, overlap: float = OVERLAP) -> Searc
     return tuple(piece for piece in pieces if not piece.body.isspace()) or tuple(pieces[:1])
 
 
-def _find_end(text: str, start: int, end: int, limit: int, tokens: int) -> Search[tuple[int, int]]:
-    """Find the last position before ``end`` so that the piece from ``start`` fits, and its tokens.
-
-    ``tokens`` are those of the whole stretch, which does not fit. Returns ``start`` when nothing fits.
-    """
-    low, high, low_tokens, high_tokens = start, end, 0, tokens
-    for step in range(_MOST_COUNTS):
-        if high - low <= 1 or low_tokens == limit:
-            break
-        guess = _guess(low, high, limit - low_tokens, high_tokens - low_tokens, step)
-        cut = _clean(text, guess)
-        cut = cut if low < cut < high else guess
-        count = yield text[start:cut]
-        if count <= limit:
-            low, low_tokens = cut, count
+def _cut(text: str, anchor: int, limit: int, tokens: int) -> Search[Piece]:
+    """Find the longest piece at ``anchor``, the start or the end of the text."""
+    cut, count = yield from _find_cut(text, anchor, len(text) - anchor, limit, tokens)
+    if 0 < cut < len(text) and not _between_words(text, cut):
+        reach = abs(cut - anchor) * _WORD_PART
+        before, after = _last_match(_SPACE, text, max(0, cut - int(reach)), cut), _SPACE.search(text, cut)
+        if anchor == 0:
+            borders = (after.start() if after else len(text), before.start() if before else 0)
         else:
-            high, high_tokens = cut, count
-    return low, low_tokens
+            borders = (before.end() if before else 0, after.end() if after else len(text))
+        for border in borders:
+            if abs(border - cut) <= reach and border != anchor:
+                other = yield _between(text, anchor, border)
+                if other <= limit:
+                    return Piece(_between(text, anchor, border), other, min(anchor, border))
+    return Piece(_between(text, anchor, cut), count, min(anchor, cut))
 
 
-def _guess(low: int, high: int, part: int, whole: int, step: int) -> int:
+def _between(text: str, one: int, other: int) -> str:
+    return text[min(one, other) : max(one, other)]
+
+
+def _find_cut(text: str, anchor: int, over: int, limit: int, tokens: int) -> Search[tuple[int, int]]:
+    """Find the position nearest ``over`` so that the piece between it and ``anchor`` fits, and its tokens.
+
+    ``tokens`` are those of the whole stretch, which does not fit. Returns ``anchor`` when nothing fits.
+    """
+    fits, fit_tokens, over_tokens = anchor, 0, tokens
+    for step in range(_MOST_COUNTS):
+        if abs(over - fits) <= 1 or fit_tokens == limit:
+            break
+        guess = _guess(fits, over, limit - fit_tokens, over_tokens - fit_tokens, step)
+        cut = _clean(text, guess)
+        cut = cut if min(fits, over) < cut < max(fits, over) else guess
+        count = yield _between(text, anchor, cut)
+        if count <= limit:
+            fits, fit_tokens = cut, count
+        else:
+            over, over_tokens = cut, count
+    return fits, fit_tokens
+
+
+def _guess(start: int, end: int, part: int, whole: int, step: int) -> int:
     """Return a position strictly between: by proportion, every third time in the middle, which bounds the
     number of steps where tokens are spread unevenly."""
     if step % 3 == 2 or whole <= 0:
-        return (low + high) // 2
-    return min(high - 1, max(low + 1, low + (high - low) * part // whole))
+        return (start + end) // 2
+    low, high = min(start, end), max(start, end)
+    return min(high - 1, max(low + 1, start + (end - start) * part // whole))
 
 
 def _between_words(text: str, cut: int) -> bool:

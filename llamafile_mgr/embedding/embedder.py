@@ -8,38 +8,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
 
-from llamafile_mgr.embedding.assembling import Computed, assemble, collect_chunks, cut_result
-from llamafile_mgr.embedding.cache_thread import CacheThread
-from llamafile_mgr.embedding.embed_counters import Counters, EmbedderStats
+from llamafile_mgr.embedding.assembling import assemble, check_dimensions, cut_result
+from llamafile_mgr.embedding.embed_counters import EmbedderStats
 from llamafile_mgr.embedding.lengths import TokenCounter, estimate_tokens, surely_fits, text_limit
-from llamafile_mgr.embedding.outputs import check_dimensions
 from llamafile_mgr.embedding.policy import FittedText, fit_text, keep_whole
 from llamafile_mgr.embedding.prompts import PromptedText, end_text, make_prompt
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, InputType, ItemOutcome
 from llamafile_mgr.embedding.space import fingerprint_space
-from llamafile_mgr.embedding.text_work import TextVector, TextWork
-from llamafile_mgr.embedding.vector_cache import CachedVector, text_key
+from llamafile_mgr.embedding.text_work import TextWork
+from llamafile_mgr.embedding.vector_cache import CacheThread, text_key
+from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.errors import Error, NotReadyError, RequestError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight
-from llamafile_mgr.supervisor.dispatch import Dispatcher
+from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["Embedder", "ServedPool"]
-
-T = TypeVar("T")
-
-
-class ServedPool(Protocol):
-    """The engines of one model; ``supervisor.pool.Pool`` is one."""
-
-    calls: Dispatcher
-
-    @property
-    def plan(self) -> Plan:
-        """Return how they are launched."""
+__all__ = ["Embedder"]
 
 
 class Embedder:
@@ -49,7 +35,7 @@ class Embedder:
 
     def __init__(
         self,
-        pool: ServedPool,
+        pool: Pool,
         *,
         wait_seconds: float = 600.0,
         deadline_seconds: float = 600.0,
@@ -61,9 +47,9 @@ class Embedder:
         self._deadline_seconds = deadline_seconds
         self._input_type = input_type
         self._cache = cache
-        self._counters = Counters()
+        self._counters = EmbedderStats()
         self._setup = self._set_up()
-        self._work = TextWork(self._counters.engine.add, self._note_wait)
+        self._work = TextWork(self._counters)
 
     @property
     def vector_space(self) -> str:
@@ -82,24 +68,19 @@ class Embedder:
         return _Setup(
             plan=plan,
             space=fingerprint_space(plan),
-            end=end_text(plan),
-            limit=text_limit(plan),
-            counter=TokenCounter(self.pool.calls, plan, self._counters.tokenize.add),
+            counter=TokenCounter(self.pool.calls, plan, self._counters.tokenize_seconds.add),
             cache=self._cache if plan.weights_digest is not None else None,
         )
-
-    def _note_wait(self, priority: Priority, seconds: float, texts: int) -> None:
-        self._counters.waiting[priority].add(seconds, texts)
 
     def stats(self) -> EmbedderStats:
         """Return what was done so far and what waits now."""
         queue = self.pool.calls.queue
-        depth = {priority.value: queue.depth(priority) for priority in self._counters.waiting}
-        return self._counters.snapshot(self._work.requests, depth)
+        depth = {priority.value: queue.depth(priority) for priority in self._counters.waiting_seconds}
+        return replace(self._counters, queue_depth=depth)
 
     async def embed(self, request: EmbedRequest, caller: Caller | None = None) -> EmbedResult:
         """Return the vectors of all texts, each checked and of unit length. What the cache knows whole costs
-        no place in the pool's queue and needs no engine.
+        no permit and needs no engine.
 
         Raises:
             RequestError: the model has no such dimensions, the task is none, or a text is no Unicode.
@@ -116,31 +97,29 @@ class Embedder:
         counters.calls += 1
         counters.texts += len(request.texts)
         try:
-            return await self._embed(request, caller)
+            # Vectors are of one space: all are made anew when other engines came meanwhile. What failed is
+            # tried anew then too, since the call was made for the engines before.
+            while True:
+                setup = self._present
+                try:
+                    result = await self._embed_with(setup, request, caller)
+                except Error:
+                    if setup is self._present:
+                        raise
+                else:
+                    if setup.space == self.vector_space:
+                        return result
         finally:
-            counters.total.add(time.monotonic() - began)
-
-    async def _embed(self, request: EmbedRequest, caller: Caller) -> EmbedResult:
-        """Return vectors of one space: all are made anew when other engines came meanwhile. What failed is
-        tried anew then too, since the call was made for the engines before."""
-        while True:
-            setup = self._present
-            try:
-                result = await self._embed_with(setup, request, caller)
-            except Error:
-                if setup is self._present:
-                    raise
-            else:
-                if setup.space == self.vector_space:
-                    return result
+            counters.total_seconds.add(time.monotonic() - began)
 
     async def _embed_with(self, setup: _Setup, request: EmbedRequest, caller: Caller) -> EmbedResult:
         plan = setup.plan
         check_dimensions(request.dimensions, plan, plan.dimensions)
         _check_texts(request.texts)
         kind = request.input_type or self._input_type
-        prompt = make_prompt(plan.model, kind, request.task, setup.end)
-        work = _Work(setup, request, caller, [prompt.apply(text) for text in request.texts])
+        prompt = make_prompt(plan.model, kind, request.task, end_text(plan))
+        cache = setup.cache if request.use_cache else None
+        work = _Work(setup, cache, request, caller, [prompt.apply(text) for text in request.texts])
         await self._look_up(work, {text.text for text in work.prompted})
         work.fitted = [keep_whole(text) for text in work.prompted]
         missing = [text.text for text in work.prompted if text.text not in work.computed]
@@ -153,10 +132,10 @@ class Embedder:
                 await self._compute(work, Priority.QUERY if single else Priority.BULK)
         else:
             self._counters.cache_hits += len(work.prompted)
-        result = assemble(work.fitted, work.computed, setup.space, plan.dimensions)
+        result = assemble(
+            work.fitted, work.computed, setup.space, plan.dimensions, with_chunks=request.return_chunks
+        )
         self._count(result)
-        if request.return_chunks:
-            result = replace(result, chunks=collect_chunks(work.fitted, work.computed))
         return cut_result(result, request.dimensions, plan)
 
     async def _look_up(self, work: _Work, texts: set[str]) -> None:
@@ -170,13 +149,13 @@ class Embedder:
         keys = {text_key(text): text for text in texts}
         known = await work.cache.get(work.setup.space, list(keys))
         for key, entry in known.items():
-            work.computed[keys[key]] = Computed(
-                entry.vector, entry.tokens, entry.tokens or estimate_tokens(keys[key]), cached=True
-            )
+            share = entry.tokens or estimate_tokens(keys[key])
+            work.computed[keys[key]] = replace(entry, share=share, cached=True)
 
     async def _fit(self, work: _Work) -> None:
         """Apply the length policy to every text that is not known whole."""
         request, setup = work.request, work.setup
+        limit = text_limit(setup.plan)
 
         async def fit(index: int) -> FittedText:
             text = work.prompted[index]
@@ -184,7 +163,7 @@ class Embedder:
                 return await fit_text(
                     text,
                     request.truncation,
-                    setup.limit,
+                    limit,
                     lambda piece: setup.counter.count(piece, work.caller),
                     name=setup.plan.name,
                     index=index,
@@ -197,7 +176,7 @@ class Embedder:
         unsure = [
             index
             for index, text in enumerate(work.prompted)
-            if text.text not in work.computed and not surely_fits(text.text, setup.limit)
+            if text.text not in work.computed and not surely_fits(text.text, limit)
         ]
         if not unsure:
             return
@@ -225,35 +204,30 @@ class Embedder:
             stop_early=not work.request.keep_going,
         )
         self._keep(work, counts, results)
-        for text, result in zip(counts, results, strict=True):
-            if isinstance(result, Error):
-                self._note_failure(work, text, result)
 
     def _keep(
         self, work: _Work, counts: Mapping[str, int | None], results: Sequence[TextVector | Error | None]
     ) -> None:
-        """Take the vectors of ``results`` into the call, and into the cache."""
-        cache = work.cache if work.setup.space == self.vector_space else None
-        fresh: dict[bytes, CachedVector] = {}
+        """Take ``results`` into the call, and vectors into the cache. Raises an error when the call must not
+        go on; else it is kept for the text's outcome."""
+        errors: dict[str, Error] = {}
+        fresh: dict[bytes, TextVector] = {}
         for (text, tokens), result in zip(counts.items(), results, strict=True):
-            if not isinstance(result, TextVector):
-                continue
-            exact = tokens if tokens is not None else result.tokens
-            share = result.share or exact or estimate_tokens(text)
-            work.computed[text] = Computed(result.vector, exact, share)
-            if cache is not None:
-                fresh[text_key(text)] = CachedVector(result.vector, exact)
-        if cache is not None:
-            cache.put(work.setup.space, fresh)
-
-    def _note_failure(self, work: _Work, text: str, error: Error) -> None:
-        """Keep a text's error for its outcome, or raise it when the call must not go on."""
-        if isinstance(error, NotReadyError):
-            raise error
-        if not work.request.keep_going:
-            index = next(i for i, fitted in enumerate(work.fitted) if text in dict(fitted.pieces))
-            raise _at(error, index)
-        work.computed[text] = Computed(error=error)
+            if isinstance(result, Error):
+                errors[text] = result
+            elif result is not None:
+                exact = tokens if tokens is not None else result.tokens
+                share = result.share or exact or estimate_tokens(text)
+                work.computed[text] = fresh[text_key(text)] = replace(result, tokens=exact, share=share)
+        if work.cache is not None and work.setup.space == self.vector_space:
+            work.cache.put(work.setup.space, fresh)
+        for text, error in errors.items():
+            if isinstance(error, NotReadyError):
+                raise error
+            if not work.request.keep_going:
+                index = next(i for i, fitted in enumerate(work.fitted) if text in dict(fitted.pieces))
+                raise type(error)(f"text {index}: {error.message}", cause=error.cause, hint=error.hint)
+        work.computed |= errors
 
     def _count(self, result: EmbedResult) -> None:
         counters = self._counters
@@ -267,32 +241,27 @@ class Embedder:
 
 @dataclass(frozen=True, slots=True)
 class _Setup:
-    """What follows from a plan. ``end``: what ends every text. ``limit``: the most tokens of a text."""
+    """What follows from a plan."""
 
     plan: Plan
     space: str
-    end: str
-    limit: int | None
     counter: TokenCounter
     cache: CacheThread | None
 
 
 @dataclass(slots=True)
 class _Work:
-    """One call under way. ``computed``: by final text. ``fitted``: one per text."""
+    """One call under way. ``cache``: what it may use. ``computed``: by final text. ``fitted``: one per
+    text."""
 
     setup: _Setup
+    cache: CacheThread | None
     request: EmbedRequest
     caller: Caller
     prompted: Sequence[PromptedText]
     fitted: list[FittedText] = field(default_factory=list)
-    computed: dict[str, Computed] = field(default_factory=dict)
+    computed: dict[str, TextVector | Error] = field(default_factory=dict)
     looked_up: set[str] = field(default_factory=set)
-
-    @property
-    def cache(self) -> CacheThread | None:
-        """Return the cache that this call may use."""
-        return self.setup.cache if self.request.use_cache else None
 
 
 def _check_texts(texts: Sequence[str]) -> None:
@@ -303,8 +272,3 @@ def _check_texts(texts: Sequence[str]) -> None:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise RequestError(f"text {index} is no Unicode text: {error.reason}") from error
-
-
-def _at(error: Error, index: int) -> Error:
-    """Return the same error with the index of its text in front."""
-    return type(error)(f"text {index}: {error.message}", cause=error.cause, hint=error.hint)

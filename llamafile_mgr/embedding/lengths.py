@@ -87,8 +87,9 @@ class TokenCounter:
             EngineError: the engine gave no token list.
         """
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        known = self._recall(digest)
+        known = self._known.get(digest)
         if known is not None:
+            self._known.move_to_end(digest)
             return known
         began = time.monotonic()
         reply = await self._calls.ask(self._rules.tokenize(text), caller, priority=Priority.CONTROL)
@@ -98,9 +99,3 @@ class TokenCounter:
         if len(self._known) > self._remember:
             self._known.popitem(last=False)
         return tokens
-
-    def _recall(self, digest: bytes) -> int | None:
-        known = self._known.get(digest)
-        if known is not None:
-            self._known.move_to_end(digest)
-        return known

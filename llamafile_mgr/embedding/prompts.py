@@ -75,10 +75,12 @@ def make_prompt(model: Model | None, input_type: InputType, task: str | None, en
     Raises:
         RequestError: a task of several lines, or an empty one, which no template means.
     """
-    template = _find_template(model, input_type)
-    if template is None:
+    template = None
+    if model is not None and input_type is not InputType.NONE:
+        template = model.query_prompt if input_type is InputType.QUERY else model.document_prompt
+    if model is None or template is None:
         return Prompt(end=end)
-    chosen = task if task is not None else (model.task if model is not None else None) or ""
+    chosen = task if task is not None else model.task or ""
     if _TASK in template and (not chosen.strip() or "\n" in chosen):
         raise RequestError("the task must be one line of text", hint="leave it out to get the model's own")
     before, _, after = template.partition(_TEXT)
@@ -89,12 +91,6 @@ def make_prompt(model: Model | None, input_type: InputType, task: str | None, en
         end=end,
         own_before=re.compile(pattern) if before else None,
     )
-
-
-def _find_template(model: Model | None, input_type: InputType) -> str | None:
-    if model is None or input_type is InputType.NONE:
-        return None
-    return model.query_prompt if input_type is InputType.QUERY else model.document_prompt
 
 
 def end_text(plan: Plan) -> str:

@@ -6,27 +6,31 @@ The first vector of an engine is thrown away: the server of May 2024 gets it wro
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llamafile_mgr.catalog import Role, load_golden
-from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.rerank_checks import RerankChecks
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.vectors import cosines, normalise
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import read_json
+from llamafile_mgr.engines.reranking import read_scores, rerank_request
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError
+from llamafile_mgr.files import store_errors, write_atomically
+from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import EngineChecks
 
 __all__ = [
     "GOLDEN_COSINE",
     "PROBE_TEXTS",
+    "Baselines",
     "EmbeddingChecks",
     "GenerationChecks",
     "golden_limit",
@@ -46,12 +50,19 @@ PROBE_TEXTS = (
     "Steps to recover a forgotten account password.",
     "Bananas are rich in potassium.",
 )
+#: To the first of them.
+_ANSWER = "To reset your password, open the settings and choose a new one."
+#: A pair alone and among others differs by rounding only; the share is of the distance that it must keep.
+_SCORE_TOLERANCE = 0.05
 
 
-def make_checks(plan: Plan, baselines: Baselines) -> EngineChecks:
-    """Return what an engine of this plan must pass before it takes calls, and now and then afterwards."""
+def make_checks(plan: Plan, baselines: Baselines, *, records: bool = True) -> EngineChecks:
+    """Return what an engine of this plan must pass before it takes calls, and now and then afterwards.
+
+    ``records``: what the first engine answers becomes known; never so for one that is not ours.
+    """
     if plan.role is Role.EMBED:
-        return EmbeddingChecks(plan, baselines)
+        return EmbeddingChecks(plan, baselines, records)
     return RerankChecks() if plan.role is Role.RERANK else GenerationChecks()
 
 
@@ -60,14 +71,47 @@ def golden_limit(quantisation: str | None) -> float:
     return GOLDEN_COSINE if quantisation in (None, "F16", "F32", "BF16") else _QUANTISED_COSINE
 
 
+class Baselines:
+    """What engines answered when models were first started here, for models without golden vectors.
+
+    A later start whose vectors differ, because the engine, a driver or the file changed, does not become
+    ready unnoticed. One small JSON file per vector space in a directory; blocks on the disk.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def load(self, space: str) -> NDArray[np.float32] | None:
+        """Return the vectors recorded for a vector space, None when there are none that can be read."""
+        try:
+            rows = json.loads(self._path(space).read_text(encoding="ascii"))
+            vectors = np.array(rows, dtype=np.float32)
+        except (OSError, ValueError):
+            return None
+        return vectors if vectors.ndim == 2 and vectors.size else None
+
+    def record(self, space: str, vectors: NDArray[np.float32]) -> None:
+        """Write the vectors of a vector space.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        ensure_private_dir(self._directory)
+        path = self._path(space)
+        with store_errors(path):
+            write_atomically(path, json.dumps(vectors.astype(float).tolist()).encode("ascii"))
+
+    def _path(self, space: str) -> Path:
+        return self._directory / f"{space}.json"
+
+
 class EmbeddingChecks:
     """Checks of an embedding engine: shape, agreement alone and in a batch, and known vectors.
 
     Known are the catalog's golden vectors or, for a model without any, those of its first start here.
-    ``records``: what the first engine answers becomes known; never so for one that is not ours.
     """
 
-    def __init__(self, plan: Plan, baselines: Baselines, *, records: bool = True) -> None:
+    def __init__(self, plan: Plan, baselines: Baselines, records: bool) -> None:
         self._plan = plan
         self._baselines = baselines
         self._records = records
@@ -133,14 +177,45 @@ class GenerationChecks:
         if not isinstance(body, dict) or "content" not in body:
             raise EngineError("the engine's completion has no content")
 
+    check_alive = check_ready
+
+
+class RerankChecks:
+    """Checks of a reranking engine."""
+
+    def __init__(self) -> None:
+        self._right: float | None = None
+        self._distance = 0.0
+
+    async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
+        """Score an answer and something else, alone and together. Raises EngineError."""
+        right, wrong = await _score(client, _ANSWER, PROBE_TEXTS[2])
+        if right <= wrong:
+            raise EngineStartError(
+                "its scores are wrong",
+                cause=f"an answer to a question is scored no higher ({right:.3f}) than none ({wrong:.3f})",
+                hint="the model may be no reranker; a model that embeds is served with --embed",
+            )
+        self._right, self._distance = right, right - wrong
+        await self.check_alive(client, rules)
+
     async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
-        """Generate one token. Raises EngineError."""
-        await self.check_ready(client, rules)
+        """Score one pair and compare it with the first time. Raises EngineError."""
+        (now,) = await _score(client, _ANSWER)
+        if self._right is not None and abs(now - self._right) > _SCORE_TOLERANCE * self._distance:
+            raise EngineStartError(
+                "its scores are wrong", cause=f"{now:.3f} for a pair that had {self._right:.3f} at the start"
+            )
 
 
 async def _embed(client: EngineClient, rules: EngineFamily, texts: Sequence[str]) -> NDArray[np.float32]:
     reply = await client.request(rules.embed(texts), deadline_seconds=_REQUEST_SECONDS)
     return rules.read_vectors(reply, len(texts)).vectors
+
+
+async def _score(client: EngineClient, *documents: str) -> list[float]:
+    reply = await client.request(rerank_request(PROBE_TEXTS[0], documents), deadline_seconds=_REQUEST_SECONDS)
+    return read_scores(reply, len(documents))
 
 
 def _check_shape(plan: Plan, vectors: NDArray[np.float32]) -> None:

@@ -4,30 +4,21 @@ our engines take: a text that fits here must not be refused there."""
 from __future__ import annotations
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.readiness import EmbeddingChecks, make_checks
+from llamafile_mgr.embedding.readiness import Baselines, make_checks
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.remote_client import PeerFacts
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.engine_start import EngineChecks
 
-__all__ = ["check_peer", "make_remote_checks"]
+__all__ = ["RemoteChecks", "check_peer"]
 
 #: Special tokens and the space before a text that any tokenizer may add.
 _SPARE_TOKENS = 4
 #: The longest text that is sent as a trial; one of 4,096 tokens takes a large model seconds.
 _LONGEST_TRIAL = 2048
 _TRIAL_SECONDS = 120.0
-
-
-def make_remote_checks(plan: Plan, baselines: Baselines, facts: PeerFacts | None) -> EngineChecks:
-    """Return what a remote must pass before it takes calls. ``facts``: what a proxy of ours tells."""
-    if plan.role is Role.EMBED:
-        return _RemoteEmbeddingChecks(plan, baselines, facts)
-    return _RemoteChecks(plan, facts, make_checks(plan, baselines))
 
 
 def check_peer(plan: Plan, facts: PeerFacts) -> None:
@@ -56,42 +47,25 @@ def check_peer(plan: Plan, facts: PeerFacts) -> None:
         )
 
 
-class _RemoteChecks:
-    """A peer's facts, and what a local engine of the role must show."""
+class RemoteChecks:
+    """What a remote must pass before it takes calls: its facts agree, it shows what a local engine of the
+    role does, and it takes a text as long as any that will come. ``facts``: what a proxy of ours tells."""
 
-    def __init__(self, plan: Plan, facts: PeerFacts | None, checks: EngineChecks) -> None:
+    def __init__(self, plan: Plan, baselines: Baselines, facts: PeerFacts | None) -> None:
         self._plan = plan
         self._facts = facts
-        self._checks = checks
+        self._checks = make_checks(plan, baselines, records=False)
 
     async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
         """Compare facts, then ask. Raises EngineError."""
         if self._facts is not None:
             check_peer(self._plan, self._facts)
         await self._checks.check_ready(client, rules)
+        if self._plan.role is Role.EMBED:
+            await self._try_long_text(client, rules)
 
     async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
         """Ask for something small. Raises EngineError."""
-        await self._checks.check_alive(client, rules)
-
-
-class _RemoteEmbeddingChecks:
-    """A peer's facts, known vectors, and a text as long as any that will come."""
-
-    def __init__(self, plan: Plan, baselines: Baselines, facts: PeerFacts | None) -> None:
-        self._plan = plan
-        self._facts = facts
-        self._checks = EmbeddingChecks(plan, baselines, records=False)
-
-    async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
-        """Compare facts, then vectors, then try a long text. Raises EngineError."""
-        if self._facts is not None:
-            check_peer(self._plan, self._facts)
-        await self._checks.check_ready(client, rules)
-        await self._try_long_text(client, rules)
-
-    async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
-        """Embed one text and compare it with what the remote gave at first. Raises EngineError."""
         await self._checks.check_alive(client, rules)
 
     async def _try_long_text(self, client: EngineClient, rules: EngineFamily) -> None:

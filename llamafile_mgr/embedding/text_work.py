@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llamafile_mgr.embedding.vectors import scale_rows
+from llamafile_mgr.embedding.embed_counters import EmbedderStats
+from llamafile_mgr.embedding.vectors import TextVector, scale_rows
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineReply, EngineVectors
 from llamafile_mgr.engines.replies import error_text, says_too_long
@@ -24,39 +23,22 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Priority
 from llamafile_mgr.supervisor.dispatch import WorkerSlot
 
-__all__ = ["TextVector", "TextWork"]
+__all__ = ["TextWork"]
 
 _LOADING = re.compile(r"loading model", re.I)
 #: Before an engine that loads, and is already taken for ready, is asked again.
 _PAUSE_SECONDS = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class TextVector:
-    """A text's unit vector. ``tokens``: its own as the engine counted them, None where it only told a sum;
-    ``share``: its part of that sum by length."""
-
-    vector: NDArray[np.float32]
-    tokens: int | None = None
-    share: float = 0.0
-
-
 class TextWork:
-    """Embeds texts. ``observe`` is told the seconds of every request, ``observe_wait`` how long texts waited;
-    ``requests`` counts what was sent."""
+    """Embeds texts, and counts in ``stats`` what was sent and how long it took and waited."""
 
-    def __init__(
-        self,
-        observe: Callable[[float], None] = lambda _: None,
-        observe_wait: Callable[[Priority, float, int], None] = lambda *_: None,
-    ) -> None:
-        self._observe = observe
-        self._observe_wait = observe_wait
-        self.requests = 0
+    def __init__(self, stats: EmbedderStats) -> None:
+        self._stats = stats
 
     def note_wait(self, priority: Priority, seconds: float, items: int) -> None:
         """Count it."""
-        self._observe_wait(priority, seconds, items)
+        self._stats.waiting_seconds[priority].add(seconds, items)
 
     def discard(self, result: TextVector) -> None:
         """A vector holds nothing."""
@@ -110,12 +92,12 @@ class TextWork:
         request = family_rules(slot.engine.plan.family).embed(texts)
         client = slot.connection()
         while True:
-            self.requests += 1
+            self._stats.batches += 1
             began = time.monotonic()
             try:
                 reply = await client.request(request)
             finally:
-                self._observe(time.monotonic() - began)
+                self._stats.engine_seconds.add(time.monotonic() - began)
             if reply.status != 503 or not _LOADING.search(error_text(reply)):
                 return reply
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -8,6 +8,7 @@ aside, what cannot be written is lost.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -16,16 +17,17 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.paths import Paths, ensure_private_dir
 
-__all__ = ["CacheFacts", "CachedVector", "VectorCache", "cache_file", "text_key"]
+__all__ = ["CacheFacts", "CacheThread", "VectorCache", "cache_file", "open_cache", "text_key"]
 
 _LOG = logging.getLogger("llamafile_mgr.embedding")
 _BUSY_SECONDS = 5.0
@@ -36,6 +38,8 @@ _KEYS = 500
 _AFTER_EVICTION = 0.9
 #: Bytes; a vector of 1,024 numbers fills a page of the usual 4,096 and half of a second one.
 _PAGE_SIZE = 16384
+#: Writes that may wait for the disk; further vectors are not kept, since callers must not wait for them.
+_MOST_WRITES = 256
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vectors (
     space TEXT NOT NULL, key BLOB NOT NULL, vector BLOB NOT NULL, tokens INTEGER, checksum INTEGER NOT NULL,
@@ -43,14 +47,6 @@ CREATE TABLE IF NOT EXISTS vectors (
 );
 CREATE INDEX IF NOT EXISTS vectors_by_use ON vectors (used);
 """
-
-
-@dataclass(frozen=True, slots=True)
-class CachedVector:
-    """A unit vector that is known, with the text's tokens where they were counted."""
-
-    vector: NDArray[np.float32]
-    tokens: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +80,9 @@ class VectorCache:
         self.limit_bytes = limit_bytes
         self._connection: sqlite3.Connection | None = None
 
-    def get(self, space: str, keys: Sequence[bytes]) -> dict[bytes, CachedVector]:
+    def get(self, space: str, keys: Sequence[bytes]) -> dict[bytes, TextVector]:
         """Return what is known of ``keys``; those entries count as used now."""
-        found: dict[bytes, CachedVector] = {}
+        found: dict[bytes, TextVector] = {}
         with self._guard():
             connection = self._open()
             for at in range(0, len(keys), _KEYS):
@@ -99,7 +95,7 @@ class VectorCache:
                 )
         return found
 
-    def put(self, space: str, entries: Mapping[bytes, CachedVector]) -> None:
+    def put(self, space: str, entries: Mapping[bytes, TextVector]) -> None:
         """Keep these vectors, and drop the least recently used ones when the file grows over its limit."""
         now = time.time_ns()
         rows = []
@@ -155,7 +151,11 @@ class VectorCache:
         except StoreError:
             facts = CacheFacts(self.path, 0, self._size(), {})
             self.close()
-            self._remove()
+            try:
+                for path in (self.path, *self._journals()):
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"cannot remove the cache {self.path}: {error.strerror}") from error
             return facts
         if not self.path.is_file():
             return facts
@@ -226,18 +226,11 @@ class VectorCache:
     def _journals(self) -> tuple[Path, ...]:
         return tuple(self.path.with_name(self.path.name + ending) for ending in ("-wal", "-shm"))
 
-    def _remove(self) -> None:
-        try:
-            for path in (self.path, *self._journals()):
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot remove the cache {self.path}: {error.strerror}") from error
-
     def _size(self) -> int:
         return sum(path.stat().st_size for path in (self.path, *self._journals()) if path.is_file())
 
 
-def _select(connection: sqlite3.Connection, space: str, keys: Sequence[bytes]) -> dict[bytes, CachedVector]:
+def _select(connection: sqlite3.Connection, space: str, keys: Sequence[bytes]) -> dict[bytes, TextVector]:
     """Return the whole entries among ``keys``."""
     marks = ",".join("?" * len(keys))
     rows = connection.execute(
@@ -245,7 +238,7 @@ def _select(connection: sqlite3.Connection, space: str, keys: Sequence[bytes]) -
         (space, *keys),
     )
     return {
-        key: CachedVector(np.frombuffer(blob, dtype="<f4").astype(np.float32), tokens)
+        key: TextVector(np.frombuffer(blob, dtype="<f4").astype(np.float32), tokens)
         for key, blob, tokens, checksum in rows
         if zlib.crc32(key + blob) == checksum
     }
@@ -258,3 +251,38 @@ def _live_bytes(connection: sqlite3.Connection) -> int:
         for name in ("page_count", "freelist_count", "page_size")
     )
     return (pages - free) * size
+
+
+class CacheThread:
+    """Calls a ``VectorCache`` from a thread; what is put is seen by every later ``get``."""
+
+    def __init__(self, cache: VectorCache) -> None:
+        self._cache = cache
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding-cache")
+        self._writes = 0
+
+    async def get(self, space: str, keys: Sequence[bytes]) -> dict[bytes, TextVector]:
+        """Return what is known of ``keys``."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._cache.get, space, keys)
+
+    def put(self, space: str, entries: Mapping[bytes, TextVector]) -> None:
+        """Keep these vectors some time soon."""
+        if not entries or self._writes >= _MOST_WRITES:
+            return
+        self._writes += 1
+        self._thread.submit(self._cache.put, space, entries).add_done_callback(self._note_write)
+
+    def _note_write(self, write: Future[None]) -> None:
+        self._writes -= 1
+        if not write.cancelled() and write.exception() is not None:
+            _LOG.error("embedding cache: defect", exc_info=write.exception())
+
+    def close(self) -> None:
+        """Finish all writes and close the file. Blocks."""
+        self._thread.submit(self._cache.close)
+        self._thread.shutdown()
+
+
+def open_cache(paths: Paths, limit_bytes: int) -> CacheThread | None:
+    """Return the cache of this installation, None where it may hold nothing."""
+    return CacheThread(VectorCache(cache_file(paths), limit_bytes)) if limit_bytes else None

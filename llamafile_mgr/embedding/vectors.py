@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from llamafile_mgr.errors import EngineError
 
-__all__ = ["cosines", "normalise", "scale_rows"]
+__all__ = ["TextVector", "cosines", "normalise", "scale_rows"]
 
 #: Below this length a vector has no direction worth the name; engines write zeros where they failed.
 _SHORTEST = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class TextVector:
+    """A final text's unit vector. ``tokens``: its own where they were counted, None where the engine only
+    told the sum of a batch; ``share``: its part of that sum by length. ``cached``: it was known."""
+
+    vector: NDArray[np.float32]
+    tokens: int | None = None
+    share: float = 0.0
+    cached: bool = False
 
 
 def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from llamafile_mgr.embedding.embed_counters import EmbedderStats
-from llamafile_mgr.histograms import HistogramSnapshot
+from llamafile_mgr.histograms import Histogram
 from llamafile_mgr.proxy.metrics import Sample, histogram_samples, render_metric
 
 __all__ = ["render_embedding_metrics"]
@@ -23,7 +23,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[EmbedderStats], int]]] = {
     ),
     "llamafile_failed_texts_total": ("Texts without a vector.", lambda stats: stats.failed),
 }
-_HISTOGRAMS: dict[str, tuple[str, Callable[[EmbedderStats], HistogramSnapshot]]] = {
+_HISTOGRAMS: dict[str, tuple[str, Callable[[EmbedderStats], Histogram]]] = {
     "llamafile_tokenize_seconds": ("Counting one text's tokens.", lambda stats: stats.tokenize_seconds),
     "llamafile_batch_seconds": ("One batch of texts with an engine.", lambda stats: stats.engine_seconds),
     "llamafile_embedding_seconds": ("One embedding call, after its turn.", lambda stats: stats.total_seconds),
@@ -78,13 +78,13 @@ def _by(
 
 
 def _seconds(
-    stats: Mapping[str, EmbedderStats], read: Callable[[EmbedderStats], HistogramSnapshot]
+    stats: Mapping[str, EmbedderStats], read: Callable[[EmbedderStats], Histogram]
 ) -> Iterator[Sample]:
     for model, each in stats.items():
-        yield from histogram_samples({"model": model}, read(each))
+        yield from histogram_samples({"model": model}, read(each).snapshot())
 
 
 def _seconds_by_priority(stats: Mapping[str, EmbedderStats]) -> Iterator[Sample]:
     for model, each in stats.items():
         for priority, histogram in sorted(each.waiting_seconds.items()):
-            yield from histogram_samples({"model": model, "priority": priority}, histogram)
+            yield from histogram_samples({"model": model, "priority": priority.value}, histogram.snapshot())

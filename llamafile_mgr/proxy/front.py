@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
-from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import InputType
+from llamafile_mgr.embedding.vector_cache import CacheThread
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.proxy.http import Padding, Reply, Request, StreamReply
 from llamafile_mgr.proxy.metrics import ProxyMetrics

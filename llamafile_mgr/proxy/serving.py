@@ -16,8 +16,8 @@ from typing import Any
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.changes import Changes
 from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
-from llamafile_mgr.embedding.cache_thread import open_cache
 from llamafile_mgr.embedding.checked_engines import make_supervisor
+from llamafile_mgr.embedding.vector_cache import open_cache
 from llamafile_mgr.errors import ConfigError, Error, InternalError
 from llamafile_mgr.launching.local_plans import hold_files
 from llamafile_mgr.paths import Paths

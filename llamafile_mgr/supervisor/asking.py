@@ -75,9 +75,10 @@ def tell_error(error: Error) -> dict[str, Any]:
 def rebuild_error(told: dict[str, Any]) -> Error:
     """Return the error that another process told of: of its own class where that is one of ``errors``."""
     cls = error_class(str(told.get("code")))
+    error = (cls or Error)(str(told["message"]), cause=told.get("cause"), hint=told.get("hint"))
     if cls is None:
-        return _RemoteError(told)
-    return cls(str(told["message"]), cause=told.get("cause"), hint=told.get("hint"))
+        error.exit_code = told.get("exit_code", 1)  # type: ignore[misc]
+    return error
 
 
 def send_command(path: Path, command: dict[str, Any], *, seconds: float | None) -> Iterator[dict[str, Any]]:
@@ -104,11 +105,3 @@ def send_command(path: Path, command: dict[str, Any], *, seconds: float | None) 
     except (OSError, ValueError) as error:
         raise NotReadyError(f"the running serve did not answer: {error}") from error
     raise NotReadyError("the running serve ended before it had answered")
-
-
-class _RemoteError(Error):
-    """An error of the service whose class is its own, told to us."""
-
-    def __init__(self, told: dict[str, Any]) -> None:
-        super().__init__(told["message"], cause=told.get("cause"), hint=told.get("hint"))
-        self.exit_code = told.get("exit_code", 1)  # type: ignore[misc]

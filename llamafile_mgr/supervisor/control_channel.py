@@ -96,17 +96,17 @@ class ControlServer:
                 async for answer in answers:
                     await _write(writer, answer)
             await _write(writer, {"end": True})
+            return
         except json.JSONDecodeError as error:
-            await _write(writer, _describe(RequestError(f"no JSON: {error}")))
+            failure: Error = RequestError(f"no JSON: {error}")
         except Error as error:
-            await _write(writer, _describe(error))
+            failure = error
         except ConnectionError:
             raise
         except Exception as error:  # the boundary of one command: whoever asked must hear of a defect too
             _LOG.exception("a defect of ours: %r was not carried out", line)
-            await _write(
-                writer, _describe(InternalError(f"a defect of ours: {type(error).__name__}: {error}"))
-            )
+            failure = InternalError(f"a defect of ours: {type(error).__name__}: {error}")
+        await _write(writer, {"error": tell_error(failure), "end": True})
 
 
 async def _until_gone(reader: asyncio.StreamReader) -> None:
@@ -114,10 +114,6 @@ async def _until_gone(reader: asyncio.StreamReader) -> None:
     with contextlib.suppress(OSError):
         while await reader.read(_LINE_BYTES):
             pass
-
-
-def _describe(error: Error) -> dict[str, Any]:
-    return {"error": tell_error(error), "end": True}
 
 
 async def _write(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.launch_settings import LaunchSettings
@@ -68,15 +69,8 @@ def _need_less(settings: LaunchSettings) -> Degradation | None:
 
 def drop_flags(arguments: Sequence[str], dropped: Sequence[str]) -> tuple[str, ...]:
     """Return ``arguments`` without these flags and their values."""
-    kept: list[str] = []
-    skipping = False
-    for word in arguments:
-        if word in dropped:
-            skipping = True
-            continue
-        if skipping and not word.startswith("-"):
-            skipping = False
-            continue
-        skipping = False
-        kept.append(word)
-    return tuple(kept)
+    return tuple(
+        word
+        for before, word in pairwise(("", *arguments))
+        if word not in dropped and (before not in dropped or word.startswith("-"))
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 __all__ = ["Diagnosis", "Kind", "diagnose"]
@@ -43,61 +43,41 @@ class Diagnosis:
     passing: bool = False
 
 
-#: (pattern over the last lines, cause with the match's groups, hint, permanent)
-_LINES: tuple[tuple[str, str, str | None, bool], ...] = (
-    (
-        r"(?:invalid argument|unknown argument): ?(\S+)",
+#: What these patterns over the last lines mean; causes take the match's groups.
+_LINES: dict[str, Diagnosis] = {
+    r"(?:invalid argument|unknown argument): ?(\S+)": Diagnosis(
         "this engine does not know the flag {0}",
         "its release differs from what was detected; `llamafile-mgr show` tells what was read from the file",
-        True,
+        permanent=True,
+        kind=Kind.UNKNOWN_FLAG,
     ),
-    (
-        r"invalid value for argument (\S+)",
-        "this engine does not take that value for {0}",
-        None,
-        True,
+    r"invalid value for argument (\S+)": Diagnosis(
+        "this engine does not take that value for {0}", permanent=True
     ),
-    (
-        r"cpu feature (\w+) was required",
-        "this engine was built for processors with {0}, which this one lacks",
-        None,
-        True,
+    r"cpu feature (\w+) was required": Diagnosis(
+        "this engine was built for processors with {0}, which this one lacks", permanent=True
     ),
-    (
-        r"(?:out of memory|Malloc failed|failed to allocate (?:\w+ ){0,2}buffer)",
+    r"(?:out of memory|Malloc failed|failed to allocate (?:\w+ ){0,2}buffer)": Diagnosis(
         "there was not enough GPU or main memory for the model",
         "use a smaller model or quantisation, or a shorter context",
-        False,
+        kind=Kind.OUT_OF_MEMORY,
     ),
-    (
-        r"(?:couldn't bind|address already in use|failed to listen)",
-        "its port was taken by another program",
-        None,
-        False,
+    r"(?:couldn't bind|address already in use|failed to listen)": Diagnosis(
+        "its port was taken by another program"
     ),
-    (
-        r"pip install 'llamafile-mgr\[embedded\]'",
-        "the embedded engine is not installed",
-        "pip install 'llamafile-mgr[embedded]'",
-        True,
+    r"pip install 'llamafile-mgr\[embedded\]'": Diagnosis(
+        "the embedded engine is not installed", "pip install 'llamafile-mgr[embedded]'", permanent=True
     ),
-    (
-        r"(?:failed to load model|error loading model|invalid magic|tensor .* data is not within)",
+    r"(?:failed to load model|error loading model|invalid magic|tensor .* data is not within)": Diagnosis(
         "the engine could not load the model: the file is damaged or of a kind that this engine cannot read",
         "`llamafile-mgr verify` finds damage; `llamafile-mgr show` tells what the file is",
-        True,
+        permanent=True,
     ),
-    (r"GGML_ASSERT\((.*)\)", "an assertion inside the engine failed: {0}", None, False),
-    (
-        r"multiple \.gguf files found",
-        "the file holds more than one GGUF, and the engine cannot choose",
-        None,
-        True,
+    r"GGML_ASSERT\((.*)\)": Diagnosis("an assertion inside the engine failed: {0}"),
+    r"multiple \.gguf files found": Diagnosis(
+        "the file holds more than one GGUF, and the engine cannot choose", permanent=True
     ),
-)
-
-
-_UNKNOWN_FLAG, _OUT_OF_MEMORY = _LINES[0][0], _LINES[3][0]
+}
 
 
 def diagnose(
@@ -115,14 +95,10 @@ def diagnose(
             kind=Kind.OUT_OF_MEMORY,
         )
     text = "\n".join(lines)
-    for pattern, cause, hint, permanent in _LINES:
-        found = re.search(pattern, text, re.IGNORECASE)
-        if found:
-            kind = {_UNKNOWN_FLAG: Kind.UNKNOWN_FLAG, _OUT_OF_MEMORY: Kind.OUT_OF_MEMORY}.get(
-                pattern, Kind.OTHER
-            )
-            subject = found.group(1) if kind is Kind.UNKNOWN_FLAG else None
-            return Diagnosis(cause.format(*found.groups()), hint, permanent, kind, subject)
+    for pattern, meaning in _LINES.items():
+        if found := re.search(pattern, text, re.IGNORECASE):
+            subject = found.group(1) if meaning.kind is Kind.UNKNOWN_FLAG else None
+            return replace(meaning, cause=meaning.cause.format(*found.groups()), subject=subject)
     if exit_code is None:
         return Diagnosis("it ran but gave no sign of life")
     if exit_code < 0:

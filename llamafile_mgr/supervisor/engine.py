@@ -6,36 +6,40 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable
 from dataclasses import replace
+from typing import TypeVar
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.backend_life import FAILED_GRACE_SECONDS, BackendLife
+from llamafile_mgr.supervisor.backend import FAILED_GRACE_SECONDS, Backend
 from llamafile_mgr.supervisor.degradation import drop_flags
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
-from llamafile_mgr.supervisor.engine_log import EngineLog
-from llamafile_mgr.supervisor.engine_start import EngineChecks, StallTimer, await_health, find_port
-from llamafile_mgr.supervisor.health_watch import watch
-from llamafile_mgr.supervisor.lifecycle import Aftermath
-from llamafile_mgr.supervisor.meters import EngineMeter
-from llamafile_mgr.supervisor.ports import choose_port, read_listening_port
+from llamafile_mgr.supervisor.engine_start import (
+    EngineChecks,
+    await_health,
+    await_unless_silent,
+    choose_port,
+    find_port,
+    read_listening_port,
+)
 from llamafile_mgr.supervisor.process import EngineProcess, Spawner, spawn_engine
 from llamafile_mgr.supervisor.process_memory import count_oom_kills
-from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
+from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 
 __all__ = ["Engine"]
 
+T = TypeVar("T")
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: For the end of a process that has broken off its connections.
 _GONE_SECONDS = 1.0
 
 
-class Engine(BackendLife):
+class Engine(Backend):
     """One engine. ``spawn`` starts its process."""
 
     def __init__(
@@ -46,15 +50,11 @@ class Engine(BackendLife):
         surroundings: EngineSurroundings,
         spawn: Spawner = spawn_engine,
     ) -> None:
-        super().__init__(name, EngineLog(surroundings.logs / f"{name}.log"), plan.settings, surroundings)
-        self.plan = plan
-        self.rules = family_rules(plan.family)
-        self.client: EngineClient | None = None
+        # What generations take is a guess and not judged.
+        super().__init__(name, plan, name, surroundings, judged=plan.role is not Role.GENERATE)
         self._checks = checks
         self._spawn = spawn
-        self.meter = self._make_meter()
         self._process: EngineProcess | None = None
-        self._port: int | None = None
 
     # What others may ask and do.
 
@@ -67,24 +67,6 @@ class Engine(BackendLife):
     def pid(self) -> int | None:
         """Return the process id while there is a process."""
         return self._process.pid if self._process else None
-
-    def _make_meter(self) -> EngineMeter:
-        """Return a meter for the present settings; what generations take is a guess and not judged."""
-        judged = self.plan.role is not Role.GENERATE
-        surroundings = self._surroundings
-        return EngineMeter(
-            surroundings.speed, surroundings.best_rates(self._life.settings) if judged else None
-        )
-
-    def snapshot(self) -> EngineSnapshot:
-        """Return what ``status`` shows."""
-        return replace(
-            super().snapshot(),
-            pid=self.pid,
-            port=self._port,
-            speed=self.meter.share,
-            slow=self.meter.slow,
-        )
 
     # Its life; everything below runs in one task.
 
@@ -115,30 +97,26 @@ class Engine(BackendLife):
         # A disk that is full or a directory that is gone is nothing that the engine did.
         return Diagnosis(error.describe(), error.hint, curable=isinstance(error, StoreError))
 
-    async def _note_death(self, death: Diagnosis, aftermath: Aftermath) -> None:
+    async def _note_death(self, death: Diagnosis) -> None:
         _LOG.warning("%s died: %s", self.name, death.cause)
-        if aftermath.step is not None:
-            self.meter = self._make_meter()
 
     async def _work(self, process: EngineProcess, listening: asyncio.Future[int], key: str) -> None:
         """Become ready, then watch for ever; raises EngineError for what the engine does wrong."""
-        timer = StallTimer(process, self._surroundings.stall_seconds, lambda: "; ".join(self.log.lines[-3:]))
-        self._port = await timer.run(find_port(process.pid, self._port or 0, listening))
+
+        def within_silence(work: Awaitable[T]) -> Awaitable[T]:
+            return await_unless_silent(work, process, self._surroundings.stall_seconds, self.log)
+
+        self._port = await within_silence(find_port(process.pid, self._port or 0, listening))
         client = self.client = EngineClient(self.plan.settings.host, self._port, api_key=key)
         self._note_client(client)
-        await timer.run(await_health(client, self.rules))
+        await within_silence(await_health(client, self._rules))
         self._move(EngineEvent.ANSWERS)
-        await timer.run(self._checks.check_ready(client, self.rules))
+        await within_silence(self._checks.check_ready(client, self._rules))
         self._suspected.clear()
         process.note_ready()
         self._move(EngineEvent.CHECKED)
-        await watch(
-            client,
-            self._surroundings.liveness,
-            suspected=self._suspected,
-            in_flight=lambda: self.in_flight,
-            check_health=lambda seconds: client.request(self.rules.health(), deadline_seconds=seconds),
-            check_alive=lambda: self._checks.check_alive(client, self.rules),
+        await self._watch(
+            client, lambda seconds: client.request(self._rules.health(), deadline_seconds=seconds)
         )
 
     async def _start(self, listening: asyncio.Future[int]) -> tuple[str, EngineProcess]:
@@ -146,7 +124,7 @@ class Engine(BackendLife):
         home = await asyncio.to_thread(ensure_private_dir, surroundings.home)
         key, key_file = await asyncio.to_thread(surroundings.registry.write_key, self.name)
         settings = self._life.settings
-        port = 0 if self.rules.picks_port else choose_port(settings.host)
+        port = 0 if self._rules.picks_port else choose_port(settings.host)
         self._port = port
 
         def note_line(line: str) -> None:
@@ -162,9 +140,7 @@ class Engine(BackendLife):
         return key, process
 
     async def _close(self, grace_seconds: float) -> None:
-        client, self.client = self.client, None
-        if client is not None:
-            await client.close()
+        await super()._close(grace_seconds)
         if self._process is not None:
             await self._process.stop(grace_seconds)
             self._process = None

@@ -1,6 +1,6 @@
 """Bringing one started process to readiness: its port, its health route, its first right answers.
 
-The deadline is a stall timer: it runs out when an engine says nothing for too long, not when a large model
+The deadline is for silence: it runs out when an engine says nothing for too long, not when a large model
 takes its time.
 """
 
@@ -8,21 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import socket
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar
 
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError
-from llamafile_mgr.supervisor.ports import listens_on
+from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.supervisor.process import EngineProcess
 
-__all__ = ["EngineChecks", "StallTimer", "await_health", "find_port"]
+__all__ = [
+    "EngineChecks",
+    "await_health",
+    "await_unless_silent",
+    "choose_port",
+    "find_port",
+    "listens_on",
+    "read_listening_port",
+]
 
+T = TypeVar("T")
 _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 5.0
 _OWNERSHIP_SECONDS = 1.0
+_LISTENING = re.compile(r"(?:listening (?:at|on)|\blisten) https?://[^\s/]*:(\d{1,5})\b")
 
 
 class EngineChecks(Protocol):
@@ -35,35 +47,58 @@ class EngineChecks(Protocol):
         """Get one small real answer; asked of engines that have been silent."""
 
 
-class StallTimer:
-    """Awaits work for as long as the engine's log goes on. ``last_words`` gives the end of that log."""
+async def await_unless_silent(
+    work: Awaitable[T], process: EngineProcess, seconds: float, log: EngineLog
+) -> T:
+    """Return the result of ``work``, which may take for as long as the engine's log goes on.
 
-    def __init__(self, process: EngineProcess, seconds: float, last_words: Callable[[], str]) -> None:
-        self._process = process
-        self._seconds = seconds
-        self._last_words = last_words
+    Raises:
+        EngineStartError: the engine said nothing for ``seconds``.
+    """
+    task = asyncio.ensure_future(work)
+    began = time.monotonic()
+    try:
+        while not task.done():
+            left = max(process.last_output, began) + seconds - time.monotonic()
+            if left <= 0:
+                raise EngineStartError(
+                    f"it was silent for {seconds:g} seconds before it was ready",
+                    cause="; ".join(log.lines[-3:]) or "it printed nothing",
+                )
+            await asyncio.wait({task}, timeout=left)
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
-    async def run(self, work: Awaitable[int | None]) -> int:
-        """Return the result of ``work``.
 
-        Raises:
-            EngineStartError: the engine said nothing for the whole time.
-        """
-        task = asyncio.ensure_future(work)
-        began = time.monotonic()
-        try:
-            while not task.done():
-                left = max(self._process.last_output, began) + self._seconds - time.monotonic()
-                if left <= 0:
-                    raise EngineStartError(
-                        f"it was silent for {self._seconds:g} seconds before it was ready",
-                        cause=self._last_words() or "it printed nothing",
-                    )
-                await asyncio.wait({task}, timeout=left)
-            return task.result() or 0
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+def read_listening_port(line: str) -> int | None:
+    """Return the port of a line such as ``llama server listening at http://127.0.0.1:8081``."""
+    found = _LISTENING.search(line)
+    return int(found.group(1)) if found else None
+
+
+def choose_port(host: str) -> int:
+    """Return a port of ``host`` that is free now; another program may still take it before the engine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def listens_on(pid: int, port: int) -> bool:
+    """Tell whether the process ``pid`` or a descendant listens on ``port``. Blocks; for a thread."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            for connection in each.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return True
+    except psutil.Error:
+        return False
+    return False
 
 
 async def find_port(pid: int, chosen: int, listening: asyncio.Future[int]) -> int:

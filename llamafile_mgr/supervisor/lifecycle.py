@@ -1,20 +1,41 @@
 """What becomes of one engine, here or elsewhere: events move its state, and a death decides what comes next.
 
-Pure: time comes in, and what is to be done is returned or read; ``Course`` carries it out.
+A dead engine is started again with exponential backoff and jitter, within a budget per time window. One that
+has used its budget gets one more start after a long pause (a half-open circuit); when that ends as the others
+did, it has failed.
+
+Pure: time comes in, and what is to be done is returned or read; ``Backend`` carries it out.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.supervisor.degradation import Degradation, degrade
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
-from llamafile_mgr.supervisor.restart_policy import RestartPolicy, decide_restart
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
 
-__all__ = ["Aftermath", "Lifecycle"]
+__all__ = ["Aftermath", "Lifecycle", "RestartPolicy", "decide_restart"]
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """Seconds unless said otherwise.
+
+    ``budget``: deaths within ``window_seconds`` after which only the half-open try is left;
+    ``start_budget``: deaths of an engine that was never ready, which seldom are a matter of luck, after which
+    it has failed. ``cooldown_seconds``: the pause before the half-open try.
+    """
+
+    first_delay_seconds: float = 0.1
+    longest_delay_seconds: float = 15.0
+    budget: int = 8
+    start_budget: int = 3
+    window_seconds: float = 60.0
+    cooldown_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +49,32 @@ class Aftermath:
     delay_seconds: float | None
     step: Degradation | None = None
     half_open: bool = False
+
+
+def decide_restart(
+    policy: RestartPolicy,
+    deaths: Sequence[float],
+    now: float,
+    jitter: float,
+    *,
+    was_ready: bool,
+    half_open: bool = False,
+) -> Aftermath:
+    """Return what follows from the last of ``deaths``: when to start again, or to give up.
+
+    ``deaths``: times of deaths, the one just seen included. ``jitter``: uniform in [0, 1); it spreads the
+    wait between half of it and the whole, so that many engines do not start in step. ``was_ready``: the
+    engine has served before. ``half_open``: the start that just died was the last try.
+    """
+    recent = sum(1 for at in deaths if now - at <= policy.window_seconds)
+    spread = 0.5 + jitter / 2
+    spent = recent >= policy.budget
+    if (spent and half_open) or (recent >= policy.start_budget and not was_ready):
+        return Aftermath(EngineEvent.GIVE_UP, None)
+    if spent:
+        return Aftermath(EngineEvent.DIED, policy.cooldown_seconds * spread, half_open=True)
+    whole = min(policy.longest_delay_seconds, policy.first_delay_seconds * 2.0 ** max(0, recent - 1))
+    return Aftermath(EngineEvent.DIED, whole * spread)
 
 
 @dataclass(slots=True)
@@ -122,9 +169,8 @@ class Lifecycle:
         step = degrade(self.settings, cause, self.dropped)
         if step is not None:
             return Aftermath(EngineEvent.DIED, policy.first_delay_seconds, step)
-        restart = None
         if not cause.permanent:
-            restart = decide_restart(
+            aftermath = decide_restart(
                 policy,
                 [each.at for each in self._deaths],
                 death.at,
@@ -132,6 +178,6 @@ class Lifecycle:
                 was_ready=self._was_ready or cause.passing,
                 half_open=half_open,
             )
-        if restart is None:
-            return Aftermath(EngineEvent.GIVE_UP, policy.cooldown_seconds if cause.curable else None)
-        return Aftermath(EngineEvent.DIED, restart.delay_seconds, half_open=restart.half_open)
+            if aftermath.event is EngineEvent.DIED:
+                return aftermath
+        return Aftermath(EngineEvent.GIVE_UP, policy.cooldown_seconds if cause.curable else None)

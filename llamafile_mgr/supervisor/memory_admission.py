@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 
 from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import NotReadyError
-from llamafile_mgr.supervisor.eviction import EvictionMove, Lodger, Move, decide_room
+from llamafile_mgr.supervisor.eviction import EvictionCandidate, Move, decide_room
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.process_memory import available_bytes, resident_bytes
 
 __all__ = ["MemoryAdmission", "measure"]
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
-#: So long a newcomer waits for busy models to become idle.
+#: So long an incoming model waits for busy models to become idle.
 _PATIENCE_SECONDS = 60.0
 #: So often it looks meanwhile at the memory that other programs leave, who tell nobody.
 _LOOK_SECONDS = 1.0
@@ -46,48 +46,48 @@ class MemoryAdmission:
         self._limit = limit_bytes
         self._measure = measure
         self._patience_seconds = patience_seconds
-        self._moving_in = asyncio.Lock()
+        self._admitting = asyncio.Lock()
 
-    async def make_room(self, newcomer: Pool, pools: Sequence[Pool]) -> None:
-        """Unload the least recently used idle models until the newcomer's predicted memory is there.
+    async def make_room(self, incoming: Pool, pools: Sequence[Pool]) -> None:
+        """Unload the least recently used idle models until the incoming model's predicted memory is there.
 
         Raises:
             NotReadyError: the limit of all engines leaves no room, or those who take it stay busy.
         """
         patience = time.monotonic() + self._patience_seconds
-        # One newcomer at a time: what it is going to take counts only once its engines are there.
-        async with self._moving_in:
+        # One incoming model at a time: what it is going to take counts only once its engines are there.
+        async with self._admitting:
             while True:
-                verdict = await self.decide(newcomer, pools)
-                if verdict.move is Move.START:
+                move = await self.decide(incoming, pools)
+                if move is Move.START:
                     return
-                if verdict.move is Move.REFUSE:
-                    self._refuse(newcomer)
+                if move is Move.REFUSE:
+                    self._refuse(incoming)
                     return
-                if verdict.victim is not None:
-                    _LOG.info("%s is unloaded to make room for %s", verdict.victim, newcomer.plan.name)
-                    await next(pool for pool in pools if pool.plan.name == verdict.victim).unload()
+                if isinstance(move, EvictionCandidate):
+                    _LOG.info("%s is unloaded to make room for %s", move.name, incoming.plan.name)
+                    await next(pool for pool in pools if pool.plan.name == move.name).unload()
                     continue
                 left = patience - time.monotonic()
                 if left <= 0:
                     raise NotReadyError(
-                        f"there is no memory for {newcomer.plan.name}: the other models are busy",
+                        f"there is no memory for {incoming.plan.name}: the other models are busy",
                         hint="try again later, serve fewer models, or raise serve.memory_limit",
                     )
                 await self._changes.wait_for(
-                    lambda: any(_is_loose(pool) for pool in pools if pool is not newcomer),
+                    lambda: any(_is_loose(pool) for pool in pools if pool is not incoming),
                     min(left, _LOOK_SECONDS),
                 )
 
-    async def decide(self, newcomer: Pool, pools: Sequence[Pool]) -> EvictionMove:
-        """Return what is to be done before the newcomer is started."""
-        memory = newcomer.plan.memory
+    async def decide(self, incoming: Pool, pools: Sequence[Pool]) -> Move | EvictionCandidate:
+        """Return what is to be done before the incoming model is started."""
+        memory = incoming.plan.memory
         if memory is None:
-            return EvictionMove(Move.START)
-        others = [pool for pool in pools if pool is not newcomer and _lives(pool)]
+            return Move.START
+        others = [pool for pool in pools if pool is not incoming and _lives(pool)]
         resident, available = await asyncio.to_thread(self._measure, others)
-        lodgers = [
-            Lodger(
+        loaded = [
+            EvictionCandidate(
                 name=pool.plan.name,
                 resident=taken,
                 idle_seconds=pool.idle_seconds,
@@ -97,16 +97,16 @@ class MemoryAdmission:
             )
             for pool, taken in zip(others, resident, strict=True)
         ]
-        return decide_room(memory.joint, available, lodgers, self._limit)
+        return decide_room(memory.joint, available, loaded, self._limit)
 
-    def _refuse(self, newcomer: Pool) -> None:
+    def _refuse(self, incoming: Pool) -> None:
         """Say that nothing makes room; only a limit is a reason to raise NotReadyError: predictions err."""
         if self._limit is not None:
             raise NotReadyError(
-                f"{newcomer.plan.name} does not fit into serve.memory_limit beside the pinned models",
+                f"{incoming.plan.name} does not fit into serve.memory_limit beside the pinned models",
                 hint="raise serve.memory_limit, or serve fewer models",
             )
-        _LOG.warning("%s is started although memory looks too small for it", newcomer.plan.name)
+        _LOG.warning("%s is started although memory looks too small for it", incoming.plan.name)
 
 
 def _lives(pool: Pool) -> bool:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -31,39 +31,34 @@ _PR_SET_PDEATHSIG = 1
 _START_BURST_SECONDS, _BURST_SECONDS = 0.02, 0.1
 
 
-class _Output(asyncio.SubprocessProtocol):
-    """Takes a process's output in bursts and notes its end."""
+class EngineProcess(asyncio.SubprocessProtocol):
+    """A running engine, whose output is taken in bursts. ``last_output``: when it last wrote to its log, in
+    monotonic seconds."""
 
-    def __init__(self) -> None:
-        self.exited = asyncio.Event()
+    _transport: asyncio.SubprocessTransport
+    _drain: asyncio.Task[None]
+
+    def __init__(self, log: EngineLog, on_line: Callable[[str], None]) -> None:
         self.last_output = time.monotonic()
+        self._log = log
+        self._on_line = on_line
+        self._exited = asyncio.Event()
         self._pieces: list[bytes] = []
         self._changed = asyncio.Event()
         self._closed = False
-        self.burst_seconds = _START_BURST_SECONDS
-        self._transport: asyncio.SubprocessTransport | None = None
-
-    async def bursts(self) -> AsyncIterator[bytes]:
-        """Yield what was written since the last time, until the pipe is closed."""
-        while self._pieces or not self._closed:
-            await self._changed.wait()
-            self._changed.clear()
-            if self._pieces:
-                data = b"".join(self._pieces)
-                self._pieces.clear()
-                yield data
+        self._burst_seconds = _START_BURST_SECONDS
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)
+        self._drain = start_task(self._drain_output(), f"drain {self.pid}")
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self._pieces.append(data)
         self.last_output = time.monotonic()
         self._changed.set()
-        assert self._transport is not None  # noqa: S101
         pipe = cast(asyncio.ReadTransport, self._transport.get_pipe_transport(fd))
         pipe.pause_reading()
-        asyncio.get_running_loop().call_later(self.burst_seconds, _resume, pipe)
+        asyncio.get_running_loop().call_later(self._burst_seconds, _resume, pipe)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         self._closed = True
@@ -71,35 +66,25 @@ class _Output(asyncio.SubprocessProtocol):
         self._close_when_over()
 
     def process_exited(self) -> None:
-        self.exited.set()
+        self._exited.set()
         self._close_when_over()
 
     def _close_when_over(self) -> None:
-        if self._closed and self.exited.is_set() and self._transport is not None:
+        if self._closed and self._exited.is_set():
             self._transport.close()
 
-
-def _resume(pipe: asyncio.ReadTransport) -> None:
-    if not pipe.is_closing():
-        pipe.resume_reading()
-
-
-class EngineProcess:
-    """A running engine."""
-
-    def __init__(
-        self,
-        transport: asyncio.SubprocessTransport,
-        output: _Output,
-        log: EngineLog,
-        on_line: Callable[[str], None],
-    ) -> None:
-        self._transport = transport
-        self._output = output
-        self._log = log
-        self._on_line = on_line
-        self.started_at = time.monotonic()
-        self._drain = start_task(self._drain_output(), f"drain {self.pid}")
+    async def _drain_output(self) -> None:
+        """Keep what is written until the pipe is closed."""
+        while self._pieces or not self._closed:
+            await self._changed.wait()
+            self._changed.clear()
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+            for line in self._log.feed(data):
+                self._on_line(line)
+            # A full disk costs us the log, not the engine: its pipe must be read on.
+            with contextlib.suppress(StoreError):
+                await asyncio.to_thread(self._log.append, data)
 
     @property
     def pid(self) -> int:
@@ -119,18 +104,13 @@ class EngineProcess:
         except (psutil.Error, ProcessLookupError):
             return False
 
-    @property
-    def last_output(self) -> float:
-        """Return when it last wrote to its log, in monotonic seconds."""
-        return self._output.last_output
-
     def note_ready(self) -> None:
         """Look at its output less often from now on."""
-        self._output.burst_seconds = _BURST_SECONDS
+        self._burst_seconds = _BURST_SECONDS
 
     async def wait(self) -> int:
         """Wait for the end, then for the last of its output, and return the exit code."""
-        await self._output.exited.wait()
+        await self._exited.wait()
         # A grandchild that keeps the pipe open must not keep us.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._drain), 1.0)
@@ -148,9 +128,9 @@ class EngineProcess:
                 break
             self._signal(number)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._output.exited.wait(), grace_seconds / 2)
+                await asyncio.wait_for(self._exited.wait(), grace_seconds / 2)
         self._signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-        await self._output.exited.wait()
+        await self._exited.wait()
         self._transport.close()
         self._drain.cancel()
         await asyncio.gather(self._drain, return_exceptions=True)
@@ -163,13 +143,10 @@ class EngineProcess:
             elif self.exit_code is None:
                 self._transport.terminate()
 
-    async def _drain_output(self) -> None:
-        async for data in self._output.bursts():
-            for line in self._log.feed(data):
-                self._on_line(line)
-            # A full disk costs us the log, not the engine: its pipe must be read on.
-            with contextlib.suppress(StoreError):
-                await asyncio.to_thread(self._log.append, data)
+
+def _resume(pipe: asyncio.ReadTransport) -> None:
+    if not pipe.is_closing():
+        pipe.resume_reading()
 
 
 #: What starts the process of an engine, as ``spawn_engine`` does.
@@ -191,8 +168,8 @@ async def spawn_engine(
         EngineStartError: the program could not be started at all.
     """
     try:
-        transport, output = await asyncio.get_running_loop().subprocess_exec(
-            _Output,
+        _, process = await asyncio.get_running_loop().subprocess_exec(
+            lambda: EngineProcess(log, on_line),
             *argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -207,7 +184,7 @@ async def spawn_engine(
             f"cannot start {argv[0]}: {error.strerror or error}",
             hint="`llamafile-mgr doctor` checks what engines need",
         ) from error
-    return EngineProcess(transport, output, log, on_line)
+    return process
 
 
 # Loaded at import: between fork and exec nothing may be looked up or allocated that a lock guards.

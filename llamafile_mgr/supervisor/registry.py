@@ -16,7 +16,6 @@ import signal
 import threading
 from pathlib import Path
 
-from llamafile_mgr.errors import StoreError
 from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.processes import is_running, start_of
@@ -43,12 +42,8 @@ class Registry:
         """
         key = secrets.token_urlsafe(32)
         path = ensure_private_dir(self.directory) / f"{name}.key"
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-                stream.write(key + "\n")
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        with store_errors(path):
+            write_atomically(path, f"{key}\n".encode("ascii"))
         return key, path
 
     def note_engine(self, name: str, pid: int) -> None:

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest
 from llamafile_mgr.engines.remote_client import PeerFacts, RemoteClient, count_ready
 from llamafile_mgr.errors import (
@@ -33,14 +32,12 @@ from llamafile_mgr.errors import (
 )
 from llamafile_mgr.paths import read_secrets
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.backend_life import BackendLife
+from llamafile_mgr.supervisor.backend import Backend
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
-from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.supervisor.engine_start import EngineChecks
-from llamafile_mgr.supervisor.health_watch import watch
-from llamafile_mgr.supervisor.lifecycle import Aftermath
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
+from llamafile_mgr.tasks import run_all
 
 __all__ = ["RemoteBackend"]
 
@@ -56,13 +53,9 @@ _PROOF_SECONDS = 30.0
 _FREE_LOSSES = 2
 
 
-class RemoteBackend(BackendLife):
-    """One remote engine; its task alone changes its state. ``make_checks`` is given what a proxy tells.
-
-    ``width``: how many engines stand behind it, as far as it tells.
-    """
-
-    pid: int | None = None
+class RemoteBackend(Backend):
+    """One remote engine. ``make_checks`` is given what a proxy tells; ``width`` is known as far as it
+    does."""
 
     def __init__(
         self,
@@ -73,16 +66,15 @@ class RemoteBackend(BackendLife):
         surroundings: EngineSurroundings,
     ) -> None:
         safe = "".join(c if c.isalnum() or c in "-." else "-" for c in f"{plan.name}-at-{name}")
-        super().__init__(name, EngineLog(surroundings.logs / f"{safe}.log"), plan.settings, surroundings)
-        self.plan = plan
-        self.client: RemoteClient | None = None
+        super().__init__(name, plan, safe, surroundings, judged=False)
+        self._port = remote.port
         self._remote = remote
         self._model = remote.model or plan.name
-        self._rules = family_rules(plan.family)
         self._make_checks = make_checks
+        self._facts: PeerFacts | None = None
         self._rest_until = 0.0
         self._losses: deque[float] = deque(maxlen=64)
-        self._fault: asyncio.Future[None] | None = None
+        self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # What others may ask and do.
 
@@ -91,19 +83,15 @@ class RemoteBackend(BackendLife):
         """Tell whether calls may be sent to ``client``."""
         return self.state is EngineState.READY and time.monotonic() >= self._rest_until
 
-    async def fate(self, client: object) -> Diagnosis | None:
-        """Return why it was last lost; no request is to blame, for machines and networks fail for reasons of
-        their own. Only when it is lost under its calls again and again may one of these be what kills it."""
+    async def was_ended(self, client: object) -> bool:
+        """Tell that no request is to blame for its loss, for machines and networks fail for reasons of their
+        own. Only when it is lost under its calls again and again may one of these be what kills it."""
         since = time.monotonic() - self._surroundings.restart.window_seconds
-        external = sum(1 for at in self._losses if at >= since) <= _FREE_LOSSES
-        return replace(self.cause or Diagnosis("it was lost"), external=external)
-
-    def excuse_death(self, client: object) -> None:
-        """Nothing is kept for it: a remote is tried again as often as it is lost."""
+        return sum(1 for at in self._losses if at >= since) <= _FREE_LOSSES
 
     def snapshot(self) -> EngineSnapshot:
         """Return what ``status`` shows."""
-        return replace(super().snapshot(), port=self._remote.port, remote=self._remote.url)
+        return replace(super().snapshot(), remote=self._remote.url)
 
     # Its life; everything below runs in one task.
 
@@ -117,20 +105,19 @@ class RemoteBackend(BackendLife):
         passing = isinstance(error, EngineLostError)  # it cannot be reached at all
         return Diagnosis(error.describe(), error.hint, curable=True, passing=passing)
 
-    async def _note_death(self, death: Diagnosis, aftermath: Aftermath) -> None:
+    async def _note_death(self, death: Diagnosis) -> None:
         await self._note(f"lost: {death.cause}")
 
     async def _work(self) -> None:
         """Become ready, then watch for ever; raises Error for what is wrong with it."""
-        key, tls = await asyncio.to_thread(_prepare, self._remote)
+        key, tls = await asyncio.to_thread(lambda: (_read_key(self._remote), _make_tls(self._remote)))
         client = self.client = RemoteClient(
             self._remote, self._model, api_key=key, tls=tls, note_fault=self._note_fault
         )
-        self._note_client(client)
-        facts = await client.find_peer()
-        await self._await_health(client, facts)
+        self._facts = await client.find_peer()
+        await self._await_health(client)
         self._move(EngineEvent.ANSWERS)
-        checks = self._make_checks(facts)
+        checks = self._checks = self._make_checks(self._facts)
         try:
             await asyncio.wait_for(checks.check_ready(client, self._rules), _CHECK_SECONDS)
         except TimeoutError:
@@ -142,77 +129,55 @@ class RemoteBackend(BackendLife):
         client.serve((lambda: checks.check_alive(client, self._rules)) if proves else None)
         self._move(EngineEvent.CHECKED)
         await self._note("ready")
-        await self._serve(client, facts, checks)
+        watching = self._watch(client, lambda seconds: self._check_health(client, seconds))
+        await run_all((watching, self._prove(client), self._meet_fault()))
 
-    async def _serve(self, client: RemoteClient, facts: PeerFacts | None, checks: EngineChecks) -> None:
-        """Watch it, ask for proof now and then, and see the faults that calls meet, until one raises."""
-        assert self._fault is not None  # noqa: S101
-        fault = asyncio.ensure_future(self._fault)
-        watching = asyncio.create_task(
-            watch(
-                client,
-                self._surroundings.liveness,
-                suspected=self._suspected,
-                in_flight=lambda: self.in_flight,
-                check_health=lambda seconds: self._check_health(client, facts, seconds),
-                check_alive=lambda: checks.check_alive(client, self._rules),
-            ),
-            name=f"watch {self.name}",
-        )
-        proving = asyncio.create_task(self._prove(client, facts, checks), name=f"prove {self.name}")
-        try:
-            done, _ = await asyncio.wait({watching, proving, fault}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in (watching, proving, fault):
-                task.cancel()
-            await asyncio.gather(watching, proving, fault, return_exceptions=True)
+    async def _meet_fault(self) -> None:
+        """Raise the first fault that calls meet."""
+        await self._fault
 
-    async def _prove(self, client: RemoteClient, facts: PeerFacts | None, checks: EngineChecks) -> None:
+    async def _prove(self, client: RemoteClient) -> None:
         """A proxy that holds our calls while its own engines are gone says so when it is asked."""
         policy, proved = self._surroundings.liveness, time.monotonic()
         while True:
             await asyncio.sleep(policy.silent_seconds)
-            if facts is not None and self.in_flight:
-                await self._check_health(client, facts, policy.health_deadline_seconds)
+            if self._facts is not None and self.in_flight:
+                await self._check_health(client, policy.health_deadline_seconds)
             if time.monotonic() - proved >= _PROOF_SECONDS:
-                await checks.check_alive(client, self._rules)
+                await self._checks.check_alive(client, self._rules)
                 proved = time.monotonic()
 
-    async def _await_health(self, client: RemoteClient, facts: PeerFacts | None) -> None:
+    async def _await_health(self, client: RemoteClient) -> None:
         """Return once it can be asked; a model that loads there has as long as one that loads here."""
         end = time.monotonic() + self._surroundings.stall_seconds
         while True:
             try:
-                await self._check_health(client, facts, _HEALTH_SECONDS)
-            except EngineLostError:
-                raise
-            except EngineError:
-                if time.monotonic() >= end:
+                return await self._check_health(client, _HEALTH_SECONDS)
+            except EngineError as error:
+                if isinstance(error, EngineLostError) or time.monotonic() >= end:
                     raise
-            else:
-                return
             await asyncio.sleep(_HEALTH_PAUSE_SECONDS)
 
-    async def _check_health(self, client: RemoteClient, facts: PeerFacts | None, seconds: float) -> None:
+    async def _check_health(self, client: RemoteClient, seconds: float) -> None:
         """Raise EngineError when it says that it cannot be asked, or says nothing."""
-        request = self._rules.health() if facts is None else EngineRequest("GET", "/ready")
-        reply = await client.ask_health(request, deadline_seconds=seconds)
-        if facts is None and reply.status != 200:
-            raise EngineError(f"it is not ready: {request.path} answers {reply.status}")
-        if facts is not None:
+        if self._facts is not None:
+            reply = await client.ask_health(EngineRequest("GET", "/ready"), deadline_seconds=seconds)
             engines = count_ready(reply, self._model)
             if not engines:
                 raise EngineError(f"{self._model} is not ready there")
             self.width = engines
+            return
+        request = self._rules.health()
+        reply = await client.ask_health(request, deadline_seconds=seconds)
+        if reply.status != 200:
+            raise EngineError(f"it is not ready: {request.path} answers {reply.status}")
 
     def _note_fault(self, error: EngineError, busy: bool) -> None:
         """Take no calls for a while, or until it was reached and checked anew."""
         if busy:
             self._rest_until = time.monotonic() + _BUSY_SECONDS
             asyncio.get_running_loop().call_later(_BUSY_SECONDS, self._surroundings.changed)
-        elif self._fault is not None and not self._fault.done():
+        elif not self._fault.done():
             self._rest_until = float("inf")
             self._fault.set_exception(error)
 
@@ -226,18 +191,12 @@ class RemoteBackend(BackendLife):
             await asyncio.to_thread(self.log.append, line)
 
     async def _close(self, grace_seconds: float) -> None:
-        client, self.client = self.client, None
-        if client is not None:
-            await client.close()
+        await super()._close(grace_seconds)
         await asyncio.to_thread(self.log.close)
 
 
-def _prepare(remote: RemoteConfig) -> tuple[str | None, ssl.SSLContext | None]:
-    """Return its API key and its TLS settings. Blocks on files; raises ConfigError."""
-    return _read_key(remote), _make_tls(remote) if remote.secure else None
-
-
 def _read_key(remote: RemoteConfig) -> str | None:
+    """Return its API key. Blocks on a file; raises ConfigError, as ``_make_tls`` does."""
     if remote.key_file is not None:
         lines = [line for line in read_secrets(Path(remote.key_file).expanduser()) if line]
         if len(lines) != 1:
@@ -254,8 +213,10 @@ def _read_key(remote: RemoteConfig) -> str | None:
     return key
 
 
-def _make_tls(remote: RemoteConfig) -> ssl.SSLContext:
+def _make_tls(remote: RemoteConfig) -> ssl.SSLContext | None:
     """Trust the system's authorities and the remote's own."""
+    if not remote.secure:
+        return None
     context = ssl.create_default_context()
     if remote.ca_file is not None:
         try:

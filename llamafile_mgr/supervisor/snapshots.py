@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.engines.launch_settings import LaunchSettings
+from llamafile_mgr.supervisor.lifecycle import RestartPolicy
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.meters import Kind, SpeedPolicy
 from llamafile_mgr.supervisor.registry import Registry
-from llamafile_mgr.supervisor.restart_policy import RestartPolicy
 from llamafile_mgr.supervisor.states import EngineState
 
 __all__ = ["EngineSnapshot", "EngineSurroundings", "PoolSnapshot", "Transition"]

@@ -38,34 +38,27 @@ class EngineEvent(StrEnum):
     GONE = "gone"
 
 
+_ALIVE = (EngineState.STARTING, EngineState.WARMING, EngineState.READY)
+_AT_REST = (EngineState.PLANNED, EngineState.BACKING_OFF, EngineState.FAILED)
 #: (state, event) -> state. ANSWERS: the health route is green. CHECKED: the readiness check passed.
 #: DIED: the process ended, hung, never became ready or failed a check, and may be tried again; GIVE_UP: it
 #: may not, but for a remote one, which is tried again after a pause. DRAIN: it finishes what it has and takes
 #: no more. STOP ends a draining engine too, dead or alive.
 TRANSITIONS: dict[tuple[EngineState, EngineEvent], EngineState] = {
-    (EngineState.PLANNED, EngineEvent.SPAWN): EngineState.STARTING,
-    (EngineState.STARTING, EngineEvent.ANSWERS): EngineState.WARMING,
-    (EngineState.WARMING, EngineEvent.CHECKED): EngineState.READY,
-    (EngineState.BACKING_OFF, EngineEvent.RETRY): EngineState.STARTING,
-    (EngineState.FAILED, EngineEvent.RETRY): EngineState.STARTING,
-    (EngineState.READY, EngineEvent.DRAIN): EngineState.DRAINING,
-    (EngineState.STOPPING, EngineEvent.GONE): EngineState.STOPPED,
-    **{
-        (state, EngineEvent.DIED): EngineState.BACKING_OFF
-        for state in (EngineState.STARTING, EngineState.WARMING, EngineState.READY)
-    },
-    **{
-        (state, EngineEvent.GIVE_UP): EngineState.FAILED
-        for state in (EngineState.STARTING, EngineState.WARMING, EngineState.READY)
-    },
-    **{
-        (state, EngineEvent.STOP): EngineState.STOPPING
-        for state in (EngineState.STARTING, EngineState.WARMING, EngineState.READY, EngineState.DRAINING)
-    },
-    **{
-        (state, EngineEvent.STOP): EngineState.STOPPED
-        for state in (EngineState.PLANNED, EngineState.BACKING_OFF, EngineState.FAILED)
-    },
+    (source, event): target
+    for event, target, sources in (
+        (EngineEvent.SPAWN, EngineState.STARTING, (EngineState.PLANNED,)),
+        (EngineEvent.ANSWERS, EngineState.WARMING, (EngineState.STARTING,)),
+        (EngineEvent.CHECKED, EngineState.READY, (EngineState.WARMING,)),
+        (EngineEvent.RETRY, EngineState.STARTING, (EngineState.BACKING_OFF, EngineState.FAILED)),
+        (EngineEvent.DIED, EngineState.BACKING_OFF, _ALIVE),
+        (EngineEvent.GIVE_UP, EngineState.FAILED, _ALIVE),
+        (EngineEvent.DRAIN, EngineState.DRAINING, (EngineState.READY,)),
+        (EngineEvent.STOP, EngineState.STOPPING, (*_ALIVE, EngineState.DRAINING)),
+        (EngineEvent.STOP, EngineState.STOPPED, _AT_REST),
+        (EngineEvent.GONE, EngineState.STOPPED, (EngineState.STOPPING,)),
+    )
+    for source in sources
 }
 
 

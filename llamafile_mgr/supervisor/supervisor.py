@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Role
@@ -17,14 +18,14 @@ from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.engine_start import EngineChecks
-from llamafile_mgr.supervisor.eviction import Move
+from llamafile_mgr.supervisor.eviction import EvictionCandidate
+from llamafile_mgr.supervisor.lifecycle import RestartPolicy
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.memory_admission import MemoryAdmission
 from llamafile_mgr.supervisor.meters import Kind, SpeedPolicy
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
 from llamafile_mgr.supervisor.registry import Registry, reap_survivors
 from llamafile_mgr.supervisor.remote_backend import RemoteBackend
-from llamafile_mgr.supervisor.restart_policy import RestartPolicy
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings, PoolSnapshot
 from llamafile_mgr.tasks import start_task
 
@@ -52,8 +53,7 @@ class SupervisorOptions:
 
 class Supervisor:
     """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines, ``remote_checks`` those of its
-    remotes, of which it is given what they tell; without it no plan may have any. ``changes``: of all pools
-    and their engines."""
+    remotes, of which it is given what they tell. ``changes``: of all pools and their engines."""
 
     def __init__(
         self,
@@ -61,14 +61,12 @@ class Supervisor:
         checks: Callable[[Plan], EngineChecks],
         paths: Paths,
         options: SupervisorOptions,
-        remote_checks: Callable[[Plan, PeerFacts | None], EngineChecks] | None = None,
+        remote_checks: Callable[[Plan, PeerFacts | None], EngineChecks],
     ) -> None:
         if len({plan.name for plan in plans}) != len(plans):
             raise PlanError("the same model was asked for twice")
         self._checks = checks
         self._remote_checks = remote_checks
-        if remote_checks is None and any(plan.remotes for plan in plans):
-            raise PlanError("remotes take no part in this", hint="take them out of the settings")
         self._paths = paths
         self._options = options
         self._registry = Registry(paths.runtime)
@@ -99,18 +97,12 @@ class Supervisor:
             return Engine(name, plan, self._checks(plan), surroundings)
 
         def make_remote(plan: Plan, remote: RemoteConfig) -> RemoteBackend:
-            checks = self._remote_checks
-            if checks is None:
-                raise PlanError(f"nothing can tell whether {remote.name} serves {plan.name}")
-            return RemoteBackend(remote.name, remote, plan, lambda facts: checks(plan, facts), surroundings)
+            checks = partial(self._remote_checks, plan)
+            return RemoteBackend(remote.name, remote, plan, checks, surroundings)
 
         options = self._options.pools.get(plan.name, default)
         pool = Pool(plan, options, make_engine, make_remote, self._make_room, self.changes.announce)
         return pool
-
-    def pool(self, role: Role) -> Pool | None:
-        """Return the pool that serves ``role``, None when there is none."""
-        return next((pool for pool in self.pools if pool.plan.role is role), None)
 
     def find(self, model: str) -> Pool:
         """Return the pool of this model.
@@ -147,7 +139,7 @@ class Supervisor:
         for pool in self.pools:
             if pool.options.pinned:
                 continue
-            if (await self._budget.decide(pool, self.pools)).move is Move.EVICT:
+            if isinstance(await self._budget.decide(pool, self.pools), EvictionCandidate):
                 _LOG.warning("%s is started at its first call: others take the memory now", pool.plan.name)
                 pool.rest()
             else:
@@ -164,5 +156,5 @@ class Supervisor:
         self._tasks.clear()
         await asyncio.to_thread(self._registry.remove)
 
-    async def _make_room(self, newcomer: Pool) -> None:
-        await self._budget.make_room(newcomer, self.pools)
+    async def _make_room(self, incoming: Pool) -> None:
+        await self._budget.make_room(incoming, self.pools)

@@ -26,7 +26,7 @@ from llamafile_mgr.supervisor.backend import Backend
 from llamafile_mgr.supervisor.calls import BatchPolicy
 from llamafile_mgr.supervisor.dispatch import Dispatcher
 from llamafile_mgr.supervisor.meters import EngineMeter, MeteredWork, SpeedPolicy
-from llamafile_mgr.supervisor.pool import make_policy
+from llamafile_mgr.supervisor.pool import Pool, make_policy
 from llamafile_mgr.supervisor.queue import QueueLimits
 
 WIDTH = 16
@@ -212,6 +212,10 @@ class StubPool:
     def groups(self) -> list[list[str]]:
         """Return every batch that was sent, by engine and in order."""
         return [group for engine in self.engines for group in engine.groups]
+
+    def as_pool(self) -> Pool:
+        """Return it as what it stands for."""
+        return cast(Pool, self)
 
     @property
     def members(self) -> Sequence[Backend]:

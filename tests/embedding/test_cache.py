@@ -17,10 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 from llamafile_mgr.cli import main_group
-from llamafile_mgr.embedding.cache_thread import CacheThread, open_cache
 from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType, Truncation
-from llamafile_mgr.embedding.vector_cache import CachedVector, VectorCache, text_key
+from llamafile_mgr.embedding.vector_cache import CacheThread, VectorCache, open_cache, text_key
+from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.paths import resolve_paths
 from tests.embedding.stub_pool import NAN, StubPool, make_plan, vector_of
@@ -35,8 +35,8 @@ def cache(tmp_path: Path) -> Iterator[VectorCache]:
     made.close()
 
 
-def entries(*texts: str) -> dict[bytes, CachedVector]:
-    return {text_key(text): CachedVector(vector_of(text), len(text)) for text in texts}
+def entries(*texts: str) -> dict[bytes, TextVector]:
+    return {text_key(text): TextVector(vector_of(text), len(text)) for text in texts}
 
 
 def test_what_was_put_comes_back_to_the_bit(cache: VectorCache) -> None:
@@ -69,7 +69,7 @@ def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
     row = np.full(1024, 1 / 32, np.float32)
     keys = [text_key(str(n)) for n in range(3000)]
     for at in range(0, 3000, 50):
-        cache.put(SPACE, {key: CachedVector(row, None) for key in keys[at : at + 50]})
+        cache.put(SPACE, {key: TextVector(row, None) for key in keys[at : at + 50]})
         cache.get(SPACE, keys[:10])
     kept = cache.get(SPACE, keys)
     assert 50 < len(kept) < 300
@@ -182,7 +182,7 @@ class TestEmbedder:
         made.close()
 
     def make(self, pool: StubPool, thread: CacheThread) -> Embedder:
-        return Embedder(pool, wait_seconds=5, cache=thread)
+        return Embedder(pool.as_pool(), wait_seconds=5, cache=thread)
 
     async def test_known_texts_cost_no_engine(self, thread: CacheThread) -> None:
         pool = StubPool()

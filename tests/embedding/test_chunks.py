@@ -23,7 +23,7 @@ TEXTS = st.lists(
 
 
 def embed(request: EmbedRequest, model: str | None = None) -> EmbedResult:
-    return asyncio.run(Embedder(StubPool(make_plan(model)), wait_seconds=5.0).embed(request))
+    return asyncio.run(Embedder(StubPool(make_plan(model)).as_pool(), wait_seconds=5.0).embed(request))
 
 
 def chunked(*texts: str, kind: InputType | None = None, keep_going: bool = False) -> EmbedRequest:
@@ -74,7 +74,7 @@ def test_a_failed_text_has_no_chunks_and_nobody_gets_some_unasked() -> None:
 def test_chunks_are_cut_to_dimensions() -> None:
     pool = StubPool(make_plan("mxbai-embed-large-v1"))
     request = EmbedRequest(("word " * 100,), truncation=Truncation.CHUNK, return_chunks=True, dimensions=8)
-    result = asyncio.run(Embedder(pool, wait_seconds=5.0).embed(request))
+    result = asyncio.run(Embedder(pool.as_pool(), wait_seconds=5.0).embed(request))
     assert result.vectors.shape == (1, 8)
     for chunk in result.chunks[0]:
         assert chunk.vector.shape == (8,)

@@ -41,7 +41,7 @@ POLICY = BatchPolicy(batch_tokens=40, batch_texts=4, bulk_batches=1)
 
 def make(pool: StubPool | None = None, **options: object) -> Embedder:
     return Embedder(
-        pool or StubPool(policy=POLICY),
+        (pool or StubPool(policy=POLICY)).as_pool(),
         wait_seconds=5,
         deadline_seconds=5,
         **options,  # type: ignore[arg-type]
@@ -227,7 +227,7 @@ async def test_keep_going_answers_the_rest() -> None:
 async def test_nobody_waits_longer_than_a_model_may_take_to_come() -> None:
     pool = StubPool(policy=POLICY)
     pool.engines[0].ready = False
-    embedder = Embedder(pool, wait_seconds=0.05)
+    embedder = Embedder(pool.as_pool(), wait_seconds=0.05)
     calls = [embedder.embed(EmbedRequest((f"{n}",) * 9, keep_going=n % 2 == 0)) for n in range(5)]
     errors = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
     assert [type(error) for error in errors] == [NotReadyError] * 5
@@ -266,7 +266,7 @@ async def test_cuts_are_reported(how: Truncation) -> None:
     assert sent.split() == kept
     assert (result.outcomes[0].tokens, result.outcomes[0].truncated) == (52, how)
     assert embedder.stats().truncated == {how.value: 1}
-    assert embedder.stats().tokenize_seconds.count > 0
+    assert embedder.stats().tokenize_seconds.snapshot().count > 0
 
 
 async def test_prompts_come_from_the_call_or_the_configuration() -> None:
@@ -311,7 +311,7 @@ async def test_counters() -> None:
     await embedder.embed(EmbedRequest(("a b", "c")))
     stats = embedder.stats()
     assert (stats.calls, stats.texts, stats.tokens, stats.batches, stats.failed) == (1, 2, 7, 1, 0)
-    assert (stats.engine_seconds.count, stats.total_seconds.count) == (1, 1)
+    assert (stats.engine_seconds.snapshot().count, stats.total_seconds.snapshot().count) == (1, 1)
 
 
 async def test_half_a_surrogate_pair_is_refused_by_index() -> None:

@@ -151,7 +151,7 @@ async def test_counts_are_remembered_but_not_for_ever() -> None:
 
 async def test_a_text_that_a_call_repeats_is_counted_once() -> None:
     pool = StubPool()
-    await Embedder(pool).embed(EmbedRequest(("word " * 40,) * 500))
+    await Embedder(pool.as_pool()).embed(EmbedRequest(("word " * 40,) * 500))
     assert len(pool.engines[0].tokenized) == 1
     assert pool.groups == [["word " * 40]]
 

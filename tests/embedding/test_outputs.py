@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llamafile_mgr.embedding.outputs import cut_dimensions
+from llamafile_mgr.embedding.assembling import cut_dimensions
 from llamafile_mgr.errors import RequestError
 from tests.embedding.stub_pool import make_plan
 from tests.support.golden import GOLDEN

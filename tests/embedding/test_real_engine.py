@@ -16,12 +16,10 @@ import numpy as np
 import pytest
 
 from llamafile_mgr.config import Config
-from llamafile_mgr.embedding.baselines import Baselines
-from llamafile_mgr.embedding.cache_thread import CacheThread
+from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.embedder import Embedder
-from llamafile_mgr.embedding.readiness import make_checks
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
-from llamafile_mgr.embedding.vector_cache import VectorCache
+from llamafile_mgr.embedding.vector_cache import CacheThread, VectorCache
 from llamafile_mgr.embedding.vectors import cosines
 from llamafile_mgr.errors import InputTooLongError
 from llamafile_mgr.launching.local_plans import make_plans
@@ -29,7 +27,6 @@ from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.supervisor.calls import BatchPolicy
 from llamafile_mgr.supervisor.pool import Pool
-from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 from tests.support.golden import GOLDEN, golden_cosine
 from tests.support.service import Service, running_service
 
@@ -46,8 +43,7 @@ async def running_pool(home: Path) -> AsyncIterator[Pool]:
     """Run MiniLM in this process's supervisor, without a proxy."""
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})
     plans = make_plans(WantedModels((Wanted("all-minilm-l6-v2"),)), Config(), paths)
-    baselines = Baselines(paths.state / "baselines")
-    supervisor = Supervisor(plans, lambda plan: make_checks(plan, baselines), paths, SupervisorOptions())
+    supervisor = make_supervisor(plans, paths)
     try:
         await supervisor.start()
         yield supervisor.pools[0]

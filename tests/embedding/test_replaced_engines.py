@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamafile_mgr.embedding.cache_thread import CacheThread
 from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType, Truncation
-from llamafile_mgr.embedding.vector_cache import VectorCache
+from llamafile_mgr.embedding.vector_cache import CacheThread, VectorCache
 from llamafile_mgr.engines.families import Family
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import InputTooLongError
@@ -23,7 +22,7 @@ KNOWN = np.stack([vector_of(text) for text in TEXTS])
 
 
 def make(pool: StubPool, cache: CacheThread | None = None) -> Embedder:
-    return Embedder(pool, wait_seconds=5, deadline_seconds=5, cache=cache)
+    return Embedder(pool.as_pool(), wait_seconds=5, deadline_seconds=5, cache=cache)
 
 
 @pytest.mark.parametrize(

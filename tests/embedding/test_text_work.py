@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamafile_mgr.embedding.embed_counters import EmbedderStats
 from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import EmbedRequest
-from llamafile_mgr.embedding.text_work import TextVector, TextWork
+from llamafile_mgr.embedding.text_work import TextWork
+from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.engines.families import Family
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import (
@@ -52,7 +54,7 @@ async def run(
 ) -> list[TextVector | Error]:
     tokens = [count_tokens(text) for text in texts]
     caller = Caller("", Deadline.after(ready_seconds, seconds))
-    work = TextWork()
+    work = TextWork(EmbedderStats())
     return await pool.calls.compute(work, texts, tokens, Priority.BULK, caller, stop_early=False)
 
 
@@ -235,7 +237,7 @@ async def test_failures_of_old_engines_stay_with_their_text(
 
     pool = StubPool(make_plan(family=family))
     pool.engines[0] = OldEngine(pool.plan)
-    embedder = Embedder(pool)
+    embedder = Embedder(pool.as_pool())
     result = await embedder.embed(EmbedRequest(("good", "bad", "fine"), keep_going=True))
     assert [outcome.error is None for outcome in result.outcomes] == [True, False, True]
     assert message in str(result.outcomes[1].error)

@@ -31,7 +31,7 @@ from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.model_specs import Subject
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.supervisor.ports import read_listening_port
+from llamafile_mgr.supervisor.engine_start import read_listening_port
 
 MIB = 1 << 20
 SLACK = 64 * MIB

@@ -7,7 +7,7 @@ import time
 
 import httpx
 
-from llamafile_mgr.embedding.embed_counters import Counters
+from llamafile_mgr.embedding.embed_counters import EmbedderStats
 from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from llamafile_mgr.supervisor.calls import Priority
 from tests.support.service import Service
@@ -27,15 +27,18 @@ def values(text: str) -> dict[str, float]:
 
 
 def test_every_count_is_rendered() -> None:
-    counters = Counters(calls=2, texts=9, tokens=70, cache_hits=3, cache_misses=5, deduplicated=1, failed=4)
+    counters = EmbedderStats(
+        calls=2, texts=9, tokens=70, batches=6, cache_hits=3, cache_misses=5, deduplicated=1, failed=4
+    )
+    counters.queue_depth = {"query": 0, "bulk": 8}
     counters.truncated = {"right": 2, "chunk": 1}
     for seconds in (0.0005, 0.003, 1000.0):
-        counters.tokenize.add(seconds)
-    counters.waiting[Priority.BULK].add(0.0002, 3)
-    counters.waiting[Priority.BULK].add(0.4, 2)
-    counters.engine.add(0.02)
-    counters.total.add(0.2)
-    text = render_embedding_metrics({"m": counters.snapshot(6, {"query": 0, "bulk": 8})})
+        counters.tokenize_seconds.add(seconds)
+    counters.waiting_seconds[Priority.BULK].add(0.0002, 3)
+    counters.waiting_seconds[Priority.BULK].add(0.4, 2)
+    counters.engine_seconds.add(0.02)
+    counters.total_seconds.add(0.2)
+    text = render_embedding_metrics({"m": counters})
     assert all(LINE.match(line) for line in text.splitlines() if not line.startswith("#"))
     found = values(text)
     for name, value in [

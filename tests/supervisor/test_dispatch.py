@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llamafile_mgr.embedding.embed_counters import EmbedderStats
 from llamafile_mgr.embedding.text_work import TextWork
 from llamafile_mgr.engines.messages import EngineRequest
 from llamafile_mgr.errors import (
@@ -197,7 +198,7 @@ async def test_engines_that_do_nothing_but_die_are_excused_no_more() -> None:
 
 
 async def embed(pool: StubPool, text: str) -> Any:
-    [result] = await pool.calls.compute(TextWork(), [text], [3], Priority.BULK, caller())
+    [result] = await pool.calls.compute(TextWork(EmbedderStats()), [text], [3], Priority.BULK, caller())
     if isinstance(result, Error):
         raise result
     return result

@@ -18,8 +18,8 @@ from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import EngineError, EngineLostError
 from llamafile_mgr.supervisor.engine import Engine
 from llamafile_mgr.supervisor.engine_log import EngineLog
+from llamafile_mgr.supervisor.lifecycle import RestartPolicy
 from llamafile_mgr.supervisor.process import EngineProcess, Spawner, spawn_engine
-from llamafile_mgr.supervisor.restart_policy import RestartPolicy
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineState
 from tests.support.lives import Checks, fake_plan, surroundings
@@ -200,13 +200,11 @@ async def test_a_death_is_told_to_the_calls_that_it_cost(
     async with life(tmp_path, spawn_engine, SLOW) as scene:
         engine = scene.engine
         await scene.until_state(EngineState.READY)
-        assert await engine.fate(Changes()) is None
+        assert not await engine.was_ended(Changes())
         client = await scene.kill(number)
-        fate = await engine.fate(client)
-        assert fate is not None
-        assert fate.external is external
         assert await engine.was_ended(client) is external
-        assert fate == engine.cause
+        assert engine.cause is not None
+        assert engine.cause.external is external
 
 
 async def test_one_that_is_killed_under_a_check_was_killed(tmp_path: Path) -> None:

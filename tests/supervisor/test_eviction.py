@@ -1,4 +1,4 @@
-"""Who goes when memory is needed: a table, and what must hold for any lodgers."""
+"""Who goes when memory is needed: a table, and what must hold for any loaded."""
 
 from __future__ import annotations
 
@@ -6,51 +6,62 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.supervisor.eviction import EvictionMove, Lodger, Move, decide_room
+from llamafile_mgr.supervisor.eviction import EvictionCandidate, Move, decide_room
 
-OLD, NEW = Lodger("old", 10, 500.0), Lodger("new", 10, 5.0)
-PINNED, BUSY = Lodger("pinned", 10, 900.0, pinned=True), Lodger("busy", 10, 0.0, busy=True)
+OLD, NEW = EvictionCandidate("old", 10, 500.0), EvictionCandidate("new", 10, 5.0)
+PINNED, BUSY = (
+    EvictionCandidate("pinned", 10, 900.0, pinned=True),
+    EvictionCandidate("busy", 10, 0.0, busy=True),
+)
 
 
 @pytest.mark.parametrize(
-    ("needed", "free", "lodgers", "verdict"),
+    ("needed", "free", "loaded", "move"),
     [
-        (10, 10, [OLD], EvictionMove(Move.START)),
-        (10, 9, [NEW, OLD], EvictionMove(Move.EVICT, "old")),
-        (10, 9, [PINNED, NEW], EvictionMove(Move.EVICT, "new")),
-        (10, 9, [BUSY, NEW], EvictionMove(Move.EVICT, "new")),
-        (10, 9, [BUSY, PINNED], EvictionMove(Move.WAIT)),
-        (10, 9, [PINNED], EvictionMove(Move.REFUSE)),
-        (10, 9, [], EvictionMove(Move.REFUSE)),
-        (30, 9, [OLD, NEW], EvictionMove(Move.REFUSE)),
-        (29, 9, [NEW, OLD], EvictionMove(Move.EVICT, "old")),
-        (10, -5, [OLD, NEW], EvictionMove(Move.EVICT, "old")),
+        (10, 10, [OLD], Move.START),
+        (10, 9, [NEW, OLD], OLD),
+        (10, 9, [PINNED, NEW], NEW),
+        (10, 9, [BUSY, NEW], NEW),
+        (10, 9, [BUSY, PINNED], Move.WAIT),
+        (10, 9, [PINNED], Move.REFUSE),
+        (10, 9, [], Move.REFUSE),
+        (30, 9, [OLD, NEW], Move.REFUSE),
+        (29, 9, [NEW, OLD], OLD),
+        (10, -5, [OLD, NEW], OLD),
     ],
 )
-def test_a_newcomer(needed: int, free: int, lodgers: list[Lodger], verdict: EvictionMove) -> None:
-    assert decide_room(needed, free, lodgers) == verdict
+def test_an_incoming_model(
+    needed: int, free: int, loaded: list[EvictionCandidate], move: Move | EvictionCandidate
+) -> None:
+    assert decide_room(needed, free, loaded) == move
 
 
-lodgers_ = st.lists(
+candidates = st.lists(
     st.builds(
-        Lodger, st.uuids().map(str), st.integers(0, 100), st.floats(0, 1e6), st.booleans(), st.booleans()
+        EvictionCandidate,
+        st.uuids().map(str),
+        st.integers(0, 100),
+        st.floats(0, 1e6),
+        st.booleans(),
+        st.booleans(),
     ),
     max_size=8,
 )
 
 
-@given(st.integers(1, 400), st.integers(-100, 400), lodgers_)
-def test_neither_busy_nor_pinned_ones_go_and_it_ends(needed: int, free: int, lodgers: list[Lodger]) -> None:
-    left = {each.name: each for each in lodgers}
-    while (verdict := decide_room(needed, free, list(left.values()))).move is Move.EVICT:
-        assert verdict.victim is not None
-        victim = left.pop(verdict.victim)
-        assert not victim.busy
-        assert not victim.pinned
+@given(st.integers(1, 400), st.integers(-100, 400), candidates)
+def test_neither_busy_nor_pinned_ones_go_and_it_ends(
+    needed: int, free: int, loaded: list[EvictionCandidate]
+) -> None:
+    left = {each.name: each for each in loaded}
+    while isinstance(move := decide_room(needed, free, list(left.values())), EvictionCandidate):
+        evicted = left.pop(move.name)
+        assert not evicted.busy
+        assert not evicted.pinned
         others = [each for each in left.values() if not each.busy and not each.pinned]
-        assert all(each.idle_seconds <= victim.idle_seconds for each in others)
-        free += victim.taken
-    if verdict.move is Move.START:
+        assert all(each.idle_seconds <= evicted.idle_seconds for each in others)
+        free += evicted.taken
+    if move is Move.START:
         assert free >= needed
-    if verdict.move is Move.REFUSE:
+    if move is Move.REFUSE:
         assert free + sum(each.taken for each in left.values() if not each.pinned) < needed

@@ -11,8 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, Kind
-from llamafile_mgr.supervisor.lifecycle import Aftermath, Lifecycle
-from llamafile_mgr.supervisor.restart_policy import RestartPolicy
+from llamafile_mgr.supervisor.lifecycle import Aftermath, Lifecycle, RestartPolicy
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 
 POLICY = RestartPolicy()

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from llamafile_mgr.supervisor.ports import choose_port, listens_on, read_listening_port
+from llamafile_mgr.supervisor.engine_start import choose_port, listens_on, read_listening_port
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.supervisor.restart_policy import Restart, RestartPolicy, decide_restart
+from llamafile_mgr.supervisor.lifecycle import Aftermath, RestartPolicy, decide_restart
+from llamafile_mgr.supervisor.states import EngineEvent
 
 POLICY = RestartPolicy(
     first_delay_seconds=1.0,
@@ -17,24 +18,31 @@ POLICY = RestartPolicy(
 )
 
 
+DIED, OVER = EngineEvent.DIED, Aftermath(EngineEvent.GIVE_UP, None)
+
+
+def restart(delay_seconds: float) -> Aftermath:
+    return Aftermath(DIED, delay_seconds)
+
+
 def decide(
     deaths: list[float], now: float = 0.0, *, was_ready: bool = True, half_open: bool = False
-) -> Restart | None:
+) -> Aftermath:
     return decide_restart(POLICY, deaths, now, 1.0, was_ready=was_ready, half_open=half_open)
 
 
 def test_delays_double_then_one_last_try_is_left() -> None:
     restarts = [decide([0.0] * n) for n in (1, 2, 3, 4, 5)]
-    assert restarts == [Restart(1.0), Restart(2.0), Restart(4.0), Restart(8.0), Restart(40.0, half_open=True)]
-    assert decide([0.0] * 6, half_open=True) is None
+    assert restarts == [*map(restart, (1.0, 2.0, 4.0, 8.0)), Aftermath(DIED, 40.0, half_open=True)]
+    assert decide([0.0] * 6, half_open=True) == OVER
 
 
 def test_an_engine_that_was_never_ready_gets_fewer_tries() -> None:
-    assert [decide([0.0] * n, was_ready=False) for n in (1, 2, 3)] == [Restart(1.0), Restart(2.0), None]
+    assert [decide([0.0] * n, was_ready=False) for n in (1, 2, 3)] == [restart(1.0), restart(2.0), OVER]
 
 
 def test_old_deaths_are_forgiven() -> None:
-    assert decide([0.0] * 20 + [100.0], 100.0, half_open=True) == Restart(1.0)
+    assert decide([0.0] * 20 + [100.0], 100.0, half_open=True) == restart(1.0)
 
 
 @given(
@@ -51,7 +59,10 @@ def test_a_delay_is_bounded_and_jitter_only_shortens_it(
     first, second = (
         decide_restart(POLICY, deaths, now, jitter, was_ready=ready, half_open=half_open) for jitter in (a, b)
     )
-    assert (first is None) == (second is None)
-    if first is not None and second is not None:
+    assert first.event is second.event
+    if first.delay_seconds is None or second.delay_seconds is None:
+        assert first == second == OVER
+    else:
+        assert first.event is DIED
         assert 0 < first.delay_seconds <= (40.0 if first.half_open else 10.0)
         assert (first.delay_seconds <= second.delay_seconds) == (a <= b) or first == second

@@ -44,7 +44,7 @@ def options(pools: dict[str, PoolOptions], limit: int | None = None) -> Supervis
 async def supervised(home: Path, plans: list[Plan], chosen: SupervisorOptions) -> AsyncIterator[Supervisor]:
     """Run a supervisor until the end of the block; then no engine may be left."""
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})
-    supervisor = Supervisor(plans, lambda _: Checks(), paths, chosen)
+    supervisor = Supervisor(plans, lambda _: Checks(), paths, chosen, lambda *_: Checks())
     await supervisor.start()
     pids: set[int] = set()
     try:
@@ -83,12 +83,12 @@ async def test_what_never_fits_is_refused_and_harms_nobody(tmp_path: Path) -> No
         with pytest.raises(NotFoundError):
             supervisor.find("large")
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
-    both = Supervisor(plans, lambda _: Checks(), paths, options(pools, limit=250))
+    both = Supervisor(plans, lambda _: Checks(), paths, options(pools, limit=250), lambda *_: Checks())
     with pytest.raises(NotReadyError, match="does not fit"):
         await both.start()
     await both.stop()
     with pytest.raises(PlanError, match="twice"):
-        Supervisor([plans[0], plans[0]], lambda _: Checks(), paths, options(pools))
+        Supervisor([plans[0], plans[0]], lambda _: Checks(), paths, options(pools), lambda *_: Checks())
 
 
 async def test_a_change_of_any_engine_is_heard(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ async def running_front(
     plans = [model.plan() for model in models]
     options = replace(supervisor_options(plans, Config(serve=settings)), stop_grace_seconds=1.0)
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})
-    supervisor = Supervisor(plans, lambda plan: _NoChecks(), paths, options)
+    supervisor = Supervisor(plans, lambda plan: _NoChecks(), paths, options, lambda *_: _NoChecks())
     front = Front(supervisor.pools, settings, dialects, aliases)
     sockets = bind_sockets("127.0.0.1", 0)
     server = HttpServer(Proxy(front, keys).answer, settings)

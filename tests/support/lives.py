@@ -17,10 +17,10 @@ from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.lifecycle import RestartPolicy
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.meters import SpeedPolicy
 from llamafile_mgr.supervisor.registry import Registry
-from llamafile_mgr.supervisor.restart_policy import RestartPolicy
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings
 
 QUICK = RestartPolicy(first_delay_seconds=0.01, longest_delay_seconds=0.02, cooldown_seconds=0.05)
