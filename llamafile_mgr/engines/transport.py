@@ -120,10 +120,13 @@ class _Connection(asyncio.Protocol):
 
     def peer_address(self) -> str:
         """Return the address at the other end. Raises EngineUnreachedError: the connection is gone already."""
-        try:
-            return str(self.transport.get_extra_info("peername")[0])  # type: ignore[union-attr]
-        except (AttributeError, TypeError):  # uvloop has no socket to ask any more
-            raise EngineUnreachedError(f"the connection to the engine at {self.peer} is closed") from None
+        peer = None
+        if self.transport is not None:
+            with contextlib.suppress(AttributeError):  # uvloop may have no socket to ask any more
+                peer = self.transport.get_extra_info("peername")
+        if not peer:
+            raise EngineUnreachedError(f"the connection to the engine at {self.peer} is closed")
+        return str(peer[0])
 
     def finish(self) -> None:
         """Forget a complete exchange, so that the connection can serve the next."""

@@ -73,7 +73,9 @@ async def test_held_calls_are_kept_alive_within_the_clients_timeout(tmp_path: Pa
     announced = {"x-stainless-read-timeout": "1"}
     async with (
         running_front(tmp_path, slow, ready=False) as running,
-        httpx.AsyncClient(base_url=running.url, timeout=1.0, headers=announced) as http,
+        httpx.AsyncClient(
+            base_url=running.url, timeout=httpx.Timeout(1.0, connect=20), headers=announced
+        ) as http,
     ):
         chat = {"messages": [{"role": "user", "content": "x"}], "stream": True}
         whole, streamed, pure = await asyncio.gather(
