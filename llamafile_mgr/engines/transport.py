@@ -119,7 +119,7 @@ class _Connection(asyncio.Protocol):
         return self.exchange
 
     def peer_address(self) -> str:
-        """Return the address at the other end. Raises EngineUnreachedError: the connection is gone already."""
+        """Return the address at the other end. Raises EngineUnreachedError: the connection is gone."""
         peer = None
         if self.transport is not None:
             with contextlib.suppress(AttributeError):  # uvloop may have no socket to ask any more
