@@ -61,9 +61,9 @@ class Delivery:
         """Send what the format allows while its model loads."""
         self._keep_alive_in(min(silence_seconds, _LONGEST_SILENCE_SECONDS), progress)
         if self._begun is Padding.NONE:
-            if progress.drip is Padding.NONE or progress.pool is None or progress.pool.ready:
+            if progress.padding is Padding.NONE or progress.pool is None or progress.pool.ready:
                 return
-            self._begun = progress.drip
+            self._begun = progress.padding
             headers = {"content-type": _TYPES[self._begun], "cache-control": "no-store", **self.headers}
             self._exchange.begin(200, headers)
         self._exchange.write(self._begun.value)

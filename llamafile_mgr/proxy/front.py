@@ -67,11 +67,11 @@ class Front:
         self.recent_errors: deque[RecentError] = deque(maxlen=_RECENT_ERRORS)
         self.started = time.time()
 
-    def choose(self, role: Role, name: object, request: Request, drip: Padding) -> RoutedCall:
+    def choose(self, role: Role, name: object, request: Request, padding: Padding) -> RoutedCall:
         """Return where a call goes and note it in the request's progress. Raises RequestError."""
         choice = self.router.choose(role, name)
         request.progress.pool = choice.pool
-        request.progress.drip = drip
+        request.progress.padding = padding
         return choice
 
     def caller(self, request: Request) -> Caller:
@@ -87,7 +87,7 @@ class Front:
         """
         allowed = self.settings.wait_seconds
         announced = request.read_timeout_seconds
-        if announced is None or request.progress.drip is not Padding.NONE:
+        if announced is None or request.progress.padding is not Padding.NONE:
             return allowed
         return min(allowed, max(0.1, announced - _BEFORE_TIMEOUT_SECONDS))
 

@@ -50,12 +50,12 @@ class Padding(Enum):
 class RequestProgress:
     """What a handler has found out so far; the dispatcher reads it for holding, logs and metrics.
 
-    ``pool``: the one that answers. ``drip``: what may keep the connection alive while it is not ready.
+    ``pool``: the one that answers. ``padding``: what may keep the connection alive while it is not ready.
     ``caller``: what the pool noted of its waiting and computing. ``items``: texts that it brought.
     """
 
     pool: Pool | None = None
-    drip: Padding = Padding.NONE
+    padding: Padding = Padding.NONE
     caller: Caller | None = None
     prompt_tokens: int = 0
     items: int = 0

@@ -177,8 +177,8 @@ async def _generate(
     began = time.monotonic()
     body = request.json_object()
     call = parse(body)
-    drip = Padding.NONE if call.stream else Padding.JSON
-    choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
+    padding = Padding.NONE if call.stream else Padding.JSON
+    choice = front.choose(Role.GENERATE, body.get("model"), request, padding)
     name, headers = choice.pool.plan.name, choice.headers()
     if call.body is None:
         line = render_loaded(call, name)

@@ -50,8 +50,8 @@ async def _generate(path: str, front: Front, request: Request) -> Reply | Stream
     body = request.json_object()
     style = style_of(path, body)
     streamed = body.get("stream") is True
-    drip = (Padding.EVENTS if style.takes_comments else Padding.NONE) if streamed else Padding.JSON
-    choice = front.choose(Role.GENERATE, body.get("model"), request, drip)
+    padding = (Padding.EVENTS if style.takes_comments else Padding.NONE) if streamed else Padding.JSON
+    choice = front.choose(Role.GENERATE, body.get("model"), request, padding)
     pool = choice.pool
     rules = family_rules(pool.plan.family)
     missing = path in rules.missing_routes
