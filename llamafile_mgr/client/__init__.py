@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from llamafile_mgr.client.clients import AsyncClient, Client
-from llamafile_mgr.client.values import Chunk, Embeddings, ItemError, ModelInfo, Ranked
+from llamafile_mgr.client.values import Chunk, EmbedArguments, Embeddings, ItemError, ModelInfo, Ranked
 
-__all__ = ["AsyncClient", "Chunk", "Client", "Embeddings", "ItemError", "ModelInfo", "Ranked"]
+__all__ = [
+    "AsyncClient",
+    "Chunk",
+    "Client",
+    "EmbedArguments",
+    "Embeddings",
+    "ItemError",
+    "ModelInfo",
+    "Ranked",
+]

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
 import httpx
@@ -14,7 +14,7 @@ import httpx
 from llamafile_mgr.client import operations as calls
 from llamafile_mgr.client.conversation import Exchange, Lost, Outcome, Pause, Received, Send
 from llamafile_mgr.client.operations import EmbedOptions
-from llamafile_mgr.client.values import Embeddings, ModelInfo, Ranked
+from llamafile_mgr.client.values import EmbedArguments, Embeddings, ModelInfo, Ranked
 from llamafile_mgr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,83 +69,39 @@ class Client:
 
     @overload
     def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-        dimensions: int | None = None,
-        if_vector_space: str | None = None,
-        as_numpy: Literal[False] = False,
+        self, texts: Sequence[str], *, as_numpy: Literal[False] = False, **how: Unpack[EmbedArguments]
     ) -> list[list[float]]: ...
 
     @overload
     def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-        dimensions: int | None = None,
-        if_vector_space: str | None = None,
-        as_numpy: Literal[True],
+        self, texts: Sequence[str], *, as_numpy: Literal[True], **how: Unpack[EmbedArguments]
     ) -> NDArray[np.float32]: ...
 
     def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-        dimensions: int | None = None,
-        if_vector_space: str | None = None,
-        as_numpy: bool = False,
+        self, texts: Sequence[str], *, as_numpy: bool = False, **how: Unpack[EmbedArguments]
     ) -> list[list[float]] | NDArray[np.float32]:
         """Return a vector a text: lists of floats, or with ``as_numpy`` a float32 array (texts, dimensions).
 
-        ``input_type``: ``query``, ``document`` or ``none``. ``truncate``: ``error``, ``right``, ``left`` or
-        ``chunk``. ``if_vector_space``: fail with ``VectorSpaceError`` when the vectors would be of another
-        space. One text that cannot be embedded fails the call; ``embed_all`` tells of each instead.
+        The other arguments are those of ``EmbedArguments``. One text that cannot be embedded fails the call;
+        ``embed_all`` tells of each instead.
         """
-        options = EmbedOptions(model, input_type, truncate, dimensions, if_vector_space)
+        options = EmbedOptions(keep_going=False, return_chunks=False, **how)
         return _shape(self._run(calls.embed(texts, options, self._retries)), as_numpy)
 
     def embed_all(
-        self,
-        texts: Sequence[str],
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-        dimensions: int | None = None,
-        if_vector_space: str | None = None,
-        task: str | None = None,
-        use_cache: bool = True,
-        return_chunks: bool = False,
+        self, texts: Sequence[str], *, return_chunks: bool = False, **how: Unpack[EmbedArguments]
     ) -> Embeddings:
         """Return vectors and, for texts that have none, the error of each.
 
-        ``task``: for models whose prompt names one. ``use_cache``: take vectors from the server's cache.
         ``return_chunks``: with ``truncate="chunk"``, tell the pieces of each text and their vectors.
+        The other arguments are those of ``EmbedArguments``.
         """
-        options = EmbedOptions(
-            model, input_type, truncate, dimensions, if_vector_space, True, task, use_cache, return_chunks
-        )
+        options = EmbedOptions(keep_going=True, return_chunks=return_chunks, **how)
         return self._run(calls.embed(texts, options, self._retries))
 
-    def embed_one(
-        self,
-        text: str,
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-    ) -> list[float]:
+    def embed_one(self, text: str, **how: Unpack[EmbedArguments]) -> list[float]:
         """Return the vector of one text."""
-        return self.embed([text], model=model, input_type=input_type, truncate=truncate)[0]
+        return self.embed([text], **how)[0]
 
     def rerank(
         self, query: str, documents: Sequence[str], *, model: str | None = None, top_n: int | None = None
@@ -217,78 +173,31 @@ class AsyncClient:
 
     @overload
     async def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-        dimensions: int | None = None,
-        if_vector_space: str | None = None,
-        as_numpy: Literal[False] = False,
+        self, texts: Sequence[str], *, as_numpy: Literal[False] = False, **how: Unpack[EmbedArguments]
     ) -> list[list[float]]: ...
 
     @overload
     async def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-        dimensions: int | None = None,
-        if_vector_space: str | None = None,
-        as_numpy: Literal[True],
+        self, texts: Sequence[str], *, as_numpy: Literal[True], **how: Unpack[EmbedArguments]
     ) -> NDArray[np.float32]: ...
 
     async def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-        dimensions: int | None = None,
-        if_vector_space: str | None = None,
-        as_numpy: bool = False,
+        self, texts: Sequence[str], *, as_numpy: bool = False, **how: Unpack[EmbedArguments]
     ) -> list[list[float]] | NDArray[np.float32]:
         """Return a vector a text, as ``Client.embed`` does."""
-        options = EmbedOptions(model, input_type, truncate, dimensions, if_vector_space)
+        options = EmbedOptions(keep_going=False, return_chunks=False, **how)
         return _shape(await self._run(calls.embed(texts, options, self._retries)), as_numpy)
 
     async def embed_all(
-        self,
-        texts: Sequence[str],
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-        dimensions: int | None = None,
-        if_vector_space: str | None = None,
-        task: str | None = None,
-        use_cache: bool = True,
-        return_chunks: bool = False,
+        self, texts: Sequence[str], *, return_chunks: bool = False, **how: Unpack[EmbedArguments]
     ) -> Embeddings:
-        """Return vectors and, for texts that have none, the error of each.
-
-        ``task``: for models whose prompt names one. ``use_cache``: take vectors from the server's cache.
-        ``return_chunks``: with ``truncate="chunk"``, tell the pieces of each text and their vectors.
-        """
-        options = EmbedOptions(
-            model, input_type, truncate, dimensions, if_vector_space, True, task, use_cache, return_chunks
-        )
+        """Return vectors and the error of each text that has none, as ``Client.embed_all`` does."""
+        options = EmbedOptions(keep_going=True, return_chunks=return_chunks, **how)
         return await self._run(calls.embed(texts, options, self._retries))
 
-    async def embed_one(
-        self,
-        text: str,
-        *,
-        model: str | None = None,
-        input_type: str | None = None,
-        truncate: str | None = None,
-    ) -> list[float]:
+    async def embed_one(self, text: str, **how: Unpack[EmbedArguments]) -> list[float]:
         """Return the vector of one text."""
-        return (await self.embed([text], model=model, input_type=input_type, truncate=truncate))[0]
+        return (await self.embed([text], **how))[0]
 
     async def rerank(
         self, query: str, documents: Sequence[str], *, model: str | None = None, top_n: int | None = None

@@ -19,14 +19,8 @@ _MOST_CHARACTERS = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class EmbedOptions:
-    """How texts are embedded; None leaves it to the server.
-
-    ``input_type``: ``query``, ``document`` or ``none``. ``truncate``: ``error``, ``right``, ``left`` or
-    ``chunk``. ``dimensions``: of the vectors, for models that can be cut. ``if_vector_space``: the
-    fingerprint that the vectors must have. ``keep_going``: texts that fail do not fail the others. ``task``:
-    for models whose prompt names one. ``use_cache``: take known vectors from the server's cache.
-    ``return_chunks``: with ``truncate="chunk"``, tell the pieces of each text.
-    """
+    """``EmbedArguments``, and ``keep_going``: texts that fail do not fail the others. ``return_chunks``: with
+    ``truncate="chunk"``, tell the pieces of each text."""
 
     model: str | None = None
     input_type: str | None = None

@@ -6,13 +6,31 @@ import array
 import base64
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Chunk", "Embeddings", "ItemError", "ModelInfo", "Ranked"]
+__all__ = ["Chunk", "EmbedArguments", "Embeddings", "ItemError", "ModelInfo", "Ranked"]
+
+
+class EmbedArguments(TypedDict, total=False):
+    """How texts are embedded; what is left out or None is the server's choice.
+
+    ``input_type``: ``query``, ``document`` or ``none``. ``truncate``: ``error``, ``right``, ``left`` or
+    ``chunk``. ``dimensions``: of the vectors, for models that can be cut. ``if_vector_space``: fail with
+    ``VectorSpaceError`` when the vectors would be of another space than this fingerprint. ``task``: for
+    models whose prompt names one. ``use_cache``: take known vectors from the server's cache.
+    """
+
+    model: str | None
+    input_type: str | None
+    truncate: str | None
+    dimensions: int | None
+    if_vector_space: str | None
+    task: str | None
+    use_cache: bool
 
 
 @dataclass(frozen=True, slots=True)
