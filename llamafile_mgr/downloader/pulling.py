@@ -157,7 +157,7 @@ class _Pull:
         if not self._options.update:
             with contextlib.suppress(NotFoundError, IntegrityError):
                 entry = self._store.find(target.name)
-                same = target.sha256 in (None, entry.digest, entry.record.source_digest)
+                same = target.sha256 in (None, entry.digest, entry.source_digest)
                 if entry.name == target.name and same and self._same_revision(entry):
                     return entry
         if target.sha256 is None:
@@ -170,14 +170,14 @@ class _Pull:
     def _adopt(self, digest: str, resolution: Resolution | None) -> StoredArtifact | None:
         """Let our name point at a blob that is here under another one."""
         entry = self._store.by_digest(digest)
-        if entry is None or (entry.record.conversion != self._target.conversion):
+        if entry is None or entry.conversion != self._target.conversion:
             return None
         record = self._record(entry.digest, entry.size, entry.kind, resolution)
         record = replace(
             record,
             trust=entry.trust if resolution is None and not self._target.sha256 else record.trust,
-            source_digest=entry.record.source_digest,
-            source_size=entry.record.source_size,
+            source_digest=entry.source_digest,
+            source_size=entry.source_size,
             verified_at=entry.verified_at,
         )
         return self._store.name(record)
@@ -306,7 +306,7 @@ class _Pull:
         finally:
             part.close()
             if not part.have and resolution.size != 0:
-                part.remove()
+                remove_part(part.directory)
         entry = await run_to_end(self._publish, part, hashes, resolution)
         remove_part(part.directory)
         self._published(entry, transfer.transferred)

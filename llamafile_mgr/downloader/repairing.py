@@ -33,13 +33,12 @@ async def repair(
         IntegrityError: the file cannot be fetched from anywhere, or the hub has another one now.
         DownloadError, StoreError: as for ``pull``.
     """
-    record = entry.record
-    if record.conversion is not None:
+    if entry.conversion is not None:
         raise IntegrityError(
             f"{entry.name} was converted on this computer, so single blocks cannot be fetched",
             hint=f"llamafile-mgr rm {entry.name}, then llamafile-mgr pull {entry.name}",
         )
-    if record.source.startswith("file:"):
+    if entry.source.startswith("file:"):
         raise IntegrityError(
             f"{entry.name} was imported from a file, so its blocks cannot be fetched",
             hint="import it again from a sound copy",
@@ -47,7 +46,7 @@ async def repair(
     store.refuse_when_held(entry.name, entry.digest)
     target = PullTarget(
         name=entry.name,
-        source=_at_revision(record.source, record.revision),
+        source=_at_revision(entry.source, entry.revision),
         kind=entry.kind,
         size=entry.size,
         sha256=entry.digest,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llamafile_mgr.errors import StoreError
@@ -105,14 +105,8 @@ def hash_file(path: Path, advance: Callable[[int], None] | None = None) -> Block
 
 def write_blocks(path: Path, hashes: BlockHashes) -> None:
     """Write the side-car of a blob."""
-    document = {
-        "sha256": hashes.sha256,
-        "size": hashes.size,
-        "block": hashes.block,
-        "blocks": list(hashes.blocks),
-    }
     with store_errors(path):
-        write_atomically(path, json.dumps(document).encode())
+        write_atomically(path, json.dumps(asdict(hashes)).encode())
 
 
 def read_blocks(path: Path) -> BlockHashes | None:
@@ -125,8 +119,6 @@ def read_blocks(path: Path) -> BlockHashes | None:
             block=int(document["block"]),
             blocks=tuple(document["blocks"]),
         )
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     count = -(-hashes.size // hashes.block) if hashes.block > 0 else -1

@@ -13,14 +13,14 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from llamafile_mgr.catalog import Catalog
 from llamafile_mgr.errors import DiskFullError, IntegrityError, InvalidFileError, NotFoundError, StoreError
-from llamafile_mgr.files import free_bytes, store_errors, sync_directory, temporary_name
+from llamafile_mgr.files import free_bytes, replacing, store_errors, temporary_name
 from llamafile_mgr.store.block_hashes import BlockHashes, Digester
 from llamafile_mgr.store.layout import is_digest
 from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust, parse_record, record_json
@@ -64,27 +64,17 @@ def export_kit(
     chosen = list(entries)
     if target.exists():
         raise StoreError(f"{target} exists already", hint="name another file, or move it away")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    blobs = {entry.digest: entry for entry in chosen}
     manifest = json.dumps(
-        {"version": 1, "records": [record_json(entry.record) for entry in chosen]}, indent=1
+        {"version": 1, "records": [record_json(entry) for entry in chosen]}, indent=1
     ).encode()
-    try:
-        with store_errors(target):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "wb") as stream:
-                with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                    archive.addfile(_member(_MANIFEST, len(manifest)), io.BytesIO(manifest))
-                    for digest, entry in blobs.items():
-                        _add_blob(archive, digest, entry, advance)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.rename(temporary, target)
-            sync_directory(target.absolute().parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with (
+        store_errors(target),
+        replacing(target, overwrite=False) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        archive.addfile(_member(_MANIFEST, len(manifest)), io.BytesIO(manifest))
+        for digest, entry in {entry.digest: entry for entry in chosen}.items():
+            _add_blob(archive, digest, entry, advance)
     return target.stat().st_size
 
 
@@ -107,12 +97,8 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     return member
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrived:
-    """One blob of a kit, checked, still under a temporary name."""
-
-    path: Path
-    hashes: BlockHashes
+#: One blob of a kit, checked, still under a temporary name.
+_Arrived = tuple[Path, BlockHashes]
 
 
 def import_kit(
@@ -148,8 +134,8 @@ def import_kit(
     except (tarfile.TarError, EOFError) as error:
         raise InvalidFileError(f"{source} is no sound kit: {error}") from error
     finally:
-        for blob in arrived.values():
-            blob.path.unlink(missing_ok=True)
+        for path, _ in arrived.values():
+            path.unlink(missing_ok=True)
 
 
 def _open(source: Path, stack: contextlib.ExitStack) -> tarfile.TarFile:
@@ -259,7 +245,7 @@ def _take(
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return _Arrived(temporary, hashes)
+    return temporary, hashes
 
 
 def _publish(
@@ -273,6 +259,6 @@ def _publish(
     trust = Trust.PINNED if _pin(record, catalog) == record.digest else Trust.FIRST_USE
     record = known[0] if known else replace(record, trust=trust)
     record = replace(record, verified_at=datetime.now(UTC).replace(microsecond=0))
-    if blob is None or not blob.path.exists():
+    if blob is None or not blob[0].exists():
         return store.name(record)
-    return store.publish(blob.path, blob.hashes, record)
+    return store.publish(*blob, record)

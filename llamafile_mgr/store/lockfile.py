@@ -46,24 +46,23 @@ def locked(entry: StoredArtifact) -> LockedArtifact:
     Raises:
         UsageError: the file came from this computer, so that nobody else could fetch it.
     """
-    record = entry.record
-    if record.source.startswith("file:"):
+    if entry.source.startswith("file:"):
         raise UsageError(
-            f"{record.name} was imported from a file, which a lock file cannot pin",
+            f"{entry.name} was imported from a file, which a lock file cannot pin",
             hint="pass it on in a kit: llamafile-mgr kit export",
         )
-    source, revision = record.source, record.revision
+    source, revision = entry.source, entry.revision
     if source.startswith("hf:") and revision and _COMMIT.fullmatch(revision):
         source = f"{source.partition('@')[0]}@{revision}"
     return LockedArtifact(
-        name=record.name,
-        kind=record.kind,
+        name=entry.name,
+        kind=entry.kind,
         source=source,
-        size=record.source_size if record.source_size is not None else record.size,
-        sha256=record.source_digest or record.digest,
-        url=record.url,
+        size=entry.source_size if entry.source_size is not None else entry.size,
+        sha256=entry.source_digest or entry.digest,
+        url=entry.url,
         revision=revision,
-        conversion=record.conversion,
+        conversion=entry.conversion,
     )
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -132,11 +132,7 @@ class Part:
 
     def _start_map(self) -> None:
         _sync_data(self._data_descriptor)
-        lines = [json.dumps({**asdict(self.info), "boot": _boot_id()})]
-        lines += [f"w {start} {end}" for start, end in self._done]
-        self._lines = len(lines) - 1
-        lines.append(f"d {self._lines}\n")
-        write_atomically(self._map, "\n".join(lines).encode())
+        self._lines = _write_map(self._map, self.info, self._done)
         self._map_descriptor = os.open(self._map, os.O_WRONLY | os.O_APPEND)
         self._unsynced = False
 
@@ -232,12 +228,6 @@ class Part:
         """Note that the complete file failed its check."""
         self.rebind(replace(self.info, bad=reason), keep=True)
 
-    def truncate(self, size: int) -> None:
-        """Cut what lies beyond ``size``."""
-        with store_errors(self.data):
-            if os.fstat(self._data_descriptor).st_size > size:
-                os.ftruncate(self._data_descriptor, size)
-
     def close(self) -> None:
         """Checkpoint and close; the part stays for a resume."""
         try:
@@ -246,21 +236,22 @@ class Part:
             os.close(self._data_descriptor)
             os.close(self._map_descriptor)
 
-    def remove(self) -> None:
-        """Remove what is left of the directory, the data too if it was not published."""
-        remove_part(self.directory)
-
 
 def make_part(directory: Path, info: PartInfo, data: Path, damage: Sequence[Range]) -> None:
     """Make an unfinished download of the whole file ``data``, in which the ``damage`` is missing."""
     directory.mkdir(mode=0o700)
     size = data.stat().st_size
-    good = RangeSet(damage).missing(size)
-    lines = [json.dumps({**asdict(info), "boot": _boot_id()})]
-    lines += [f"w {start} {end}" for start, end in good]
     # The data first: a part whose map is lost starts over, a map without its data must not exist.
     os.replace(data, directory / "data")
-    write_atomically(directory / "map", "\n".join([*lines, f"d {len(good)}\n"]).encode())
+    _write_map(directory / "map", info, RangeSet(damage).missing(size))
+
+
+def _write_map(path: Path, info: PartInfo, done: Iterable[Range]) -> int:
+    """Write a new map, all of it durable, and return how many ranges it has."""
+    written = [f"w {start} {end}" for start, end in done]
+    head = json.dumps({**asdict(info), "boot": _boot_id()})
+    write_atomically(path, "\n".join([head, *written, f"d {len(written)}\n"]).encode())
+    return len(written)
 
 
 def remove_part(directory: Path) -> None:

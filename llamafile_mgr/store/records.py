@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from pathlib import Path
+from typing import Any
 
 from llamafile_mgr.catalog import ArtifactKind, Role
 from llamafile_mgr.errors import UsageError
@@ -64,61 +65,38 @@ class NameRecord:
             raise UsageError(f"the size of {self.name} is negative")
 
 
-@dataclass(frozen=True, slots=True)
-class StoredArtifact:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredArtifact(NameRecord):
     """One name in the store with its file.
 
-    ``path``: the file itself. ``digest``: SHA-256 of the file on disk. ``trust``: what it was checked
-    against. ``last_used_at`` is None when nothing has used it yet. ``damaged``: a later check failed.
+    ``path``: the file itself. ``last_used_at`` is None when nothing has used it yet. ``damaged``: a later
+    check failed.
     """
 
-    name: str
     path: Path
-    digest: str
-    size: int
-    kind: ArtifactKind
-    model_id: str | None
-    artifact: str | None
-    role: Role | None
-    licence: str | None
-    source: str
-    revision: str | None
-    trust: Trust
-    verified_at: datetime
     last_used_at: datetime | None
-    engine_version: str | None
     damaged: bool
-    record: NameRecord
+
+    @property
+    def record(self) -> NameRecord:
+        """Return what is written to disk of it."""
+        return NameRecord(**_values(self))
 
 
 def stored(record: NameRecord, path: Path, last_used_at: datetime | None, damaged: bool) -> StoredArtifact:
     """Join a record with what the disk says about its blob."""
-    return StoredArtifact(
-        name=record.name,
-        path=path,
-        digest=record.digest,
-        size=record.size,
-        kind=record.kind,
-        model_id=record.model_id,
-        artifact=record.artifact,
-        role=record.role,
-        licence=record.licence,
-        source=record.source,
-        revision=record.revision,
-        trust=record.trust,
-        verified_at=record.verified_at,
-        last_used_at=last_used_at,
-        engine_version=record.engine_version,
-        damaged=damaged,
-        record=record,
-    )
+    return StoredArtifact(**_values(record), path=path, last_used_at=last_used_at, damaged=damaged)
+
+
+def _values(record: NameRecord) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(NameRecord)}
 
 
 def artifact_json(entry: StoredArtifact) -> dict[str, object]:
     """Return what the store knows of an entry as plain JSON values."""
     used = entry.last_used_at
     return {
-        **record_json(entry.record),
+        **record_json(entry),
         "path": str(entry.path),
         "last_used_at": used.isoformat(timespec="seconds") if used else None,
         "damaged": entry.damaged,
@@ -127,16 +105,9 @@ def artifact_json(entry: StoredArtifact) -> dict[str, object]:
 
 def record_json(record: NameRecord) -> dict[str, object]:
     """Return the record as plain JSON values, without the fields that are unknown."""
-    values: dict[str, object] = {}
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if isinstance(value, datetime):
-            value = value.astimezone(UTC).isoformat(timespec="seconds")
-        elif isinstance(value, Enum):
-            value = value.value
-        if value is not None:
-            values[field.name] = value
-    return values
+    values = {name: value for name, value in _values(record).items() if value is not None}
+    values["verified_at"] = record.verified_at.astimezone(UTC).isoformat(timespec="seconds")
+    return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
 
 
 def parse_record(text: str | bytes) -> NameRecord:
