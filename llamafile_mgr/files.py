@@ -166,19 +166,11 @@ def link_file(source: Path, target: Path) -> bool:
 def clone_or_copy(source: Path, target: Path) -> str:
     """Copy ``source`` to the new file ``target`` (mode 0600) and return ``reflink`` or ``copy``."""
     descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "r+b", buffering=0) as stream, source.open("rb", buffering=0) as origin:
+    with open(descriptor, "r+b") as stream, source.open("rb") as origin:
         if _clone(origin.fileno(), descriptor):
             return "reflink"
-        buffer = bytearray(_COPY_BYTES)
-        view = memoryview(buffer)
-        while count := origin.readinto(buffer):
-            _write_all(stream.fileno(), view[:count])
+        shutil.copyfileobj(origin, stream, _COPY_BYTES)
     return "copy"
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def _clone(source: int, target: int) -> bool:

@@ -7,7 +7,6 @@ import socket
 import ssl
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -20,12 +19,10 @@ from llamafile_mgr.downloader.wide_reads import WideTransport
 
 __all__ = [
     "HubAccess",
-    "access_from",
     "addresses_of",
     "check_peer",
     "is_proxied",
     "make_client",
-    "peer_of",
     "reaches_of",
 ]
 
@@ -44,11 +41,6 @@ class HubAccess:
         if self.token and origin(url) == origin(self.endpoint):
             return {"Authorization": f"Bearer {self.token}"}
         return {}
-
-
-def access_from(config: DownloadConfig, environ: Mapping[str, str]) -> HubAccess:
-    """Return the access to Hugging Face that the environment grants."""
-    return HubAccess(config.hf_endpoint, environ.get("HF_TOKEN") or None)
 
 
 def make_client(config: DownloadConfig) -> httpx.AsyncClient:
@@ -100,13 +92,6 @@ async def reaches_of(url: str) -> tuple[Reach, ...]:
     return tuple({reach_of(address) for address in await addresses_of(url)})
 
 
-def peer_of(response: httpx.Response) -> str | None:
-    """Return the address that an answer came from."""
-    stream = response.extensions.get("network_stream")
-    address = stream.get_extra_info("server_addr") if stream is not None else None
-    return str(address[0]) if isinstance(address, tuple) else None
-
-
 def check_peer(response: httpx.Response, named: tuple[Reach, ...], url: str) -> None:
     """Refuse an answer whose address is more private than what the user named.
 
@@ -115,6 +100,7 @@ def check_peer(response: httpx.Response, named: tuple[Reach, ...], url: str) -> 
     Raises:
         DownloadError: it is.
     """
-    peer = peer_of(response)
-    if peer is not None and not is_proxied(url):
-        check_redirect(named, url, [peer])
+    stream = response.extensions.get("network_stream")
+    peer = stream.get_extra_info("server_addr") if stream is not None else None
+    if isinstance(peer, tuple) and not is_proxied(url):
+        check_redirect(named, url, [str(peer[0])])

@@ -17,6 +17,7 @@ from enum import StrEnum
 from llamafile_mgr.catalog import ArtifactKind, Catalog, Role
 from llamafile_mgr.config import DownloadConfig
 from llamafile_mgr.errors import UsageError
+from llamafile_mgr.store.records import StoredArtifact, catalog_facts
 
 __all__ = ["Hub", "PullTarget", "Source", "check_url", "is_loopback_host", "parse_source", "target_of"]
 
@@ -72,6 +73,10 @@ class PullTarget:
     engine_version: str | None = None
     conversion: str | None = None
 
+    def is_met_by(self, entry: StoredArtifact) -> bool:
+        """Tell whether this very file is in the store under its name."""
+        return entry.name == self.name and self.sha256 in (None, entry.digest, entry.source_digest)
+
 
 def target_of(text: str, catalog: Catalog, *, name: str | None = None) -> PullTarget:
     """Return what ``text`` means: a catalog name, or a source in one of the forms above.
@@ -84,19 +89,9 @@ def target_of(text: str, catalog: Catalog, *, name: str | None = None) -> PullTa
         source = parse_source(text, DownloadConfig())
         return PullTarget(name=name or source.file_name, source=text, kind=kind_of_name(source.file_name))
     model, artifact = catalog.find(text)
+    facts = catalog_facts(model, artifact) | ({"name": name} if name else {})
     return PullTarget(
-        name=name or (f"{model.id}:{artifact.name}" if model else artifact.name),
-        source=artifact.source,
-        kind=artifact.kind,
-        size=artifact.size,
-        approximate_size=artifact.approximate_size,
-        sha256=artifact.sha256,
-        model_id=model.id if model else None,
-        artifact=artifact.name if model else None,
-        role=model.role if model else None,
-        licence=model.licence if model else None,
-        engine_version=artifact.engine_version,
-        conversion=artifact.conversion,
+        size=artifact.size, approximate_size=artifact.approximate_size, sha256=artifact.sha256, **facts
     )
 
 

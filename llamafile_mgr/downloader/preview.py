@@ -53,7 +53,7 @@ def preview(
     path, present, arrived = blobs, False, 0
     with contextlib.suppress(NotFoundError, IntegrityError):
         entry = store.find(target.name)
-        present = entry.name == target.name and target.sha256 in (None, entry.digest, entry.source_digest)
+        present = target.is_met_by(entry)
         path = entry.path if present else path
     if target.sha256 is not None and not present:
         # A converted file gets a digest of its own, which nobody knows before.

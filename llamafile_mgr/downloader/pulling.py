@@ -13,7 +13,7 @@ import httpx
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader.client import HubAccess, access_from, make_client
+from llamafile_mgr.downloader.client import HubAccess, make_client
 from llamafile_mgr.downloader.hub_sources import Hub, PullTarget, parse_source
 from llamafile_mgr.downloader.huggingface import cached_file, hub_is_offline
 from llamafile_mgr.downloader.promises import check_promises, check_space, prepare_part
@@ -33,11 +33,7 @@ from llamafile_mgr.downloader.resolving import Resolution, Resolver
 from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.downloader.transfer import Transfer
 from llamafile_mgr.errors import IntegrityError, NotFoundError, OfflineError
-from llamafile_mgr.files import (
-    clone_or_copy,
-    store_errors,
-    temporary_name,
-)
+from llamafile_mgr.files import clone_or_copy, store_errors, temporary_name
 from llamafile_mgr.store import (
     BlockHashes,
     NameRecord,
@@ -122,8 +118,9 @@ class _Pull:
         self._options = options
         self._environ = environ
         self._source = parse_source(target.source, config)
-        self._access: HubAccess = access_from(config, environ)
+        self._access = HubAccess(config.hf_endpoint, environ.get("HF_TOKEN") or None)
         self._started_at = datetime.now(UTC)
+        self._offline = config.offline or (self._source.hub is Hub.HUGGING_FACE and hub_is_offline(environ))
         self._best = 0
 
     async def run(self) -> StoredArtifact:
@@ -137,7 +134,7 @@ class _Pull:
         cached = await run_to_end(self._take_cached, self._target.sha256)
         if cached is not None:
             return cached
-        if self._config.offline or (self._source.hub is Hub.HUGGING_FACE and hub_is_offline(self._environ)):
+        if self._offline:
             raise OfflineError(
                 f"{self._target.name} is not in the store and fetching is switched off",
                 cause="offline, by setting or HF_HUB_OFFLINE",
@@ -157,15 +154,11 @@ class _Pull:
         if not self._options.update:
             with contextlib.suppress(NotFoundError, IntegrityError):
                 entry = self._store.find(target.name)
-                same = target.sha256 in (None, entry.digest, entry.source_digest)
-                if entry.name == target.name and same and self._same_revision(entry):
+                if target.is_met_by(entry) and self._options.revision in (None, entry.revision):
                     return entry
         if target.sha256 is None:
             return None
         return self._adopt(target.sha256, None)
-
-    def _same_revision(self, entry: StoredArtifact) -> bool:
-        return self._options.revision in (None, entry.revision)
 
     def _adopt(self, digest: str, resolution: Resolution | None) -> StoredArtifact | None:
         """Let our name point at a blob that is here under another one."""
@@ -185,7 +178,7 @@ class _Pull:
     def _take_cached(self, digest: str | None, resolution: Resolution | None = None) -> StoredArtifact | None:
         """Take the file from the Hugging Face cache when its bytes are the right ones."""
         if self._target.conversion is not None or (
-            digest is None and resolution is None and not self._offline()
+            digest is None and resolution is None and not self._offline
         ):
             return None
         found = cached_file(self._source, digest, self._environ)
@@ -210,9 +203,6 @@ class _Pull:
             return entry
         finally:
             temporary.unlink(missing_ok=True)
-
-    def _offline(self) -> bool:
-        return self._config.offline or hub_is_offline(self._environ)
 
     def _check_revision(self, resolution: Resolution) -> None:
         wanted = self._options.revision

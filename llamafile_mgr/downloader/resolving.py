@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -114,9 +114,8 @@ class Resolver:
         """Return address and digest of a file in a package index (PEP 691)."""
         package, _, file = source.path
         body = await self._retried(source.url, lambda: self._fetch_json(source.url))
-        files = body.get("files", []) if isinstance(body, dict) else []
-        for entry in files if isinstance(files, list) else []:
-            if isinstance(entry, dict) and entry.get("filename") == file:
+        for entry in _tables(body, "files"):
+            if entry.get("filename") == file:
                 hashes = entry.get("hashes")
                 digest = hashes.get("sha256") if isinstance(hashes, dict) else None
                 url = urllib.parse.urljoin(source.url, str(entry.get("url", "")))
@@ -139,9 +138,8 @@ class Resolver:
         except (httpx.HTTPError, DownloadError, NotFoundError):
             # The API limits anonymous callers; without it the first download is trusted and recorded.
             return None
-        assets = body.get("assets", []) if isinstance(body, dict) else []
-        for entry in assets if isinstance(assets, list) else []:
-            if isinstance(entry, dict) and entry.get("name") == asset:
+        for entry in _tables(body, "assets"):
+            if entry.get("name") == asset:
                 digest = str(entry.get("digest", "")).removeprefix("sha256:")
                 return digest if is_digest(digest) else None
         return None
@@ -228,6 +226,12 @@ class Resolver:
             await asyncio.sleep(wait)
 
 
+def _tables(body: object, key: str) -> list[dict[str, Any]]:
+    """Return the objects of a list in somebody's JSON, none where it has another form."""
+    found = body.get(key) if isinstance(body, dict) else None
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
 def certificate_error(url: str, error: Exception) -> DownloadError:
     """Return our error for a certificate that nobody vouches for; it is never retried."""
     return DownloadError(
@@ -305,19 +309,17 @@ def _judge_probe(
 
 
 def _check_pin(target: PullTarget, size: int | None, digest: str | None) -> None:
-    hint = "the hub replaced the file: pin the revision that you want, or update llamafile-mgr"
     if target.sha256 and digest and digest != target.sha256:
-        raise IntegrityError(
-            f"the hub's file for {target.name} is not the one that is pinned; nothing was fetched",
-            cause=f"the hub says {digest}, the pin says {target.sha256}",
-            hint=hint,
-        )
-    if target.size is not None and size is not None and size != target.size:
-        raise IntegrityError(
-            f"the hub's file for {target.name} is not the one that is pinned; nothing was fetched",
-            cause=f"the hub has {size:,} bytes, the pin says {target.size:,}",
-            hint=hint,
-        )
+        difference = f"the hub says {digest}, the pin says {target.sha256}"
+    elif target.size is not None and size is not None and size != target.size:
+        difference = f"the hub has {size:,} bytes, the pin says {target.size:,}"
+    else:
+        return
+    raise IntegrityError(
+        f"the hub's file for {target.name} is not the one that is pinned; nothing was fetched",
+        cause=difference,
+        hint="the hub replaced the file: pin the revision that you want, or update llamafile-mgr",
+    )
 
 
 def relocated(before: Resolution, after: Resolution) -> Resolution:

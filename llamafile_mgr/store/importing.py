@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from llamafile_mgr.catalog import Artifact, Catalog, Model
 from llamafile_mgr.errors import DiskFullError, InvalidFileError, NotFoundError, UsageError
 from llamafile_mgr.files import clone_or_copy, free_bytes, link_file, store_errors, temporary_name
 from llamafile_mgr.store.block_hashes import hash_file
 from llamafile_mgr.store.kinds import kind_of_file
-from llamafile_mgr.store.layout import check_name
-from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust
+from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust, catalog_facts
 from llamafile_mgr.store.store import Store
 
 __all__ = ["Method", "import_file"]
@@ -65,17 +64,18 @@ def import_file(
                 f"{path} has the digest {hashes.sha256}, not {sha256}", hint="nothing was imported"
             )
         known = _in_catalog(catalog, hashes.sha256)
+        facts: dict[str, Any] = {"name": path.name, "kind": kind, "source": path.absolute().as_uri()}
+        if known:
+            facts = catalog_facts(*known)
+        if name:
+            facts["name"] = name
         record = NameRecord(
-            name=check_name(name or (_catalog_name(*known) if known else path.name)),
             digest=hashes.sha256,
             size=hashes.size,
-            kind=kind,
             trust=Trust.PINNED if known or sha256 else Trust.FIRST_USE,
-            source=known[1].source if known else path.absolute().as_uri(),
             verified_at=datetime.now(UTC).replace(microsecond=0),
+            **facts,
         )
-        if known:
-            record = _described(record, *known)
         return store.publish(temporary, hashes, record), how
     finally:
         with contextlib.suppress(OSError):
@@ -113,19 +113,3 @@ def _in_catalog(catalog: Catalog, digest: str) -> tuple[Model | None, Artifact] 
         if runtime.sha256 == digest:
             return None, runtime
     return None
-
-
-def _catalog_name(model: Model | None, artifact: Artifact) -> str:
-    return f"{model.id}:{artifact.name}" if model else artifact.name
-
-
-def _described(record: NameRecord, model: Model | None, artifact: Artifact) -> NameRecord:
-    return replace(
-        record,
-        kind=artifact.kind,
-        engine_version=artifact.engine_version,
-        model_id=model.id if model else None,
-        artifact=artifact.name if model else None,
-        role=model.role if model else None,
-        licence=model.licence if model else None,
-    )

@@ -10,11 +10,20 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
-from llamafile_mgr.catalog import ArtifactKind, Role
+from llamafile_mgr.catalog import Artifact, ArtifactKind, Model, Role
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.store.layout import check_digest, check_name
 
-__all__ = ["NameRecord", "StoredArtifact", "Trust", "artifact_json", "parse_record", "record_json", "stored"]
+__all__ = [
+    "NameRecord",
+    "StoredArtifact",
+    "Trust",
+    "artifact_json",
+    "catalog_facts",
+    "parse_record",
+    "record_json",
+    "stored",
+]
 
 
 class Trust(StrEnum):
@@ -90,6 +99,22 @@ def stored(record: NameRecord, path: Path, last_used_at: datetime | None, damage
 
 def _values(record: NameRecord) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(NameRecord)}
+
+
+def catalog_facts(model: Model | None, artifact: Artifact) -> dict[str, Any]:
+    """Return what the catalog says of a file, as fields of a record; a runtime belongs to no model."""
+    facts: dict[str, Any] = (
+        {}
+        if model is None
+        else {"model_id": model.id, "artifact": artifact.name, "role": model.role, "licence": model.licence}
+    )
+    return facts | {
+        "name": f"{model.id}:{artifact.name}" if model else artifact.name,
+        "source": artifact.source,
+        "kind": artifact.kind,
+        "engine_version": artifact.engine_version,
+        "conversion": artifact.conversion,
+    }
 
 
 def artifact_json(entry: StoredArtifact) -> dict[str, object]:
