@@ -47,7 +47,7 @@ def export_command(context: Context, file: Path, names: tuple[str, ...], as_json
         from llamafile_mgr.cli.guidance import how_to_pull
 
         raise NotFoundError("the store is empty", hint=how_to_pull())
-    size = export_kit(store, entries, file)
+    size = export_kit(entries, file)
     if as_json:
         print_json({"kit": str(file), "size": size, "names": [entry.name for entry in entries]})
         return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -83,8 +82,8 @@ class Digester:
         return BlockHashes(self._whole.hexdigest(), self._size, BLOCK_BYTES, tuple(blocks))
 
 
-def hash_file(path: Path, advance: Callable[[int], None] | None = None) -> BlockHashes:
-    """Hash a file in one pass; ``advance`` hears of every few bytes read.
+def hash_file(path: Path) -> BlockHashes:
+    """Hash a file in one pass.
 
     Raises:
         StoreError: the file cannot be read.
@@ -96,8 +95,6 @@ def hash_file(path: Path, advance: Callable[[int], None] | None = None) -> Block
         with path.open("rb", buffering=0) as stream:
             while count := stream.readinto(buffer):
                 digester.update(view[:count])
-                if advance is not None:
-                    advance(count)
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
     return digester.finish()

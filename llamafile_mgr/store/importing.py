@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -39,7 +38,6 @@ def import_file(
     name: str | None = None,
     sha256: str | None = None,
     method: Method = Method.COPY,
-    advance: Callable[[int], None] | None = None,
 ) -> tuple[StoredArtifact, str]:
     """Take a local file into the store; return its entry and how it came in.
 
@@ -58,7 +56,7 @@ def import_file(
         with store_errors(temporary):
             how = _bring(path, temporary, method)
         kind = kind_of_file(temporary, str(path))
-        hashes = hash_file(temporary, advance)
+        hashes = hash_file(temporary)
         if sha256 is not None and hashes.sha256 != sha256:
             raise InvalidFileError(
                 f"{path} has the digest {hashes.sha256}, not {sha256}", hint="nothing was imported"

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,25 +36,17 @@ _COPY_BYTES = 1024 * 1024
 class _HashingReader(io.RawIOBase):
     """Hashes what is read through it."""
 
-    def __init__(self, stream: IO[bytes], advance: Callable[[int], None] | None) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self._advance = advance
         self.digester = Digester()
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
         self.digester.update(memoryview(data))
-        if self._advance is not None:
-            self._advance(len(data))
         return data
 
 
-def export_kit(
-    store: Store,
-    entries: Iterable[StoredArtifact],
-    target: Path,
-    advance: Callable[[int], None] | None = None,
-) -> int:
+def export_kit(entries: Iterable[StoredArtifact], target: Path) -> int:
     """Write ``entries`` into the new archive ``target`` and return its size in bytes.
 
     Raises:
@@ -74,15 +66,13 @@ def export_kit(
     ):
         archive.addfile(_member(_MANIFEST, len(manifest)), io.BytesIO(manifest))
         for digest, entry in {entry.digest: entry for entry in chosen}.items():
-            _add_blob(archive, digest, entry, advance)
+            _add_blob(archive, digest, entry)
     return target.stat().st_size
 
 
-def _add_blob(
-    archive: tarfile.TarFile, digest: str, entry: StoredArtifact, advance: Callable[[int], None] | None
-) -> None:
+def _add_blob(archive: tarfile.TarFile, digest: str, entry: StoredArtifact) -> None:
     with entry.path.open("rb") as blob:
-        reader = _HashingReader(blob, advance)
+        reader = _HashingReader(blob)
         archive.addfile(_member(f"blobs/{digest}", entry.size), reader)
     if reader.digester.finish().sha256 != digest:
         raise IntegrityError(
@@ -101,9 +91,7 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 _Arrived = tuple[Path, BlockHashes]
 
 
-def import_kit(
-    source: Path, store: Store, catalog: Catalog, advance: Callable[[int], None] | None = None
-) -> list[StoredArtifact]:
+def import_kit(source: Path, store: Store, catalog: Catalog) -> list[StoredArtifact]:
     """Take everything that a kit holds into the store and return it.
 
     Raises:
@@ -126,7 +114,7 @@ def import_kit(
             for member in members:
                 digest = _check_member(member, listed, arrived, source)
                 if digest in wanted:
-                    arrived[digest] = _take(archive, member, digest, store, advance)
+                    arrived[digest] = _take(archive, member, digest, store)
             absent = set(wanted) - set(arrived)
             if absent:
                 raise InvalidFileError(f"{source} is incomplete: {sorted(absent)[0][:12]} is not in it")
@@ -215,18 +203,12 @@ def _check_member(
     return digest
 
 
-def _take(
-    archive: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    digest: str,
-    store: Store,
-    advance: Callable[[int], None] | None,
-) -> _Arrived:
+def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, digest: str, store: Store) -> _Arrived:
     stream = archive.extractfile(member)
     if stream is None:
         raise InvalidFileError(f"{member.name} of the kit cannot be read")
     temporary = temporary_name(store.layout.temporary)
-    reader = _HashingReader(stream, advance)
+    reader = _HashingReader(stream)
     try:
         with store_errors(temporary):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -29,13 +28,13 @@ class Verification:
         return self.found == self.entry.digest
 
 
-def verify(store: Store, entry: StoredArtifact, advance: Callable[[int], None] | None = None) -> Verification:
+def verify(store: Store, entry: StoredArtifact) -> Verification:
     """Read a stored file and compare it; a damaged one is put aside and loses its right to run.
 
     Raises:
         StoreError: the file cannot be read.
     """
-    found = hash_file(entry.path, advance)
+    found = hash_file(entry.path)
     side_car = store.layout.blocks(entry.digest)
     if found.sha256 == entry.digest:
         if read_blocks(side_car) is None:

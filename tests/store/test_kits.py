@@ -29,7 +29,7 @@ def test_a_kit_carries_names_files_and_modes(tmp_path: Path) -> None:
     put(here, "alias", DATA)
     put(here, "engine", b"MZ-engine", kind=ArtifactKind.RUNTIME, engine_version="0.10.5")
     kit = tmp_path / "office.kit"
-    size = export_kit(here, here.entries(), kit)
+    size = export_kit(here.entries(), kit)
     assert size == kit.stat().st_size < 2 * len(DATA)
     there = Store(tmp_path / "there")
     names = [entry.name for entry in import_kit(kit, there, load_catalog())]
@@ -46,7 +46,7 @@ def test_a_kit_carries_names_files_and_modes(tmp_path: Path) -> None:
 def test_what_a_kit_says_about_trust_is_only_its_claim(tmp_path: Path) -> None:
     here = Store(tmp_path / "here")
     put(here, "weights", DATA, trust=Trust.PINNED)
-    export_kit(here, here.entries(), tmp_path / "kit")
+    export_kit(here.entries(), tmp_path / "kit")
     there = Store(tmp_path / "there")
     (entry,) = import_kit(tmp_path / "kit", there, load_catalog())
     assert entry.trust is Trust.FIRST_USE
@@ -58,7 +58,7 @@ def test_a_kit_of_what_is_here_changes_nothing_that_is_known_of_it(tmp_path: Pat
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     put(here, "weights", DATA, trust=Trust.PINNED)
     put(there, "weights", DATA)
-    export_kit(there, there.entries(), tmp_path / "kit")
+    export_kit(there.entries(), tmp_path / "kit")
     before = here.find("weights").record
     (entry,) = import_kit(tmp_path / "kit", here, load_catalog())
     assert entry.record == before
@@ -78,7 +78,7 @@ def pinning(digest: str) -> Catalog:
 def test_a_kit_cannot_replace_what_the_catalog_pins(tmp_path: Path) -> None:
     here = Store(tmp_path / "here")
     put(here, "weights", DATA)
-    export_kit(here, here.entries(), tmp_path / "kit")
+    export_kit(here.entries(), tmp_path / "kit")
     there = Store(tmp_path / "there")
     with pytest.raises(IntegrityError, match="not the one that the catalog pins"):
         import_kit(tmp_path / "kit", there, pinning("0" * 64))
@@ -88,7 +88,7 @@ def test_a_kit_cannot_replace_what_the_catalog_pins(tmp_path: Path) -> None:
 def test_a_name_that_is_taken_stays(tmp_path: Path) -> None:
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     put(here, "weights", DATA)
-    export_kit(here, here.entries(), tmp_path / "kit")
+    export_kit(here.entries(), tmp_path / "kit")
     put(there, "weights", b"GGUFother")
     with pytest.raises(StoreError, match="with other bytes"):
         import_kit(tmp_path / "kit", there, load_catalog())
@@ -101,7 +101,7 @@ def test_a_damaged_file_makes_no_kit(tmp_path: Path) -> None:
     entry.path.chmod(0o600)
     entry.path.write_bytes(DATA[:-1] + b"!")
     with pytest.raises(IntegrityError, match="no kit was written"):
-        export_kit(here, [entry], tmp_path / "kit")
+        export_kit([entry], tmp_path / "kit")
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
@@ -110,7 +110,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     entry = put(here, "weights", DATA)
     (tmp_path / "kit").write_text("mine")
     with pytest.raises(StoreError, match="exists already"):
-        export_kit(here, [entry], tmp_path / "kit")
+        export_kit([entry], tmp_path / "kit")
     assert (tmp_path / "kit").read_text() == "mine"
 
 
@@ -198,7 +198,7 @@ def text(kit: bytes) -> bytes:
 def test_a_spoilt_kit_leaves_nothing(spoil: Callable[[bytes], bytes], tmp_path: Path) -> None:
     here = Store(tmp_path / "here")
     put(here, "weights", DATA)
-    export_kit(here, here.entries(), tmp_path / "kit")
+    export_kit(here.entries(), tmp_path / "kit")
     (tmp_path / "bad").write_bytes(spoil((tmp_path / "kit").read_bytes()))
     there = Store(tmp_path / "there")
     with pytest.raises((InvalidFileError, IntegrityError)):
@@ -222,7 +222,7 @@ def assert_untouched(store: Store) -> None:
 def test_the_manifest_is_readable_by_people(tmp_path: Path) -> None:
     here = Store(tmp_path / "here")
     entry = put(here, "weights", DATA)
-    export_kit(here, [entry], tmp_path / "kit")
+    export_kit([entry], tmp_path / "kit")
     with tarfile.open(tmp_path / "kit") as archive:
         assert archive.getnames() == ["kit.json", f"blobs/{entry.digest}"]
         stream = archive.extractfile("kit.json")
