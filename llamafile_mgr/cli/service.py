@@ -13,12 +13,12 @@ import click
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import read_models, role_options
 from llamafile_mgr.cli.output import print_json, print_json_line, print_line
-from llamafile_mgr.cli.service_view import describe, print_after, print_changes, print_done
+from llamafile_mgr.cli.service_view import describe, print_after, print_changes, print_commands, print_done
 from llamafile_mgr.errors import ConfigError, NotReadyError, ServiceError
 
 if TYPE_CHECKING:
     from llamafile_mgr.launching.wanted import ToldRoles
-    from llamafile_mgr.service.definition import Action, ServiceSpec
+    from llamafile_mgr.service.definition import ServiceSpec
     from llamafile_mgr.service.finding import ServiceHost
     from llamafile_mgr.service.managing import Handle
 
@@ -108,20 +108,22 @@ def install(
     changes = compare(steps.files)
     if not dry_run:
         make_directories(target)
-        apply_install(steps, changes, _runner())
+    run, commands = _runner(dry_run=dry_run)
+    apply_install(steps, changes, run, dry_run=dry_run)
     if as_json:
-        print_json({"service": name, "dry_run": dry_run, **describe(changes, steps)})
+        print_json({"service": name, "dry_run": dry_run, "files": describe(changes), "commands": commands})
         return
-    print_changes(changes, steps, dry_run=dry_run)
-    print_after(definition, dry_run=dry_run)
+    print_changes(changes, dry_run=dry_run)
+    print_commands(commands, dry_run=dry_run)
+    if not dry_run:
+        print_after(definition)
 
 
 def _find(
     context: Context, name: str, *, user: bool, run_as: str | None = None
 ) -> tuple[Handle, ServiceHost]:
     from llamafile_mgr.service.definition import Scope
-    from llamafile_mgr.service.finding import find_target
-    from llamafile_mgr.service.managing import find_handle
+    from llamafile_mgr.service.finding import find_handle, find_target
 
     target = find_target(Scope.USER if user else Scope.SYSTEM, run_as, context.paths, os.environ)
     return find_handle(name, target, os.environ), target
@@ -180,15 +182,18 @@ def _read_request(
     )
 
 
-def _runner(*, quiet: bool = True) -> Callable[[Sequence[str]], None]:
+def _runner(*, dry_run: bool) -> tuple[Callable[[Sequence[str]], None], list[Sequence[str]]]:
+    """Return what runs commands, or of a dry run only notes them, and the list of them."""
     from llamafile_mgr.service.applying import run_command
 
-    def run(argv: Sequence[str]) -> None:
-        text = run_command(argv).strip()
-        if text and not quiet:
-            print_line(text)
+    commands: list[Sequence[str]] = []
 
-    return run
+    def run(argv: Sequence[str]) -> None:
+        commands.append(argv)
+        if not dry_run:
+            run_command(argv)
+
+    return run, commands
 
 
 @command.command("uninstall")
@@ -207,39 +212,43 @@ def uninstall(context: Context, user: bool, name: str, dry_run: bool, as_json: b
     """
     from llamafile_mgr.service.applying import apply_uninstall
 
-    handle = _find_installed_or_not(context, name, user=user)
-    steps = handle.uninstall_steps()
-    found = [file.path for file in steps.files if file.path.exists()]
-    commands = [*steps.before, *steps.removed] if found else []
-    if not dry_run:
-        apply_uninstall(steps, _runner())
+    run, commands = _runner(dry_run=dry_run)
+    steps = _find_any(context, name, user=user).uninstall_steps()
+    found = apply_uninstall(steps, run, dry_run=dry_run)
     if as_json:
-        print_json(
-            {
-                "service": name,
-                "dry_run": dry_run,
-                "files": [str(path) for path in found],
-                "commands": commands,
-            }
-        )
+        files = [str(path) for path in found]
+        print_json({"service": name, "dry_run": dry_run, "files": files, "commands": commands})
         return
     if not found:
         print_line(f"there is no service {name}")
-    for argv in commands:
-        print_line(f"{'would run' if dry_run else 'ran'}: {subprocess.list2cmdline(argv)}")
+    print_commands(commands, dry_run=dry_run)
     for path in found:
         print_line(f"{'would remove' if dry_run else 'removed'}: {path}")
 
 
-def _find_installed_or_not(context: Context, name: str, *, user: bool) -> Handle:
-    """Return the handle; who runs a system service stands in its own file."""
-    return _find(context, name, user=user, run_as=None if user else _any_user())[0]
-
-
-def _any_user() -> str:
+def _find_any(context: Context, name: str, *, user: bool) -> Handle:
+    """Return the handle, installed or not; who runs a system service stands in its own file."""
+    if user:
+        return _find(context, name, user=True)[0]
     import pwd
 
-    return pwd.getpwuid(os.getuid()).pw_name
+    return _find(context, name, user=False, run_as=pwd.getpwuid(os.getuid()).pw_name)[0]
+
+
+def _find_installed(context: Context, name: str, *, user: bool) -> Handle:
+    from llamafile_mgr.service.applying import check_installed
+
+    handle = _find_any(context, name, user=user)
+    check_installed(name, handle.uninstall_steps().files)
+    return handle
+
+
+def _act(context: Context, name: str, action: str, *, user: bool) -> str:
+    """Run the manager's command for an action and return what it printed."""
+    from llamafile_mgr.service.applying import run_command
+    from llamafile_mgr.service.definition import Action
+
+    return run_command(_find_installed(context, name, user=user).command(Action(action)))
 
 
 @command.command("start")
@@ -254,9 +263,7 @@ def start(context: Context, user: bool, name: str, as_json: bool) -> None:
     Examples:
       llamafile-mgr service start
     """
-    from llamafile_mgr.service.definition import Action
-
-    _act(context, name, Action.START, user=user)
+    _act(context, name, "start", user=user)
     print_done(name, "started", as_json=as_json)
 
 
@@ -272,9 +279,7 @@ def stop(context: Context, user: bool, name: str, as_json: bool) -> None:
     Examples:
       llamafile-mgr service stop
     """
-    from llamafile_mgr.service.definition import Action
-
-    _act(context, name, Action.STOP, user=user)
+    _act(context, name, "stop", user=user)
     print_done(name, "stopped", as_json=as_json)
 
 
@@ -291,9 +296,7 @@ def status(context: Context, user: bool, name: str, as_json: bool) -> None:
       llamafile-mgr service status
       llamafile-mgr service status --system --json
     """
-    from llamafile_mgr.service.definition import Action
-
-    text = _act(context, name, Action.STATUS, user=user)
+    text = _act(context, name, "status", user=user)
     shown = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     if as_json:
         print_json({"service": name, **shown} if shown else {"service": name, "text": text})
@@ -326,12 +329,9 @@ def logs(context: Context, follow: bool, user: bool, name: str, as_json: bool) -
       llamafile-mgr service logs
       llamafile-mgr service logs --follow
     """
-    from llamafile_mgr.service.applying import check_installed
     from llamafile_mgr.service.definition import Action
 
-    handle = _find_installed_or_not(context, name, user=user)
-    check_installed(name, handle.uninstall_steps().files)
-    argv = handle.command(Action.LOGS, follow=follow)
+    argv = _find_installed(context, name, user=user).command(Action.LOGS, follow=follow)
     try:
         if not as_json:
             return subprocess.run(argv, check=False).returncode
@@ -341,11 +341,3 @@ def logs(context: Context, follow: bool, user: bool, name: str, as_json: bool) -
         return reader.returncode
     except FileNotFoundError as error:
         raise ServiceError(f"there is no {error.filename} here to read the logs with") from error
-
-
-def _act(context: Context, name: str, action: Action, *, user: bool) -> str:
-    from llamafile_mgr.service.applying import check_installed, run_command
-
-    handle = _find_installed_or_not(context, name, user=user)
-    check_installed(name, handle.uninstall_steps().files)
-    return run_command(handle.command(action))

@@ -11,46 +11,34 @@ from llamafile_mgr.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
     from llamafile_mgr.service.applying import FileChange
-    from llamafile_mgr.service.definition import Definition, Steps
+    from llamafile_mgr.service.definition import Definition
 
-__all__ = ["describe", "print_after", "print_changes", "print_done"]
-
-
-def describe(changes: Sequence[FileChange], steps: Steps) -> dict[str, Any]:
-    """Return what installing writes and runs, for JSON."""
-    return {
-        "files": [
-            {"path": str(c.file.path), "change": c.change.value, "lines": list(c.lines)} for c in changes
-        ],
-        "commands": [list(argv) for argv in _commands(changes, steps)],
-    }
+__all__ = ["describe", "print_after", "print_changes", "print_commands", "print_done"]
 
 
-def _commands(changes: Sequence[FileChange], steps: Steps) -> list[tuple[str, ...]]:
-    """Return what installing runs, in order."""
-    kinds = {each.change.value for each in changes}
-    changed = steps.changed if "changed" in kinds else ()
-    return [*changed, *(steps.written if kinds != {"unchanged"} else ()), *steps.ensure]
+def describe(changes: Sequence[FileChange]) -> list[dict[str, Any]]:
+    """Return what becomes of the files, for JSON."""
+    return [{"path": str(c.file.path), "change": c.change.value, "lines": list(c.lines)} for c in changes]
 
 
-def print_changes(changes: Sequence[FileChange], steps: Steps, *, dry_run: bool) -> None:
-    """Say what is written and run; of a dry run also every new line."""
+def print_changes(changes: Sequence[FileChange], *, dry_run: bool) -> None:
+    """Say what is written; of a dry run also every new line."""
     for each in changes:
         print_line(f"{each.change.value}: {each.file.path}")
         for line in each.lines:
             print_line(f"  {line}")
-        if dry_run and each.change.value == "new":
-            encoding = "utf-16" if each.file.data.startswith(b"\xff\xfe") else "utf-8"
-            for line in each.file.data.decode(encoding).splitlines():
-                print_line(f"  {line}".rstrip())
-    for argv in _commands(changes, steps):
+        for line in each.file.lines if dry_run and each.change.value == "new" else ():
+            print_line(f"  {line}".rstrip())
+
+
+def print_commands(commands: Sequence[Sequence[str]], *, dry_run: bool) -> None:
+    """Say what is run."""
+    for argv in commands:
         print_line(f"{'would run' if dry_run else 'ran'}: {subprocess.list2cmdline(argv)}")
 
 
-def print_after(definition: Definition, *, dry_run: bool) -> None:
+def print_after(definition: Definition) -> None:
     """Say where the service listens, and what else its user may want."""
-    if dry_run:
-        return
     where = " and ".join(definition.addresses)
     print_line(f"{'the first call starts it' if definition.on_demand else 'running'}: {where}")
     linger = Path("/var/lib/systemd/linger")

@@ -15,7 +15,7 @@ from pathlib import Path
 from llamafile_mgr.errors import NotFoundError, ServiceError
 from llamafile_mgr.files import write_atomically
 from llamafile_mgr.paths import ensure_private_dir
-from llamafile_mgr.service.definition import Manager, Scope, Steps, UnitFile
+from llamafile_mgr.service.definition import Scope, Steps, UnitFile, lines_of
 from llamafile_mgr.service.finding import ServiceHost
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 _BOOTED = Path("/run/systemd/system")
-_UTF16_MARK = b"\xff\xfe"
 
 
 class Change(StrEnum):
@@ -56,7 +55,7 @@ def compare(files: Sequence[UnitFile]) -> tuple[FileChange, ...]:
     Raises:
         ServiceError: one of them cannot be read.
     """
-    return tuple(_compare(file) for file in files)
+    return tuple(map(_compare, files))
 
 
 def _compare(file: UnitFile) -> FileChange:
@@ -68,16 +67,10 @@ def _compare(file: UnitFile) -> FileChange:
         raise ServiceError(f"cannot read {file.path}: {error.strerror}") from error
     if before == file.data:
         return FileChange(file, Change.UNCHANGED)
-    old, new = _lines(before), _lines(file.data)
-    lines = [
-        line for line in difflib.unified_diff(old, new, n=0, lineterm="") if line[:2] not in ("--", "++")
-    ]
-    return FileChange(file, Change.CHANGED, tuple(line for line in lines if not line.startswith("@@")))
-
-
-def _lines(data: bytes) -> list[str]:
-    encoding = "utf-16" if data.startswith(_UTF16_MARK) else "utf-8"
-    return data.decode(encoding, "replace").splitlines()
+    lines = difflib.unified_diff(lines_of(before), file.lines, n=0, lineterm="")
+    return FileChange(
+        file, Change.CHANGED, tuple(line for line in lines if line[:2] not in ("--", "++", "@@"))
+    )
 
 
 def make_directories(target: ServiceHost) -> None:
@@ -105,8 +98,14 @@ def _own_from(path: Path, target: ServiceHost) -> None:
             os.chown(each, target.user_id, target.group_id)
 
 
-def apply_install(steps: Steps, changes: Sequence[FileChange], run: Callable[[Sequence[str]], None]) -> None:
-    """Write what is new or changed and run the commands that belong to it.
+def apply_install(
+    steps: Steps,
+    changes: Sequence[FileChange],
+    run: Callable[[Sequence[str]], None],
+    *,
+    dry_run: bool = False,
+) -> None:
+    """Write what is new or changed and run the commands that belong to it; a dry run writes nothing.
 
     Raises:
         ServiceError: a file cannot be written, or a command fails.
@@ -115,14 +114,16 @@ def apply_install(steps: Steps, changes: Sequence[FileChange], run: Callable[[Se
         for command in steps.changed:
             run(command)
     wanted = [each.file for each in changes if each.change is not Change.UNCHANGED]
-    for file in wanted:
+    for file in () if dry_run else wanted:
         _write(file)
     for command in (*(steps.written if wanted else ()), *steps.ensure):
         run(command)
 
 
-def apply_uninstall(steps: Steps, run: Callable[[Sequence[str]], None]) -> list[Path]:
-    """Stop and remove it; return the files that were removed, none when it was not installed.
+def apply_uninstall(
+    steps: Steps, run: Callable[[Sequence[str]], None], *, dry_run: bool = False
+) -> list[Path]:
+    """Stop and remove it; return its files, none when it was not installed. A dry run removes nothing.
 
     Raises:
         ServiceError: a command fails, or a file cannot be removed.
@@ -133,7 +134,7 @@ def apply_uninstall(steps: Steps, run: Callable[[Sequence[str]], None]) -> list[
     for command in steps.before:
         run(command)
     try:
-        for path in found:
+        for path in () if dry_run else found:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise ServiceError(f"cannot remove {error.filename}: {error.strerror}") from error
@@ -171,8 +172,9 @@ def run_command(argv: Sequence[str]) -> str:
         ServiceError: there is no such manager here, or it refuses.
     """
     if shutil.which(argv[0]) is None or (argv[0] == "systemctl" and not _BOOTED.is_dir()):
+        manager = {"launchctl": "launchd", "schtasks": "windows"}.get(argv[0], "systemd")
         raise ServiceError(
-            f"{_manager_of(argv[0]).value} does not run this system",
+            f"{manager} does not run this system",
             cause="containers and WSL often have another first process",
             hint="keep `llamafile-mgr serve` running with what this system has; --dry-run prints the files",
         )
@@ -185,10 +187,6 @@ def run_command(argv: Sequence[str]) -> str:
         cause=" ".join(said.splitlines()[1:]) or None,
         hint=_hint(said),
     )
-
-
-def _manager_of(program: str) -> Manager:
-    return {"launchctl": Manager.LAUNCHD, "schtasks": Manager.WINDOWS}.get(program, Manager.SYSTEMD)
 
 
 def _hint(said: str) -> str | None:

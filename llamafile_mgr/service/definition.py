@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError
 
-__all__ = ["Action", "Definition", "Manager", "Scope", "ServiceSpec", "Steps", "UnitFile", "check_name"]
+__all__ = ["Action", "Definition", "Scope", "ServiceSpec", "Steps", "UnitFile", "check_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
@@ -20,14 +21,6 @@ class Scope(StrEnum):
 
     USER = "user"
     SYSTEM = "system"
-
-
-class Manager(StrEnum):
-    """Who keeps services running here."""
-
-    SYSTEMD = "systemd"
-    LAUNCHD = "launchd"
-    WINDOWS = "windows"
 
 
 class Action(StrEnum):
@@ -96,6 +89,16 @@ class UnitFile:
 
     path: Path
     data: bytes
+
+    @property
+    def lines(self) -> list[str]:
+        """Return its text."""
+        return lines_of(self.data)
+
+
+def lines_of(data: bytes) -> list[str]:
+    """Return the text of such a file: UTF-8, on Windows UTF-16 with its mark."""
+    return data.decode("utf-16" if data.startswith(codecs.BOM_UTF16_LE) else "utf-8", "replace").splitlines()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,13 @@ from llamafile_mgr.config import CONFIG_VARIABLE
 from llamafile_mgr.errors import ServiceError
 from llamafile_mgr.machine.vendors import engine_files, gpu_variables
 from llamafile_mgr.paths import HOME_VARIABLE, Paths, resolve_paths
-from llamafile_mgr.service.definition import Definition, Manager, Scope, ServiceSpec
+from llamafile_mgr.service.definition import Definition, Scope, ServiceSpec, check_name
+from llamafile_mgr.service.launchd import Launchd
+from llamafile_mgr.service.managing import Handle
+from llamafile_mgr.service.systemd import Systemd
+from llamafile_mgr.service.task_scheduler import TaskScheduler
 
-__all__ = ["ServiceHost", "find_definition", "find_manager", "find_target", "unit_directory"]
+__all__ = ["ServiceHost", "find_definition", "find_handle", "find_target"]
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: Variables of the installing shell that change where files lie; those of GPUs are kept too.
@@ -45,13 +49,6 @@ class ServiceHost:
     user: str | None
     user_id: int
     group_id: int
-
-
-def find_manager() -> Manager:
-    """Return who keeps services running on this system."""
-    if sys.platform == "darwin":
-        return Manager.LAUNCHD
-    return Manager.WINDOWS if sys.platform == "win32" else Manager.SYSTEMD
 
 
 def find_target(scope: Scope, run_as: str | None, paths: Paths, environ: Mapping[str, str]) -> ServiceHost:
@@ -107,16 +104,24 @@ def _default_paths(home: Path) -> Paths:
     )
 
 
-def unit_directory(manager: Manager, target: ServiceHost, environ: Mapping[str, str]) -> Path:
-    """Return where this manager looks for services."""
-    if manager is Manager.WINDOWS:
-        return target.paths.state / "service"
-    if manager is Manager.LAUNCHD:
-        library = target.home if target.scope is Scope.USER else Path("/")
-        return library / "Library" / ("LaunchAgents" if target.scope is Scope.USER else "LaunchDaemons")
-    if target.scope is Scope.SYSTEM:
-        return Path("/etc/systemd/system")
-    return Path(environ.get("XDG_CONFIG_HOME") or target.home / ".config") / "systemd" / "user"
+def find_handle(name: str, target: ServiceHost, environ: Mapping[str, str]) -> Handle:
+    """Return the service of this name under this system's manager. Raises ConfigError for a bad name."""
+    manager: type[Handle] = Systemd
+    if sys.platform == "darwin":
+        manager, of_user = Launchd, target.home / "Library/LaunchAgents"
+        of_system = Path("/Library/LaunchDaemons")
+    elif sys.platform == "win32":
+        manager, of_user = TaskScheduler, target.paths.state / "service"
+        of_system = of_user
+    else:
+        of_user = Path(environ.get("XDG_CONFIG_HOME") or target.home / ".config") / "systemd/user"
+        of_system = Path("/etc/systemd/system")
+    directory = of_user if target.scope is Scope.USER else of_system
+    return manager(check_name(name), target.scope, directory, target.user_id, _log_of(name, target))
+
+
+def _log_of(name: str, target: ServiceHost) -> str:
+    return str(target.paths.logs / f"service-{name}.log")
 
 
 def find_definition(request: ServiceSpec, target: ServiceHost, environ: Mapping[str, str]) -> Definition:
@@ -157,7 +162,7 @@ def find_definition(request: ServiceSpec, target: ServiceHost, environ: Mapping[
         devices=tuple(map(str, engine_files(Path("/dev")))),
         on_demand=request.on_demand,
         stop_seconds=math.ceil(request.drain_seconds) + _STOP_EXTRA_SECONDS,
-        log=str(paths.logs / f"service-{request.name}.log"),
+        log=_log_of(request.name, target),
     )
 
 

@@ -6,25 +6,26 @@ There is no first-call start: launchd hands sockets over through a call of its o
 from __future__ import annotations
 
 import plistlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.errors import ServiceError
 from llamafile_mgr.service.definition import Action, Definition, Scope, Steps, UnitFile
+from llamafile_mgr.service.managing import Handle
 
-__all__ = ["action_command", "install_steps", "label_of", "render_plist", "uninstall_steps"]
+__all__ = ["Launchd", "render_plist"]
 
 _THROTTLE_SECONDS = 10
 
 
-def label_of(name: str) -> str:
-    """Return launchd's name of the service."""
+def _label(name: str) -> str:
     return f"io.llamafile-mgr.{name}"
 
 
 def render_plist(definition: Definition) -> bytes:
     """Return the property list."""
     table: dict[str, object] = {
-        "Label": label_of(definition.name),
+        "Label": _label(definition.name),
         "ProgramArguments": list(definition.argv),
         "EnvironmentVariables": dict(sorted(definition.environment.items())),
         "WorkingDirectory": definition.directory,
@@ -42,51 +43,43 @@ def render_plist(definition: Definition) -> bytes:
     return plistlib.dumps(table, sort_keys=False)
 
 
-def install_steps(definition: Definition, directory: Path, user_id: int) -> Steps:
-    """Return how to install.
+@dataclass(frozen=True, slots=True)
+class Launchd(Handle):
+    """A service of launchd."""
 
-    Raises:
-        ServiceError: the first call was to start it.
-    """
-    if definition.on_demand:
-        raise ServiceError(
-            "launchd cannot start the service at the first call", hint="install it without --on-demand"
+    def install_steps(self, definition: Definition) -> Steps:
+        """Return how to install. Raises ServiceError when the first call was to start it."""
+        if definition.on_demand:
+            raise ServiceError(
+                "launchd cannot start the service at the first call", hint="install it without --on-demand"
+            )
+        file = UnitFile(self._path, render_plist(definition))
+        return Steps(
+            files=(file,),
+            written=(("launchctl", "bootstrap", self._domain, str(file.path)),),
+            ensure=(("launchctl", "kickstart", self._target),),
+            changed=(("launchctl", "bootout", self._target),),
         )
-    domain = _domain(definition.scope, user_id)
-    path = _path(definition.name, directory)
-    return Steps(
-        files=(UnitFile(path, render_plist(definition)),),
-        written=(("launchctl", "bootstrap", domain, str(path)),),
-        ensure=(("launchctl", "kickstart", f"{domain}/{label_of(definition.name)}"),),
-        changed=(("launchctl", "bootout", f"{domain}/{label_of(definition.name)}"),),
-    )
 
+    def uninstall_steps(self) -> Steps:
+        """Return how to remove it."""
+        return Steps(files=(UnitFile(self._path, b""),), before=(("launchctl", "bootout", self._target),))
 
-def uninstall_steps(name: str, scope: Scope, directory: Path, user_id: int) -> Steps:
-    """Return how to remove it; models, settings and logs stay."""
-    return Steps(
-        files=(UnitFile(_path(name, directory), b""),),
-        before=(("launchctl", "bootout", f"{_domain(scope, user_id)}/{label_of(name)}"),),
-    )
+    def command(self, action: Action, *, follow: bool = False) -> tuple[str, ...]:
+        """Return the command that starts, stops or shows it."""
+        if action is Action.LOGS:
+            return ("tail", "-n", "100", *(["-f"] if follow else []), self.log)
+        words = {Action.STATUS: ("print",), Action.START: ("kickstart",), Action.STOP: ("kill", "SIGTERM")}
+        return ("launchctl", *words[action], self._target)
 
+    @property
+    def _path(self) -> Path:
+        return self.directory / f"{_label(self.name)}.plist"
 
-def action_command(
-    action: Action, name: str, scope: Scope, user_id: int, log: str, *, follow: bool = False
-) -> tuple[str, ...]:
-    """Return the command that starts, stops or shows it."""
-    target = f"{_domain(scope, user_id)}/{label_of(name)}"
-    if action is Action.LOGS:
-        return ("tail", "-n", "100", *(["-f"] if follow else []), log)
-    if action is Action.STATUS:
-        return ("launchctl", "print", target)
-    if action is Action.START:
-        return ("launchctl", "kickstart", target)
-    return ("launchctl", "kill", "SIGTERM", target)
+    @property
+    def _domain(self) -> str:
+        return f"gui/{self.user_id}" if self.scope is Scope.USER else "system"
 
-
-def _path(name: str, directory: Path) -> Path:
-    return directory / f"{label_of(name)}.plist"
-
-
-def _domain(scope: Scope, user_id: int) -> str:
-    return f"gui/{user_id}" if scope is Scope.USER else "system"
+    @property
+    def _target(self) -> str:
+        return f"{self._domain}/{_label(self.name)}"

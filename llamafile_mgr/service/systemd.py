@@ -5,7 +5,7 @@ later. Options that are not set, and why:
 
 * ``MemoryDenyWriteExecute``: the loader of APE programs maps its own code, and CUDA compiles kernels.
 * ``ProcSubset=pid``: engines and the planner read ``/proc/cpuinfo`` and ``/proc/meminfo``.
-* ``IPAddressDeny``: a pool may have members on other machines; who may call is decided by address and key.
+* ``IPAddressDeny``: a pool may have backends on other machines; who may call is decided by address and key.
 * ``PrivateDevices`` with GPUs: their device files would vanish; they are allowed one by one instead.
 * Mount namespaces for a user's service: its manager may not make them on every kernel, and the service would
   not start.
@@ -14,11 +14,12 @@ later. Options that are not set, and why:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 from llamafile_mgr.service.definition import Action, Definition, Scope, Steps, UnitFile
+from llamafile_mgr.service.managing import Handle
 
-__all__ = ["action_command", "install_steps", "render_service", "render_socket", "uninstall_steps"]
+__all__ = ["Systemd", "render_service", "render_socket"]
 
 #: Exit codes that no restart heals: usage, settings, no such model, a broken file, no plan.
 _HOPELESS = "2 3 4 5 10"
@@ -67,14 +68,10 @@ def render_service(definition: Definition) -> str:
             *_hardening(definition),
             "",
             "[Install]",
-            f"WantedBy={_boot_target(definition)}",
+            f"WantedBy={'default' if definition.scope is Scope.USER else 'multi-user'}.target",
             "",
         ]
     )
-
-
-def _boot_target(definition: Definition) -> str:
-    return "default.target" if definition.scope is Scope.USER else "multi-user.target"
 
 
 def _hardening(definition: Definition) -> Iterator[str]:
@@ -132,52 +129,61 @@ def render_socket(definition: Definition) -> str:
     )
 
 
-def install_steps(definition: Definition, directory: Path) -> Steps:
-    """Return how to install: the socket always, and the service with it unless the first call starts it."""
-    systemctl = _systemctl(definition.scope)
-    socket, service = f"{definition.name}.socket", f"{definition.name}.service"
-    if definition.on_demand:
-        enabling = ((*systemctl, "disable", service), (*systemctl, "enable", "--now", socket))
-    else:
-        enabling = ((*systemctl, "enable", socket, service), (*systemctl, "start", socket, service))
-    return Steps(
-        files=(
-            UnitFile(directory / service, render_service(definition).encode()),
-            UnitFile(directory / socket, render_socket(definition).encode()),
-        ),
-        written=((*systemctl, "daemon-reload"),),
-        ensure=enabling,
-        # A socket's addresses change only while its service is down.
-        changed=((*systemctl, "stop", socket, service),),
-    )
+@dataclass(frozen=True, slots=True)
+class Systemd(Handle):
+    """A service of systemd."""
 
+    def install_steps(self, definition: Definition) -> Steps:
+        """Return how to install: the socket always, the service with it unless the first call starts it."""
+        systemctl, (socket, service) = self._systemctl, self._units
+        if definition.on_demand:
+            enabling = ((*systemctl, "disable", service), (*systemctl, "enable", "--now", socket))
+        else:
+            enabling = ((*systemctl, "enable", socket, service), (*systemctl, "start", socket, service))
+        return Steps(
+            files=(
+                UnitFile(self.directory / service, render_service(definition).encode()),
+                UnitFile(self.directory / socket, render_socket(definition).encode()),
+            ),
+            written=((*systemctl, "daemon-reload"),),
+            ensure=enabling,
+            # A socket's addresses change only while its service is down.
+            changed=((*systemctl, "stop", socket, service),),
+        )
 
-def uninstall_steps(name: str, scope: Scope, directory: Path) -> Steps:
-    """Return how to remove it; models, settings and logs stay."""
-    systemctl = _systemctl(scope)
-    units = (f"{name}.socket", f"{name}.service")
-    return Steps(
-        files=tuple(UnitFile(directory / unit, b"") for unit in units),
-        before=((*systemctl, "disable", "--now", *units),),
-        removed=((*systemctl, "daemon-reload"),),
-    )
+    def uninstall_steps(self) -> Steps:
+        """Return how to remove it."""
+        return Steps(
+            files=tuple(UnitFile(self.directory / unit, b"") for unit in self._units),
+            before=((*self._systemctl, "disable", "--now", *self._units),),
+            removed=((*self._systemctl, "daemon-reload"),),
+        )
 
+    def command(self, action: Action, *, follow: bool = False) -> tuple[str, ...]:
+        """Return the command that starts, stops or shows it; stopping takes the socket too, or the next call
+        would start it again."""
+        service = self._units[1]
+        if action is Action.LOGS:
+            kind = "--user-unit" if self.scope is Scope.USER else "--unit"
+            return (
+                "journalctl",
+                kind,
+                service,
+                "--no-pager",
+                "--lines=100",
+                *(["--follow"] if follow else []),
+            )
+        if action is Action.STATUS:
+            return (*self._systemctl, "show", f"--property={','.join(_SHOWN)}", service)
+        return (*self._systemctl, action.value, *self._units)
 
-def action_command(action: Action, name: str, scope: Scope, *, follow: bool = False) -> tuple[str, ...]:
-    """Return the command that starts, stops or shows it; stopping takes the socket too, or the next call
-    would start it again."""
-    systemctl = _systemctl(scope)
-    units = (f"{name}.socket", f"{name}.service")
-    if action is Action.LOGS:
-        kind = "--user-unit" if scope is Scope.USER else "--unit"
-        return ("journalctl", kind, units[1], "--no-pager", "--lines=100", *(["--follow"] if follow else []))
-    if action is Action.STATUS:
-        return (*systemctl, "show", f"--property={','.join(_SHOWN)}", units[1])
-    return (*systemctl, action.value, *units)
+    @property
+    def _units(self) -> tuple[str, str]:
+        return f"{self.name}.socket", f"{self.name}.service"
 
-
-def _systemctl(scope: Scope) -> tuple[str, ...]:
-    return ("systemctl", "--user") if scope is Scope.USER else ("systemctl",)
+    @property
+    def _systemctl(self) -> tuple[str, ...]:
+        return ("systemctl", "--user") if self.scope is Scope.USER else ("systemctl",)
 
 
 def _specifier(text: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
+from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from llamafile_mgr.errors import ServiceError
 from llamafile_mgr.service.definition import Action, Definition, Scope, Steps, UnitFile
+from llamafile_mgr.service.managing import Handle
 
-__all__ = ["action_command", "install_steps", "render_task", "uninstall_steps"]
+__all__ = ["TaskScheduler", "render_task"]
 
 _NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
 _RUN_AS_SERVICE = "S-1-5-19"  # LocalService
@@ -71,40 +72,40 @@ def _text(parent: ElementTree.Element, name: str, text: str) -> None:
     ElementTree.SubElement(parent, name).text = text
 
 
-def install_steps(definition: Definition, directory: Path) -> Steps:
-    """Return how to install.
+@dataclass(frozen=True, slots=True)
+class TaskScheduler(Handle):
+    """A task of Windows."""
 
-    Raises:
-        ServiceError: the first call was to start it, or a value cannot be written into a task.
-    """
-    if definition.on_demand:
-        raise ServiceError(
-            "Windows cannot start the service at the first call", hint="install it without --on-demand"
+    def install_steps(self, definition: Definition) -> Steps:
+        """Return how to install.
+
+        Raises:
+            ServiceError: the first call was to start it, or a value cannot be written into a task.
+        """
+        if definition.on_demand:
+            raise ServiceError(
+                "Windows cannot start the service at the first call", hint="install it without --on-demand"
+            )
+        path = self.directory / f"{self.name}.xml"
+        return Steps(
+            files=(UnitFile(path, render_task(definition)),),
+            written=(("schtasks", "/Create", "/TN", self.name, "/XML", str(path), "/F"),),
+            ensure=(self.command(Action.START),),
+            changed=(self.command(Action.STOP),),
         )
-    path = directory / f"{definition.name}.xml"
-    return Steps(
-        files=(UnitFile(path, render_task(definition)),),
-        written=(("schtasks", "/Create", "/TN", definition.name, "/XML", str(path), "/F"),),
-        ensure=(("schtasks", "/Run", "/TN", definition.name),),
-        changed=(("schtasks", "/End", "/TN", definition.name),),
-    )
 
+    def uninstall_steps(self) -> Steps:
+        """Return how to remove it."""
+        return Steps(
+            files=(UnitFile(self.directory / f"{self.name}.xml", b""),),
+            before=(self.command(Action.STOP), ("schtasks", "/Delete", "/TN", self.name, "/F")),
+        )
 
-def uninstall_steps(name: str, directory: Path) -> Steps:
-    """Return how to remove it; models, settings and logs stay."""
-    return Steps(
-        files=(UnitFile(directory / f"{name}.xml", b""),),
-        before=(
-            ("schtasks", "/End", "/TN", name),
-            ("schtasks", "/Delete", "/TN", name, "/F"),
-        ),
-    )
-
-
-def action_command(action: Action, name: str, log: str) -> tuple[str, ...]:
-    """Return the command that starts, stops or shows it."""
-    if action is Action.LOGS:
-        return ("powershell", "-NoProfile", "-Command", "Get-Content", "-Tail", "100", "-LiteralPath", log)
-    if action is Action.STATUS:
-        return ("schtasks", "/Query", "/TN", name, "/V", "/FO", "LIST")
-    return ("schtasks", "/Run" if action is Action.START else "/End", "/TN", name)
+    def command(self, action: Action, *, follow: bool = False) -> tuple[str, ...]:
+        """Return the command that starts, stops or shows it."""
+        if action is Action.LOGS:
+            read = ("Get-Content", "-Tail", "100", "-LiteralPath", self.log)
+            return ("powershell", "-NoProfile", "-Command", *read)
+        if action is Action.STATUS:
+            return ("schtasks", "/Query", "/TN", self.name, "/V", "/FO", "LIST")
+        return ("schtasks", "/Run" if action is Action.START else "/End", "/TN", self.name)

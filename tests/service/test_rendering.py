@@ -31,6 +31,11 @@ BASE = Definition(
 USERS = dataclasses.replace(BASE, scope=Scope.USER, user=None)
 
 
+def handle(definition: Definition, directory: Path = Path("/x")) -> tuple[str, Scope, Path, int, str]:
+    """Return what a manager's handle of this service is made of."""
+    return definition.name, definition.scope, directory, 501, "/log"
+
+
 @pytest.mark.parametrize("homes", ["home", "root", "run/user"])
 def test_what_lies_in_a_home_is_seen(homes: str) -> None:
     assert "ProtectHome=read-only" in lines_of(writable=(f"/{homes}/x",))
@@ -147,7 +152,7 @@ def analyze() -> str:
 @pytest.mark.parametrize("definition", [BASE, USERS, dataclasses.replace(BASE, devices=("/dev/null",))])
 def test_systemd_understands_the_units(definition: Definition, analyze: str, tmp_path: Path) -> None:
     user = ["--user"] if definition.scope is Scope.USER else []
-    for file in systemd.install_steps(definition, tmp_path).files:
+    for file in systemd.Systemd(*handle(definition, tmp_path)).install_steps(definition).files:
         file.path.write_bytes(file.data)
     result = subprocess.run(
         [
@@ -218,15 +223,15 @@ def test_nothing_becomes_a_command_of_cmd(bad: str) -> None:
 def test_only_systemd_starts_on_demand() -> None:
     wish = dataclasses.replace(USERS, on_demand=True)
     with pytest.raises(ServiceError, match="first call"):
-        launchd.install_steps(wish, Path("/x"), 501)
+        launchd.Launchd(*handle(wish)).install_steps(wish)
     with pytest.raises(ServiceError, match="first call"):
-        task_scheduler.install_steps(wish, Path("/x"))
-    enabled = systemd.install_steps(wish, Path("/x")).ensure
+        task_scheduler.TaskScheduler(*handle(wish)).install_steps(wish)
+    enabled = systemd.Systemd(*handle(wish)).install_steps(wish).ensure
     assert ("systemctl", "--user", "enable", "--now", "llamafile-mgr.socket") in enabled
 
 
 @pytest.mark.parametrize("action", list(Action))
 def test_every_action_has_a_command(action: Action) -> None:
-    assert "llamafile-mgr.service" in systemd.action_command(action, "llamafile-mgr", Scope.SYSTEM)
-    assert launchd.action_command(action, "x", Scope.USER, 501, "/log")[0] in ("launchctl", "tail")
-    assert task_scheduler.action_command(action, "x", "C:\\log")[0] in ("schtasks", "powershell")
+    assert "llamafile-mgr.service" in systemd.Systemd(*handle(BASE)).command(action)
+    assert launchd.Launchd(*handle(USERS)).command(action)[0] in ("launchctl", "tail")
+    assert task_scheduler.TaskScheduler(*handle(USERS)).command(action)[0] in ("schtasks", "powershell")
