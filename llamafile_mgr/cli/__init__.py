@@ -105,10 +105,8 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command list from the table, without importing any of them."""
-        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
-        if rows:
-            with formatter.section("Commands"):
-                formatter.write_dl(rows)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,12 +133,6 @@ def main_group(ctx: click.Context, config_file: str | None, debug: bool) -> None
     ctx.obj = Context(config_file=config_file, debug=debug or bool(os.environ.get("LLAMAFILE_MGR_DEBUG")))
 
 
-def _print_traceback() -> None:
-    import traceback
-
-    traceback.print_exc()
-
-
 def _prepare_streams() -> None:
     """Let output that was closed go nowhere, and escape what the encoding of standard output lacks."""
     for name in ("stdout", "stderr"):
@@ -150,8 +142,15 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _translate(error: OSError) -> Error:
-    """Return our error for one of the system's; those of writing standard output name no file."""
+def _translate(error: Exception) -> Error:
+    """Return our error for any other; the system's of writing standard output name no file."""
+    if isinstance(error, Error):
+        return error
+    if not isinstance(error, OSError):
+        return InternalError(
+            f"unexpected {type(error).__name__}: {error}",
+            hint="run again with --debug and report what it prints",
+        )
     about = f" to {error.filename}" if error.filename else ""
     said = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -178,35 +177,20 @@ def run(args: list[str] | None = None) -> int:
         if isinstance(error, click.NoSuchOption) and error.option_name in ("--config", "--debug"):
             click.echo(f"{error.option_name} belongs before the command.", err=True)
         return error.exit_code
-    except Error as error:
-        if debug:
-            _print_traceback()
-        print_error(error)
-        return error.exit_code
-    except BrokenPipeError:
-        drop_output()
-        return 128 + signal.SIGPIPE
-    except SystemExit:
+    except (BrokenPipeError, SystemExit) as error:
         # Where the reader of its output went away, click exchanges the stream and ends the program.
-        if sys.stdout is output:
+        if isinstance(error, SystemExit) and sys.stdout is output:
             raise
         drop_output()
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        if debug:
-            _print_traceback()
-        translated = _translate(error)
-        print_error(translated)
-        drop_output()
-        return translated.exit_code
     except Exception as error:  # the last boundary: no traceback reaches a user who did not ask
         if debug:
-            _print_traceback()
-        print_error(
-            InternalError(
-                f"unexpected {type(error).__name__}: {error}",
-                hint="run again with --debug and report what it prints",
-            )
-        )
-        return InternalError.exit_code
+            import traceback
+
+            traceback.print_exc()
+        translated = _translate(error)
+        print_error(translated)
+        if isinstance(error, OSError):
+            drop_output()
+        return translated.exit_code
     return result if isinstance(result, int) else 0

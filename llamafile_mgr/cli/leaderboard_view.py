@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from decimal import ROUND_HALF_UP, Decimal
 
 from llamafile_mgr.cli.output import format_table, print_line
@@ -15,12 +14,7 @@ __all__ = ["board_to_dict", "print_board"]
 _COLUMNS = 8
 
 
-def print_board(
-    board: Leaderboard,
-    published: PublishedScores | None = None,
-    *,
-    with_tables: bool = False,
-) -> None:
+def print_board(board: Leaderboard, published: PublishedScores | None, *, with_tables: bool) -> None:
     """Print a leaderboard.
 
     ``published``: the post's figures, when it is they that are ranked. ``with_tables``: print its top-10
@@ -44,10 +38,7 @@ def print_board(
 
 
 def board_to_dict(
-    board: Leaderboard,
-    published: PublishedScores | None = None,
-    *,
-    with_tables: bool = False,
+    board: Leaderboard, published: PublishedScores | None, *, with_tables: bool
 ) -> dict[str, object]:
     """Return a leaderboard as plain values for JSON."""
     rows: list[dict[str, object]] = []
@@ -58,8 +49,9 @@ def board_to_dict(
         entry["scores"] = dict(zip(board.datasets, row.scores, strict=True))
         entry["ranks"] = dict(zip(board.datasets, row.ranks, strict=True))
         rows.append(entry)
+    tables = published and {name: getattr(published, name) for name in ("top", "categories", "averages")}
     return {
-        "published": _tables(published) if published is not None and with_tables else None,
+        "published": tables if with_tables else None,
         "by": board.by.value,
         "datasets": list(board.datasets),
         "rows": rows,
@@ -75,14 +67,6 @@ def _print_published(published: PublishedScores) -> None:
         for place, m in enumerate(published.top, start=1)
     ]
     print_line(format_table(["RANK", "MODEL", "MTR", "MEAN", *TASKS], rows) + "\n")
-
-
-def _tables(published: PublishedScores) -> dict[str, object]:
-    return {
-        "top": [dataclasses.asdict(model) for model in published.top],
-        "categories": [dataclasses.asdict(model) for model in published.categories],
-        "averages": [dataclasses.asdict(model) for model in published.averages],
-    }
 
 
 def _mtr(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -37,7 +38,10 @@ def print_line(text: str = "") -> None:
 
 
 def print_json(value: object) -> None:
-    """Write ``value`` as indented JSON to standard output; keys keep their order."""
+    """Write ``value`` as indented JSON to standard output; keys keep their order.
+
+    Value classes are written as their fields, paths as text.
+    """
     click.echo(_dump(value, indent=2))
 
 
@@ -50,12 +54,21 @@ def _dump(value: object, indent: int | None = None) -> str:
     """Return JSON text; escapes stand for what standard output cannot write."""
     import json
 
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        return json.dumps(value, indent=indent)
+        return json.dumps(value, indent=indent, default=_plain)
     return text
+
+
+def _plain(value: Any) -> object:
+    """Return the fields of a value class, or the text of a path."""
+    import dataclasses
+
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return os.fspath(value)
 
 
 def drop_output() -> None:
@@ -198,8 +211,8 @@ def format_bytes(count: int | None) -> str:
     if count is None:
         return "-"
     value = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
         value /= 1000
-    raise AssertionError("unreachable")
+    return f"{value:.3g} TB"

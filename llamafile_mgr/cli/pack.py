@@ -83,14 +83,7 @@ def command(
             progress=advance,
         )
     if as_json:
-        print_json(
-            {
-                "path": str(result.path),
-                "size": result.size,
-                "members": list(result.members),
-                "arguments": list(result.arguments),
-            }
-        )
+        print_json(result)
         return
     print_line(f"{result.path}: {format_bytes(result.size)}, {', '.join(result.members)}")
     print_line(f"run it: sh {shlex.quote(str(result.path.absolute()))} --server")

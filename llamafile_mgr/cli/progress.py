@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,21 +34,22 @@ _TRUST_WORDS = {
     "first-use": "no digest was known: trusted on first use and recorded",
 }
 _LINE_SECONDS = 5.0
-_EVENT_SECONDS = 0.5
 
 
 class Display:
     """Shows nothing; the base of the others. ``kept`` is what an interruption leaves behind."""
 
+    #: Progress is shown once in so many seconds.
+    seconds = 0.0
+
     def __init__(self) -> None:
         self.kept = 0
+        self._next = 0.0
 
     def __enter__(self) -> Display:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __call__(self, event: Event) -> None:
@@ -60,6 +60,11 @@ class Display:
             self.kept = event.have
         elif isinstance(event, (Present, Published)):
             self.kept = 0
+        if isinstance(event, (Advanced, Following)):
+            now = time.monotonic()
+            if now < self._next:
+                return
+            self._next = now + self.seconds
         self.show(event)
 
     def show(self, event: Event) -> None:
@@ -72,34 +77,24 @@ class Display:
 class JsonDisplay(Display):
     """One JSON object a line on standard output."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._last = 0.0
+    seconds = 0.5
 
     def show(self, event: Event) -> None:
-        """Print the event; progress at most every half second."""
-        if isinstance(event, (Advanced, Following)):
-            now = time.monotonic()
-            if now - self._last < _EVENT_SECONDS:
-                return
-            self._last = now
+        """Print the event."""
         print_json_line(event_json(event))
 
 
 class LineDisplay(Display):
     """Plain lines on standard error, for logs."""
 
+    seconds = _LINE_SECONDS
+
     def __init__(self) -> None:
         super().__init__()
-        self._last = time.monotonic()
+        self._next = time.monotonic() + self.seconds
 
     def show(self, event: Event) -> None:
-        """Print what happened; progress every few seconds."""
-        if isinstance(event, (Advanced, Following)):
-            now = time.monotonic()
-            if now - self._last < _LINE_SECONDS:
-                return
-            self._last = now
+        """Print what happened."""
         click.echo(describe(event), err=True)
 
 
@@ -111,24 +106,7 @@ class BarDisplay(Display):
         self._bar: Any = None
         self._total: Any = None
         if files > 1:
-            self._total = self._make_bar(f"{files} files", None, 0, 1)
-
-    @staticmethod
-    def _make_bar(title: str, size: int | None, have: int, position: int) -> Any:
-        from tqdm import tqdm
-
-        return tqdm(
-            desc=title,
-            total=size,
-            initial=have,
-            position=position,
-            unit="B",
-            unit_scale=True,
-            file=sys.stderr,
-            leave=False,
-            dynamic_ncols=True,
-            smoothing=0.1,
-        )
+            self._total = _byte_bar(desc=f"{files} files", position=1)
 
     def show(self, event: Event) -> None:
         """Draw progress, print the rest above the bars."""
@@ -137,34 +115,26 @@ class BarDisplay(Display):
             return
         if isinstance(event, Resolved):
             self._close_bar()
-            self._bar = self._make_bar(event.name, event.size, event.have, 0)
+            self._bar = _byte_bar(desc=event.name, total=event.size, initial=event.have, position=0)
             if self._total is not None:
                 self._total.total = (self._total.total or 0) + (event.size or 0)
                 self._total.initial += event.have
                 self._total.update(event.have)
         if isinstance(event, (Present, Published, Checking)):
             self._close_bar()
-        if (
-            not isinstance(event, (Resolved, Checking))
-            or event.name == ""
-            or (isinstance(event, Resolved) and event.have)
-        ):
-            self._write(describe(event))
+        if not isinstance(event, (Resolved, Checking)) or (isinstance(event, Resolved) and event.have):
+            from tqdm import tqdm
+
+            tqdm.write(describe(event), file=sys.stderr)
 
     def _draw(self, name: str, done: int, size: int | None) -> None:
         if self._bar is None:
-            self._bar = self._make_bar(name, size, done, 0)
+            self._bar = _byte_bar(desc=name, total=size, initial=done, position=0)
         step = done - self._bar.n
         if step > 0:
             self._bar.update(step)
             if self._total is not None:
                 self._total.update(step)
-
-    @staticmethod
-    def _write(text: str) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(text, file=sys.stderr)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -176,6 +146,16 @@ class BarDisplay(Display):
         self._close_bar()
         if self._total is not None:
             self._total.close()
+
+
+def _make_bar(**options: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(file=sys.stderr, dynamic_ncols=True, smoothing=0.1, **options)
+
+
+def _byte_bar(**options: Any) -> Any:
+    return _make_bar(unit="B", unit_scale=True, leave=False, **options)
 
 
 def make_display(*, as_json: bool, quiet: bool, files: int = 1) -> Display:
@@ -200,9 +180,7 @@ class TextDisplay:
     def __enter__(self) -> TextDisplay:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -226,17 +204,8 @@ class TextDisplay:
             click.echo(describe_progress(progress, now - self._began[0], self._began[1]), err=True)
 
     def _draw(self, progress: JobProgress) -> None:
-        from tqdm import tqdm
-
         if self._bar is None:
-            self._bar = tqdm(
-                total=progress.total,
-                initial=progress.kept,
-                unit=" docs",
-                file=sys.stderr,
-                dynamic_ncols=True,
-                smoothing=0.1,
-            )
+            self._bar = _make_bar(total=progress.total, initial=progress.kept, unit=" docs")
         self._bar.update(progress.done - self._bar.n)
         if progress.failed:
             self._bar.set_postfix_str(f"{progress.failed} failed", refresh=False)

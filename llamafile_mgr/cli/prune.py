@@ -28,7 +28,7 @@ def command(context: Context, every_part: bool, dry_run: bool, as_json: bool) ->
 
     waste = prune(Store(context.paths.store), every_part=every_part, dry_run=dry_run)
     if as_json:
-        print_json([{"what": one.what, "path": str(one.path), "size": one.size} for one in waste])
+        print_json(waste)
         return
     if waste:
         rows = [(one.what, format_bytes(one.size), one.path.name) for one in waste]

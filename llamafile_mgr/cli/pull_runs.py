@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,7 +112,7 @@ def print_previews(
     """
     seen = [_preview_of(target, store, config) for target in targets]
     if as_json:
-        print_json([{**asdict(one), "path": str(one.path)} for one in seen])
+        print_json(seen)
         return
     for number, one in enumerate(seen):
         if number:

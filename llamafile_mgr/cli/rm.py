@@ -32,7 +32,7 @@ def command(context: Context, names: tuple[str, ...], as_json: bool) -> None:
     chosen = [store.find(name, damaged_too=True) for name in names]
     removals = [store.remove(entry.name) for entry in {entry.name: entry for entry in chosen}.values()]
     if as_json:
-        print_json([{"names": list(one.names), "freed_bytes": one.freed_bytes} for one in removals])
+        print_json(removals)
         return
     for one in removals:
         print_line(f"removed {', '.join(one.names)} ({format_bytes(one.freed_bytes)} freed)")

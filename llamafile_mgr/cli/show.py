@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -84,7 +85,7 @@ def _show_entry(name: str, as_json: bool) -> None:
             f"there is no file {name}, and no model or runtime of this name", hint=error.hint
         ) from error
     if as_json:
-        print_json(_artifact_as_json(artifact) if model is None else _model_as_json(model))
+        print_json(artifact if model is None else model)
         return
     if model is None:
         print_rows([("Runtime", artifact.name), *_artifact_rows(artifact)])
@@ -203,32 +204,8 @@ def _artifact_cells(artifact: Artifact) -> tuple[str, ...]:
     )
 
 
-def _file_as_json(facts: FileFacts, effects: Iterable[ArgumentEffect]) -> dict[str, object]:
-    from dataclasses import asdict
-
-    value = {**asdict(facts), "path": str(facts.path), "kind": facts.kind.value}
-    value["family"] = facts.family.value if facts.family else None
+def _file_as_json(facts: FileFacts, effects: Iterable[ArgumentEffect]) -> dict[str, Any]:
+    value = asdict(facts)
     if facts.arguments is not None:
-        syntax = facts.arguments.syntax
-        value["arguments"] |= {
-            "syntax": syntax.value if syntax else None,
-            "effects": [asdict(effect) for effect in effects],
-        }
+        value["arguments"]["effects"] = list(effects)
     return value
-
-
-def _model_as_json(model: Model) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return {
-        **asdict(model),
-        "role": model.role.value,
-        "pooling": model.pooling.value if model.pooling else None,
-        "artifacts": [_artifact_as_json(artifact) for artifact in model.artifacts],
-    }
-
-
-def _artifact_as_json(artifact: Artifact) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return {**asdict(artifact), "kind": artifact.kind.value}
