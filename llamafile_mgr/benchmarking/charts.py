@@ -6,8 +6,9 @@ SVG is written here, without a drawing library; PNG needs matplotlib.
 from __future__ import annotations
 
 import html
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,21 @@ _TICKS = 5
 
 @dataclass(frozen=True, slots=True)
 class ChartLine:
-    """One line: (concurrency, value) in ascending order. ``dashed``: of engines without a proxy."""
+    """One line: (concurrency, value) in ascending order. ``dashed``: of engines without a proxy.
+
+    ``colour``: that of its batch, so that both targets of a batch share it.
+    """
 
     label: str
-    batch: int
+    colour: str
     dashed: bool
     points: tuple[tuple[int, float], ...]
+
+    @property
+    def stroke(self) -> str:
+        """Return how SVG draws it."""
+        dash = ' stroke-dasharray="5 4"' if self.dashed else ""
+        return f'stroke="{self.colour}" stroke-width="2"{dash}'
 
 
 _PANELS: tuple[tuple[str, Callable[[CellResult], float]], ...] = (
@@ -42,10 +52,11 @@ _PANELS: tuple[tuple[str, Callable[[CellResult], float]], ...] = (
 def chart_lines(results: Sequence[CellResult], value: Callable[[CellResult], float]) -> list[ChartLine]:
     """Return the lines of one panel."""
     keys = dict.fromkeys((result.target, result.cell.batch) for result in results)
+    batches = list(dict.fromkeys(batch for _, batch in keys))
     return [
         ChartLine(
             f"{target}, batch {batch}",
-            batch,
+            _COLOURS[batches.index(batch) % len(_COLOURS)],
             target == "engine",
             tuple(
                 sorted(
@@ -104,21 +115,14 @@ def draw_svg(report: BenchReport) -> str:
         f'<rect width="{width}" height="{height}" fill="white"/>',
         _text(_LEFT, 22, _title(report), "start", size=15),
     ]
-    colours = _colours(report.results)
     for number, (title, value) in enumerate(_PANELS):
         left = _LEFT + number * (_WIDTH + _GAP)
-        parts += _panel(left, title, chart_lines(report.results, value), colours)
-    parts += _legend(2 * _WIDTH + _LEFT + _GAP + 20, chart_lines(report.results, _PANELS[0][1]), colours)
+        parts += _panel(left, title, chart_lines(report.results, value))
+    parts += _legend(2 * _WIDTH + _LEFT + _GAP + 20, chart_lines(report.results, _PANELS[0][1]))
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _colours(results: Sequence[CellResult]) -> dict[int, str]:
-    """Return a colour per batch, so that both targets of a batch share it."""
-    batches = dict.fromkeys(result.cell.batch for result in results)
-    return {batch: _COLOURS[number % len(_COLOURS)] for number, batch in enumerate(batches)}
-
-
-def _panel(left: int, title: str, lines: Sequence[ChartLine], colours: dict[int, str]) -> list[str]:
+def _panel(left: int, title: str, lines: Sequence[ChartLine]) -> list[str]:
     concurrencies = sorted({x for line in lines for x, _ in line.points})
     top = nice_top(max(y for line in lines for _, y in line.points))
     step = _WIDTH / max(1, len(concurrencies))
@@ -136,22 +140,14 @@ def _panel(left: int, title: str, lines: Sequence[ChartLine], colours: dict[int,
     for line in lines:
         placed = [place(x, y) for x, y in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        dash = ' stroke-dasharray="5 4"' if line.dashed else ""
-        colour = colours[line.batch]
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in placed]
+        parts.append(f'<polyline points="{path}" fill="none" {line.stroke}/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.colour}"/>' for x, y in placed]
     return parts
 
 
-def _legend(left: int, lines: Sequence[ChartLine], colours: dict[int, str]) -> list[str]:
-    parts = []
-    for number, line in enumerate(lines):
-        y, dash = _TOP + 10 + 20 * number, ' stroke-dasharray="5 4"' if line.dashed else ""
-        parts.append(
-            f'<path d="M{left} {y}h24" stroke="{colours[line.batch]}" stroke-width="2"{dash}/>'
-            + _text(left + 30, y + 4, line.label, "start")
-        )
-    return parts
+def _legend(left: int, lines: Sequence[ChartLine]) -> Iterator[str]:
+    for y, line in zip(itertools.count(_TOP + 10, 20), lines, strict=False):
+        yield f'<path d="M{left} {y}h24" {line.stroke}/>' + _text(left + 30, y + 4, line.label, "start")
 
 
 def _text(x: float, y: float, text: str, anchor: str, *, size: int = 12) -> str:
@@ -180,7 +176,6 @@ def _import_matplotlib() -> Any:
 def _draw_png(report: BenchReport, path: Path) -> None:
     figure = _import_matplotlib().Figure(figsize=(11, 4.5), layout="constrained")
     figure.suptitle(_title(report))
-    colours = _colours(report.results)
     for axes, (title, value) in zip(figure.subplots(1, 2), _PANELS, strict=True):
         lines = chart_lines(report.results, value)
         concurrencies = sorted({x for line in lines for x, _ in line.points})
@@ -190,7 +185,7 @@ def _draw_png(report: BenchReport, path: Path) -> None:
                 [y for _, y in line.points],
                 marker="o",
                 linestyle="--" if line.dashed else "-",
-                color=colours[line.batch],
+                color=line.colour,
                 label=line.label,
             )
         axes.set_xticks(range(len(concurrencies)), [str(x) for x in concurrencies])

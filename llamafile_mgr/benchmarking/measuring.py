@@ -10,7 +10,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from llamafile_mgr.tasks import run_all
@@ -104,22 +104,15 @@ async def measure(
     for target in targets:
         await target.embed(texts[:1])
         await _measure_once(target, Cell(4, 2), itertools.cycle(texts), 0.2)
-    runs = [_Run(target, cell) for target in targets for cell in cells]
+    runs: list[tuple[BenchTarget, Cell, list[Measurement]]]
+    runs = [(target, cell, []) for target in targets for cell in cells]
     for number in range(rounds):
         begin = number * len(texts) // rounds
-        order = runs[number % len(runs) :] + runs[: number % len(runs)]
-        for run in order:
-            observe(run.target.name, run.cell, number + 1)
+        for target, cell, measured in runs[number % len(runs) :] + runs[: number % len(runs)]:
+            observe(target.name, cell, number + 1)
             stream = itertools.cycle([*texts[begin:], *texts[:begin]])
-            run.rounds.append(await _measure_once(run.target, run.cell, stream, seconds))
-    return [CellResult(run.target.name, run.cell, tuple(run.rounds)) for run in runs]
-
-
-@dataclass(slots=True)
-class _Run:
-    target: BenchTarget
-    cell: Cell
-    rounds: list[Measurement] = field(default_factory=list)
+            measured.append(await _measure_once(target, cell, stream, seconds))
+    return [CellResult(target.name, cell, tuple(measured)) for target, cell, measured in runs]
 
 
 async def _measure_once(target: BenchTarget, cell: Cell, texts: Iterator[str], seconds: float) -> Measurement:

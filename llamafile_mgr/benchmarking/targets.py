@@ -13,6 +13,7 @@ from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import error_text, read_json
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, UsageError
+from llamafile_mgr.launching.local_plans import hold_files
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Deadline
@@ -84,12 +85,18 @@ async def proxy_at(url: str, model: str | None, api_key: str | None) -> AsyncIte
 
 @asynccontextmanager
 async def direct_engines(plan: Plan, paths: Paths) -> AsyncIterator[DirectTarget]:
-    """Run the engines of ``plan`` while inside, its remotes beside them. Raises NotReadyError."""
+    """Run the engines of ``plan`` while inside, its files held, its remotes beside them.
+
+    Raises:
+        NotFoundError: its file was removed meanwhile.
+        NotReadyError: none became ready.
+    """
     open_door = PoolOptions(policy=replace(make_policy(plan), batch_texts=1, bulk_batches=_MOST_REQUESTS))
     supervisor = make_supervisor([plan], paths, SupervisorOptions(pools={plan.name: open_door}))
-    try:
-        await supervisor.start()
-        await supervisor.pools[0].calls.until_ready(_caller())
-        yield DirectTarget(supervisor.pools[0])
-    finally:
-        await supervisor.stop(drain=False)
+    with hold_files([plan], paths):
+        try:
+            await supervisor.start()
+            await supervisor.pools[0].calls.until_ready(_caller())
+            yield DirectTarget(supervisor.pools[0])
+        finally:
+            await supervisor.stop(drain=False)

@@ -28,7 +28,7 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
 from llamafile_mgr.supervisor.calls import Caller, Deadline
 
-__all__ = ["EngineSource", "own_engines", "plan_alone"]
+__all__ = ["EngineSource", "own_engines", "plan_alone", "plan_embedder"]
 
 #: A model of many gigabytes loads for minutes.
 _READY_SECONDS = 1800.0
@@ -94,16 +94,17 @@ def plan_alone(
         NotFoundError: it is neither in the store nor a file.
         PlanError: it cannot run here.
     """
-    plan = _plan(model, config, paths)
+    plan = plan_embedder(model, config, paths)
     on_gpu = plan.settings.gpu not in (None, "disable")
     if plan.settings.slots != 1 and (exact or not on_gpu):
         own = dataclasses.replace(config.models.get(plan.name, ModelConfig()), slots=1)
         alone = dataclasses.replace(config, models={**config.models, plan.name: own})
-        plan = _plan(model, alone, paths)
+        plan = plan_embedder(model, alone, paths)
     return plan if remotes and not exact else without_remotes(plan)
 
 
-def _plan(model: str | None, config: Config, paths: Paths) -> Plan:
+def plan_embedder(model: str | None, config: Config, paths: Paths) -> Plan:
+    """Return the plan of an embedding model as ``serve`` would run it, for None the first of the settings."""
     (plan,) = make_plans(read_embedder(config.serve, model), config, paths)
     return plan
 

@@ -119,9 +119,9 @@ class LazyGroup(click.Group):
     type=click.Path(dir_okay=False),
     help="Read settings from this TOML file.",
 )
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 @click.pass_context
-def main_group(ctx: click.Context, config_file: str | None, debug: bool) -> None:
+def main_group(ctx: click.Context, config_file: str | None) -> None:
     """Run embedding and generation llamafiles on your own hardware and forget about them.
 
     \b
@@ -130,7 +130,7 @@ def main_group(ctx: click.Context, config_file: str | None, debug: bool) -> None
       llamafile-mgr serve --embed mxbai-embed-large-v1
       curl http://127.0.0.1:8080/v1/embeddings -d '{"input": "hello"}'
     """
-    ctx.obj = Context(config_file=config_file, debug=debug or bool(os.environ.get("LLAMAFILE_MGR_DEBUG")))
+    ctx.obj = Context(config_file)
 
 
 def _prepare_streams() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +133,8 @@ def command(
     from llamafile_mgr.benchmarking.charts import check_chart, write_chart
     from llamafile_mgr.benchmarking.measuring import Cell
     from llamafile_mgr.benchmarking.reports import HEADERS, report_json, table_rows
+    from llamafile_mgr.benchmarking.targets import direct_engines
+    from llamafile_mgr.bulk.engines import plan_embedder
     from llamafile_mgr.cli.interrupts import run_until_signal
     from llamafile_mgr.errors import UsageError
 
@@ -145,7 +148,11 @@ def command(
     if chart is not None:
         check_chart(chart)
     cells = [Cell(batch, concurrency) for batch in batches for concurrency in concurrencies]
-    work = _measure(context, model, cells, rounds, seconds, direct=direct, url=url, api_key=api_key)
+    targets = [_open_proxy(context, model, url, api_key)]
+    if direct:
+        plan = plan_embedder(model, context.load_config(), context.paths)
+        targets.append(direct_engines(plan, context.paths))
+    work = _measure(targets, model, cells, rounds, seconds)
     report = run_until_signal(work, lambda: "interrupted; nothing is kept")
     if chart is not None:
         write_chart(report, chart)
@@ -195,29 +202,26 @@ async def _measure_scale(
 
     from llamafile_mgr.benchmarking.texts import read_docstrings
     from llamafile_mgr.bulk import BulkJob, EmbedSettings, TextInput
+    from llamafile_mgr.bulk.engines import plan_embedder
     from llamafile_mgr.bulk.rates import measure_rates
-    from llamafile_mgr.cli.embed_sources import Wish, connect, plan_embedder
+    from llamafile_mgr.cli.embed_sources import SourceOverrides, connect
 
-    if plan_embedder(context, model).remotes:
+    if plan_embedder(model, context.load_config(), context.paths).remotes:
         click.echo(f"{model}: its remotes take no part, since one machine is measured", err=True)
     texts = await asyncio.to_thread(read_docstrings, _TEXTS)
     sizes = BulkJob(TextInput(), batch=batch, concurrency=concurrency)
     began = time.monotonic()
-    async with connect(context, Wish(model, own=True, remotes=False), EmbedSettings()) as source:
+    async with connect(context, SourceOverrides(model, own=True, remotes=False), EmbedSettings()) as source:
         started = time.monotonic() - began
         return await measure_rates(source, texts, sizes, seconds=seconds, start_seconds=started)
 
 
 async def _measure(
-    context: Context,
+    targets: Sequence[AbstractAsyncContextManager[BenchTarget]],
     model: str,
     cells: list[Cell],
     rounds: int,
     seconds: float,
-    *,
-    direct: bool,
-    url: str | None,
-    api_key: str | None,
 ) -> BenchReport:
     import asyncio
 
@@ -225,7 +229,7 @@ async def _measure(
     from llamafile_mgr.benchmarking.reports import BenchReport
     from llamafile_mgr.benchmarking.texts import read_docstrings
 
-    total = len(cells) * rounds * (2 if direct else 1)
+    total = len(cells) * rounds * len(targets)
     numbers = itertools.count(1)
 
     def show(target: str, cell: Cell, number: int) -> None:
@@ -233,11 +237,9 @@ async def _measure(
         click.echo(f"{next(numbers)} of {total}: {target}, {where}", err=True)
 
     async with contextlib.AsyncExitStack() as stack:
-        targets = [await stack.enter_async_context(_open_proxy(context, model, url, api_key))]
-        if direct:
-            targets.append(await stack.enter_async_context(_open_engines(context, model)))
+        opened = [await stack.enter_async_context(target) for target in targets]
         texts = await asyncio.to_thread(read_docstrings, _TEXTS)
-        results = await measure(targets, cells, texts, rounds=rounds, seconds=seconds, observe=show)
+        results = await measure(opened, cells, texts, rounds=rounds, seconds=seconds, observe=show)
     return BenchReport(model, rounds, seconds, len(texts), tuple(results))
 
 
@@ -247,28 +249,16 @@ async def _open_proxy(
 ) -> AsyncIterator[BenchTarget]:
     """Ask the proxy at ``url``, for None one of this machine, which is started where none runs."""
     from llamafile_mgr.benchmarking.targets import proxy_at
-    from llamafile_mgr.cli.embed_sources import plan_embedder
+    from llamafile_mgr.bulk.engines import plan_embedder
     from llamafile_mgr.endpoints.endpoint import aendpoint
 
     if url is not None:
         async with proxy_at(url, model, api_key) as target:
             yield target
         return
-    name = plan_embedder(context, model).name
+    name = plan_embedder(model, context.load_config(), context.paths).name
     async with (
         aendpoint(embed=model, generate=(), rerank=(), config_file=context.config_file) as endpoint,
         proxy_at(endpoint.url, name, endpoint.api_key) as target,
     ):
         yield target
-
-
-@contextlib.asynccontextmanager
-async def _open_engines(context: Context, model: str) -> AsyncIterator[BenchTarget]:
-    from llamafile_mgr.benchmarking.targets import direct_engines
-    from llamafile_mgr.cli.embed_sources import plan_embedder
-    from llamafile_mgr.launching.local_plans import hold_files
-
-    plan = plan_embedder(context, model)
-    with hold_files([plan], context.paths):
-        async with direct_engines(plan, context.paths) as target:
-            yield target

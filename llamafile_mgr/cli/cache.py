@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
+from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line, print_result
 
 if TYPE_CHECKING:
     from llamafile_mgr.embedding.vector_cache import CacheFacts, VectorCache
@@ -41,9 +42,8 @@ def stats(context: Context, as_json: bool) -> None:
       llamafile-mgr cache stats
       llamafile-mgr cache stats --json
     """
-    cache, limit = _open(context)
-    facts = cache.facts()
-    cache.close()
+    with _open(context) as cache:
+        facts, limit = cache.facts(), cache.limit_bytes
     if as_json:
         print_json({**_describe(facts), "limit_bytes": limit})
         return
@@ -64,25 +64,21 @@ def clear(context: Context, as_json: bool) -> None:
       llamafile-mgr cache clear
       llamafile-mgr cache clear --json
     """
-    cache, _ = _open(context)
-    facts = cache.clear()
-    cache.close()
-    if as_json:
-        print_json({"cleared": _describe(facts)})
-    else:
-        print_line(f"cleared {facts.entries} vectors, {format_bytes(facts.bytes)}")
+    with _open(context) as cache:
+        facts = cache.clear()
+    text = f"cleared {facts.entries} vectors, {format_bytes(facts.bytes)}"
+    print_result({"cleared": _describe(facts)}, text, as_json=as_json)
 
 
-def _open(context: Context) -> tuple[VectorCache, int]:
+def _open(context: Context) -> closing[VectorCache]:
     from llamafile_mgr.embedding.vector_cache import VectorCache, cache_file
 
-    limit = context.load_config().serve.cache_bytes
-    return VectorCache(cache_file(context.paths), limit), limit
+    return closing(VectorCache(cache_file(context.paths), context.load_config().serve.cache_bytes))
 
 
 def _describe(facts: CacheFacts) -> dict[str, Any]:
     return {
-        "path": str(facts.path),
+        "path": facts.path,
         "entries": facts.entries,
         "bytes": facts.bytes,
         "vector_spaces": dict(facts.spaces),

@@ -18,8 +18,7 @@ __all__ = ["Context"]
 class Context:
     """The state of one invocation, ``ctx.obj`` of every click command."""
 
-    def __init__(self, config_file: str | None, debug: bool) -> None:
-        self.debug = debug
+    def __init__(self, config_file: str | None) -> None:
         self._config_file = config_file
 
     @functools.cached_property

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llamafile_mgr.bulk import BulkJob, JobReport
     from llamafile_mgr.bulk.checkpoints import FinishedFragment
     from llamafile_mgr.bulk.ray import RayCluster
-    from llamafile_mgr.cli.embed_sources import Wish
+    from llamafile_mgr.cli.embed_sources import SourceOverrides
 
 __all__ = ["command"]
 
@@ -164,7 +164,7 @@ def command(
     """
     from llamafile_mgr.bulk import BulkJob, EmbedSettings, InputForm, TextInput
     from llamafile_mgr.bulk.inputs import find_inputs
-    from llamafile_mgr.cli.embed_sources import Wish
+    from llamafile_mgr.cli.embed_sources import SourceOverrides
     from llamafile_mgr.embedding.requests import InputType, Truncation
     from llamafile_mgr.errors import UsageError
 
@@ -186,11 +186,11 @@ def command(
     source = find_inputs(files, like, output) if files else TextInput(texts=texts)
     sizes = (batch, concurrency, fragment or _keep_every(output))
     job = BulkJob(source, output, settings, *sizes, overwrite, restart)
-    wish = Wish(model, url, api_key, own or exact, exact)
+    overrides = SourceOverrides(model, url, api_key, own or exact, exact)
     if cluster is None:
-        report = _run(context, job, wish, quiet)
+        report = _run(context, job, overrides, quiet)
     else:
-        report = _run_on_ray(context, job, wish, cluster, tune, quiet)
+        report = _run_on_ray(context, job, overrides, cluster, tune, quiet)
     _finish(report, output, as_json)
 
 
@@ -209,7 +209,7 @@ def _cluster(address: str | None, cpus: float, gpus: int | None) -> RayCluster |
     return RayCluster(check_address(address), cpus, gpus)
 
 
-def _run(context: Context, job: BulkJob, wish: Wish, quiet: bool) -> JobReport:
+def _run(context: Context, job: BulkJob, overrides: SourceOverrides, quiet: bool) -> JobReport:
     from llamafile_mgr.bulk.job import check_job, run_job, stream_job
     from llamafile_mgr.cli.embed_sources import connect
     from llamafile_mgr.cli.interrupts import run_until_signal
@@ -219,7 +219,7 @@ def _run(context: Context, job: BulkJob, wish: Wish, quiet: bool) -> JobReport:
     again = "run the same command again and it goes on from there"
     kept = f"interrupted; {again if job.output else 'nothing is kept without --output'}"
     with TextDisplay(quiet=quiet) as display:
-        source = connect(context, wish, job.settings, display.say)
+        source = connect(context, overrides, job.settings, display.say)
 
         async def work() -> JobReport:
             async with source as vectors:
@@ -234,7 +234,7 @@ def _run(context: Context, job: BulkJob, wish: Wish, quiet: bool) -> JobReport:
 
 
 def _run_on_ray(
-    context: Context, job: BulkJob, wish: Wish, cluster: RayCluster, tune: bool, quiet: bool
+    context: Context, job: BulkJob, overrides: SourceOverrides, cluster: RayCluster, tune: bool, quiet: bool
 ) -> JobReport:
     import functools
 
@@ -247,10 +247,10 @@ def _run_on_ray(
     from llamafile_mgr.cli.progress import TextDisplay
     from llamafile_mgr.errors import UsageError
 
-    if job.output is None or wish.url is not None:
+    if job.output is None or overrides.url is not None:
         raise UsageError("--ray needs --output, and does not go with --url")
     check_job(job)
-    model = name_model(context, wish.model)
+    model = name_model(context, overrides.model)
     space, golden = predict_space(model, context.load_config(), context.paths)
     kept = "interrupted; run the same command again and it goes on from there"
     # Ray prints pages about every lost node to standard output, with no switch to stop it.
@@ -260,7 +260,7 @@ def _run_on_ray(
         contextlib.redirect_stdout(nowhere),
     ):
         first = tune_once if tune else None
-        connect = functools.partial(node_source, model, job.settings, exact=wish.exact, tune=first)
+        connect = functools.partial(node_source, model, job.settings, exact=overrides.exact, tune=first)
         work = run_on_ray(
             job,
             cluster,

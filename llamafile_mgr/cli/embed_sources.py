@@ -13,13 +13,12 @@ from llamafile_mgr.cli.context import Context
 
 if TYPE_CHECKING:
     from llamafile_mgr.bulk import EmbedSettings, VectorSource
-    from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Wish", "connect", "name_model", "plan_embedder"]
+__all__ = ["SourceOverrides", "connect", "name_model"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Wish:
+class SourceOverrides:
     """What the command line says. ``model`` None: the one that is served or configured. ``own``: start
     engines, whatever runs. ``exact``: they compute one text at a time on a GPU too, where that is slow.
     ``remotes``: those of the settings take part."""
@@ -33,9 +32,12 @@ class Wish:
 
 
 def connect(
-    context: Context, wish: Wish, settings: EmbedSettings, say: Callable[[str], None] = lambda _: None
+    context: Context,
+    overrides: SourceOverrides,
+    settings: EmbedSettings,
+    say: Callable[[str], None] = lambda _: None,
 ) -> AbstractAsyncContextManager[VectorSource]:
-    """Return a source of vectors, to be entered: the proxy at the wish's URL, the running ``serve`` when it
+    """Return a source of vectors, to be entered: the proxy at a given URL, the running ``serve`` when it
     has the model, else engines that live as long as it is in use. ``say`` is told which.
 
     Raises:
@@ -44,16 +46,18 @@ def connect(
     """
     from llamafile_mgr.bulk import own_engines, plan_alone, running_proxy
 
-    if wish.url is not None:
-        say(f"asking {wish.url}")
-        return running_proxy(wish.url, settings, model=wish.model, api_key=wish.api_key)
-    found = None if wish.own else _find_serve(context, wish.model)
+    if overrides.url is not None:
+        say(f"asking {overrides.url}")
+        return running_proxy(overrides.url, settings, model=overrides.model, api_key=overrides.api_key)
+    found = None if overrides.own else _find_serve(context, overrides.model)
     if found is not None:
         url, socket = found
         say(f"asking the running serve, {url}")
-        return _join(socket, wish.model, settings)
+        return _join(socket, overrides.model, settings)
     config = context.load_config()
-    plan = plan_alone(wish.model, config, context.paths, exact=wish.exact, remotes=wish.remotes)
+    plan = plan_alone(
+        overrides.model, config, context.paths, exact=overrides.exact, remotes=overrides.remotes
+    )
     say(f"starting {plan.name}")
     return own_engines(plan, context.paths, settings)
 
@@ -96,13 +100,3 @@ def name_model(context: Context, model: str | None) -> str:
 
     [wanted] = read_embedder(context.load_config().serve, model).models
     return anchor_name(wanted.name, Store(context.paths.store))
-
-
-def plan_embedder(context: Context, model: str) -> Plan:
-    """Return the plan of an embedding model as ``serve`` would run it."""
-    from llamafile_mgr.launching.local_plans import make_plans
-    from llamafile_mgr.launching.wanted import read_embedder
-
-    config = context.load_config()
-    (plan,) = make_plans(read_embedder(config.serve, model), config, context.paths)
-    return plan

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
@@ -74,7 +74,7 @@ def command(
     if shutil.which(argv[0]) is None:
         return _refuse(argv[0])
     began = time.monotonic()
-    report = _silent if quiet else _report
+    report = (lambda _: None) if quiet else _report
     config = context.load_config()
     wanted = read_models(context, config.serve, "exec", roles, rest=" -- COMMAND")
     choice = choose(wanted, config, context.paths, port=port, config_file=context.config_file)
@@ -94,27 +94,18 @@ def _become(argv: tuple[str, ...], environment: Mapping[str, str]) -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
-        _replace(argv, environment)
+        os.execvpe(argv[0], argv, environment)  # noqa: S606 - the user's own command, by its argv
     except OSError:
         return _refuse(argv[0])
 
 
-def _replace(argv: tuple[str, ...], environment: Mapping[str, str]) -> NoReturn:
-    os.execvpe(argv[0], list(argv), dict(environment))  # noqa: S606 - the user's own command, by its argv
-
-
 def _refuse(name: str) -> int:
-    found = shutil.which(name, mode=os.F_OK)
-    if found is None:
-        click.echo(f"llamafile-mgr exec: {name}: command not found", err=True)
-        return _NOT_FOUND
-    click.echo(f"llamafile-mgr exec: {name}: cannot be executed", err=True)
-    return _NOT_EXECUTABLE
+    code, said = _NOT_FOUND, "command not found"
+    if shutil.which(name, mode=os.F_OK) is not None:
+        code, said = _NOT_EXECUTABLE, "cannot be executed"
+    click.echo(f"llamafile-mgr exec: {name}: {said}", err=True)
+    return code
 
 
 def _report(line: str) -> None:
     click.echo(f"llamafile-mgr: {line}", err=True)
-
-
-def _silent(line: str) -> None:
-    """Say nothing."""

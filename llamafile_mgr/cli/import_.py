@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import format_bytes, print_json, print_line
+from llamafile_mgr.cli.output import format_bytes, print_result
 
 __all__ = ["command"]
 
@@ -46,8 +46,6 @@ def command(
         sha256=check_digest(sha256.lower()) if sha256 else None,
         method=Method.LINK if link else Method.COPY,
     )
-    if as_json:
-        print_json({**artifact_json(entry), "method": how})
-        return
     known = "a file of the catalog" if entry.trust.value == "pinned" else "its digest was recorded"
-    print_line(f"{entry.name}: {format_bytes(entry.size)} ({how}), {known}")
+    text = f"{entry.name}: {format_bytes(entry.size)} ({how}), {known}"
+    print_result({**artifact_json(entry), "method": how}, text, as_json=as_json)

@@ -8,7 +8,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
-from llamafile_mgr.cli.output import count_of, format_bytes, print_json, print_line
+from llamafile_mgr.cli.output import count_of, format_bytes, print_json, print_line, print_result
 
 __all__ = ["command"]
 
@@ -48,10 +48,8 @@ def export_command(context: Context, file: Path, names: tuple[str, ...], as_json
 
         raise NotFoundError("the store is empty", hint=how_to_pull())
     size = export_kit(entries, file)
-    if as_json:
-        print_json({"kit": str(file), "size": size, "names": [entry.name for entry in entries]})
-        return
-    print_line(f"{file}: {count_of(len(entries), 'name')}, {format_bytes(size)}")
+    value = {"kit": file, "size": size, "names": [entry.name for entry in entries]}
+    print_result(value, f"{file}: {count_of(len(entries), 'name')}, {format_bytes(size)}", as_json=as_json)
 
 
 @command.command(name="import")

@@ -29,7 +29,7 @@ def print_board(board: Leaderboard, published: PublishedScores | None, *, with_t
     headers = ["RANK", "MODEL", "MTR", *(["MTR (POST)"] if published is not None else []), "MEAN", *shown]
     rows = []
     for row in board.rows:
-        theirs = [] if published is None else [_mtr(published.mtr_of(row.model))]
+        theirs = [] if published is None else [_places(published.mtr_of(row.model))]
         scores = [_places(score) for score in row.scores] if shown else []
         rows.append([f"{row.rank:g}", row.model, _places(row.mtr), *theirs, _places(row.mean), *scores])
     print_line(format_table(headers, rows))
@@ -63,18 +63,16 @@ def board_to_dict(
 def _print_published(published: PublishedScores) -> None:
     print_line("the post's ten best, by mean task rank over 40 data sets, as published\n")
     rows = [
-        [str(place), m.name, _mtr(m.mtr), _places(m.rag_average), *(_places(score) for score in m.of(TASKS))]
+        [str(place), m.name, *map(_places, (m.mtr, m.rag_average, *m.of(TASKS)))]
         for place, m in enumerate(published.top, start=1)
     ]
     print_line(format_table(["RANK", "MODEL", "MTR", "MEAN", *TASKS], rows) + "\n")
 
 
-def _mtr(value: float | None) -> str:
-    return "-" if value is None else _places(value)
-
-
-def _places(value: float) -> str:
+def _places(value: float | None) -> str:
     """Return two decimals, a half rounded up as in the post (65.035 is printed as 65.04)."""
+    if value is None:
+        return "-"
     return str(Decimal(repr(value)).quantize(Decimal("0.01"), ROUND_HALF_UP))
 
 

@@ -26,8 +26,8 @@ def command(context: Context, model: str, follow: bool, port: int | None, as_jso
       llamafile-mgr logs all-minilm-l6-v2
       llamafile-mgr logs -f all-minilm-l6-v2
     """
-    wish = {"command": "logs", "model": model, "follow": follow}
-    for answer in ask_running(context, port, wish, seconds=None):
+    request = {"command": "logs", "model": model, "follow": follow}
+    for answer in ask_running(context, port, request, seconds=None):
         if as_json:
             print_json_line({"engine": answer["engine"], "line": answer["line"]})
         else:

@@ -97,8 +97,7 @@ def complete_stored(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 def complete_pullable(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete names of the catalog, with those of single artifacts once a colon is there."""
-    found = _guarded(_artifacts) if ":" in incomplete else _guarded(_catalogued)
-    return _matching(found, incomplete)
+    return _matching(_guarded(_artifacts if ":" in incomplete else _catalogued), incomplete)
 
 
 def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

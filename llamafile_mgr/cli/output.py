@@ -21,6 +21,7 @@ __all__ = [
     "print_json",
     "print_json_line",
     "print_line",
+    "print_result",
     "print_rows",
     "printable",
     "styled",
@@ -43,6 +44,14 @@ def print_json(value: object) -> None:
     Value classes are written as their fields, paths as text.
     """
     click.echo(_dump(value, indent=2))
+
+
+def print_result(value: object, text: str, *, as_json: bool) -> None:
+    """Write what was done, for programs or for people."""
+    if as_json:
+        print_json(value)
+    else:
+        print_line(text)
 
 
 def print_json_line(value: object) -> None:

@@ -13,10 +13,7 @@ from llamafile_mgr.cli.model_names import complete_models, read_models, role_opt
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llamafile_mgr.launching.wanted import ToldRoles
-    from llamafile_mgr.machine import Machine
     from llamafile_mgr.planner.plans import Plan
 
 __all__ = ["command"]
@@ -61,13 +58,17 @@ def command(
     wanted = read_models(context, config.serve, "plan", roles, models)
     other = read_snapshot(snapshot) if snapshot is not None else None
     plans = make_plans(wanted, config, context.paths, other)
-    machine = other or detect_machine()
+    memory = joint_memory(plans, other or detect_machine())
     if as_json:
-        print_json({"plans": [plan_to_dict(plan) for plan in plans], "memory": joint_memory(plans, machine)})
+        print_json({"plans": [plan_to_dict(plan) for plan in plans], "memory": memory})
         return
     for plan in plans:
         _print_plan(plan)
-    _print_memory(plans, machine)
+    on_gpus = f", {format_bytes(memory['needed_on_gpus'])} of GPU memory" if memory["needed_on_gpus"] else ""
+    print_line(
+        f"together: {format_bytes(memory['needed'])} of main memory{on_gpus};"
+        f" {format_bytes(memory['usable_now'])} are free of {format_bytes(memory['machine'])}"
+    )
 
 
 def _print_plan(plan: Plan) -> None:
@@ -79,22 +80,9 @@ def _print_plan(plan: Plan) -> None:
     for warning in plan.warnings:
         print_line(f"warning: {warning}")
     if plan.replicas == 0:
-        print_line("command: none, remotes serve this model")
-        print_line()
+        print_line("command: none, remotes serve this model\n")
         return
     times = f" ({plan.replicas} times)" if plan.replicas > 1 else ""
     print_line(f"command{times}: {shlex.join(describe_command(plan))}")
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(plan.environment.items()))
-    print_line(f"environment: {settings}")
-    print_line()
-
-
-def _print_memory(plans: Sequence[Plan], machine: Machine) -> None:
-    from llamafile_mgr.planner.rendering import joint_memory
-
-    memory = joint_memory(plans, machine)
-    on_gpus = f", {format_bytes(memory['needed_on_gpus'])} of GPU memory" if memory["needed_on_gpus"] else ""
-    print_line(
-        f"together: {format_bytes(memory['needed'])} of main memory{on_gpus};"
-        f" {format_bytes(memory['usable_now'])} are free of {format_bytes(memory['machine'])}"
-    )
+    print_line(f"environment: {settings}\n")

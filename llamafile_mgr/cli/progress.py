@@ -225,22 +225,22 @@ def describe_progress(progress: JobProgress, seconds: float, before: int) -> str
 
 def describe(event: Event) -> str:
     """Return an event as one line of text."""
-    match_name = f"{event.name}: "
+    name = f"{event.name}: "
     if isinstance(event, Resolved):
         resumed = f", going on from {format_bytes(event.have)}" if event.have else ""
-        return f"{match_name}{format_bytes(event.size)} from {event.url}{resumed}"
+        return f"{name}{format_bytes(event.size)} from {event.url}{resumed}"
     if isinstance(event, (Advanced, Following)):
         share = f" ({event.done * 100 // event.size} %)" if event.size else ""
         other = " by another process" if isinstance(event, Following) else ""
-        return f"{match_name}{format_bytes(event.done)} of {format_bytes(event.size)}{share}{other}"
+        return f"{name}{format_bytes(event.done)} of {format_bytes(event.size)}{share}{other}"
     if isinstance(event, Retrying):
-        return f"{match_name}{event.reason}; again in {event.seconds:.1f} s"
+        return f"{name}{event.reason}; again in {event.seconds:.1f} s"
     if isinstance(event, Checking):
-        return f"{match_name}checking {format_bytes(event.size)}"
+        return f"{name}checking {format_bytes(event.size)}"
     if isinstance(event, Converting):
-        return f"{match_name}converting ({event.conversion})"
+        return f"{name}converting ({event.conversion})"
     if isinstance(event, Noticed):
-        return f"{match_name}{event.text}"
+        return f"{name}{event.text}"
     if isinstance(event, Present):
-        return f"{match_name}already here ({format_bytes(event.size)})"
-    return f"{match_name}{format_bytes(event.size)}, {_TRUST_WORDS[event.trust]}"
+        return f"{name}already here ({format_bytes(event.size)})"
+    return f"{name}{format_bytes(event.size)}, {_TRUST_WORDS[event.trust]}"

@@ -77,7 +77,13 @@ def locked_jobs(path: Path, names: Sequence[str], restart: bool) -> list[Job]:
         if not found:
             raise NotFoundError(f"{path} does not pin {name}", hint=f"llamafile-mgr pull --lock {name}")
         chosen += found
-    return [(_locked_target(pin), PullOptions(restart=restart, revision=_commit(pin))) for pin in chosen]
+    return [
+        (
+            _locked_target(pin),
+            PullOptions(restart=restart, revision=pin.revision if pin.source.startswith("hf:") else None),
+        )
+        for pin in chosen
+    ]
 
 
 def _locked_target(pin: LockedArtifact) -> PullTarget:
@@ -87,10 +93,6 @@ def _locked_target(pin: LockedArtifact) -> PullTarget:
     return replace(
         target, source=pin.source, kind=pin.kind, size=pin.size, sha256=pin.sha256, conversion=pin.conversion
     )
-
-
-def _commit(pin: LockedArtifact) -> str | None:
-    return pin.revision if pin.source.startswith("hf:") else None
 
 
 def update_lock(path: Path, entries: Sequence[StoredArtifact]) -> None:

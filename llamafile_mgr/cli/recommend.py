@@ -144,7 +144,8 @@ def _print_answer(answer: Recommendation) -> None:
         if verdict is not None:
             name = styled(f"{verdict.model}:{verdict.artifact}", bold=True)
             print_line(f"{label}: {name}")
-            _print_reasons(verdict)
+            for reason in verdict.reasons:
+                print_line(f"  - {reason}")
     others = [verdict for verdict in answer.verdicts if verdict.outcome.value != "chosen"]
     if others:
         print_line("\nwhy not the others:")
@@ -159,11 +160,6 @@ def _print_answer(answer: Recommendation) -> None:
         texts = answer.use.corpus_size
         bench = f"llamafile-mgr bench {answer.embedding.model} --scale --nodes 1 --texts {texts}"
         print_line(f"then: {bench}, which measures how long it takes here")
-
-
-def _print_reasons(verdict: ModelVerdict) -> None:
-    for reason in verdict.reasons:
-        print_line(f"  - {reason}")
 
 
 def _row(verdict: ModelVerdict) -> tuple[str, ...]:

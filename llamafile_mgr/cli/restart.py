@@ -27,5 +27,5 @@ def command(context: Context, model: str, new_vector_space: bool, port: int | No
     Examples:
       llamafile-mgr restart mxbai-embed-large-v1
     """
-    wish = {"command": "restart", "model": model, "new_vector_space": new_vector_space}
-    change_model(context, port, wish, "restarted", as_json=as_json, seconds=None)
+    request = {"command": "restart", "model": model, "new_vector_space": new_vector_space}
+    change_model(context, port, request, "restarted", as_json=as_json, seconds=None)

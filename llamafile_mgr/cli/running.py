@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import print_json, print_line
+from llamafile_mgr.cli.output import print_result
 from llamafile_mgr.errors import NotReadyError, UsageError
 
 __all__ = ["ask_running", "change_model", "port_option"]
@@ -57,7 +57,4 @@ def change_model(
     for _ in ask_running(context, port, command, seconds=seconds):
         pass  # what it tells on the way is for other commands
     model = command["model"]
-    if as_json:
-        print_json({"model": model, "done": done})
-    else:
-        print_line(f"{model}: {done}")
+    print_result({"model": model, "done": done}, f"{model}: {done}", as_json=as_json)

@@ -12,8 +12,8 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import read_models, role_options
-from llamafile_mgr.cli.output import print_json, print_json_line, print_line
-from llamafile_mgr.cli.service_view import describe, print_after, print_changes, print_commands, print_done
+from llamafile_mgr.cli.output import print_json, print_json_line, print_line, print_result
+from llamafile_mgr.cli.service_view import describe, print_after, print_changes, print_commands
 from llamafile_mgr.errors import ConfigError, NotReadyError, ServiceError
 
 if TYPE_CHECKING:
@@ -166,14 +166,12 @@ def _read_request(
                 f"the settings name {model}, and the service starts in another directory",
                 hint="write its whole path there",
             )
-    if host is not None:
-        arguments += ["--host", host]
-    if port is not None:
-        arguments += ["--port", str(port)]
+    for option, value in (("--host", host), ("--port", port)):
+        arguments += [option, str(value)] if value is not None else []
     return ServiceSpec(
         name=name,
         arguments=(*arguments, *(["--no-cache"] if no_cache else [])),
-        needed=tuple(subject.path for subject in find_subjects(wanted, target.paths)),
+        needed=tuple(spec.path for spec in find_subjects(wanted, target.paths)),
         hosts=addresses_of(settings.host, public=settings.keys_file is not None),
         port=settings.port,
         drain_seconds=settings.drain_seconds,
@@ -216,8 +214,7 @@ def uninstall(context: Context, user: bool, name: str, dry_run: bool, as_json: b
     steps = _find_any(context, name, user=user).uninstall_steps()
     found = apply_uninstall(steps, run, dry_run=dry_run)
     if as_json:
-        files = [str(path) for path in found]
-        print_json({"service": name, "dry_run": dry_run, "files": files, "commands": commands})
+        print_json({"service": name, "dry_run": dry_run, "files": found, "commands": commands})
         return
     if not found:
         print_line(f"there is no service {name}")
@@ -264,7 +261,7 @@ def start(context: Context, user: bool, name: str, as_json: bool) -> None:
       llamafile-mgr service start
     """
     _act(context, name, "start", user=user)
-    print_done(name, "started", as_json=as_json)
+    print_result({"service": name, "done": "started"}, f"started {name}", as_json=as_json)
 
 
 @command.command("stop")
@@ -280,7 +277,7 @@ def stop(context: Context, user: bool, name: str, as_json: bool) -> None:
       llamafile-mgr service stop
     """
     _act(context, name, "stop", user=user)
-    print_done(name, "stopped", as_json=as_json)
+    print_result({"service": name, "done": "stopped"}, f"stopped {name}", as_json=as_json)
 
 
 @command.command("status")

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamafile_mgr.cli.output import print_json, print_line
+from llamafile_mgr.cli.output import print_line
 
 if TYPE_CHECKING:
     from llamafile_mgr.service.applying import FileChange
     from llamafile_mgr.service.definition import Definition
 
-__all__ = ["describe", "print_after", "print_changes", "print_commands", "print_done"]
+__all__ = ["describe", "print_after", "print_changes", "print_commands"]
 
 
 def describe(changes: Sequence[FileChange]) -> list[dict[str, Any]]:
@@ -44,11 +44,3 @@ def print_after(definition: Definition) -> None:
     linger = Path("/var/lib/systemd/linger")
     if definition.user is None and linger.parent.is_dir() and not (linger / Path.home().name).exists():
         print_line("it ends when you log out; to keep it running: loginctl enable-linger")
-
-
-def print_done(name: str, done: str, *, as_json: bool) -> None:
-    """Say that something was done to the service."""
-    if as_json:
-        print_json({"service": name, "done": done})
-    else:
-        print_line(f"{done} {name}")

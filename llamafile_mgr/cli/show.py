@@ -22,7 +22,7 @@ from llamafile_mgr.cli.output import (
 
 if TYPE_CHECKING:
     from llamafile_mgr.catalog import Artifact, Model
-    from llamafile_mgr.llamafile import ArgumentEffect, FileFacts, GgufFacts, Weights
+    from llamafile_mgr.llamafile import ArgumentEffect, FileFacts, Weights
 
 __all__ = ["command"]
 
@@ -146,11 +146,6 @@ def _weights_rows(weights: Weights) -> Rows:
         ("Causal", _or_dash(gguf.causal)),
         ("Chat template", _or_dash(gguf.has_chat_template)),
     ]
-    return rows + _rare_rows(gguf)
-
-
-def _rare_rows(gguf: GgufFacts) -> Rows:
-    rows: Rows = []
     if gguf.expert_count:
         rows.append(("Experts", f"{gguf.expert_count} (used: {_or_dash(gguf.expert_used_count)})"))
     if gguf.split is not None:

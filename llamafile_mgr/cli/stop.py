@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.output import print_json, print_line
+from llamafile_mgr.cli.output import print_result
 from llamafile_mgr.cli.running import ask_running, port_option
 
 __all__ = ["command"]
@@ -23,7 +23,4 @@ def command(context: Context, port: int | None, as_json: bool) -> None:
       llamafile-mgr stop
     """
     list(ask_running(context, port, {"command": "stop"}, seconds=10.0))
-    if as_json:
-        print_json({"done": "stopping"})
-    else:
-        print_line("stopping")
+    print_result({"done": "stopping"}, "stopping", as_json=as_json)
