@@ -22,12 +22,12 @@ from llamafile_mgr.llamafile.identity import identify_weights
 from llamafile_mgr.machine import Machine, detect_machine
 from llamafile_mgr.machine.launch import SHELL_TOOLS
 from llamafile_mgr.paths import Paths, ensure_private_dir
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.store import Store, StoredArtifact
 
-__all__ = ["find_subjects", "find_toolbox", "hold_files", "make_plans", "make_toolbox"]
+__all__ = ["find_specs", "find_toolbox", "hold_files", "make_plans", "make_toolbox"]
 
 
 def make_plans(
@@ -41,16 +41,12 @@ def make_plans(
         InvalidFileError: a file is no llamafile or GGUF, or a broken one.
         PlanError: a model cannot run there.
     """
-    subjects = find_subjects(wanted, paths)
+    specs = find_specs(wanted, paths)
     # Variables of this computer say nothing of another one.
     environ = os.environ if machine is None else {}
     machine = machine or detect_machine()
-    tuned = {
-        subject.name: load_tuned(paths, machine, subject.digest)
-        for subject in subjects
-        if subject.digest is not None
-    }
-    return plan_models(subjects, machine, make_toolbox(paths), environ, config.models, tuned)
+    tuned = {spec.name: load_tuned(paths, machine, spec.digest) for spec in specs if spec.digest is not None}
+    return plan_models(specs, machine, make_toolbox(paths), environ, config.models, tuned)
 
 
 @contextlib.contextmanager
@@ -69,7 +65,7 @@ def hold_files(plans: Sequence[Plan], paths: Paths) -> Iterator[None]:
         yield
 
 
-def find_subjects(wanted: WantedModels, paths: Paths) -> tuple[Subject, ...]:
+def find_specs(wanted: WantedModels, paths: Paths) -> tuple[ModelSpec, ...]:
     """Return what the planner must know of every wanted model.
 
     Raises:
@@ -79,18 +75,16 @@ def find_subjects(wanted: WantedModels, paths: Paths) -> tuple[Subject, ...]:
         PlanError: two of them would have the same name.
     """
     store, catalog = Store(paths.store), load_catalog()
-    subjects: dict[str, Subject] = {}
+    specs: dict[str, ModelSpec] = {}
     for each in wanted.require():
-        subject = _find_subject(each, store, catalog)
-        other = subjects.setdefault(subject.name, subject)
-        if other is not subject:
-            raise PlanError(
-                f"{subject.name} was asked for twice", cause=f"as {other.path} and as {subject.path}"
-            )
-    return tuple(subjects.values())
+        spec = _find_spec(each, store, catalog)
+        other = specs.setdefault(spec.name, spec)
+        if other is not spec:
+            raise PlanError(f"{spec.name} was asked for twice", cause=f"as {other.path} and as {spec.path}")
+    return tuple(specs.values())
 
 
-def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
+def _find_spec(wanted: Wanted, store: Store, catalog: Catalog) -> ModelSpec:
     path, stored = locate(wanted.name, store)
     facts = inspect_file(path)
     if stored is None:
@@ -100,7 +94,7 @@ def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
         name = wanted.name
         model = catalog.models.get(stored.model_id) if stored.model_id else None
     weights = facts.model
-    return Subject(
+    return ModelSpec(
         name=name,
         role=_decide_role(wanted, model, facts),
         path=path.absolute(),

@@ -10,7 +10,7 @@ from pathlib import Path
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.launching.local_plans import find_subjects, make_toolbox
+from llamafile_mgr.launching.local_plans import find_specs, make_toolbox
 from llamafile_mgr.launching.tuning_records import save_tuned
 from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.llamafile import FileFacts
@@ -43,15 +43,15 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
         InvalidFileError: the file is no llamafile or GGUF, or a broken one.
         PlanError: it cannot run here.
     """
-    (subject,) = find_subjects(WantedModels((Wanted(name),)), paths)
-    if subject.role is Role.RERANK:
-        raise PlanError(f"{subject.name} reranks: only embedding and generation are measured")
+    (spec,) = find_specs(WantedModels((Wanted(name),)), paths)
+    if spec.role is Role.RERANK:
+        raise PlanError(f"{spec.name} reranks: only embedding and generation are measured")
     machine = detect_machine()
-    (plan,) = plan_models((subject,), machine, make_toolbox(paths), os.environ, config.models)
+    (plan,) = plan_models((spec,), machine, make_toolbox(paths), os.environ, config.models)
     plan = without_remotes(plan)
-    if subject.digest is None:
-        raise PlanError(f"{subject.name} holds no model")
-    return Tunable(plan, _limits_for(plan, subject.facts, machine), machine, subject.digest)
+    if spec.digest is None:
+        raise PlanError(f"{spec.name} holds no model")
+    return Tunable(plan, _limits_for(plan, spec.facts, machine), machine, spec.digest)
 
 
 def keep_tuned(tunable: Tunable, best: TunedSettings, paths: Paths) -> Path:
