@@ -27,13 +27,13 @@ from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.tuning import (
     FEWEST_ROUNDS,
-    Duel,
+    RunJudgement,
     RunVerdict,
     TunedSettings,
     TuneLimits,
     Variant,
-    judge_duel,
-    next_challenger,
+    judge_run,
+    next_candidate,
     variant_of,
     vary_plan,
 )
@@ -43,7 +43,7 @@ from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.tasks import run_all
 
 __all__ = [
-    "Contest",
+    "ABRun",
     "TuneReport",
     "VariantRunner",
     "compare_plans",
@@ -59,11 +59,11 @@ _TURN_SECONDS = 1.0
 _START_SECONDS, _LEAST_START_SECONDS = 60.0, 5.0
 _CALL_SECONDS = 300.0
 #: More requests than any engine is given at once.
-_MOST_LANES = 1024
+_MOST_REQUESTS = 1024
 #: So long a machine measures that was never tuned and does it before a job.
 _ONCE_SECONDS = 60
 #: Texts of one request; the two that an engine has at once fill about one batch of 512 tokens.
-_GROUP = 3
+_BATCH_TEXTS = 3
 _GENERATED_TOKENS = 24
 _PROSE = (
     "the engine reads a text and returns one vector that tells what it means so near texts have near vectors"
@@ -74,17 +74,18 @@ _LENGTHS = (12, 18, 25, 33, 42, 55, 70, 90, 120, 160)
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
-    """One duel as it ended. ``incumbent_speed``, ``challenger_speed``: medians, texts or tokens a second.
+class ABRun:
+    """One A/B run as it ended: ``best``, the fastest so far, against a ``candidate``.
 
-    ``challenger`` failed to start or to answer where ``failure`` says why.
+    ``*_speed``: medians, texts or tokens a second. The candidate failed to start or to answer where
+    ``failure`` says why.
     """
 
-    challenger: Variant
-    incumbent: Variant
-    incumbent_speed: float
-    challenger_speed: float
-    duel: Duel
+    candidate: Variant
+    best: Variant
+    best_speed: float
+    candidate_speed: float
+    judgement: RunJudgement
     failure: str | None = None
 
 
@@ -97,8 +98,8 @@ class TuneReport:
 
     default: Variant
     best: TunedSettings
-    contests: tuple[Contest, ...]
-    final: Contest | None
+    runs: tuple[ABRun, ...]
+    final: ABRun | None
     seconds: float
 
 
@@ -109,11 +110,13 @@ class VariantRunner:
         self._plan = plan
         self._pools = pools
         self._rules = family_rules(plan.family)
+        # Requests that one engine is given at once: enough that it never waits for us.
+        self._depth = 2 if plan.role is Role.EMBED else plan.settings.slots
 
     async def measure(self, units: int) -> float:
         """Return the speed of one turn of ``units`` requests: texts, or generated tokens, a second."""
-        # Lane by lane over all engines, so that few requests are spread evenly too.
-        lanes = [pool for _ in range(self._lanes()) for pool in self._pools]
+        # One each over all engines before the next, so that few requests are spread evenly too.
+        workers = [pool for _ in range(self._depth) for pool in self._pools]
         waiting = iter(range(units))
         done = 0
         started = time.monotonic()
@@ -124,17 +127,13 @@ class VariantRunner:
                 count = await self._ask(pool, number)  # `done += await` would lose what others add meanwhile
                 done += count
 
-        await run_all(work(pool) for pool in lanes)
+        await run_all(work(pool) for pool in workers)
         return done / max(1e-6, time.monotonic() - started)
 
     @property
-    def lanes(self) -> int:
+    def concurrency(self) -> int:
         """Return how many requests are under way at once."""
-        return self._lanes() * len(self._pools)
-
-    def _lanes(self) -> int:
-        """Return the requests that one engine is given at once: enough that it never waits for us."""
-        return 2 if self._plan.role is Role.EMBED else self._plan.settings.slots
+        return self._depth * len(self._pools)
 
     async def _ask(self, pool: Pool, number: int) -> int:
         request, size = self._request(number)
@@ -149,7 +148,7 @@ class VariantRunner:
 
     def _request(self, number: int) -> tuple[EngineRequest, int]:
         if self._plan.role is Role.EMBED:
-            size = min(_GROUP, self._rules.max_texts)
+            size = min(_BATCH_TEXTS, self._rules.max_texts)
             limit = self._plan.max_tokens or self._plan.settings.context
             texts = [make_text(number * size + at, limit) for at in range(size)]
             return self._rules.embed(sorted(texts, key=len)), size
@@ -181,7 +180,7 @@ async def running_variant(
     varied = replace(vary_plan(plan, variant), replicas=1)
     plans = [replace(varied, name=f"{plan.name}-{label}{n}") for n in range(variant.replicas)]
     # The engines' own queues are measured, not ours.
-    open_doors = PoolOptions(policy=replace(make_policy(varied), batch_texts=1, bulk_batches=_MOST_LANES))
+    open_doors = PoolOptions(policy=replace(make_policy(varied), batch_texts=1, bulk_batches=_MOST_REQUESTS))
     options = SupervisorOptions(stall_seconds=_START_SECONDS, pools={each.name: open_doors for each in plans})
     supervisor = make_supervisor(plans, paths, options)
     try:
@@ -208,11 +207,11 @@ async def tune_plan(
     limits: TuneLimits,
     paths: Paths,
     budget_seconds: float,
-    progress: Callable[[Contest], None],
+    progress: Callable[[ABRun], None],
 ) -> TuneReport:
     """Measure variants of ``plan`` until the budget is used up or nothing is left to try.
 
-    A variant replaces the default only when it beats it in a last duel of its own.
+    A variant replaces the default only when it beats it in a last A/B run of its own.
 
     Raises:
         NotReadyError: not even the default plan's engines start.
@@ -230,39 +229,35 @@ async def _tune(
     limits: TuneLimits,
     paths: Paths,
     budget_seconds: float,
-    progress: Callable[[Contest], None],
+    progress: Callable[[ABRun], None],
 ) -> TuneReport:
     started = time.monotonic()
     end = started + budget_seconds
     search_end = end - budget_seconds * _FINAL_PART
     default = variant_of(plan)
     tried = frozenset({default})
-    contests: list[Contest] = []
-    async with contextlib.AsyncExitStack() as outer:
-        seat = _Seat(outer)
-        runner = await seat.take(default, running_variant(plan, default, paths, "tune0-"))
-        units, turn_seconds = await _calibrate(runner, budget_seconds)
+    runs: list[ABRun] = []
+    async with _Bench(plan, paths, search_end) as bench:
+        await bench.start(default, "tune0-")
+        units, turn_seconds = await _calibrate(bench.runner, budget_seconds)
         shortest = 2 * FEWEST_ROUNDS * turn_seconds
-        # A duel that cannot be judged in time is not begun, but for the first.
-        while not contests or time.monotonic() + shortest < search_end:
-            challenger = next_challenger(seat.variant, tried, limits)
-            if challenger is None:
+        # A run that cannot be judged in time is not begun, but for the first.
+        while not runs or time.monotonic() + shortest < search_end:
+            candidate = next_candidate(bench.best, tried, limits)
+            if candidate is None:
                 break
-            tried |= {challenger}
-            ring = _Ring(plan, paths, units, search_end, f"tune{len(tried) - 1}-")
-            contest = await ring.fight(seat, challenger)
-            contests.append(contest)
-            progress(contest)
-        incumbent = seat.variant
+            tried |= {candidate}
+            runs.append(await bench.compare(candidate, units, f"tune{len(tried) - 1}-"))
+            progress(runs[-1])
     final = None
-    if incumbent != default:
-        final = await compare_plans(plan, default, incumbent, paths, units, end)
+    if bench.best != default:
+        final = await compare_plans(plan, default, bench.best, paths, units, end)
         progress(final)
     best, gain = default, 1.0
-    if final is not None and final.duel.verdict is RunVerdict.BETTER:
-        best, gain = incumbent, final.duel.gain
+    if final is not None and final.judgement.verdict is RunVerdict.BETTER:
+        best, gain = final.candidate, final.judgement.gain
     seconds = time.monotonic() - started
-    return TuneReport(default, TunedSettings(plan.family, best, gain), tuple(contests), final, seconds)
+    return TuneReport(default, TunedSettings(plan.family, best, gain), tuple(runs), final, seconds)
 
 
 def _tuning_paths(paths: Paths) -> Paths:
@@ -272,97 +267,73 @@ def _tuning_paths(paths: Paths) -> Paths:
 
 async def compare_plans(
     plan: Plan, default: Variant, other: Variant, paths: Paths, units: int, end: float
-) -> Contest:
+) -> ABRun:
     """Measure two variants against each other until the judgement stands or ``end``, a monotonic time."""
-    async with contextlib.AsyncExitStack() as outer:
-        seat = _Seat(outer)
-        await seat.take(default, running_variant(plan, default, paths, "default-"))
-        return await _Ring(plan, paths, units, end, "best-").fight(seat, other)
+    async with _Bench(plan, paths, end) as bench:
+        await bench.start(default, "default-")
+        return await bench.compare(other, units, "best-")
 
 
 async def _calibrate(runner: VariantRunner, budget_seconds: float) -> tuple[int, float]:
     """Return how many requests make a turn of about a second, less where the budget is small, and how many
     seconds such a turn takes."""
     started = time.monotonic()
-    await runner.measure(runner.lanes)
-    seconds = max(1e-3, (time.monotonic() - started) / runner.lanes)
-    units = max(runner.lanes, min(400, round(min(_TURN_SECONDS, budget_seconds / 45) / seconds)))
+    await runner.measure(runner.concurrency)
+    seconds = max(1e-3, (time.monotonic() - started) / runner.concurrency)
+    units = max(runner.concurrency, min(400, round(min(_TURN_SECONDS, budget_seconds / 45) / seconds)))
     return units, units * seconds
 
 
-class _Seat:
-    """Where the incumbent sits: its engines run until another variant takes the seat."""
+class _Bench:
+    """Where A/B runs are made, until ``end``; the engines of the best variant stay up between them."""
 
-    def __init__(self, outer: contextlib.AsyncExitStack) -> None:
-        self._outer = outer
-        self._stack = contextlib.AsyncExitStack()
-        self.variant: Variant
+    def __init__(self, plan: Plan, paths: Paths, end: float) -> None:
+        self._plan, self._paths, self._end = plan, paths, end
+        self._engines = contextlib.AsyncExitStack()
+        self.best: Variant
         self.runner: VariantRunner
 
-    async def take(
-        self, variant: Variant, engines: contextlib.AbstractAsyncContextManager[VariantRunner]
-    ) -> VariantRunner:
-        """Start the first incumbent's engines; they end with the outer stack at the latest."""
-        await self._outer.enter_async_context(self)
-        self.variant, self.runner = variant, await self._stack.enter_async_context(engines)
-        return self.runner
-
-    async def hand_over(
-        self, variant: Variant, runner: VariantRunner, stack: contextlib.AsyncExitStack
-    ) -> None:
-        """End the incumbent's engines and keep the winner's, which ``stack`` holds."""
-        await self._stack.aclose()
-        self.variant, self.runner, self._stack = variant, runner, stack.pop_all()
-
-    async def __aenter__(self) -> _Seat:
+    async def __aenter__(self) -> _Bench:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+        await self._engines.aclose()
 
+    async def start(self, variant: Variant, label: str) -> None:
+        """Start the engines of the first variant."""
+        engines = running_variant(self._plan, variant, self._paths, label)
+        self.best, self.runner = variant, await self._engines.enter_async_context(engines)
 
-@dataclass(frozen=True, slots=True)
-class _Ring:
-    """Where duels are fought: turns of ``units`` requests, until ``end``."""
-
-    plan: Plan
-    paths: Paths
-    units: int
-    end: float
-    label: str
-
-    async def fight(self, seat: _Seat, challenger: Variant) -> Contest:
-        """Measure the challenger against the incumbent, which it replaces when it wins."""
-        incumbent = seat.variant
+    async def compare(self, candidate: Variant, units: int, label: str) -> ABRun:
+        """Measure the candidate in turns of ``units`` requests; it becomes the best when it wins."""
+        best = self.best
+        # What is left of the time, within reason.
+        patience = min(_START_SECONDS, max(_LEAST_START_SECONDS, self._end - time.monotonic()))
         async with contextlib.AsyncExitStack() as own:
             try:
-                rival = await own.enter_async_context(
-                    running_variant(self.plan, challenger, self.paths, self.label, self._patience())
-                )
-                ours, theirs = await self._rounds(seat.runner, rival)
+                engines = running_variant(self._plan, candidate, self._paths, label, patience)
+                rival = await own.enter_async_context(engines)
+                ours, theirs = await self._rounds(rival, units)
             except (NotReadyError, EngineError) as error:
-                lost = Duel(RunVerdict.NOT_BETTER, 0.0, 0.0, 0)
-                return Contest(challenger, incumbent, 0.0, 0.0, lost, error.describe())
-            duel = judge_duel(ours, theirs)
-            if duel.verdict is RunVerdict.BETTER:
-                await seat.hand_over(challenger, rival, own)
-            return Contest(challenger, incumbent, statistics.median(ours), statistics.median(theirs), duel)
+                lost = RunJudgement(RunVerdict.NOT_BETTER, 0.0, 0.0, 0)
+                return ABRun(candidate, best, 0.0, 0.0, lost, error.describe())
+            judgement = judge_run(ours, theirs)
+            if judgement.verdict is RunVerdict.BETTER:
+                await self._engines.aclose()
+                self.best, self.runner, self._engines = candidate, rival, own.pop_all()
+            return ABRun(candidate, best, statistics.median(ours), statistics.median(theirs), judgement)
 
-    def _patience(self) -> float:
-        """Return how long a challenger may take to start: what is left, within reason."""
-        return min(_START_SECONDS, max(_LEAST_START_SECONDS, self.end - time.monotonic()))
-
-    async def _rounds(self, runner: VariantRunner, rival: VariantRunner) -> tuple[list[float], list[float]]:
+    async def _rounds(self, rival: VariantRunner, units: int) -> tuple[list[float], list[float]]:
         """Measure in turn; who begins alternates, so that warming up favours neither."""
         ours: list[float] = []
         theirs: list[float] = []
-        await rival.measure(max(1, self.units // 4))
-        turns = [(runner, ours), (rival, theirs)]
+        await rival.measure(max(1, units // 4))
+        turns = [(self.runner, ours), (rival, theirs)]
         while True:
             began = time.monotonic()
             for who, speeds in turns:
-                speeds.append(await who.measure(self.units))
+                speeds.append(await who.measure(units))
             turns.reverse()
             now = time.monotonic()
-            if judge_duel(ours, theirs).verdict is not RunVerdict.OPEN or now + (now - began) > self.end:
+            if judge_run(ours, theirs).verdict is not RunVerdict.OPEN or now + (now - began) > self._end:
                 return ours, theirs

@@ -46,7 +46,7 @@ def _with_models(paths: Paths, command: str) -> str | None:
 
 def _recommended() -> str | None:
     from llamafile_mgr.catalog import load_catalog
-    from llamafile_mgr.launching.sites import find_site
+    from llamafile_mgr.launching.local_plans import find_site
     from llamafile_mgr.paths import resolve_paths
     from llamafile_mgr.planner.recommendation import Use, recommend
 

@@ -12,7 +12,7 @@ from llamafile_mgr.cli.model_names import complete_models
 from llamafile_mgr.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
-    from llamafile_mgr.benchmarking.tune_runs import Contest, TuneReport
+    from llamafile_mgr.benchmarking.tune_runs import ABRun, TuneReport
     from llamafile_mgr.planner.plans import Plan
 
 __all__ = ["command"]
@@ -50,8 +50,8 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     tunable = find_tunable(model, context.load_config(), context.paths)
     name = tunable.plan.name
 
-    def show(contest: Contest) -> None:
-        click.echo(f"{name}: {describe_contest(contest, tunable.plan)}", err=True)
+    def show(run: ABRun) -> None:
+        click.echo(f"{name}: {describe_run(run, tunable.plan)}", err=True)
 
     click.echo(f"{name}: tuning for about {budget} seconds, by default {_default(tunable.plan)}", err=True)
     report = asyncio.run(tune_plan(tunable.plan, tunable.limits, context.paths, budget, show))
@@ -64,17 +64,18 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     print_line(f"kept in {path}; took {report.seconds:.0f} seconds")
 
 
-def describe_contest(contest: Contest, plan: Plan) -> str:
-    """Return one duel as a line of text."""
-    words = contest.challenger.describe()
-    if contest.failure is not None:
-        return f"{words}: failed: {contest.failure}"
+def describe_run(run: ABRun, plan: Plan) -> str:
+    """Return one A/B run as a line of text."""
+    words = run.candidate.describe()
+    if run.failure is not None:
+        return f"{words}: failed: {run.failure}"
     unit = "texts/s" if plan.role.value == "embed" else "tokens/s"
-    duel = contest.duel
-    outcome = {"better": "faster", "not better": "no faster", "open": "undecided, time is up"}
+    judged = run.judgement
+    outcomes = {"better": "faster", "not better": "no faster", "open": "undecided, time is up"}
+    outcome = outcomes[judged.verdict.value]
     return (
-        f"{words}: {contest.challenger_speed:.1f} against {contest.incumbent_speed:.1f} {unit}, "
-        f"{duel.gain:.2f} x (noise {duel.noise:.2f}, {duel.rounds} rounds): {outcome[duel.verdict.value]}"
+        f"{words}: {run.candidate_speed:.1f} against {run.best_speed:.1f} {unit}, "
+        f"{judged.gain:.2f} x (noise {judged.noise:.2f}, {judged.rounds} rounds): {outcome}"
     )
 
 
@@ -90,21 +91,18 @@ def _report_as_json(report: TuneReport) -> dict[str, Any]:
         "gain": report.best.gain,
         "best": dataclasses.asdict(report.best.variant),
         "default": dataclasses.asdict(report.default),
-        "contests": [_contest_as_json(contest) for contest in report.contests],
-        "final": _contest_as_json(report.final) if report.final is not None else None,
+        "contests": [_run_as_json(run) for run in report.runs],
+        "final": _run_as_json(report.final) if report.final is not None else None,
         "seconds": round(report.seconds, 1),
     }
 
 
-def _contest_as_json(contest: Contest) -> dict[str, Any]:
+def _run_as_json(run: ABRun) -> dict[str, Any]:
     return {
-        "challenger": dataclasses.asdict(contest.challenger),
-        "incumbent": dataclasses.asdict(contest.incumbent),
-        "challenger_speed": contest.challenger_speed,
-        "incumbent_speed": contest.incumbent_speed,
-        "verdict": contest.duel.verdict.value,
-        "gain": contest.duel.gain,
-        "noise": contest.duel.noise,
-        "rounds": contest.duel.rounds,
-        "failure": contest.failure,
+        "challenger": dataclasses.asdict(run.candidate),
+        "incumbent": dataclasses.asdict(run.best),
+        "challenger_speed": run.candidate_speed,
+        "incumbent_speed": run.best_speed,
+        **dataclasses.asdict(run.judgement),
+        "failure": run.failure,
     }

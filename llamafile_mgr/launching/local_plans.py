@@ -1,4 +1,7 @@
-"""From the wanted models to plans for this machine, by way of the store and the catalog. Blocks on disks."""
+"""From the wanted models to plans for this machine, by way of the store and the catalog. Blocks on disks.
+
+A recommendation asks for the same machine, engines and files, as a site.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,13 @@ from llamafile_mgr.llamafile.identity import identify_weights
 from llamafile_mgr.machine import Machine, detect_machine
 from llamafile_mgr.machine.launch import SHELL_TOOLS
 from llamafile_mgr.paths import Paths, ensure_private_dir
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.prospects import Site
 from llamafile_mgr.store import Store, StoredArtifact
 
-__all__ = ["find_subjects", "find_toolbox", "hold_files", "make_plans", "make_toolbox"]
+__all__ = ["find_site", "find_specs", "hold_files", "make_plans", "make_toolbox"]
 
 
 def make_plans(
@@ -41,16 +45,12 @@ def make_plans(
         InvalidFileError: a file is no llamafile or GGUF, or a broken one.
         PlanError: a model cannot run there.
     """
-    subjects = find_subjects(wanted, paths)
+    specs = find_specs(wanted, paths)
     # Variables of this computer say nothing of another one.
     environ = os.environ if machine is None else {}
     machine = machine or detect_machine()
-    tuned = {
-        subject.name: load_tuned(paths, machine, subject.digest)
-        for subject in subjects
-        if subject.digest is not None
-    }
-    return plan_models(subjects, machine, make_toolbox(paths), environ, config.models, tuned)
+    tuned = {spec.name: load_tuned(paths, machine, spec.digest) for spec in specs if spec.digest is not None}
+    return plan_models(specs, machine, make_toolbox(paths), environ, config.models, tuned)
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def hold_files(plans: Sequence[Plan], paths: Paths) -> Iterator[None]:
         yield
 
 
-def find_subjects(wanted: WantedModels, paths: Paths) -> tuple[Subject, ...]:
+def find_specs(wanted: WantedModels, paths: Paths) -> tuple[ModelSpec, ...]:
     """Return what the planner must know of every wanted model.
 
     Raises:
@@ -79,18 +79,16 @@ def find_subjects(wanted: WantedModels, paths: Paths) -> tuple[Subject, ...]:
         PlanError: two of them would have the same name.
     """
     store, catalog = Store(paths.store), load_catalog()
-    subjects: dict[str, Subject] = {}
+    specs: dict[str, ModelSpec] = {}
     for each in wanted.require():
-        subject = _find_subject(each, store, catalog)
-        other = subjects.setdefault(subject.name, subject)
-        if other is not subject:
-            raise PlanError(
-                f"{subject.name} was asked for twice", cause=f"as {other.path} and as {subject.path}"
-            )
-    return tuple(subjects.values())
+        spec = _find_spec(each, store, catalog)
+        other = specs.setdefault(spec.name, spec)
+        if other is not spec:
+            raise PlanError(f"{spec.name} was asked for twice", cause=f"as {other.path} and as {spec.path}")
+    return tuple(specs.values())
 
 
-def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
+def _find_spec(wanted: Wanted, store: Store, catalog: Catalog) -> ModelSpec:
     path, stored = locate(wanted.name, store)
     facts = inspect_file(path)
     if stored is None:
@@ -100,7 +98,7 @@ def _find_subject(wanted: Wanted, store: Store, catalog: Catalog) -> Subject:
         name = wanted.name
         model = catalog.models.get(stored.model_id) if stored.model_id else None
     weights = facts.model
-    return Subject(
+    return ModelSpec(
         name=name,
         role=_decide_role(wanted, model, facts),
         path=path.absolute(),
@@ -133,32 +131,25 @@ def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
     if model is not None:
         return model.role
     weights = facts.model
-    if weights is not None and weights.gguf.pooling == Pooling.RANK.value:
-        return Role.RERANK
-    if weights is not None and (weights.gguf.causal is False or weights.gguf.pooling is not None):
-        return Role.EMBED
-    return Role.GENERATE
+    if weights is None or (weights.gguf.causal is not False and weights.gguf.pooling is None):
+        return Role.GENERATE
+    return Role.RERANK if weights.gguf.pooling == Pooling.RANK.value else Role.EMBED
 
 
 def make_toolbox(paths: Paths) -> Toolbox:
     """Return what this installation can run engines with; makes the engines' HOME and TMPDIR."""
-    toolbox = find_toolbox(paths)
+    toolbox = _find_toolbox(Store(paths.store), paths)
     for directory in (toolbox.home, toolbox.temporary):
         ensure_private_dir(directory)
     return toolbox
 
 
-def find_toolbox(paths: Paths) -> Toolbox:
-    """Return what this installation can run engines with; writes nothing."""
-    embedded = importlib.util.find_spec("xllamacpp") is not None
+def _find_toolbox(store: Store, paths: Paths) -> Toolbox:
+    runtimes = (entry for entry in store.entries() if entry.kind is ArtifactKind.RUNTIME)
     ape = shutil.which("ape")
     return Toolbox(
-        runtimes=tuple(
-            _describe_runtime(entry)
-            for entry in Store(paths.store).entries()
-            if entry.kind is ArtifactKind.RUNTIME
-        ),
-        python=Path(sys.executable) if embedded else None,
+        runtimes=tuple(_describe_runtime(entry) for entry in runtimes),
+        python=Path(sys.executable) if importlib.util.find_spec("xllamacpp") is not None else None,
         package_root=Path(llamafile_mgr.__file__).parent.parent,
         home=paths.engine_home,
         temporary=paths.engine_home / "tmp",
@@ -174,3 +165,19 @@ def _describe_runtime(entry: StoredArtifact) -> InstalledRuntime:
         return InstalledRuntime(entry.name, entry.path, entry.engine_version)
     version = entry.engine_version or facts.engine_version
     return InstalledRuntime(entry.name, entry.path, version, facts.gpu_modules, facts.size)
+
+
+def find_site(catalog: Catalog, paths: Paths, machine: Machine | None = None) -> Site:
+    """Return this machine, or the one that is given, with the engines and models of this store."""
+    store = Store(paths.store)
+    stored: dict[tuple[str, str], FileFacts] = {}
+    for entry in store.entries():
+        if entry.model_id is not None and entry.artifact is not None:
+            # What cannot be read is not better than what was not pulled: the catalog tells of it.
+            with contextlib.suppress(InvalidFileError, NotFoundError):
+                stored[entry.model_id, entry.artifact] = inspect_file(entry.path)
+    newest = next(iter(catalog.runtimes.values()))
+    runtime = InstalledRuntime(newest.name, Path(newest.name), newest.engine_version, size=newest.size or 0)
+    # Variables of this computer say nothing of another one.
+    environ = os.environ if machine is None else {}
+    return Site(machine or detect_machine(), _find_toolbox(store, paths), environ, stored, runtime)

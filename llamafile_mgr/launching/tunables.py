@@ -10,13 +10,14 @@ from pathlib import Path
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.launching.local_plans import find_subjects, make_toolbox
+from llamafile_mgr.launching.local_plans import find_specs, make_toolbox
 from llamafile_mgr.launching.tuning_records import save_tuned
 from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Machine, detect_machine
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.memory import Load, Offload, predict_memory
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
@@ -43,15 +44,15 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
         InvalidFileError: the file is no llamafile or GGUF, or a broken one.
         PlanError: it cannot run here.
     """
-    (subject,) = find_subjects(WantedModels((Wanted(name),)), paths)
-    if subject.role is Role.RERANK:
-        raise PlanError(f"{subject.name} reranks: only embedding and generation are measured")
+    (spec,) = find_specs(WantedModels((Wanted(name),)), paths)
+    if spec.role is Role.RERANK:
+        raise PlanError(f"{spec.name} reranks: only embedding and generation are measured")
     machine = detect_machine()
-    (plan,) = plan_models((subject,), machine, make_toolbox(paths), os.environ, config.models)
+    (plan,) = plan_models((spec,), machine, make_toolbox(paths), os.environ, config.models)
     plan = without_remotes(plan)
-    if subject.digest is None:
-        raise PlanError(f"{subject.name} holds no model")
-    return Tunable(plan, _limits_for(plan, subject.facts, machine), machine, subject.digest)
+    if spec.digest is None:
+        raise PlanError(f"{spec.name} holds no model")
+    return Tunable(plan, _limits_for(plan, spec, machine), machine, spec.digest)
 
 
 def keep_tuned(tunable: Tunable, best: TunedSettings, paths: Paths) -> Path:
@@ -60,17 +61,14 @@ def keep_tuned(tunable: Tunable, best: TunedSettings, paths: Paths) -> Path:
     return save_tuned(paths, tunable.machine, tunable.digest, tunable.plan.name, best, now)
 
 
-def _limits_for(plan: Plan, facts: FileFacts, machine: Machine) -> TuneLimits:
+def _limits_for(plan: Plan, spec: ModelSpec, machine: Machine) -> TuneLimits:
     """Return what variants of this plan must keep to on this machine."""
-    model = facts.model
-    whole_text = plan.role is Role.EMBED and model is not None and model.gguf.causal is False
-    room = machine.memory.usable
+    whole_text = plan.role is Role.EMBED and spec.gguf is not None and spec.gguf.causal is False
+    usable = machine.memory.usable
 
     def fits(variant: Variant) -> bool:
-        if room is None:
-            return True
-        # The incumbent is alive beside it: never more than twice the challenger's own and the weights.
-        return 2 * _estimate(plan, facts, variant) <= room
+        # The best one so far is alive beside it: never more than twice the candidate's own and the weights.
+        return usable is None or 2 * _estimate(plan, spec.facts, variant) <= usable
 
     return TuneLimits(
         family=plan.family,

@@ -9,28 +9,23 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from llamafile_mgr.machine.gpu_vendor import DrmCard, GpuBackend, GpuVendor
 from llamafile_mgr.machine.reading import read_text, run_tool, whole_number
 from llamafile_mgr.machine.vulkan import VULKAN_FIX
 
-__all__ = ["AMD", "SmiCard", "gfx_name", "parse_kfd_properties", "parse_rocm_smi", "with_smi"]
+__all__ = ["AMD", "gfx_name", "parse_kfd_properties", "parse_rocm_smi", "with_smi"]
 
 #: Compute targets that AMD builds into processors: their memory is main memory. (Raven, Renoir, Van Gogh,
 #: Rembrandt, Raphael, Mendocino, Phoenix, Strix, Strix Halo, Krackan.)
 _INTEGRATED = re.compile(r"gfx(?:902|909|90c|1013|103[3567]|1103|115[0-3])")
 
 
-@dataclass(frozen=True, slots=True)
-class SmiCard:
-    """One card of ``rocm-smi``; sizes in bytes."""
-
-    name: str | None
-    target: str | None
-    memory_total: int | None
-    memory_used: int | None
+#: What ``rocm-smi`` tells of one card: fields of ``DrmCard``.
+SmiFields = dict[str, Any]
 
 
 def parse_kfd_properties(text: str) -> dict[str, int]:
@@ -50,7 +45,7 @@ def gfx_name(version: int) -> str | None:
     return f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}"
 
 
-def parse_rocm_smi(text: str) -> dict[str, SmiCard]:
+def parse_rocm_smi(text: str) -> dict[str, SmiFields]:
     """Read ``rocm-smi --showproductname --showmeminfo vram --json``: card name -> what it says.
 
     Key names changed case between releases (``Card series``, ``Card Series``). A warning line before the
@@ -68,12 +63,12 @@ def parse_rocm_smi(text: str) -> dict[str, SmiCard]:
         if not card.startswith("card") or not isinstance(fields, dict):
             continue
         low = {str(key).lower(): str(value) for key, value in fields.items()}
-        cards[card] = SmiCard(
-            name=_named(low, "card series", "device name", "card model"),
-            target=_named(low, "gfx version"),
-            memory_total=whole_number(low.get("vram total memory (b)")),
-            memory_used=whole_number(low.get("vram total used memory (b)")),
-        )
+        cards[card] = {
+            "name": _named(low, "card series", "device name", "card model"),
+            "target": _named(low, "gfx version"),
+            "vram_total": whole_number(low.get("vram total memory (b)")),
+            "vram_used": whole_number(low.get("vram total used memory (b)")),
+        }
     return cards
 
 
@@ -86,19 +81,11 @@ def _named(fields: dict[str, str], *keys: str) -> str | None:
     return None
 
 
-def with_smi(card: DrmCard, smi: SmiCard | None) -> DrmCard:
+def with_smi(card: DrmCard, smi: SmiFields) -> DrmCard:
     """Return the card with what ``rocm-smi`` adds to the kernel's files, and what its target tells."""
-    target = card.target or (smi.target if smi else None)
-    if smi is not None:
-        total = card.vram_total if card.vram_total is not None else smi.memory_total
-        used = card.vram_used if card.vram_used is not None else smi.memory_used
-        card = replace(card, name=card.name or smi.name, vram_total=total, vram_used=used)
-    return replace(
-        card,
-        target=target,
-        integrated=_INTEGRATED.fullmatch(target or "") is not None,
-        direct=card.direct and target is not None,
-    )
+    card = replace(card, **{name: value for name, value in smi.items() if getattr(card, name) is None})
+    integrated = _INTEGRATED.fullmatch(card.target or "") is not None
+    return replace(card, integrated=integrated, direct=card.direct and card.target is not None)
 
 
 def _inspect_cards(cards: Sequence[DrmCard], sys_root: Path, dev_root: Path) -> list[DrmCard]:
@@ -119,12 +106,12 @@ def _inspect_cards(cards: Sequence[DrmCard], sys_root: Path, dev_root: Path) -> 
                 direct=compute and card.node,
             )
         )
-    smi: dict[str, SmiCard] = {}
+    smi: dict[str, SmiFields] = {}
     if any(card.name is None for card in found):
         tool = shutil.which("rocm-smi") or "/opt/rocm/bin/rocm-smi"
         text = run_tool([tool, "--showproductname", "--showmeminfo", "vram", "--json"], timeout_seconds=5.0)
         smi = parse_rocm_smi(text or "")
-    return [with_smi(card, smi.get(card.card)) for card in found]
+    return [with_smi(card, smi.get(card.card, {})) for card in found]
 
 
 def _kfd_targets(sys_root: Path) -> dict[str, str]:

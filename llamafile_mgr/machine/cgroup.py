@@ -7,6 +7,7 @@ Parsers take texts; ``read_limits`` takes the function that reads a file, so tha
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,14 @@ __all__ = ["Limits", "group_directories", "parse_cpu_max", "read_limits"]
 
 #: Version 1 says "no limit" with the largest page-aligned number; anything this large is none.
 _NO_LIMIT = 1 << 60
+
+#: Controller -> files with its limits, that with its usage, and the word for file cache in ``memory.stat``.
+_MEMORY = {
+    "": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
+    "memory": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+}
+#: Controller -> files with the CPUs that it grants.
+_CPUSETS = {"": ("cpuset.cpus.effective",), "cpuset": ("cpuset.effective_cpus", "cpuset.cpus")}
 
 Reader = Callable[[str], "str | None"]
 
@@ -63,10 +72,9 @@ def read_limits(directories: dict[str, tuple[str, ...]], read: Reader) -> Limits
     unified = directories.get("", ())
     quotas = [parse_cpu_max(read(f"{d}/cpu.max") or "") for d in unified]
     quotas += [_quota_v1(d, read) for d in directories.get("cpu", ())]
-    rooms = [_memory_v2(d, read) for d in unified]
-    rooms += [_memory_v1(d, read) for d in directories.get("memory", ())]
-    limits = [room for room in rooms if room is not None]
-    tightest = min(limits, key=lambda room: room[0] - (room[1] or 0), default=(None, None))
+    levels = [(d, files) for controller, files in _MEMORY.items() for d in directories.get(controller, ())]
+    budgets = [budget for d, files in levels if (budget := _memory(d, files, read)) is not None]
+    tightest = min(budgets, key=lambda budget: budget[0] - (budget[1] or 0), default=(None, None))
     return Limits(
         quota=min((q for q in quotas if q is not None), default=None),
         memory_limit=tightest[0],
@@ -93,9 +101,7 @@ def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
 
 def _unescape(text: str) -> str:
     """Undo the octal escapes of mount tables (space, tab, newline, backslash)."""
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, char)
-    return text
+    return re.sub(r"\\(040|011|012|134)", lambda code: chr(int(code[1], 8)), text)
 
 
 def _levels(path: str, root: str, point: str) -> tuple[str, ...]:
@@ -119,21 +125,17 @@ def _quota_v1(directory: str, read: Reader) -> float | None:
     return quota / period if quota and period else None
 
 
-def _memory_v2(directory: str, read: Reader) -> tuple[int, int | None] | None:
-    bounds = [_number(read(f"{directory}/{name}")) for name in ("memory.max", "memory.high")]
-    limit = min((b for b in bounds if b is not None), default=None)
+def _memory(
+    directory: str, files: tuple[tuple[str, ...], str, str], read: Reader
+) -> tuple[int, int | None] | None:
+    """Return the limit and the usage of one level, None where it has no limit."""
+    bounds, usage, cache = files
+    numbers = [_number(read(f"{directory}/{name}")) for name in bounds]
+    limit = min((number for number in numbers if number is not None), default=None)
     if limit is None:
         return None
-    used = _number(read(f"{directory}/memory.current"))
-    return limit, _without_cache(used, read(f"{directory}/memory.stat"), "inactive_file")
-
-
-def _memory_v1(directory: str, read: Reader) -> tuple[int, int | None] | None:
-    limit = _number(read(f"{directory}/memory.limit_in_bytes"))
-    if limit is None:
-        return None
-    used = _number(read(f"{directory}/memory.usage_in_bytes"))
-    return limit, _without_cache(used, read(f"{directory}/memory.stat"), "total_inactive_file")
+    used = _number(read(f"{directory}/{usage}"))
+    return limit, _without_cache(used, read(f"{directory}/memory.stat"), cache)
 
 
 def _without_cache(used: int | None, stat: str | None, key: str) -> int | None:
@@ -149,13 +151,10 @@ def _without_cache(used: int | None, stat: str | None, key: str) -> int | None:
 
 
 def _cpuset(directories: dict[str, tuple[str, ...]], read: Reader) -> str | None:
-    for directory in directories.get("", ())[:1]:
-        text = read(f"{directory}/cpuset.cpus.effective")
-        if text and text.strip():
-            return text.strip()
-    for directory in directories.get("cpuset", ())[:1]:
-        for name in ("cpuset.effective_cpus", "cpuset.cpus"):
-            text = read(f"{directory}/{name}")
-            if text and text.strip():
-                return text.strip()
-    return None
+    texts = (
+        read(f"{directory}/{name}")
+        for controller, names in _CPUSETS.items()
+        for directory in directories.get(controller, ())[:1]
+        for name in names
+    )
+    return next((text.strip() for text in texts if text and text.strip()), None)

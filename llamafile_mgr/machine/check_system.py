@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from llamafile_mgr.machine.binfmt import BinfmtHandler
 from llamafile_mgr.machine.findings import Check, failed, gib, passed, warned
@@ -86,42 +86,34 @@ def check_surroundings(machine: Machine, facts: LaunchFacts) -> Iterator[Check]:
 def check_places(machine: Machine, facts: LaunchFacts) -> Iterator[Check]:
     """Judge the directories that engines start from and unpack into."""
     for place in facts.places:
-        name = place.role.value.replace(" ", "-").lower()
-        ours = place.role in (PlaceRole.STORE, PlaceRole.ENGINE_HOME)
-        problem = _place_problem(place, ours)
-        yield problem(name) if problem else passed(name, f"{place.path}: programs may start")
+        yield _check_place(place)
     store = next((place for place in facts.places if place.role is PlaceRole.STORE), None)
     if store is not None and store.free_bytes is not None:
         yield _disk(store.path, store.free_bytes)
 
 
-def _place_problem(place: PlaceFacts, ours: bool) -> Callable[[str], Check] | None:
-    verdict = failed if ours else warned
-    move = (
-        "set LLAMAFILE_MGR_HOME to a directory on a disk of yours"
-        if ours
-        else f"set {place.role.value} elsewhere"
-    )
+def _check_place(place: PlaceFacts) -> Check:
+    name = place.role.value.replace(" ", "-").lower()
+    ours = place.role in (PlaceRole.STORE, PlaceRole.ENGINE_HOME)
+    judge, move = warned, f"set {place.role.value} elsewhere"
+    if ours:
+        judge, move = failed, "set LLAMAFILE_MGR_HOME to a directory on a disk of yours"
     if place.writable is False:
         consequence = (
             "nothing can be stored or unpacked there" if ours else "programs started by hand may fail"
         )
-        return lambda name: verdict(name, f"{place.path} cannot be written", consequence, move)
+        return judge(name, f"{place.path} cannot be written", consequence, move)
     if place.executable is False:
         consequence = (
             "the kernel refuses to start llamafiles and their loader from there"
             if ours
             else "llamafiles started by hand fail with 'Permission denied' (126); ours use the engine home"
         )
-        return lambda name: verdict(name, f"{place.path} is on a mount with noexec", consequence, move)
+        return judge(name, f"{place.path} is on a mount with noexec", consequence, move)
     if ours and place.shared_write:
-        return lambda name: failed(
-            name,
-            f"others may write to {place.path}",
-            "another user could replace a file that is executed as you",
-            f"chmod go-w {place.path}",
-        )
-    return None
+        consequence = "another user could replace a file that is executed as you"
+        return failed(name, f"others may write to {place.path}", consequence, f"chmod go-w {place.path}")
+    return passed(name, f"{place.path}: programs may start")
 
 
 def _disk(path: str, free: int) -> Check:

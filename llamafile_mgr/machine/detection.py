@@ -52,7 +52,7 @@ def detect_other(architecture: str | None) -> Machine:
         architecture=architecture,
         cpu=Cpu(
             model=platform.processor() or None,
-            physical_cores=library.core_count(),
+            physical_cores=library.cpu_count(logical=False),
             logical_cpus=library.cpu_count(),
         ),
         memory=library.memory(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 __all__ = ["Check", "CheckOutcome", "failed", "gib", "passed", "warned"]
@@ -28,13 +28,7 @@ class Check:
 
     def to_dict(self) -> dict[str, str | None]:
         """Return the check as plain values for JSON."""
-        return {
-            "name": self.name,
-            "outcome": self.outcome.value,
-            "finding": self.finding,
-            "consequence": self.consequence,
-            "fix": self.fix,
-        }
+        return asdict(self) | {"outcome": self.outcome.value}
 
 
 def passed(name: str, finding: str) -> Check:

@@ -12,7 +12,7 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -49,7 +49,6 @@ class PlaceFacts:
 
     role: PlaceRole
     path: str
-    exists: bool
     writable: bool | None = None
     executable: bool | None = None
     shared_write: bool | None = None
@@ -91,12 +90,14 @@ class LaunchFacts:
 def launch_facts(paths: Paths, *, port: int = 8080, environ: Mapping[str, str] | None = None) -> LaunchFacts:
     """Return what of this system decides whether engines start. Ports are bound and let go."""
     env = os.environ if environ is None else environ
-    posix = os.name == "posix"
+    posix, search = os.name == "posix", env.get("PATH")
     return LaunchFacts(
         places=_places(paths, env),
         handlers=read_handlers() if sys.platform.startswith("linux") else (),
-        missing_tools=_missing_tools(env.get("PATH")) if posix else (),
-        ape_loader=shutil.which("ape", path=env.get("PATH")) if posix else None,
+        missing_tools=tuple(name for name in SHELL_TOOLS if not shutil.which(name, path=search))
+        if posix
+        else (),
+        ape_loader=shutil.which("ape", path=search) if posix else None,
         ports=tuple(probe_port(host, port) for host in ("127.0.0.1", "::1")) if port else (),
         memlock_bytes=_limit("RLIMIT_MEMLOCK"),
         open_files=_limit("RLIMIT_NOFILE"),
@@ -109,10 +110,9 @@ def launch_facts(paths: Paths, *, port: int = 8080, environ: Mapping[str, str] |
 
 def inspect_place(role: PlaceRole, path: Path) -> PlaceFacts:
     """Return the facts of one directory, or of the nearest one above it that exists."""
-    exists = path.is_dir()
     nearest = next((p for p in (path, *path.parents) if p.is_dir()), None)
     if nearest is None:
-        return PlaceFacts(role, str(path), exists)
+        return PlaceFacts(role, str(path))
     try:
         mode: int | None = stat.S_IMODE(nearest.stat().st_mode)
         free: int | None = shutil.disk_usage(nearest).free
@@ -122,10 +122,9 @@ def inspect_place(role: PlaceRole, path: Path) -> PlaceFacts:
     return PlaceFacts(
         role=role,
         path=str(path),
-        exists=exists,
         writable=os.access(nearest, os.W_OK | os.X_OK),
         executable=_may_execute(nearest),
-        shared_write=shared if exists else None,
+        shared_write=shared if nearest == path else None,
         free_bytes=free,
     )
 
@@ -170,10 +169,6 @@ def _may_execute(path: Path) -> bool | None:
             return None
     else:
         return None
-
-
-def _missing_tools(search_path: str | None, names: Sequence[str] = SHELL_TOOLS) -> tuple[str, ...]:
-    return tuple(name for name in names if shutil.which(name, path=search_path) is None)
 
 
 def _limit(name: str) -> int | None:

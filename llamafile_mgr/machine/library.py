@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llamafile_mgr.machine.hardware import Memory
 
-__all__ = ["affinity", "core_count", "cpu_count", "memory", "port_owner"]
+__all__ = ["affinity", "cpu_count", "memory", "port_owner"]
 
 
 def memory() -> Memory:
@@ -15,19 +15,11 @@ def memory() -> Memory:
     return Memory(total=main.total, available=main.available, swap_total=swap.total, swap_free=swap.free)
 
 
-def core_count() -> int | None:
-    """Return the physical cores of all kinds."""
+def cpu_count(*, logical: bool = True) -> int | None:
+    """Return the logical CPUs, or the physical cores of all kinds."""
     import psutil
 
-    count: int | None = psutil.cpu_count(logical=False)
-    return count
-
-
-def cpu_count() -> int | None:
-    """Return the logical CPUs."""
-    import psutil
-
-    count: int | None = psutil.cpu_count()
+    count: int | None = psutil.cpu_count(logical=logical)
     return count
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from llamafile_mgr.machine import library
@@ -20,18 +21,29 @@ from llamafile_mgr.machine.linux_cpu import (
     read_topology,
 )
 from llamafile_mgr.machine.linux_gpu import find_gpus
-from llamafile_mgr.machine.linux_memory import (
-    container_name,
-    parse_load,
-    parse_meminfo,
-    pretty_name,
-    wsl_version,
-)
 from llamafile_mgr.machine.reading import read_text
 
-__all__ = ["build_cpu", "build_memory", "detect_linux"]
+__all__ = [
+    "build_cpu",
+    "build_memory",
+    "container_name",
+    "detect_linux",
+    "parse_load",
+    "parse_meminfo",
+    "pretty_name",
+    "wsl_version",
+]
 
 _SYS = Path("/sys")
+_LINE = re.compile(r"^(\w[\w()]*):\s+([0-9]{1,20})\s*(kB)?\s*$", re.MULTILINE)
+#: A word in a cgroup path -> the container engine that put it there.
+_ENGINES = (
+    ("kubepods", "kubernetes"),
+    ("libpod", "podman"),
+    ("docker", "docker"),
+    ("containerd", "containerd"),
+    ("lxc", "lxc"),
+)
 
 
 def detect_linux(architecture: str | None) -> Machine:
@@ -67,26 +79,16 @@ def build_cpu(
     if limits.cpuset:
         group = parse_cpu_list(limits.cpuset)
         allowed = group if allowed is None else (allowed & group or allowed)
-    logical = info.logical_cpus
-    if topology is None:
-        return Cpu(
-            model=info.model,
-            physical_cores=info.cores or library.core_count(),
-            logical_cpus=logical,
-            features=info.features,
-            quota=limits.quota,
-            cpuset=len(allowed) if allowed else None,
-        )
-    cpus = sum(len(core) for core in (*topology.performance, *topology.efficiency))
+    own, small = (topology.performance, topology.efficiency) if topology is not None else ((), ())
     return Cpu(
         model=info.model,
-        physical_cores=len(topology.performance),
-        logical_cpus=logical or cpus,
-        efficiency_cores=len(topology.efficiency),
+        physical_cores=len(own) if topology is not None else info.cores or library.cpu_count(logical=False),
+        logical_cpus=info.logical_cpus or sum(len(core) for core in (*own, *small)) or None,
+        efficiency_cores=len(small) if topology is not None else None,
         features=info.features,
         quota=limits.quota,
         cpuset=len(allowed) if allowed else None,
-        cpuset_cores=(cores_among(topology, allowed) or None) if allowed else None,
+        cpuset_cores=cores_among(topology, allowed) or None if topology is not None and allowed else None,
     )
 
 
@@ -125,3 +127,54 @@ def _read_topology() -> Topology | None:
 def _numa_nodes() -> int | None:
     text = read_text(_SYS / "devices/system/node/online")
     return len(parse_cpu_list(text)) or None if text else None
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """Return the fields of ``/proc/meminfo`` in bytes."""
+    return {match[1]: int(match[2]) * (1024 if match[3] else 1) for match in _LINE.finditer(text)}
+
+
+def parse_load(text: str) -> float | None:
+    """Return the load of the last minute from ``/proc/loadavg``."""
+    first = text.split(maxsplit=1)[:1]
+    try:
+        load = float(first[0]) if first else math.nan
+    except ValueError:
+        return None
+    return load if math.isfinite(load) and load >= 0 else None
+
+
+def pretty_name(os_release: str) -> str | None:
+    """Return the distribution with its version from ``/etc/os-release``."""
+    match = re.search(r"^PRETTY_NAME=(.*)$", os_release, re.MULTILINE)
+    return match[1].strip().strip("\"'") or None if match else None
+
+
+def wsl_version(os_release_of_kernel: str) -> int | None:
+    """Return 1 or 2 inside the Windows Subsystem for Linux, from ``/proc/sys/kernel/osrelease``.
+
+    WSL 1 says ``4.4.0-19041-Microsoft``, WSL 2 ``5.15.90.1-microsoft-standard-WSL2``; a kernel that
+    somebody built for WSL 2 keeps ``WSL2`` in its name by convention.
+    """
+    text = os_release_of_kernel.lower()
+    if "microsoft" not in text and "wsl" not in text:
+        return None
+    return 2 if "wsl2" in text or "microsoft-standard" in text else 1
+
+
+def container_name(marks: Collection[str], cgroup: str, environment: Mapping[str, str]) -> str | None:
+    """Return the engine whose container this is, ``None`` outside.
+
+    ``marks``: which of ``/.dockerenv`` and ``/run/.containerenv`` exist. ``cgroup``: ``/proc/self/cgroup``.
+    ``environment``: of this process; ``container`` is set by systemd-nspawn, podman and LXC.
+    """
+    if environment.get("KUBERNETES_SERVICE_HOST"):
+        return "kubernetes"
+    if "/run/.containerenv" in marks:
+        return "podman"
+    if "/.dockerenv" in marks:
+        return "docker"
+    named = environment.get("container")
+    if named and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", named):
+        return named
+    return next((engine for word, engine in _ENGINES if word in cgroup), None)

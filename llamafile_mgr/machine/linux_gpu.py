@@ -12,11 +12,11 @@ from pathlib import Path
 
 from llamafile_mgr.machine.gpu_vendor import DrmCard
 from llamafile_mgr.machine.hardware import OTHER_VENDOR, Gpu
-from llamafile_mgr.machine.reading import hex_number, read_text, whole_number
+from llamafile_mgr.machine.reading import hex_number, read_pairs, read_text, whole_number
 from llamafile_mgr.machine.vendors import find_vendor, inspect_cards, probe_vendors, vendor_of_pci
 from llamafile_mgr.machine.vulkan import VULKAN, VulkanDevice, list_vulkan_devices
 
-__all__ = ["find_gpus", "merge", "parse_uevent", "read_drm_cards"]
+__all__ = ["find_gpus", "merge", "read_drm_cards"]
 
 
 def find_gpus(sys_root: Path = Path("/sys"), dev_root: Path = Path("/dev")) -> tuple[Gpu, ...]:
@@ -54,13 +54,6 @@ def _is_same(device: VulkanDevice, card: DrmCard) -> bool:
     return vendor_of_pci(device.vendor_id) == card.vendor and device.device_id == card.device_id
 
 
-def parse_uevent(text: str) -> dict[str, str]:
-    """Return the ``KEY=value`` lines of a sysfs ``uevent`` file."""
-    return {
-        key: value for key, equals, value in (line.partition("=") for line in text.splitlines()) if equals
-    }
-
-
 def read_drm_cards(sys_root: Path, dev_root: Path) -> tuple[DrmCard, ...]:
     """Return the display devices of makers whose GPUs compute, from ``/sys/class/drm``.
 
@@ -81,7 +74,7 @@ def read_drm_cards(sys_root: Path, dev_root: Path) -> tuple[DrmCard, ...]:
 
 def _read_card(entry: Path, dev_root: Path) -> DrmCard:
     device = entry / "device"
-    facts = parse_uevent(read_text(device / "uevent") or "")
+    facts = read_pairs(read_text(device / "uevent") or "", "=")
     vendor, _, number = facts.get("PCI_ID", "").partition(":")
     render = _render_node(device)
     return DrmCard(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from llamafile_mgr.machine.features import select_features
 from llamafile_mgr.machine.hardware import OTHER_VENDOR, Cpu, Gpu, Machine, Memory, System
-from llamafile_mgr.machine.reading import run_tool, whole_number
+from llamafile_mgr.machine.reading import read_pairs, run_tool, whole_number
 from llamafile_mgr.machine.vendors import vendor_of_text
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "detect_macos",
     "parse_displays",
     "parse_swap_usage",
-    "parse_sysctl",
     "parse_vm_stat",
 ]
 
@@ -45,12 +44,12 @@ def detect_macos(architecture: str | None) -> Machine:
     # One unknown name makes sysctl fail though it prints the rest, so each family is asked for alone.
     facts: dict[str, str] = {}
     for name in names:
-        facts |= parse_sysctl(run_tool([_SYSCTL, name]) or "")
+        facts |= read_pairs(run_tool([_SYSCTL, name]) or "", ":")
     translated = facts.get("sysctl.proc_translated") == "1"
-    total = _number(facts, "hw.memsize")
+    total = whole_number(facts.get("hw.memsize"))
     swap_total, swap_free = parse_swap_usage(facts.get("vm.swapusage", ""))
     displays = run_tool(["/usr/sbin/system_profiler", "SPDisplaysDataType", "-json"], timeout_seconds=5.0)
-    wired = _number(facts, "iogpu.wired_limit_mb")
+    wired = whole_number(facts.get("iogpu.wired_limit_mb"))
     return Machine(
         system=System.MACOS,
         system_version=f"macOS {platform.mac_ver()[0]}" if platform.mac_ver()[0] else None,
@@ -70,12 +69,6 @@ def detect_macos(architecture: str | None) -> Machine:
     )
 
 
-def parse_sysctl(text: str) -> dict[str, str]:
-    """Return ``name: value`` lines."""
-    pairs = (line.partition(":") for line in text.splitlines())
-    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
-
-
 def build_cpu(facts: Mapping[str, str]) -> Cpu:
     """Put the processor together from sysctl's names.
 
@@ -84,17 +77,17 @@ def build_cpu(facts: Mapping[str, str]) -> Cpu:
     """
     performance = efficiency = 0
     levels = 0
-    while (cores := _number(facts, f"hw.perflevel{levels}.physicalcpu")) is not None:
+    while (cores := whole_number(facts.get(f"hw.perflevel{levels}.physicalcpu"))) is not None:
         name = facts.get(f"hw.perflevel{levels}.name")
         small = name == "Efficiency" if name else levels > 0
         efficiency += cores if small else 0
         performance += 0 if small else cores
         levels += 1
-    physical = performance if levels else _number(facts, "hw.physicalcpu")
+    physical = performance if levels else whole_number(facts.get("hw.physicalcpu"))
     return Cpu(
         model=facts.get("machdep.cpu.brand_string") or None,
         physical_cores=physical,
-        logical_cpus=_number(facts, "hw.logicalcpu") or _number(facts, "hw.ncpu"),
+        logical_cpus=whole_number(facts.get("hw.logicalcpu")) or whole_number(facts.get("hw.ncpu")),
         efficiency_cores=efficiency if levels else 0 if physical else None,
         features=_features(facts),
     )
@@ -163,10 +156,6 @@ def _features(facts: Mapping[str, str]) -> tuple[str, ...] | None:
     flags = {ours for name, ours in _ARM_FLAGS.items() if facts.get(name) == "1"}
     words = (*listed.split(), *flags)
     return select_features(words) if words else None
-
-
-def _number(facts: Mapping[str, str], name: str) -> int | None:
-    return whole_number(facts.get(name))
 
 
 def _size(text: str) -> int | None:

@@ -36,39 +36,21 @@ def parse_smi(text: str) -> tuple[Gpu, ...]:
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) not in (len(_FIELDS), len(_FIELDS) + 1) or whole_number(cells[0]) is None:
             continue
-        capability = _known(cells[5]) if len(cells) > len(_FIELDS) else None
-        found.append(
-            _gpu(
-                index=whole_number(cells[0]),
-                name=cells[1],
-                total=_mebibytes(cells[2]),
-                free=_mebibytes(cells[3]),
-                driver=_known(cells[4]),
-                capability=capability,
-            )
-        )
+        index, name, total, free, driver, capability = (*cells, "")[:6]
+        sizes = _mebibytes(total), _mebibytes(free)
+        found.append(_gpu(whole_number(index), name, sizes, _known(capability), _known(driver)))
     return tuple(found)
 
 
 def _gpu(
     index: int | None,
     name: str,
-    total: int | None,
-    free: int | None,
-    driver: str | None,
+    sizes: tuple[int | None, int | None],
     capability: str | None,
+    driver: str | None,
 ) -> Gpu:
-    return Gpu(
-        vendor=NVIDIA.name,
-        name=name,
-        index=index,
-        memory_total=total,
-        memory_free=free,
-        unified=_shares_memory(name),
-        compute_capability=capability,
-        driver=driver,
-        backend=_CUDA.word,
-    )
+    """Return a GPU; ``sizes``: of its memory, total and free."""
+    return Gpu(NVIDIA.name, name, index, *sizes, _shares_memory(name), capability, driver, _CUDA.word)
 
 
 def _shares_memory(name: str) -> bool:
@@ -121,19 +103,20 @@ def _ask_nvml() -> tuple[Gpu, ...] | None:
 def _ask_device(index: int, driver: str | None) -> Gpu:
     import pynvml
 
+    sizes: tuple[int | None, int | None]
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     name = _text(pynvml.nvmlDeviceGetName(handle)) or "NVIDIA GPU"
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        total, free = int(memory.total) or None, int(memory.free)
+        sizes = (int(memory.total), int(memory.free)) if memory.total else (None, None)
     except pynvml.NVMLError:  # not supported on GPUs without memory of their own
-        total, free = None, None
+        sizes = None, None
     try:
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
         capability: str | None = f"{major}.{minor}"
     except pynvml.NVMLError:
         capability = None
-    return _gpu(index, name, total, free if total else None, driver, capability)
+    return _gpu(index, name, sizes, capability, driver)
 
 
 def _text(value: object) -> str | None:

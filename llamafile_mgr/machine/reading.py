@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["hex_number", "read_text", "run_tool", "whole_number"]
+__all__ = ["hex_number", "read_pairs", "read_text", "run_tool", "whole_number"]
 
 #: Longest text taken from a file or tool; the largest real one, /proc/cpuinfo of 1,000 CPUs, has 1.5 MB.
 _LIMIT = 8 * 1024 * 1024
@@ -38,6 +38,12 @@ def hex_number(text: str | None) -> int | None:
         return int(text or "", 16)
     except ValueError:
         return None
+
+
+def read_pairs(text: str, separator: str) -> dict[str, str]:
+    """Return the ``name: value`` or ``name=value`` lines of a text."""
+    pairs = (line.partition(separator) for line in text.splitlines())
+    return {name.strip(): value.strip() for name, found, value in pairs if found}
 
 
 def run_tool(argv: Sequence[str], timeout_seconds: float = 3.0) -> str | None:

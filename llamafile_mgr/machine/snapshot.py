@@ -16,20 +16,27 @@ from enum import Enum
 from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError, NotFoundError
-from llamafile_mgr.machine.hardware import Cpu, Machine, Memory
+from llamafile_mgr.machine.hardware import Machine
 from llamafile_mgr.machine.vendors import vendor_names
 
 __all__ = ["SNAPSHOT_VERSION", "machine_from_dict", "machine_to_dict", "read_snapshot"]
 
 SNAPSHOT_VERSION = 1
-#: Class -> names of properties that are written beside its fields.
-_DERIVED: dict[type, tuple[str, ...]] = {Cpu: ("usable_cores",), Memory: ("ceiling", "usable")}
+#: Part of a machine -> names of properties that are written beside its fields.
+_DERIVED = {"cpu": ("usable_cores",), "memory": ("ceiling", "usable")}
+_T = typing.TypeVar("_T")
 _HINT = "write a snapshot with: llamafile-mgr doctor --json"
 
 
 def machine_to_dict(machine: Machine) -> dict[str, object]:
     """Return ``machine`` as dictionaries, lists, texts and numbers."""
-    return {"version": SNAPSHOT_VERSION, **_dump_record(machine)}
+    values = dataclasses.asdict(machine)
+    for part, names in _DERIVED.items():
+        values[part] |= {name: getattr(getattr(machine, part), name) for name in names}
+    features = machine.cpu.features
+    values["cpu"]["features"] = None if features is None else list(features)
+    plain = {"system": machine.system.value, "gpus": list(values["gpus"])}
+    return {"version": SNAPSHOT_VERSION, **values, **plain}
 
 
 def machine_from_dict(data: Mapping[str, object]) -> Machine:
@@ -46,8 +53,6 @@ def machine_from_dict(data: Mapping[str, object]) -> Machine:
             f"the machine snapshot has version {version!r}, this program reads {SNAPSHOT_VERSION}", hint=_HINT
         )
     record = _load_record({k: v for k, v in data.items() if k != "version"}, Machine, "machine")
-    if not isinstance(record, Machine):  # _load_record returns an instance of the class it is given
-        raise TypeError(record)
     for gpu in record.gpus:
         if gpu.vendor not in vendor_names():
             words = ", ".join(vendor_names())
@@ -75,26 +80,11 @@ def read_snapshot(path: Path) -> Machine:
     return machine_from_dict(data)
 
 
-def _dump_record(record: object) -> dict[str, object]:
-    if not dataclasses.is_dataclass(record) or isinstance(record, type):
-        raise TypeError(f"no rule for {record!r}")
-    values = {f.name: _dump(getattr(record, f.name)) for f in dataclasses.fields(record)}
-    return values | {name: getattr(record, name) for name in _DERIVED.get(type(record), ())}
-
-
-def _dump(value: object) -> object:
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, tuple):
-        return [_dump(item) for item in value]
-    return _dump_record(value) if dataclasses.is_dataclass(value) else value
-
-
-def _load_record(data: object, cls: type, name: str) -> object:
+def _load_record(data: object, cls: type[_T], name: str) -> _T:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{name} in the snapshot must be an object", hint=_HINT)
     hints = typing.get_type_hints(cls)
-    derived = _DERIVED.get(cls, ())
+    derived = _DERIVED.get(name.removeprefix("machine."), ())
     unknown = [key for key in data if key not in hints and key not in derived]
     if unknown:
         raise ConfigError(f"unknown key {unknown[0]!r} in {name} of the snapshot", hint=_HINT)

@@ -19,6 +19,7 @@ from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.llamafile import FileFacts, GgufFacts
 
 __all__ = [
+    "MIB",
     "Load",
     "MemoryEstimate",
     "Offload",
@@ -111,6 +112,11 @@ class MemoryEstimate:
         """Return what all replicas take of GPU memory."""
         return self.replicas * self.device
 
+    @property
+    def everywhere(self) -> int:
+        """Return what all replicas take of all memories together."""
+        return self.joint + self.joint_device
+
     def describe(self) -> str:
         """Return the sum in words, without the parts that are nothing."""
         parts = (
@@ -129,7 +135,7 @@ class MemoryEstimate:
         return text
 
 
-def format_size(count: int) -> str:
+def format_size(count: float) -> str:
     """Return bytes in decimal units with three digits, as file sizes are printed."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.catalog import Model, Role
-from llamafile_mgr.llamafile import FileFacts
+from llamafile_mgr.llamafile import FileFacts, GgufFacts
 
-__all__ = ["Subject"]
+__all__ = ["ModelSpec"]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ModelSpec:
     """One model to run. ``digest``: sha256 of its file where the store knows it; ``model``: its entry."""
 
     name: str
@@ -21,3 +21,9 @@ class Subject:
     facts: FileFacts
     model: Model | None = None
     digest: str | None = None
+
+    @property
+    def gguf(self) -> GgufFacts | None:
+        """Return what the header of the weights says, None of a file without weights."""
+        weights = self.facts.model
+        return weights.gguf if weights is not None else None

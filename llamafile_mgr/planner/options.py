@@ -36,6 +36,11 @@ class Option:
     seconds: float | None
     partner: Prospect | None
 
+    @property
+    def limit(self) -> int:
+        """Return the longest text that the engine would take."""
+        return self.embedder.plan.max_tokens or 0
+
 
 def usable_partners(writers: Iterable[Model], use: Use, site: Site) -> list[tuple[Model, Artifact]]:
     """Return the files of generation models that the licence allows, the largest first."""

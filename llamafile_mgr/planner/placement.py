@@ -13,25 +13,18 @@ from dataclasses import dataclass, field, replace
 
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.llamafile import FileFacts
-from llamafile_mgr.machine import Gpu, Machine
-from llamafile_mgr.machine.vendors import backend_of, find_vendor
+from llamafile_mgr.machine import Gpu
+from llamafile_mgr.machine.vendors import backend_of
 from llamafile_mgr.machine.vulkan import VULKAN
+from llamafile_mgr.planner.budget import GpuBudget, is_worthwhile
 from llamafile_mgr.planner.memory import Load, Offload, format_size, predict_memory
 from llamafile_mgr.planner.plans import Reason
 
-__all__ = ["ALL_LAYERS", "GpuRoom", "Placement", "find_rooms", "is_worthwhile", "place_model", "take_room"]
+__all__ = ["Placement", "place_model", "take_from"]
 
-ALL_LAYERS = 999
+_ALL_LAYERS = 999
 _CPU = "disable"
 _USUAL_LAYERS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class GpuRoom:
-    """One GPU and the bytes that are left on it; the share of main memory for a unified one."""
-
-    gpu: Gpu
-    free: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,117 +54,131 @@ class Placement:
         return self.full and all(is_worthwhile(gpu) for gpu in self.gpus)
 
 
-def is_worthwhile(gpu: Gpu) -> bool:
-    """Tell whether a GPU is much faster than the processor beside it."""
-    vendor = find_vendor(gpu.vendor)
-    return not gpu.unified or (vendor is not None and vendor.quick_unified)
-
-
-def find_rooms(machine: Machine, environ: Mapping[str, str]) -> tuple[GpuRoom, ...]:
-    """Return the GPUs that an engine could use and that the environment does not hide."""
-    rooms = []
-    for gpu in machine.gpus:
-        free = machine.memory_of(gpu)
-        if gpu.backend is not None and free is not None and not _is_hidden(gpu, environ):
-            rooms.append(GpuRoom(gpu, free))
-    return tuple(rooms)
-
-
 def place_model(
     facts: FileFacts,
     load: Load,
-    rooms: Sequence[GpuRoom],
+    budgets: Sequence[GpuBudget],
     modules: tuple[str, ...] | None,
     environ: Mapping[str, str],
     *,
-    spare_largest: bool = False,
-    host_room: int | None = None,
+    spare_largest: bool,
+    host_now: float,
 ) -> Placement:
     """Return where this model computes under this load.
 
     ``modules``: the engine's GPU libraries, None when unknown. ``spare_largest``: another model that needs
-    more room comes later. ``host_room``: bytes of main memory that are left, for unified GPUs.
+    more memory comes later. ``host_now``: bytes of main memory that are left, for unified GPUs.
     """
     if not family_rules(load.family).uses_gpus:
         return _on_cpu(f"the {load.family.value} engine computes on the processor")
-    if not rooms:
+    if not budgets:
         return _on_cpu("there is no GPU that an engine can use")
-    usable = [(room, word) for room in rooms if (word := _word_for(room.gpu, load.family, modules))]
+    usable = [
+        (replace(each, free=min(each.free, host_now)) if each.gpu.unified else each, word)
+        for each in budgets
+        if (word := _word_for(each.gpu, load.family, modules))
+    ]
     if not usable:
         return _on_cpu("this engine has no support for the GPU that is there")
-    if host_room is not None:
-        usable = [(_within_host(room, host_room), word) for room, word in usable]
-    by_room = sorted(usable, key=lambda pair: pair[0].free, reverse=not spare_largest)
-    for room, word in by_room:
-        if _fitting_layers(facts, load, [room]) == _layer_count(facts):
-            return _placed(facts, load, [room], word, rooms, environ)
-    return _spread(facts, load, usable, rooms, environ)
+    placing = _Placing(facts, load, budgets, environ)
+    for budget, word in sorted(usable, key=lambda pair: pair[0].free, reverse=not spare_largest):
+        if placing.fitting_layers([budget]) == placing.layer_count:
+            return placing.on([budget], word)
+    return placing.spread(usable)
 
 
-def _spread(
-    facts: FileFacts,
-    load: Load,
-    usable: Sequence[tuple[GpuRoom, str]],
-    rooms: Sequence[GpuRoom],
-    environ: Mapping[str, str],
-) -> Placement:
-    """Place a model that no single GPU holds: on all GPUs of one kind, in part if need be."""
-    groups: dict[str, list[GpuRoom]] = {}
-    for room, word in usable:
-        groups.setdefault(word, []).append(room)
-    word, group = max(groups.items(), key=lambda item: sum(room.free for room in item[1]))
-    model = facts.model
-    if model is not None and model.gguf.causal is False:
-        return _on_cpu("no GPU has room for the whole model, and encoders gain nothing from a part")
-    if _fitting_layers(facts, load, group):
-        return _placed(facts, load, group, word, rooms, environ)
-    return _on_cpu("no GPU has room for a single layer")
-
-
-def _placed(
-    facts: FileFacts,
-    load: Load,
-    group: Sequence[GpuRoom],
-    word: str,
-    rooms: Sequence[GpuRoom],
-    environ: Mapping[str, str],
-) -> Placement:
-    count = _layer_count(facts)
-    layers = _fitting_layers(facts, load, group)
-    full = layers == count
-    gpus = tuple(room.gpu for room in group)
-    name = " + ".join(gpu.name for gpu in gpus)
-    room_text = format_size(sum(room.free for room in group))
-    if full:
-        why = f"the model fits into the {room_text} that are free"
-    else:
-        why = f"{layers} of {count} layers fit into the {room_text} that are free"
-    if family_rules(load.family).fits_layers:
-        flag = None
-        why += "; the engine fits the layers itself"
-    else:
-        flag = ALL_LAYERS if full else layers
-    if gpus[0].unified:
-        why += "; its memory is main memory, counted once"
-    return Placement(
-        word=word,
-        reason=Reason("gpu", name, why),
-        layers=flag,
-        offload=Offload(layers, count, gpus[0].unified),
-        gpus=gpus,
-        full=full,
-        environment=_show_only(gpus, word, rooms, environ),
-    )
-
-
-def take_room(rooms: Sequence[GpuRoom], placement: Placement, taken: int) -> tuple[GpuRoom, ...]:
-    """Return the rooms after a model took ``taken`` bytes, in equal parts of the GPUs that it lies on."""
-    if not placement.gpus:
-        return tuple(rooms)
-    part = taken // len(placement.gpus)
+def take_from(budgets: Sequence[GpuBudget], gpus: Sequence[Gpu], taken: int) -> tuple[GpuBudget, ...]:
+    """Return what is left after a model took ``taken`` bytes, in equal parts of the GPUs that it lies on."""
     return tuple(
-        replace(room, free=max(0, room.free - part)) if room.gpu in placement.gpus else room for room in rooms
+        replace(each, free=max(0, each.free - taken // len(gpus))) if each.gpu in gpus else each
+        for each in budgets
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Placing:
+    """What is placed, and among which GPUs."""
+
+    facts: FileFacts
+    load: Load
+    budgets: Sequence[GpuBudget]
+    environ: Mapping[str, str]
+
+    @property
+    def layer_count(self) -> int:
+        """Return the layers that can be offloaded: the blocks and the output."""
+        model = self.facts.model
+        return 1 + ((model.gguf.block_count if model else None) or _USUAL_LAYERS)
+
+    def fitting_layers(self, group: Sequence[GpuBudget]) -> int:
+        """Return how many layers fit on these GPUs together."""
+        count = self.layer_count
+        margin = 0 if group[0].gpu.unified else family_rules(self.load.family).gpu_margin
+        free = sum(max(0, budget.free - margin) for budget in group)
+        # Every further GPU carries its own driver and compute buffers; count them as dedicated memory.
+        further = self._taken(Offload(1, 10**9)) * (len(group) - 1)
+
+        def fits(left_out: int) -> bool:
+            return self._taken(Offload(count - left_out, count)) + further <= free
+
+        return count - bisect.bisect_left(range(count), True, key=fits)
+
+    def spread(self, usable: Sequence[tuple[GpuBudget, str]]) -> Placement:
+        """Place a model that no single GPU holds: on all GPUs of one kind, in part if need be."""
+        groups: dict[str, list[GpuBudget]] = {}
+        for budget, word in usable:
+            groups.setdefault(word, []).append(budget)
+        word, group = max(groups.items(), key=lambda item: sum(budget.free for budget in item[1]))
+        model = self.facts.model
+        if model is not None and model.gguf.causal is False:
+            return _on_cpu("no GPU has room for the whole model, and encoders gain nothing from a part")
+        if self.fitting_layers(group):
+            return self.on(group, word)
+        return _on_cpu("no GPU has room for a single layer")
+
+    def on(self, group: Sequence[GpuBudget], word: str) -> Placement:
+        """Place as many layers as fit on these GPUs."""
+        layers, count = self.fitting_layers(group), self.layer_count
+        full = layers == count
+        gpus = tuple(budget.gpu for budget in group)
+        free = format_size(sum(budget.free for budget in group))
+        why = (
+            f"{'the model fits' if full else f'{layers} of {count} layers fit'} into the {free} that are free"
+        )
+        flag: int | None = _ALL_LAYERS if full else layers
+        if family_rules(self.load.family).fits_layers:
+            flag = None
+            why += "; the engine fits the layers itself"
+        if gpus[0].unified:
+            why += "; its memory is main memory, counted once"
+        return Placement(
+            word=word,
+            reason=Reason("gpu", " + ".join(gpu.name for gpu in gpus), why),
+            layers=flag,
+            offload=Offload(layers, count, gpus[0].unified),
+            gpus=gpus,
+            full=full,
+            environment=self._show_only(gpus, word),
+        )
+
+    def _taken(self, offload: Offload) -> int:
+        return predict_memory(self.facts, self.load, offload=offload).device
+
+    def _show_only(self, gpus: Sequence[Gpu], word: str) -> dict[str, str]:
+        """Return variables that show the engine one GPU of several; empty where there is nothing to hide."""
+        # The numbers are those of the GPUs' own backend; another one that reaches them counts otherwise.
+        backend = backend_of(gpus[0].backend)
+        if (
+            backend is None
+            or backend.word != word
+            or backend.hiding is None
+            or backend.hiding in self.environ
+        ):
+            return {}
+        others = [each for each in self.budgets if each.gpu.backend == word and each.gpu not in gpus]
+        if not others or any(gpu.index is None for gpu in gpus):
+            return {}
+        return {backend.hiding: ",".join(str(gpu.index) for gpu in gpus), **dict(backend.numbering)}
 
 
 def _on_cpu(why: str) -> Placement:
@@ -190,55 +197,3 @@ def _word_for(gpu: Gpu, family: Family, modules: tuple[str, ...] | None) -> str 
         if any(name.startswith(backend.module or backend.word) for name in names):
             return backend.word
     return None
-
-
-def _within_host(room: GpuRoom, host_room: int) -> GpuRoom:
-    return replace(room, free=min(room.free, max(0, host_room))) if room.gpu.unified else room
-
-
-def _layer_count(facts: FileFacts) -> int:
-    """Return the layers that can be offloaded: the blocks and the output."""
-    model = facts.model
-    return 1 + ((model.gguf.block_count if model else None) or _USUAL_LAYERS)
-
-
-def _fitting_layers(facts: FileFacts, load: Load, group: Sequence[GpuRoom]) -> int:
-    """Return how many layers fit on these GPUs together."""
-    count = _layer_count(facts)
-    unified = group[0].gpu.unified
-    margin = 0 if unified else family_rules(load.family).gpu_margin
-    free = sum(max(0, room.free - margin) for room in group)
-    # Every further GPU carries its own driver and compute buffers; count them as dedicated memory.
-    further = predict_memory(facts, load, offload=Offload(1, 10**9)).device * (len(group) - 1)
-
-    def fits(left_out: int) -> bool:
-        taken = predict_memory(facts, load, offload=Offload(count - left_out, count)).device
-        return taken + further <= free
-
-    return count - bisect.bisect_left(range(count), True, key=fits)
-
-
-def _is_hidden(gpu: Gpu, environ: Mapping[str, str]) -> bool:
-    """Tell whether a variable of the user's hides this GPU; names other than numbers hide none."""
-    backend = backend_of(gpu.backend)
-    value = environ.get(backend.hiding) if backend is not None and backend.hiding else None
-    if value is None or gpu.index is None:
-        return False
-    words = [word.strip() for word in value.split(",")]
-    if words in ([""], ["-1"]):
-        return True
-    return all(word.isdigit() for word in words) and str(gpu.index) not in words
-
-
-def _show_only(
-    gpus: Sequence[Gpu], word: str, rooms: Sequence[GpuRoom], environ: Mapping[str, str]
-) -> dict[str, str]:
-    """Return variables that show the engine one GPU of several; empty where there is nothing to hide."""
-    # The numbers are those of the GPUs' own backend; another one that reaches them counts otherwise.
-    backend = backend_of(gpus[0].backend)
-    if backend is None or backend.word != word or backend.hiding is None or backend.hiding in environ:
-        return {}
-    others = [room.gpu for room in rooms if room.gpu.backend == word and room.gpu not in gpus]
-    if not others or any(gpu.index is None for gpu in gpus):
-        return {}
-    return {backend.hiding: ",".join(str(gpu.index) for gpu in gpus), **dict(backend.numbering)}

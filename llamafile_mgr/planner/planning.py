@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
@@ -17,11 +18,11 @@ from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Machine
-from llamafile_mgr.planner.environments import make_environment
-from llamafile_mgr.planner.memory import MemoryEstimate, format_size, predict_memory
-from llamafile_mgr.planner.memory_left import HostRoom
-from llamafile_mgr.planner.model_specs import Subject
-from llamafile_mgr.planner.placement import GpuRoom, Placement, find_rooms, place_model, take_room
+from llamafile_mgr.machine.vendors import gpu_variables
+from llamafile_mgr.planner.budget import GpuBudget, HostBudget, gpu_budgets
+from llamafile_mgr.planner.memory import MIB, MemoryEstimate, format_size, predict_memory
+from llamafile_mgr.planner.model_specs import ModelSpec
+from llamafile_mgr.planner.placement import Placement, place_model, take_from
 from llamafile_mgr.planner.plans import Plan, Reason
 from llamafile_mgr.planner.remotes import add_remotes, only_remotes
 from llamafile_mgr.planner.selection import Selection, select_engine
@@ -40,7 +41,9 @@ __all__ = ["plan_models"]
 _ORDER = {Role.EMBED: 0, Role.RERANK: 1, Role.GENERATE: 2}
 #: Generation on a GPU gives up context and slots down to this before layers leave the GPU.
 _WORTHWHILE_CONTEXT = 2048
-_MIB = 1 << 20
+#: Variables of ours that an engine may see, beside those of GPUs: where programs are, and the language.
+#: What is not listed (``LLAMA_ARG_*``, tokens) stays out.
+_PASSED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +54,10 @@ class _Situation:
     toolbox: Toolbox
     environ: Mapping[str, str]
     share: CoreShare
-    host: HostRoom
-    gpus: tuple[GpuRoom, ...]
+    host: HostBudget
+    gpus: tuple[GpuBudget, ...]
     more_to_come: bool
-    limit: int | None
-
-    def allows(self, fit: _Fit) -> bool:
-        """Tell whether the user's limit has room for it."""
-        return self.limit is None or _all_bytes(fit) <= self.limit
+    limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,85 +71,81 @@ class _Fit:
 
 
 def plan_models(
-    subjects: tuple[Subject, ...],
+    specs: tuple[ModelSpec, ...],
     machine: Machine,
     toolbox: Toolbox,
     environ: Mapping[str, str],
-    wishes: Mapping[str, ModelConfig],
+    overrides: Mapping[str, ModelConfig],
     tuned: Mapping[str, Sequence[TunedSettings]] | None = None,
     *,
     limit: int | None = None,
 ) -> tuple[Plan, ...]:
-    """Return one plan per subject, in their order, for all of them running at once.
+    """Return one plan per spec, in their order, for all of them running at once.
 
-    ``wishes`` and ``tuned`` are keyed by the subjects' names; a wish wins over a measurement. Of the
+    ``overrides`` and ``tuned`` are keyed by the specs' names; an override wins over a measurement. Of the
     measurements, one per engine family, the one of the engine that is taken counts. ``limit``: bytes that
     all of them may take, wherever they lie.
 
     Raises:
         PlanError: one of them cannot run here, or not beside the others.
     """
-    cores = max(1, machine.cpu.usable_cores // max(1, len(subjects)))
-    share = CoreShare(machine.cpu, cores, len(subjects) - 1)
-    host, gpus = HostRoom.of(machine), find_rooms(machine, environ)
+    cores = max(1, machine.cpu.usable_cores // max(1, len(specs)))
+    share = CoreShare(machine.cpu, cores, len(specs) - 1)
+    host, gpus = HostBudget.of(machine), gpu_budgets(machine, environ)
+    allowed = inf if limit is None else limit
     plans: dict[int, Plan] = {}
-    order = sorted(range(len(subjects)), key=lambda at: _ORDER[subjects[at].role])
+    order = sorted(range(len(specs)), key=lambda at: _ORDER[specs[at].role])
     for position, at in enumerate(order):
-        subject = subjects[at]
-        more = any(subjects[later].role is not Role.EMBED for later in order[position + 1 :])
-        situation = _Situation(machine, toolbox, environ, share, host, gpus, more, limit)
-        wish = wishes.get(subject.name, ModelConfig())
-        if wish.replicas == 0:
-            plans[at] = _plan_remotes(subject, situation, wish)
+        spec = specs[at]
+        more = any(specs[later].role is not Role.EMBED for later in order[position + 1 :])
+        situation = _Situation(machine, toolbox, environ, share, host, gpus, more, allowed)
+        override = overrides.get(spec.name, ModelConfig())
+        if override.replicas == 0:
+            plans[at] = _plan_remotes(spec, situation, override)
             continue
-        plan, fit = _plan_model(subject, situation, wish, (tuned or {}).get(subject.name, ()))
-        plans[at] = add_remotes(plan, wish.remote)
-        host = host.take(subject.name, fit.memory.joint)
-        gpus = take_room(gpus, fit.placement, _device_bytes(fit))
-        limit = None if limit is None else limit - _all_bytes(fit)
-    return tuple(plans[at] for at in range(len(subjects)))
+        plan, fit = _plan_model(spec, situation, override, (tuned or {}).get(spec.name, ()))
+        plans[at] = add_remotes(plan, override.remote)
+        host = host.take(spec.name, fit.memory.joint)
+        gpus = take_from(gpus, fit.placement.gpus, _device_bytes(fit))
+        allowed -= fit.memory.everywhere
+    return tuple(plans[at] for at in range(len(specs)))
 
 
 def _plan_model(
-    subject: Subject, situation: _Situation, wish: ModelConfig, measured: Sequence[TunedSettings]
+    spec: ModelSpec, situation: _Situation, override: ModelConfig, measured: Sequence[TunedSettings]
 ) -> tuple[Plan, _Fit]:
-    pooling, pooling_reason = _choose_pooling(subject)
-    selection = select_engine(subject, situation.machine, situation.toolbox, pooling)
-    weights = subject.facts.model
-    if weights is None:
-        raise PlanError(f"{subject.name} holds no model")
-    gguf = weights.gguf
-    if pooling_reason is None and subject.role is Role.EMBED:
-        raise _no_pooling(subject)
+    pooling, pooling_reason = _choose_pooling(spec)
+    selection = select_engine(spec, situation.machine, situation.toolbox, pooling)
+    gguf = spec.gguf
+    if gguf is None:
+        raise PlanError(f"{spec.name} holds no model")
+    if pooling_reason is None and spec.role is Role.EMBED:
+        raise _no_pooling(spec)
     tuned = next((each for each in measured if each.family is selection.family), None)
     if tuned is not None and tuned.variant.cpu_only:
         situation = replace(situation, gpus=())
-    sizing = choose_sizing(selection.family, subject.role, gguf, subject.model, situation.share, wish, tuned)
-    fit = _fit(subject, selection, sizing, situation)
+    sizing = choose_sizing(spec, gguf, selection.family, situation.share, override, tuned)
+    fit = _fit(spec, selection, sizing, situation)
     reasons = [selection.reason, *_sizing_reasons(fit.sizing), _gpu_reason(fit.placement, tuned)]
     reasons += [pooling_reason] if pooling_reason is not None else []
-    append_eos, eos_reason = _choose_eos(subject, selection.family, gguf)
+    append_eos, eos_reason = _choose_eos(spec, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
-    reasons.append(
-        Reason("memory", format_size(fit.memory.joint + fit.memory.joint_device), fit.memory.describe())
-    )
+    reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))
     warnings = [text for text in (selection.warning, fit.warning) if text is not None]
     plan = Plan(
-        name=subject.name,
-        role=subject.role,
+        name=spec.name,
+        role=spec.role,
         family=selection.family,
         program=selection.program,
-        settings=_settings(subject, selection, fit, pooling),
-        environment=make_environment(
-            selection.family, situation.toolbox, situation.environ, fit.placement.environment
-        ),
+        settings=_settings(spec, selection, fit, pooling),
+        environment=_environment(selection.family, situation, fit.placement),
         reasons=tuple(reasons),
-        path=subject.path,
-        weights_digest=subject.digest,
+        path=spec.path,
+        weights_digest=spec.digest,
         quantisation=gguf.quantisation,
-        model=subject.model,
-        dimensions=_dimensions(subject, gguf),
-        max_tokens=_max_tokens(subject, gguf, fit.sizing),
+        model=spec.model,
+        dimensions=_dimensions(spec, gguf),
+        max_tokens=_max_tokens(spec, gguf, fit.sizing),
         replicas=fit.sizing.replicas,
         memory=fit.memory,
         device=fit.placement.device,
@@ -163,47 +158,48 @@ def _plan_model(
     return plan, fit
 
 
-def _plan_remotes(subject: Subject, situation: _Situation, wish: ModelConfig) -> Plan:
+def _plan_remotes(spec: ModelSpec, situation: _Situation, override: ModelConfig) -> Plan:
     """Return the plan of a model that only remotes serve: nothing of it has to fit here."""
-    elsewhere = replace(situation, host=HostRoom(None, None, None), gpus=())
-    plan, _ = _plan_model(subject, elsewhere, replace(wish, replicas=1), ())
-    return only_remotes(plan, wish.remote)
+    elsewhere = replace(situation, host=HostBudget(), gpus=())
+    plan, _ = _plan_model(spec, elsewhere, replace(override, replicas=1), ())
+    return only_remotes(plan, override.remote)
 
 
-def _fit(subject: Subject, selection: Selection, sizing: Sizing, situation: _Situation) -> _Fit:
+def _fit(spec: ModelSpec, selection: Selection, sizing: Sizing, situation: _Situation) -> _Fit:
     """Return the best sizing that fits: wholly on a GPU, in free memory, or at least in the machine."""
     floor = min(sizing.context, _WORTHWHILE_CONTEXT)
     largest: _Fit | None = None
     for step in shrink_steps(sizing):
-        smallest = _place(subject, selection, step, situation)
-        if not situation.allows(smallest) or not situation.host.has_now(smallest.memory.joint):
+        smallest = _place(spec, selection, step, situation)
+        memory = smallest.memory
+        if memory.everywhere > situation.limit or memory.joint > situation.host.now:
             continue
         largest = largest or smallest
         if not situation.gpus or (smallest.placement.full and smallest.sizing.context >= floor):
             return smallest
     if largest is not None:
         return largest
-    if not situation.allows(smallest) or not situation.host.has_ever(smallest.memory.joint):
-        raise _too_large(subject, smallest, situation)
-    needed = format_size(smallest.memory.joint)
-    warning = f"it needs {needed} of main memory and {situation.host.describe_now()}: close other programs"
+    if memory.everywhere > situation.limit or memory.joint > situation.host.ever:
+        raise _too_large(spec, memory, situation)
+    free = f"{format_size(situation.host.now)} are free now"
+    warning = f"it needs {format_size(memory.joint)} of main memory and {free}: close other programs"
     return replace(smallest, warning=warning)
 
 
-def _place(subject: Subject, selection: Selection, sizing: Sizing, situation: _Situation) -> _Fit:
+def _place(spec: ModelSpec, selection: Selection, sizing: Sizing, situation: _Situation) -> _Fit:
     placement = place_model(
-        subject.facts,
+        spec.facts,
         sizing.load(on_gpu=True),
         situation.gpus,
         selection.gpu_modules,
         situation.environ,
         spare_largest=situation.more_to_come,
-        host_room=situation.host.now,
+        host_now=situation.host.now,
     )
     if placement.offload is not None:
         sizing = one_engine(sizing, situation.share.cores, "a GPU is kept busy by one engine")
     memory = predict_memory(
-        subject.facts,
+        spec.facts,
         sizing.load(on_gpu=placement.offload is not None),
         replicas=sizing.replicas,
         offload=placement.offload,
@@ -211,25 +207,32 @@ def _place(subject: Subject, selection: Selection, sizing: Sizing, situation: _S
     return _Fit(sizing, placement, memory)
 
 
-def _too_large(subject: Subject, fit: _Fit, situation: _Situation) -> PlanError:
-    beside = f" beside {' and '.join(situation.host.taken)}" if situation.host.taken else ""
-    where, needed, left = "this machine's memory", fit.memory.joint, situation.host.describe_ever()
-    if situation.limit is not None and not situation.allows(fit):
-        where, needed = "what is allowed", _all_bytes(fit)
+def _too_large(spec: ModelSpec, memory: MemoryEstimate, situation: _Situation) -> PlanError:
+    host = situation.host
+    beside = f" beside {' and '.join(host.taken)}" if host.taken else ""
+    if memory.everywhere > situation.limit:
+        where, needed = "what is allowed", memory.everywhere
         left = f"{format_size(max(0, situation.limit))} are allowed"
+    else:
+        where, needed = "this machine's memory", memory.joint
+        whole = format_size(host.size)
+        left = f"{format_size(host.ever)} are left of this machine's {whole}, the system's part aside"
     return PlanError(
-        f"{subject.name} does not fit into {where}{beside}",
+        f"{spec.name} does not fit into {where}{beside}",
         cause=(
-            f"with its smallest settings {subject.name} needs {format_size(needed)}, and {left}"
-            f"; that is {fit.memory.describe()}"
+            f"with its smallest settings {spec.name} needs {format_size(needed)}, and {left}"
+            f"; that is {memory.describe()}"
         ),
         hint="take a smaller file of the model or a smaller model: llamafile-mgr recommend",
     )
 
 
-def _all_bytes(fit: _Fit) -> int:
-    """Return what the model takes of all memories together."""
-    return fit.memory.joint + fit.memory.joint_device
+def _environment(family: Family, situation: _Situation, placement: Placement) -> dict[str, str]:
+    """Return the whole environment of an engine."""
+    environ, toolbox = situation.environ, situation.toolbox
+    passed = {name: environ[name] for name in (*_PASSED, *gpu_variables()) if name in environ}
+    ours = {"HOME": str(toolbox.home), "TMPDIR": str(toolbox.temporary), **placement.environment}
+    return passed | ours | family_rules(family).environment(toolbox)
 
 
 def _device_bytes(fit: _Fit) -> int:
@@ -240,11 +243,11 @@ def _device_bytes(fit: _Fit) -> int:
     return fit.memory.joint if offload.unified else fit.memory.joint_device
 
 
-def _settings(subject: Subject, selection: Selection, fit: _Fit, pooling: Pooling | None) -> LaunchSettings:
+def _settings(spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling | None) -> LaunchSettings:
     sizing = fit.sizing
     cache = sizing.prompt_cache
     return LaunchSettings(
-        role=subject.role,
+        role=spec.role,
         port=0,
         context=sizing.context,
         threads=sizing.threads,
@@ -254,9 +257,9 @@ def _settings(subject: Subject, selection: Selection, fit: _Fit, pooling: Poolin
         gpu=fit.placement.word,
         gpu_layers=fit.placement.layers,
         flash_attention=sizing.flash_attention,
-        prompt_cache_mib=None if cache is None else cache // _MIB,
+        prompt_cache_mib=None if cache is None else cache // MIB,
         model=selection.weights,
-        alias=subject.name,
+        alias=spec.name,
     )
 
 
@@ -276,56 +279,56 @@ def _sizing_reasons(sizing: Sizing) -> list[Reason]:
         "threads": str(sizing.threads),
         "replicas": str(sizing.replicas),
         "flash_attention": {None: None, True: "on", False: "off"}[sizing.flash_attention],
-        "prompt_cache": None if cache is None else f"{cache // _MIB} MiB",
+        "prompt_cache": None if cache is None else f"{cache // MIB} MiB",
     }
     return [Reason(name, text, sizing.why[name]) for name, text in shown.items() if text is not None]
 
 
-def _dimensions(subject: Subject, gguf: GgufFacts) -> int | None:
-    if subject.role is not Role.EMBED:
+def _dimensions(spec: ModelSpec, gguf: GgufFacts) -> int | None:
+    if spec.role is not Role.EMBED:
         return None
-    known = subject.model.dimensions if subject.model else None
+    known = spec.model.dimensions if spec.model else None
     return known or gguf.embedding_length
 
 
-def _max_tokens(subject: Subject, gguf: GgufFacts, sizing: Sizing) -> int | None:
-    if subject.role is Role.GENERATE:
+def _max_tokens(spec: ModelSpec, gguf: GgufFacts, sizing: Sizing) -> int | None:
+    if spec.role is Role.GENERATE:
         return None
-    return min(sizing.context, text_limit(gguf, subject.model))
+    return min(sizing.context, text_limit(gguf, spec.model))
 
 
-def _choose_pooling(subject: Subject) -> tuple[Pooling | None, Reason | None]:
+def _choose_pooling(spec: ModelSpec) -> tuple[Pooling | None, Reason | None]:
     """Return how token vectors become one, None where nothing tells or nothing is embedded."""
-    weights = subject.facts.model
-    if subject.role is Role.GENERATE or weights is None:
+    gguf = spec.gguf
+    if spec.role is Role.GENERATE or gguf is None:
         return None, None
-    if subject.role is Role.RERANK:
-        if weights.gguf.pooling not in (None, Pooling.RANK.value):
+    if spec.role is Role.RERANK:
+        if gguf.pooling not in (None, Pooling.RANK.value):
             raise PlanError(
-                f"{subject.name} is no reranker: its file pools by {weights.gguf.pooling}",
-                hint=f"llamafile-mgr serve --embed {subject.name}",
+                f"{spec.name} is no reranker: its file pools by {gguf.pooling}",
+                hint=f"llamafile-mgr serve --embed {spec.name}",
             )
         return Pooling.RANK, Reason("pooling", "rank", "a reranker gives one score for a pair of texts")
-    if subject.model is not None and subject.model.pooling is not None:
-        pooling, why = subject.model.pooling, "the model's card says so"
-    elif weights.gguf.pooling is not None:
-        pooling, why = Pooling(weights.gguf.pooling), "the file says so"
+    if spec.model is not None and spec.model.pooling is not None:
+        pooling, why = spec.model.pooling, "the model's card says so"
+    elif gguf.pooling is not None:
+        pooling, why = Pooling(gguf.pooling), "the file says so"
     else:
         return None, None
     return pooling, Reason("pooling", pooling.value, why)
 
 
-def _no_pooling(subject: Subject) -> PlanError:
+def _no_pooling(spec: ModelSpec) -> PlanError:
     return PlanError(
-        f"nothing tells how {subject.name} pools its token vectors",
+        f"nothing tells how {spec.name} pools its token vectors",
         cause="the file has no pooling type and the catalog does not know the model",
         hint="use a file whose GGUF names its pooling type",
     )
 
 
-def _choose_eos(subject: Subject, family: Family, gguf: GgufFacts) -> tuple[bool, Reason | None]:
+def _choose_eos(spec: ModelSpec, family: Family, gguf: GgufFacts) -> tuple[bool, Reason | None]:
     """Return whether the end-of-sequence text must be put behind every text, and why."""
-    if subject.role is not Role.EMBED or subject.model is None or not subject.model.append_eos:
+    if spec.role is not Role.EMBED or spec.model is None or not spec.model.append_eos:
         return False, None
     if not family_rules(family).ends_sequences:
         return True, Reason(

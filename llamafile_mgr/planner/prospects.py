@@ -17,7 +17,7 @@ from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileFacts, FileKind, GgufFacts
 from llamafile_mgr.llamafile.inspection import Weights
 from llamafile_mgr.machine import Machine
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.selection import select_engine
@@ -38,8 +38,7 @@ class Prospect:
     @property
     def memory(self) -> int:
         """Return the bytes that it takes, wherever they lie."""
-        memory = self.plan.memory
-        return memory.joint + memory.joint_device if memory is not None else 0
+        return self.plan.memory.everywhere if self.plan.memory is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +62,16 @@ class Site:
 
     def plan(self, *files: tuple[Model, Artifact]) -> tuple[Prospect, ...] | str:
         """Return what each file becomes when all run at once, or why they do not fit into what is free."""
-        subjects, toolbox = [], self.toolbox
+        specs, toolbox = [], self.toolbox
         try:
             for model, artifact in files:
                 facts = self.facts(model, artifact)
                 if facts is None:
                     return "the catalog does not know the size of its file"
-                subject = Subject(model.id, model.role, facts.path, facts, model)
-                subjects.append(subject)
-                toolbox = self._equip(subject, toolbox)
-            plans = plan_models(tuple(subjects), self.machine, toolbox, self.environ, {}, limit=self.limit)
+                spec = ModelSpec(model.id, model.role, facts.path, facts, model)
+                specs.append(spec)
+                toolbox = self._equip(spec, toolbox)
+            plans = plan_models(tuple(specs), self.machine, toolbox, self.environ, {}, limit=self.limit)
         except PlanError as error:
             # What the figures are made of is for plan to show.
             return (error.cause or error.message).partition("; ")[0]
@@ -81,11 +80,11 @@ class Site:
             return crowded
         return tuple(Prospect(*file, plan) for file, plan in zip(files, plans, strict=True))
 
-    def _equip(self, subject: Subject, toolbox: Toolbox) -> Toolbox:
+    def _equip(self, spec: ModelSpec, toolbox: Toolbox) -> Toolbox:
         """Return the toolbox, with the runtime that would be pulled where nothing in it runs this file."""
-        pooling = subject.model.pooling if subject.model is not None else None
+        pooling = spec.model.pooling if spec.model is not None else None
         try:
-            select_engine(subject, self.machine, toolbox, pooling)
+            select_engine(spec, self.machine, toolbox, pooling)
         except PlanError:
             return replace(toolbox, runtimes=(*toolbox.runtimes, self.runtime))
         return toolbox

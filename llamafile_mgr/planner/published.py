@@ -45,13 +45,7 @@ class CategoryScores:
 
     def of(self, tasks: Sequence[str]) -> tuple[float, ...]:
         """Return the averages over these categories."""
-        known = {
-            "clustering": self.clustering,
-            "reranking": self.reranking,
-            "retrieval": self.retrieval,
-            "sts": self.sts,
-        }
-        return tuple(known[task] for task in tasks)
+        return tuple(getattr(self, task) for task in tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +82,7 @@ class PublishedScores:
 
     def models(self) -> tuple[CategoryScores, ...]:
         """Return every model of which the post prints category averages, each once."""
-        named = {model.name: model for model in (*self.top, *self.categories)}
-        return tuple(named.values())
+        return tuple({model.name: model for model in (*self.top, *self.categories)}.values())
 
 
 @functools.cache

@@ -31,7 +31,7 @@ __all__ = ["DocLength", "ModelOutcome", "ModelVerdict", "Recommendation", "Use",
 #: Longest time that indexing may take before a smaller model is the better choice.
 _INDEX_LIMIT_SECONDS = 24 * 3600.0
 _WINDOWS_EXECUTABLE_LIMIT = 4 * 1024**3
-_OUTCOMES = {ModelOutcome.CHOSEN: 0, ModelOutcome.POSSIBLE: 1, ModelOutcome.REJECTED: 2}
+_OUTCOMES = list(ModelOutcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,10 @@ def recommend(
             options.append(option)
     best = _best(options, use)
     verdicts += [_embedding_verdict(option, best, question) for option in options]
-    verdicts.sort(key=lambda v: (_OUTCOMES[v.outcome], _order(v.mtr)))
+    verdicts.sort(key=lambda v: (_OUTCOMES.index(v.outcome), _order(v.mtr)))
     if use.with_generation:
-        verdicts += _generation_verdicts(writers, best, question)
+        written = [_generation_verdict(model, best, question) for model in writers]
+        verdicts += sorted(written, key=lambda v: (_OUTCOMES.index(v.outcome), -(v.memory or 0)))
     return Recommendation(use, budgets, tuple(verdicts), _assumptions(question, notes))
 
 
@@ -87,14 +88,9 @@ def _too_slow(option: Option) -> bool:
     return option.seconds is not None and option.seconds > _INDEX_LIMIT_SECONDS
 
 
-def _limit(option: Option) -> int:
-    """Return the longest text that the engine would take."""
-    return option.embedder.plan.max_tokens or 0
-
-
 def _holds(option: Option, use: Use) -> bool:
     """Return whether a document goes into one embedding."""
-    return _limit(option) >= use.doc_length.tokens
+    return option.limit >= use.doc_length.tokens
 
 
 def _best(options: Sequence[Option], use: Use) -> Option | None:
@@ -147,7 +143,7 @@ def _why_lost(option: Option, best: Option, question: _Question) -> str:
         took = _duration(option.seconds)
         return f"indexing takes about {took} here, more than a day; {other.model.id} {faster}"
     if _holds(best, question.use) and not _holds(option, question.use):
-        return f"documents have to be cut to {_limit(option)} tokens; {other.model.id} takes them whole"
+        return f"documents have to be cut to {option.limit} tokens; {other.model.id} takes them whole"
     theirs = question.published.mtr_of(other.model.title)
     return f"{other.model.id} ranks higher" + (f" (mean task rank {theirs})" if theirs is not None else "")
 
@@ -178,7 +174,7 @@ def _memory_reason(option: Option, question: _Question) -> str:
 
 
 def _length_reason(option: Option, use: Use) -> str:
-    limit = _limit(option)
+    limit = option.limit
     trained = option.embedder.model.recommended_tokens
     if not _holds(option, use):
         return f"documents of about {use.doc_length.tokens} tokens are cut into pieces of at most {limit}"
@@ -217,48 +213,42 @@ def _rejected(model: Model, question: _Question, reason: str) -> ModelVerdict:
     return ModelVerdict(model.id, model.role, ModelOutcome.REJECTED, (reason,), mtr=mtr)
 
 
-def _generation_verdicts(
-    writers: Sequence[Model], best: Option | None, question: _Question
-) -> list[ModelVerdict]:
-    verdicts = [_generation_verdict(model, best, question) for model in writers]
-    return sorted(verdicts, key=lambda v: (_OUTCOMES[v.outcome], -(v.memory or 0)))
-
-
 def _generation_verdict(model: Model, best: Option | None, question: _Question) -> ModelVerdict:
-    chosen = best.partner if best is not None else None
     speed = tokens_per_second(model, question.site.machine)
-    if chosen is not None and best is not None and model.id == chosen.model.id:
+    chosen, embedder = (best.partner, best.embedder) if best is not None else (None, None)
+    if chosen is not None and embedder is not None and model.id == chosen.model.id:
         where = _place(chosen, question.budgets)
         pace = "" if chosen.plan.accelerated else f", about {speed:.0f} tokens a second on the processor"
-        beside = f"the largest of use that fits beside {best.embedder.model.id}"
+        beside = f"the largest of use that fits beside {embedder.model.id}"
         fits = f"{beside}: {format_size(chosen.memory)} in {where}{pace}"
-        reasons = (fits, *_file_reasons(chosen, question))
-        return _written(model, ModelOutcome.CHOSEN, reasons, chosen, where)
+        return _written(model, ModelOutcome.CHOSEN, fits, chosen, where, *_file_reasons(chosen, question))
     if question.use.commercial and not model.commercial:
         reason = f"its licence, {model.licence}, does not allow commercial use"
-        return _written(model, ModelOutcome.REJECTED, (reason,))
-    embedder = [(best.embedder.model, best.embedder.artifact)] if best is not None else []
-    planned = question.site.plan(*embedder, (model, model.artifacts[0]))
+        return _written(model, ModelOutcome.REJECTED, reason)
+    first = [(embedder.model, embedder.artifact)] if embedder is not None else []
+    planned = question.site.plan(*first, (model, model.artifacts[0]))
     if isinstance(planned, str):
-        beside = f"beside {best.embedder.model.id}: " if best is not None else ""
-        return _written(model, ModelOutcome.REJECTED, (beside + planned,))
+        beside = f"beside {embedder.model.id}: " if embedder is not None else ""
+        return _written(model, ModelOutcome.REJECTED, beside + planned)
     prospect = planned[-1]
     if not prospect.plan.accelerated and speed < LEAST_TOKENS_PER_SECOND:
         reason = f"about {speed:.1f} tokens a second on the processor, slower than reading"
-        return _written(model, ModelOutcome.REJECTED, (reason,), prospect)
+        return _written(model, ModelOutcome.REJECTED, reason, prospect)
     why = f"smaller than {chosen.model.id}, which fits too" if chosen else "fits alone"
-    return _written(model, ModelOutcome.POSSIBLE, (why,), prospect)
+    return _written(model, ModelOutcome.POSSIBLE, why, prospect)
 
 
 def _written(
     model: Model,
     outcome: ModelOutcome,
-    reasons: tuple[str, ...],
+    reason: str,
     prospect: Prospect | None = None,
     place: str | None = None,
+    *further: str,
 ) -> ModelVerdict:
     artifact = prospect.artifact if prospect is not None else model.artifacts[0]
     memory = prospect.memory if prospect is not None else None
+    reasons = (reason, *further)
     return ModelVerdict(model.id, Role.GENERATE, outcome, reasons, artifact.name, place, memory)
 
 

@@ -14,6 +14,11 @@ __all__ = ["describe_command", "joint_memory", "plan_to_dict"]
 
 #: What stands for what is known only when an engine starts.
 PORT_PLACEHOLDER, KEY_PLACEHOLDER = "PORT", "KEY_FILE"
+#: The settings of an engine that are shown.
+_SETTINGS = (
+    *("context", "slots", "batch", "threads", "pooling", "gpu", "gpu_layers"),
+    *("flash_attention", "prompt_cache_mib"),
+)
 #: No port has this number, so that no other argument can be mistaken for it.
 _NO_PORT = 999_999
 
@@ -38,7 +43,6 @@ def joint_memory(plans: Sequence[Plan], machine: Machine) -> dict[str, int | Non
 def plan_to_dict(plan: Plan) -> dict[str, object]:
     """Return everything that was decided and why."""
     memory = plan.memory
-    settings = plan.settings
     return {
         "name": plan.name,
         "role": plan.role.value,
@@ -48,24 +52,13 @@ def plan_to_dict(plan: Plan) -> dict[str, object]:
         "device": plan.device,
         "command": list(describe_command(plan)),
         "environment": dict(plan.environment),
-        "settings": {
-            "context": settings.context,
-            "slots": settings.slots,
-            "batch": settings.batch,
-            "threads": settings.threads,
-            "pooling": settings.pooling.value if settings.pooling else None,
-            "gpu": settings.gpu,
-            "gpu_layers": settings.gpu_layers,
-            "flash_attention": settings.flash_attention,
-            "prompt_cache_mib": settings.prompt_cache_mib,
-        },
+        "settings": {name: getattr(plan.settings, name) for name in _SETTINGS},
         "dimensions": plan.dimensions,
         "max_tokens": plan.max_tokens,
         "append_eos": plan.append_eos,
         "tuned": plan.tuned,
-        "memory": None
-        if memory is None
-        else {
+        "memory": memory
+        and {
             **dataclasses.asdict(memory),
             "per_replica": memory.host,
             "joint": memory.joint,

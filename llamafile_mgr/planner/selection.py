@@ -17,7 +17,7 @@ from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileKind
 from llamafile_mgr.machine import Machine, System
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.plans import Reason
 
 __all__ = ["Selection", "select_engine"]
@@ -53,49 +53,49 @@ class _Option:
     slow: bool = False
 
 
-def select_engine(subject: Subject, machine: Machine, toolbox: Toolbox, pooling: Pooling | None) -> Selection:
-    """Return the engine for ``subject``; ``pooling`` is what its vectors need.
+def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: Pooling | None) -> Selection:
+    """Return the engine for ``spec``; ``pooling`` is what its vectors need.
 
     Raises:
         PlanError: nothing that is installed can run it; the hint says what to pull.
     """
-    if subject.facts.kind is FileKind.RUNTIME:
+    if spec.facts.kind is FileKind.RUNTIME:
         raise PlanError(
-            f"{subject.name} is an engine without weights",
+            f"{spec.name} is an engine without weights",
             hint="pack weights onto it: llamafile-mgr pack --runtime R --weights W.gguf -o X.llamafile",
         )
-    search = _Search(subject, machine, toolbox, pooling)
+    search = _Search(spec, machine, toolbox, pooling)
     own = list(search.own_options())
     options = [*own[:1], *search.runtime_options(), *search.installed_options(), *own[1:]]
-    because = _why_not_own(subject, own)
+    because = _why_not_own(spec, own)
     for at, option in enumerate(options):
         if option.unfit is None:
-            return _finish(subject, option, _why_passed(because, options[:at]))
+            return _finish(spec, option, _why_passed(because, options[:at]))
     for option in options:
         if option.slow:
-            return _finish(subject, option, because, warning=option.unfit)
-    raise _nothing_runs(subject, options, because)
+            return _finish(spec, option, because, warning=option.unfit)
+    raise _nothing_runs(spec, options, because)
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
     """What is looked for, and where."""
 
-    subject: Subject
+    spec: ModelSpec
     machine: Machine
     toolbox: Toolbox
     pooling: Pooling | None
 
     def own_options(self) -> Iterator[_Option]:
         """Yield the engines inside the file: its server, and a second one where it carries that too."""
-        facts = self.subject.facts
+        facts = self.spec.facts
         if facts.kind is FileKind.WEIGHTS or facts.family is None:
             return
         version = parse_version(facts.engine_version or "")
-        prefix = self._launch_prefix(self.subject.path)
+        prefix = self._launch_prefix(self.spec.path)
         embedded = facts.arguments
         arguments = (*embedded.arguments, *embedded.after) if embedded is not None else ()
-        for family in [facts.family, *_second_families(version, self.subject.role)]:
+        for family in [facts.family, *_second_families(version, self.spec.role)]:
             rules = family_rules(family)
             label = f"{family.value} {facts.engine_version}" if facts.engine_version else family.value
             reason = Reason("engine", label, rules.own_why)
@@ -116,7 +116,7 @@ class _Search:
         for version, family, runtime in sorted(fitting, key=lambda each: each[0], reverse=True):
             prefix = self._launch_prefix(runtime.path)
             reason = Reason("engine", runtime.name, "this installed runtime can load it")
-            path = self.subject.path
+            path = self.spec.path
             selection = Selection(family, prefix or (), path, reason, version, runtime.gpu_modules)
             candidate = replace(self._candidate(version, runtime.size), borrowed=True)
             yield _judge(selection, candidate, runtime.name, _NO_SHELL if prefix is None else None)
@@ -127,15 +127,15 @@ class _Search:
             program = family_rules(family).installed_program(self.toolbox)
             if program is not None:
                 reason = Reason("engine", family.value, f"the {family.value} engine can load it")
-                selection = Selection(family, program, self.subject.path, reason, None, ())
+                selection = Selection(family, program, self.spec.path, reason, None, ())
                 candidate = replace(self._candidate(None, 0), borrowed=True)
                 yield _judge(selection, candidate, family.value, None)
 
     def _candidate(self, version: Version | None, program_bytes: int) -> Candidate:
-        facts, model, machine = self.subject.facts, self.subject.facts.model, self.machine
+        facts, model, machine = self.spec.facts, self.spec.facts.model, self.machine
         return Candidate(
             version,
-            self.subject.role,
+            self.spec.role,
             self.pooling,
             machine,
             program_bytes,
@@ -173,9 +173,9 @@ def _judge(selection: Selection, candidate: Candidate, whose: str, missing: str 
     return _Option(selection, whose, bad.explain(candidate.version), bad.slow)
 
 
-def _why_not_own(subject: Subject, own: list[_Option]) -> str | None:
+def _why_not_own(spec: ModelSpec, own: list[_Option]) -> str | None:
     """Return why the file's own engine is not taken, None when it can be."""
-    if subject.facts.kind is FileKind.WEIGHTS:
+    if spec.facts.kind is FileKind.WEIGHTS:
         return "it is weights without an engine"
     return own[0].unfit if own else _UNKNOWN_RELEASE
 
@@ -189,21 +189,21 @@ def _why_passed(because: str | None, passed: list[_Option]) -> str | None:
     return "; ".join(said) or None
 
 
-def _finish(subject: Subject, option: _Option, because: str | None, warning: str | None = None) -> Selection:
+def _finish(spec: ModelSpec, option: _Option, because: str | None, warning: str | None = None) -> Selection:
     selection = option.selection
-    first = option.whose == "own" and selection.family is subject.facts.family
+    first = option.whose == "own" and selection.family is spec.facts.family
     if because is not None and not first:
         reason = selection.reason
         selection = replace(selection, reason=replace(reason, why=f"{because}; {reason.why}"))
     return replace(selection, warning=warning)
 
 
-def _nothing_runs(subject: Subject, options: list[_Option], because: str | None) -> PlanError:
-    own = subject.facts.family
+def _nothing_runs(spec: ModelSpec, options: list[_Option], because: str | None) -> PlanError:
+    own = spec.facts.family
     packed = own is not None and not family_rules(own).is_in_file
     hints = (family_rules(family).install_hint for family in ([own] if packed and own else Family))
     return PlanError(
-        f"nothing that is installed can run {subject.name}",
+        f"nothing that is installed can run {spec.name}",
         cause=_why_passed(because, options),
         hint=", or ".join(hint for hint in hints if hint is not None),
     )

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field, replace
 from llamafile_mgr.catalog import Model, Role
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Cpu
-from llamafile_mgr.planner.memory import Load, cache_bytes_per_token, format_size
+from llamafile_mgr.planner.memory import MIB, Load, cache_bytes_per_token, format_size
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.tuning import TunedSettings
 
 __all__ = ["CoreShare", "Sizing", "choose_sizing", "shrink_steps"]
 
-MIB = 1 << 20
+_TOLD = "set in the configuration"
 #: Used where neither the file nor the catalog tells.
 _DEFAULT_CONTEXT = 4096
 #: Causal embedding models are advised to 4,096 tokens; generation starts there: the KV cache grows with it.
@@ -67,42 +69,41 @@ class Sizing:
     pinned: frozenset[str] = frozenset()
     whole_text: bool = False
 
-    def load(self, *, on_gpu: bool = False) -> Load:
+    def load(self, *, on_gpu: bool) -> Load:
         """Return what the memory prediction asks for."""
         flash = on_gpu or family_rules(self.family).flash_attention_on_cpu
-        full = self.flash_attention is False or not flash
-        return Load(
-            self.role, self.family, self.context, self.slots, self.batch, self.prompt_cache or 0, not full
-        )
+        flash = flash and self.flash_attention is not False
+        cache = self.prompt_cache or 0
+        return Load(self.role, self.family, self.context, self.slots, self.batch, cache, flash)
 
 
 def choose_sizing(
-    family: Family,
-    role: Role,
+    spec: ModelSpec,
     gguf: GgufFacts,
-    model: Model | None,
+    family: Family,
     share: CoreShare,
-    wish: ModelConfig,
+    override: ModelConfig,
     tuned: TunedSettings | None,
 ) -> Sizing:
     """Return the best choice, before memory has its say."""
-    why: dict[str, str] = {}
-    pinned: set[str] = set()
-    context = _choose_context(family, role, gguf, model, wish, why, pinned)
-    slots = _choose_slots(family, role, gguf, context, wish, why, pinned)
+    choice = _Choice(family_rules(family), spec.role, gguf, override)
+    context = choice.context(text_limit(gguf, spec.model))
+    slots, batch, prompt_cache = choice.slots(context), choice.batch(context), choice.prompt_cache(context)
+    threads, replicas = choice.compute(share)
     sizing = Sizing(
         family=family,
-        role=role,
+        role=spec.role,
         context=context,
         slots=slots,
-        batch=_choose_batch(family, role, gguf, context, why),
-        threads=share.cores,
-        replicas=1,
-        prompt_cache=_choose_prompt_cache(family, role, gguf, context, why),
-        whole_text=role is not Role.GENERATE and gguf.causal is False,
+        batch=batch,
+        threads=threads,
+        replicas=replicas,
+        prompt_cache=prompt_cache,
+        why=choice.why,
+        pinned=frozenset(choice.pinned),
+        whole_text=spec.role is not Role.GENERATE and gguf.causal is False,
     )
-    sizing = _choose_compute(replace(sizing, why=why, pinned=frozenset(pinned)), gguf, share, wish)
-    return sizing if tuned is None else _apply_tuned(sizing, tuned, share, wish)
+    return sizing if tuned is None else _apply_tuned(sizing, tuned, share)
 
 
 def text_limit(gguf: GgufFacts, model: Model | None) -> int:
@@ -152,141 +153,128 @@ def shrink_steps(sizing: Sizing) -> Iterator[Sizing]:
 
 def _less(sizing: Sizing, setting: str, value: int) -> Sizing:
     before = getattr(sizing, setting)
-    shown = "the engine's own" if before is None else _show(setting, before)
+    shown = "the engine's own" if before is None else str(before)
+    if setting == "prompt_cache":
+        shown = format_size(before)
     why = {**sizing.why, setting: f"less than {shown}, for memory's sake"}
     return replace(sizing, **{setting: value, "why": why})  # type: ignore[arg-type]
 
 
-def _show(setting: str, value: int) -> str:
-    return format_size(value) if setting == "prompt_cache" else str(value)
-
-
 def _can_shrink_batch(sizing: Sizing) -> bool:
-    told = family_rules(sizing.family).no_batch_why is None and "batch" not in sizing.pinned
+    told = family_rules(sizing.family).no_batch_why is None
     return told and not sizing.whole_text and (sizing.batch or _BATCH) > _SMALL_BATCH
 
 
-def _choose_context(
-    family: Family,
-    role: Role,
-    gguf: GgufFacts,
-    model: Model | None,
-    wish: ModelConfig,
-    why: dict[str, str],
-    pinned: set[str],
-) -> int:
-    limit = text_limit(gguf, model)
-    fixed = family_rules(family).fixed_batch
-    if fixed is not None and role is Role.EMBED and gguf.causal is False:
-        why["context"] = f"the engine aborts on a BERT batch above its fixed {fixed}"
-        pinned.add("context")
-        return min(wish.context or limit, fixed)
-    if wish.context is not None:
-        why["context"] = "set in the configuration"
-        pinned.add("context")
-        return wish.context
-    context = min(limit, _LARGEST_CONTEXT)
-    what = "what the model takes" if context == limit else "more would cost memory that few texts need"
-    why["context"] = what
-    return context
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What is chosen of one engine, and so far ``why``, and ``pinned``: which settings never give way."""
 
+    rules: EngineFamily
+    role: Role
+    gguf: GgufFacts
+    override: ModelConfig
+    why: dict[str, str] = field(default_factory=dict)
+    pinned: set[str] = field(default_factory=set)
 
-def _choose_slots(
-    family: Family,
-    role: Role,
-    gguf: GgufFacts,
-    context: int,
-    wish: ModelConfig,
-    why: dict[str, str],
-    pinned: set[str],
-) -> int:
-    if family_rules(family).one_slot:
-        pinned.add("slots")
-        if role is Role.EMBED:
-            why["slots"] = "more than one slot nulls embeddings in this engine"
-            return 1
-        why["slots"] = "set in the configuration" if wish.slots else "slots divide the context in this engine"
-        return wish.slots or 1
-    if wish.slots is not None:
-        pinned.add("slots")
-        why["slots"] = "set in the configuration"
-        return wish.slots
-    if role is Role.GENERATE:
-        why["slots"] = "two conversations at once"
-        return _CAUSAL_SLOTS
-    if gguf.causal is False:
-        why["slots"] = "texts of one request are computed together"
-        return _ENCODER_SLOTS
-    cost = format_size(cache_bytes_per_token(gguf) * context)
-    why["slots"] = f"two texts are computed together; each slot costs {cost} of key/value cache"
-    return _CAUSAL_SLOTS
-
-
-def _choose_batch(
-    family: Family, role: Role, gguf: GgufFacts, context: int, why: dict[str, str]
-) -> int | None:
-    passed_not = family_rules(family).no_batch_why
-    if passed_not is not None or role is Role.GENERATE:
-        why["batch"] = passed_not or "the engine's own is right"
-        return None
-    if gguf.causal is False:
-        why["batch"] = "a whole text must fit one physical batch"
-        return context
-    why["batch"] = "a causal model's text may be split over batches"
-    return min(context, _BATCH)
-
-
-def _choose_prompt_cache(
-    family: Family, role: Role, gguf: GgufFacts, context: int, why: dict[str, str]
-) -> int | None:
-    if role is not Role.GENERATE or not family_rules(family).keeps_conversations:
-        return None
-    why["prompt_cache"] = "two conversations beside those under way; the engine's own limit is 8 GiB"
-    wanted = 2 * cache_bytes_per_token(gguf) * context
-    return min(_LARGEST_PROMPT_CACHE, max(MIB, -(-wanted // MIB) * MIB))
-
-
-def _choose_compute(sizing: Sizing, gguf: GgufFacts, share: CoreShare, wish: ModelConfig) -> Sizing:
-    why = dict(sizing.why)
-    of = f"of {share.cpu.usable_cores} usable cores"
-    if share.others:
-        of += f", shared with {share.others} other model{'s' if share.others > 1 else ''}"
-    small = sizing.role is not Role.GENERATE and gguf.causal is False and gguf.parameters < _SMALL_ENCODER
-    if wish.replicas is not None:
-        threads = wish.threads or max(1, share.cores // wish.replicas)
-        why["replicas"] = "set in the configuration"
-        why["threads"] = why["replicas"] if wish.threads else f"{of}; {wish.replicas} engines share them"
-        pinned = sizing.pinned | {"threads", "replicas"}
-        return replace(sizing, threads=threads, replicas=wish.replicas, why=why, pinned=pinned)
-    if wish.threads is not None:
-        why["threads"] = "set in the configuration"
-        why["replicas"] = "the number of threads is set in the configuration"
-        pinned = sizing.pinned | {"threads", "replicas"}
-        return replace(sizing, threads=wish.threads, replicas=1, why=why, pinned=pinned)
-    if not small:
-        why["replicas"] = (
-            "a model of this size keeps all cores busy with one engine"
-            if sizing.role is not Role.GENERATE
-            else "a second engine would need a second key/value cache and no fewer cores"
+    def context(self, limit: int) -> int:
+        """Return the tokens of a slot; ``limit``: the longest text that the model takes."""
+        fixed, told = self.rules.fixed_batch, self.override.context
+        if fixed is not None and self.role is Role.EMBED and self.gguf.causal is False:
+            self._pin("context", f"the engine aborts on a BERT batch above its fixed {fixed}")
+            return min(told or limit, fixed)
+        if told is not None:
+            self._pin("context", _TOLD)
+            return told
+        context = min(limit, _LARGEST_CONTEXT)
+        whole = context == limit
+        self.why["context"] = (
+            "what the model takes" if whole else "more would cost memory that few texts need"
         )
-        threads, why["threads"] = _cap(share.cores, _MOST_THREADS, of)
-        return replace(sizing, threads=threads, why=why)
-    replicas = min(share.cores, _MOST_REPLICAS)
-    size = f"an encoder of {gguf.parameters / 1e6:.0f} million parameters scales badly with threads"
-    why["replicas"] = f"{size}: one engine per core, {_MOST_REPLICAS} at most"
-    threads, why["threads"] = _cap(share.cores // replicas, _MOST_SMALL_THREADS, of)
-    if replicas > 1:
-        why["threads"] += f"; {replicas} engines share them"
-    return replace(sizing, threads=threads, replicas=replicas, why=why)
+        return context
+
+    def slots(self, context: int) -> int:
+        """Return how many texts or conversations are computed at once."""
+        told = self.override.slots
+        if self.rules.one_slot:
+            if self.role is Role.EMBED:
+                self._pin("slots", "more than one slot nulls embeddings in this engine")
+                return 1
+            self._pin("slots", _TOLD if told else "slots divide the context in this engine")
+            return told or 1
+        if told is not None:
+            self._pin("slots", _TOLD)
+            return told
+        if self.role is Role.GENERATE:
+            self.why["slots"] = "two conversations at once"
+            return _CAUSAL_SLOTS
+        if self.gguf.causal is False:
+            self.why["slots"] = "texts of one request are computed together"
+            return _ENCODER_SLOTS
+        size = format_size(cache_bytes_per_token(self.gguf) * context)
+        self.why["slots"] = f"two texts are computed together; each slot costs {size} of key/value cache"
+        return _CAUSAL_SLOTS
+
+    def batch(self, context: int) -> int | None:
+        """Return the tokens of a physical batch, None where it is left to the engine."""
+        not_passed = self.rules.no_batch_why
+        if not_passed is not None or self.role is Role.GENERATE:
+            self.why["batch"] = not_passed or "the engine's own is right"
+            return None
+        if self.gguf.causal is False:
+            self.why["batch"] = "a whole text must fit one physical batch"
+            return context
+        self.why["batch"] = "a causal model's text may be split over batches"
+        return min(context, _BATCH)
+
+    def prompt_cache(self, context: int) -> int | None:
+        """Return the bytes of remembered conversations, None where the engine remembers none."""
+        if self.role is not Role.GENERATE or not self.rules.keeps_conversations:
+            return None
+        self.why["prompt_cache"] = "two conversations beside those under way; the engine's own limit is 8 GiB"
+        needed = 2 * cache_bytes_per_token(self.gguf) * context
+        return min(_LARGEST_PROMPT_CACHE, max(MIB, -(-needed // MIB) * MIB))
+
+    def compute(self, share: CoreShare) -> tuple[int, int]:
+        """Return the threads of an engine, and how many engines there are."""
+        of = f"of {share.cpu.usable_cores} usable cores"
+        if share.others:
+            of += f", shared with {share.others} other model{'s' if share.others > 1 else ''}"
+        threads, replicas = self.override.threads, self.override.replicas
+        if replicas is not None:
+            self._pin("replicas", _TOLD)
+            self._pin("threads", _TOLD if threads else f"{of}; {replicas} engines share them")
+            return threads or max(1, share.cores // replicas), replicas
+        if threads is not None:
+            self._pin("threads", _TOLD)
+            self._pin("replicas", "the number of threads is set in the configuration")
+            return threads, 1
+        encodes = self.role is not Role.GENERATE
+        if not encodes or self.gguf.causal is not False or self.gguf.parameters >= _SMALL_ENCODER:
+            self.why["replicas"] = (
+                "a model of this size keeps all cores busy with one engine"
+                if encodes
+                else "a second engine would need a second key/value cache and no fewer cores"
+            )
+            return self._cap(share.cores, _MOST_THREADS, of), 1
+        replicas = min(share.cores, _MOST_REPLICAS)
+        size = f"an encoder of {self.gguf.parameters / 1e6:.0f} million parameters scales badly with threads"
+        self.why["replicas"] = f"{size}: one engine per core, {_MOST_REPLICAS} at most"
+        threads = self._cap(share.cores // replicas, _MOST_SMALL_THREADS, of)
+        if replicas > 1:
+            self.why["threads"] += f"; {replicas} engines share them"
+        return threads, replicas
+
+    def _pin(self, setting: str, why: str) -> None:
+        self.why[setting] = why
+        self.pinned.add(setting)
+
+    def _cap(self, cores: int, most: int, of: str) -> int:
+        enough = cores <= most
+        self.why["threads"] = of if enough else f"{of}; more than {most} threads in one engine rarely pay"
+        return min(cores, most)
 
 
-def _cap(cores: int, most: int, of: str) -> tuple[int, str]:
-    if cores <= most:
-        return cores, of
-    return most, f"{of}; more than {most} threads in one engine rarely pay"
-
-
-def _apply_tuned(sizing: Sizing, tuned: TunedSettings, share: CoreShare, wish: ModelConfig) -> Sizing:
+def _apply_tuned(sizing: Sizing, tuned: TunedSettings, share: CoreShare) -> Sizing:
     """Return the measured settings where they apply; what the user set wins.
 
     They were measured with the machine to themselves: beside other models the cores are shared as ever.

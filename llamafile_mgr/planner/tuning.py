@@ -1,7 +1,8 @@
 """Tuning, the pure part: what to try next, which measurement is worth a change, and what it changes.
 
-Variants meet in duels: both engines are alive, and each round measures one after the other, so that a busy
-moment of the machine hits both. What counts is the median of the rounds' ratios, and how far they scatter.
+Variants meet in A/B runs, the best one so far against a candidate: both are alive, and each round measures
+one after the other, so that a busy moment of the machine hits both. What counts is the median of the rounds'
+ratios, and how far they scatter.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from llamafile_mgr.planner.plans import Plan
 
 __all__ = [
     "FEWEST_ROUNDS",
-    "Duel",
+    "RunJudgement",
     "RunVerdict",
     "TuneLimits",
     "TunedSettings",
     "Variant",
     "is_allowed",
-    "judge_duel",
-    "next_challenger",
+    "judge_run",
+    "next_candidate",
     "variant_of",
     "vary_plan",
 ]
@@ -33,7 +34,7 @@ __all__ = [
 _CPU = "disable"
 #: A gain below this is not worth a setting that differs from the documented default.
 _LEAST_GAIN = 1.03
-#: Rounds of a duel: fewer are no proof, more change nothing.
+#: Rounds of an A/B run: fewer are no proof, more change nothing.
 FEWEST_ROUNDS, _MOST_ROUNDS = 4, 9
 #: Scatter of a median: 1.4826 x MAD estimates the standard deviation; two standard errors must be beaten.
 _MAD_TO_SIGMA = 1.4826
@@ -83,7 +84,7 @@ class TuneLimits:
     """What a variant must keep to.
 
     ``least_batch``: tokens that one batch must hold, None where no batch is passed. ``has_gpu``: the default
-    plan computes on a GPU. ``fits``: whether the memory is enough for a variant beside the incumbent.
+    plan computes on a GPU. ``fits``: whether the memory is enough for a variant beside the best one so far.
     """
 
     family: Family
@@ -95,7 +96,7 @@ class TuneLimits:
 
 
 class RunVerdict(StrEnum):
-    """How a duel stands: the challenger is faster, it is not, or more rounds are needed."""
+    """How an A/B run stands: the candidate is faster, it is not, or more rounds are needed."""
 
     BETTER = "better"
     NOT_BETTER = "not better"
@@ -103,8 +104,8 @@ class RunVerdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Duel:
-    """A judgement. ``gain``: the median ratio of the speeds. ``noise``: what it must exceed 1 by."""
+class RunJudgement:
+    """What an A/B run says. ``gain``: the median ratio of the speeds. ``noise``: what it must exceed 1 by."""
 
     verdict: RunVerdict
     gain: float
@@ -132,27 +133,24 @@ def vary_plan(plan: Plan, variant: Variant) -> Plan:
     return replace(plan, settings=settings, replicas=variant.replicas)
 
 
-def next_challenger(incumbent: Variant, tried: frozenset[Variant], limits: TuneLimits) -> Variant | None:
-    """Return the next variant to try against ``incumbent``, None when its neighbourhood is exhausted.
+def next_candidate(best: Variant, tried: frozenset[Variant], limits: TuneLimits) -> Variant | None:
+    """Return the next variant to try against ``best``, None when its neighbourhood is exhausted.
 
     What moved throughput most where it was measured comes first: engines against threads, then flash
     attention, batch and slots.
     """
-    for variant in _neighbours(incumbent, limits):
-        if variant != incumbent and variant not in tried and is_allowed(variant, limits):
-            return variant
-    return None
+    untried = (each for each in _neighbours(best, limits) if each != best and each not in tried)
+    return next((variant for variant in untried if is_allowed(variant, limits)), None)
 
 
 def is_allowed(variant: Variant, limits: TuneLimits) -> bool:
     """Tell whether a variant keeps to the limits."""
-    if variant.threads < 1 or variant.replicas < 1 or variant.slots < 1:
-        return False
-    if variant.threads * variant.replicas > limits.cores:
-        return False
-    if variant.batch is not None and variant.batch < (limits.least_batch or 1):
-        return False
-    return limits.fits(variant)
+    return (
+        min(variant.threads, variant.replicas, variant.slots) >= 1
+        and variant.threads * variant.replicas <= limits.cores
+        and (variant.batch is None or variant.batch >= (limits.least_batch or 1))
+        and limits.fits(variant)
+    )
 
 
 def _neighbours(variant: Variant, limits: TuneLimits) -> Iterator[Variant]:
@@ -177,32 +175,30 @@ def _neighbours(variant: Variant, limits: TuneLimits) -> Iterator[Variant]:
 
 def _steps(value: int, most: int) -> Iterator[int]:
     """Yield all, one, twice and half of ``value``, nothing twice and nothing above ``most``."""
-    seen = {value}
-    for step in (most, 1, value * 2, value // 2):
-        if 1 <= step <= most and step not in seen:
-            seen.add(step)
-            yield step
+    steps = dict.fromkeys((most, 1, value * 2, value // 2))
+    yield from (step for step in steps if 1 <= step <= most and step != value)
 
 
-def judge_duel(incumbent: Sequence[float], challenger: Sequence[float]) -> Duel:
+def judge_run(best: Sequence[float], candidate: Sequence[float]) -> RunJudgement:
     """Judge the speeds of rounds that were measured in turn; higher is faster, equal lengths, all above 0.
 
-    The challenger wins when the median of the ratios beats both the least gain and the scatter, and when it
+    The candidate wins when the median of the ratios beats both the least gain and the scatter, and when it
     was faster in all rounds but one.
     """
-    ratios = [theirs / ours for ours, theirs in zip(incumbent, challenger, strict=True)]
+    ratios = [theirs / ours for ours, theirs in zip(best, candidate, strict=True)]
     rounds = len(ratios)
     if not rounds:
-        return Duel(RunVerdict.OPEN, 1.0, math.inf, 0)
+        return RunJudgement(RunVerdict.OPEN, 1.0, math.inf, 0)
     gain = statistics.median(ratios)
     scatter = _MAD_TO_SIGMA * statistics.median(abs(ratio - gain) for ratio in ratios)
     noise = max(_LEAST_GAIN - 1.0, _SIGMAS * scatter / math.sqrt(rounds))
     faster = sum(ratio > 1.0 for ratio in ratios)
+    verdict = RunVerdict.OPEN
     if rounds < FEWEST_ROUNDS:
-        hopeless = rounds >= 2 and max(ratios) < 0.9
-        return Duel(RunVerdict.NOT_BETTER if hopeless else RunVerdict.OPEN, gain, noise, rounds)
-    if gain - 1.0 > noise and faster >= rounds - 1:
-        return Duel(RunVerdict.BETTER, gain, noise, rounds)
-    if rounds >= _MOST_ROUNDS or gain <= 1.0 or faster < rounds - 2:
-        return Duel(RunVerdict.NOT_BETTER, gain, noise, rounds)
-    return Duel(RunVerdict.OPEN, gain, noise, rounds)
+        if rounds >= 2 and max(ratios) < 0.9:  # hopeless
+            verdict = RunVerdict.NOT_BETTER
+    elif gain - 1.0 > noise and faster >= rounds - 1:
+        verdict = RunVerdict.BETTER
+    elif rounds >= _MOST_ROUNDS or gain <= 1.0 or faster < rounds - 2:
+        verdict = RunVerdict.NOT_BETTER
+    return RunJudgement(verdict, gain, noise, rounds)

@@ -38,5 +38,5 @@ async def test_no_text_of_a_lane_is_lost(replicas: int) -> None:
     began = time.monotonic()
     speed = await runner.measure(24)
     seconds = time.monotonic() - began
-    assert runner.lanes == 2 * replicas
+    assert runner.concurrency == 2 * replicas
     assert speed * seconds >= sum(engine.texts for engine in engines) > 0

@@ -28,7 +28,7 @@ from llamafile_mgr.launching.local_plans import make_toolbox
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.machine import detect_machine
 from llamafile_mgr.paths import resolve_paths
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import read_listening_port
@@ -40,7 +40,7 @@ SLACK = 64 * MIB
 def plan_for(path: Path, role: Role, home: Path, wish: ModelConfig) -> Plan:
     """Plan one model for the embedded engine alone."""
     toolbox = replace(make_toolbox(resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})), runtimes=())
-    subject = Subject("model", role, path, inspect_file(path))
+    subject = ModelSpec("model", role, path, inspect_file(path))
     (plan,) = plan_models((subject,), detect_machine(), toolbox, os.environ, {"model": wish})
     return plan
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llamafile_mgr.benchmarking.tune_runs import Contest, compare_plans, make_text, tune_plan
+from llamafile_mgr.benchmarking.tune_runs import ABRun, compare_plans, make_text, tune_plan
 from llamafile_mgr.config import Config
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.launching.local_plans import make_plans
@@ -32,14 +32,14 @@ def engines(home: Path) -> list[int]:
 async def test_a_generator_is_tuned_and_the_plan_says_so(tiny_generator: Path, tmp_path: Path) -> None:
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
     tunable = find_tunable(str(tiny_generator), Config(), paths)
-    seen: list[Contest] = []
+    seen: list[ABRun] = []
     report = await tune_plan(tunable.plan, tunable.limits, paths, 25, seen.append)
     assert not engines(tmp_path)
     assert report.default == variant_of(tunable.plan)
-    assert report.contests
-    assert seen[: len(report.contests)] == list(report.contests)
-    assert all(contest.failure is None for contest in seen)
-    assert all(contest.incumbent_speed > 0 and contest.challenger_speed > 0 for contest in seen)
+    assert report.runs
+    assert seen[: len(report.runs)] == list(report.runs)
+    assert all(run.failure is None for run in seen)
+    assert all(run.best_speed > 0 and run.candidate_speed > 0 for run in seen)
     assert (report.best.gain > 1.0) == (report.best.variant != report.default)
     assert not list(paths.runtime.glob("tuning-*"))
 
@@ -55,8 +55,8 @@ async def test_engines_that_do_not_start_lose(minilm: Path, tmp_path: Path) -> N
     plan = find_tunable(str(minilm), Config(), paths).plan
     # No text fits its batch, so that its readiness check never passes.
     broken = Variant(1, 1, 4, 4)
-    contest = await compare_plans(plan, Variant(1, 1, 4, 512), broken, paths, 2, 0.0)
-    assert contest.failure is not None
+    run = await compare_plans(plan, Variant(1, 1, 4, 512), broken, paths, 2, 0.0)
+    assert run.failure is not None
     assert not engines(tmp_path)
 
 

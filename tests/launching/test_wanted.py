@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config, ServeConfig
 from llamafile_mgr.errors import NotFoundError, PlanError, UsageError
-from llamafile_mgr.launching.local_plans import find_subjects
+from llamafile_mgr.launching.local_plans import find_specs
 from llamafile_mgr.launching.wanted import (
     ToldRoles,
     Wanted,
@@ -120,5 +120,5 @@ def test_two_files_cannot_have_one_name(tiny_generator: Path, tmp_path: Path) ->
     other.write_bytes(tiny_generator.read_bytes())
     wanted = read_wanted(Config().serve, [str(tiny_generator), str(other)])
     with pytest.raises(PlanError, match="tiny-generator was asked for twice") as caught:
-        find_subjects(wanted, paths)
+        find_specs(wanted, paths)
     assert str(other) in str(caught.value.cause)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.machine.cgroup import Limits, group_directories, parse_cpu_max, read_limits
 from llamafile_mgr.machine.hardware import Memory
-from llamafile_mgr.machine.linux import build_memory
-from llamafile_mgr.machine.linux_memory import (
+from llamafile_mgr.machine.linux import (
+    build_memory,
     container_name,
     parse_load,
     parse_meminfo,

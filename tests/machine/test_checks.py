@@ -34,7 +34,7 @@ GOOD = Machine(
 )
 FACTS = LaunchFacts(
     places=tuple(
-        PlaceFacts(role, f"/x/{role.name.lower()}", True, True, True, False, 100 * GIB) for role in PlaceRole
+        PlaceFacts(role, f"/x/{role.name.lower()}", True, True, False, 100 * GIB) for role in PlaceRole
     ),
     ports=(PortFacts("127.0.0.1", 8080, True), PortFacts("::1", 8080, True)),
     memlock_bytes=-1,

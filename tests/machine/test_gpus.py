@@ -125,12 +125,12 @@ def test_nvml_without_a_driver_falls_back(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_rocm_smi() -> None:
     (card,) = parse_rocm_smi(capture("rocm-smi-7900xt.json")).values()
-    assert (card.name, card.target, card.memory_total) == ("Radeon RX 7900 XT", "gfx1100", 21458059264)
+    assert (card["name"], card["target"], card["vram_total"]) == ("Radeon RX 7900 XT", "gfx1100", 21458059264)
     both = parse_rocm_smi(capture("rocm-smi-r9700-and-780m.json"))
-    assert [card.target for card in both.values()] == ["gfx1201", "gfx1103"]
-    assert [card.name for card in both.values()] == [None, None]
+    assert [card["target"] for card in both.values()] == ["gfx1201", "gfx1103"]
+    assert [card["name"] for card in both.values()] == [None, None]
     (old,) = parse_rocm_smi(capture("rocm-smi-old-keys.json")).values()
-    assert (old.name, old.memory_used) == ("Radeon RX 7900 XTX", 12876513280)
+    assert (old["name"], old["vram_used"]) == ("Radeon RX 7900 XTX", 12876513280)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"card0": 1}', "ERROR: No AMD GPUs"])
@@ -212,7 +212,7 @@ def test_an_integrated_amd_gpu_shares_main_memory() -> None:
         mapped_total=16 * GIB,
         mapped_used=GIB,
     )
-    (gpu,) = merge((), (with_smi(strix, None),), parse_vulkan_summary(capture("vulkan-strix-point.txt")))
+    (gpu,) = merge((), (with_smi(strix, {}),), parse_vulkan_summary(capture("vulkan-strix-point.txt")))
     assert (gpu.unified, gpu.backend, gpu.index) == (True, "amd", 0)
     assert gpu.memory_total == 512 * MIB + 16 * GIB
     assert gpu.name == "AMD Radeon 890M Graphics (RADV STRIX1)"
@@ -226,7 +226,7 @@ def test_a_dedicated_amd_gpu_keeps_its_own_memory_and_order() -> None:
         card("card0", "amd", 0x744C, "0000:03:00.0", target="gfx1100", direct=True, vram_total=20 * GIB),
     )
     smi = parse_rocm_smi(capture("rocm-smi-7900xt.json"))
-    found = merge((), [with_smi(each, smi.get(each.card)) for each in cards], ())
+    found = merge((), [with_smi(each, smi.get(each.card, {})) for each in cards], ())
     assert [(g.index, g.memory_total, g.unified) for g in found] == [
         (0, 20 * GIB, False),
         (1, 24 * GIB, False),

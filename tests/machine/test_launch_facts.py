@@ -21,7 +21,7 @@ def test_this_machine(tmp_path: Path) -> None:
     facts = launch_facts(paths, port=0, environ=environ)
     assert [place.role for place in facts.places] == list(PlaceRole)
     store = facts.places[0]
-    assert (store.path, store.exists, store.writable) == (str(paths.store), False, True)
+    assert (store.path, store.writable) == (str(paths.store), True)
     assert (store.free_bytes or 0) > 0
     assert facts.missing_tools == ()
     assert facts.ports == ()
@@ -49,7 +49,7 @@ def test_directories(tmp_path: Path) -> None:
     assert inspect_place(PlaceRole.STORE, shared).shared_write is True
     assert inspect_place(PlaceRole.STORE, sticky).shared_write is False
     missing = inspect_place(PlaceRole.STORE, shared / "deeper" / "still")
-    assert (missing.exists, missing.writable, missing.shared_write) == (False, True, None)
+    assert (missing.writable, missing.shared_write) == (True, None)
     assert inspect_place(PlaceRole.HOME, Path("/proc/1/no/such")).writable is False
 
 

@@ -15,9 +15,9 @@ from llamafile_mgr.machine.macos import (
     detect_macos,
     parse_displays,
     parse_swap_usage,
-    parse_sysctl,
     parse_vm_stat,
 )
+from llamafile_mgr.machine.reading import read_pairs
 from llamafile_mgr.machine.windows import count_cores, detect_windows, parse_video_controllers
 from tests.machine.machine_captures import capture
 
@@ -33,14 +33,14 @@ GIB = 1024**3
     ],
 )
 def test_apple_levels(name: str, performance: int, efficiency: int, logical: int | None) -> None:
-    cpu = build_cpu(parse_sysctl(capture(name)))
+    cpu = build_cpu(read_pairs(capture(name), ":"))
     assert (cpu.physical_cores, cpu.efficiency_cores, cpu.logical_cpus) == (performance, efficiency, logical)
 
 
 def test_features_of_macs() -> None:
-    intel = build_cpu(parse_sysctl(capture("sysctl-intel-mac.txt")))
+    intel = build_cpu(read_pairs(capture("sysctl-intel-mac.txt"), ":"))
     assert all(intel.has(word) for word in ("avx", "avx2", "fma", "f16c", "sse3", "sse4_2"))
-    apple = build_cpu(parse_sysctl(capture("sysctl-m1.txt")))
+    apple = build_cpu(read_pairs(capture("sysctl-m1.txt"), ":"))
     assert apple.has("dotprod")
     assert build_cpu({}).features is None
     assert build_cpu({"hw.physicalcpu": "4", "hw.logicalcpu": "8"}).efficiency_cores == 0
@@ -128,7 +128,7 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
     parse_video_controllers(text)
     parse_vm_stat(text)
     parse_swap_usage(text)
-    build_cpu(parse_sysctl(text))
+    build_cpu(read_pairs(text, ":"))
 
 
 def test_without_the_systems_own_tools_everything_is_unknown_and_nothing_fails() -> None:

@@ -17,7 +17,7 @@ from llamafile_mgr.llamafile import (
     Weights,
 )
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 
 GB = 10**9
 CUDA = ("ggml-cuda.so", "ggml-vulkan.so")
@@ -101,7 +101,7 @@ def subject(
     arguments: tuple[str, ...] = (),
     modules: tuple[str, ...] = CUDA,
     ggufs: int = 1,
-) -> Subject:
+) -> ModelSpec:
     """A model on the disk; ``size`` is that of its weights and, nearly, of the file."""
     weights = () if kind is FileKind.RUNTIME else (Weights("m.gguf", 0, size, header or gguf()),) * ggufs
     facts = FileFacts(
@@ -114,10 +114,10 @@ def subject(
         arguments=EmbeddedArguments("", None, arguments) if arguments else None,
         gpu_modules=modules,
     )
-    return Subject(name, role, Path("/f"), facts, load_catalog().models.get(name))
+    return ModelSpec(name, role, Path("/f"), facts, load_catalog().models.get(name))
 
 
-def weights(name: str, header: GgufFacts, size: int, role: Role = Role.EMBED) -> Subject:
+def weights(name: str, header: GgufFacts, size: int, role: Role = Role.EMBED) -> ModelSpec:
     """A bare GGUF."""
     return subject(name, role, FileKind.WEIGHTS, None, None, header, size)
 

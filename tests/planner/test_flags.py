@@ -9,7 +9,7 @@ import pytest
 
 from llamafile_mgr.engines.embedded import FLAGS, parse_options
 from llamafile_mgr.machine import Machine
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from tests.planner import samples
@@ -75,7 +75,7 @@ def test_every_flag_is_known_to_its_family(machine: Machine, toolbox: object) ->
 
 
 @pytest.mark.parametrize("subject", [samples.mxbai, samples.e5])
-def test_v1_embedding_flags(subject: Subject) -> None:
+def test_v1_embedding_flags(subject: ModelSpec) -> None:
     (plan,) = plan_models((subject,), samples.GPU_24GB, samples.NOTHING, {}, {})
     flags = flags_of(plan)
     assert flags["-np"] == "1"

@@ -11,7 +11,7 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, FileKind
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from tests.planner import samples
@@ -81,7 +81,7 @@ def machines(draw: st.DrawFn) -> Machine:
 
 
 @st.composite
-def models(draw: st.DrawFn, name: str) -> Subject:
+def models(draw: st.DrawFn, name: str) -> ModelSpec:
     header = draw(
         st.sampled_from(
             [
@@ -124,7 +124,7 @@ NAMES = ("first", "second", "third")
 SUBJECTS = st.integers(1, 3).flatmap(lambda count: st.tuples(*(models(name) for name in NAMES[:count])))
 
 
-def attempt(subjects: tuple[Subject, ...], machine: Machine, toolbox: object) -> tuple[Plan, ...]:
+def attempt(subjects: tuple[ModelSpec, ...], machine: Machine, toolbox: object) -> tuple[Plan, ...]:
     """Return the plans, none after a refusal, which must say why and what to do."""
     try:
         return plan_models(subjects, machine, toolbox, {}, {})  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def attempt(subjects: tuple[Subject, ...], machine: Machine, toolbox: object) ->
 @settings(max_examples=300, deadline=None)
 @given(SUBJECTS, machines(), TOOLBOXES)
 def test_plans_never_ask_for_more_than_there_is(
-    subjects: tuple[Subject, ...], machine: Machine, toolbox: object
+    subjects: tuple[ModelSpec, ...], machine: Machine, toolbox: object
 ) -> None:
     plans = attempt(subjects, machine, toolbox)
     estimates = [plan.memory for plan in plans if plan.memory is not None]
@@ -156,7 +156,9 @@ def test_plans_never_ask_for_more_than_there_is(
 
 @settings(max_examples=200, deadline=None)
 @given(SUBJECTS, machines(), TOOLBOXES)
-def test_every_setting_has_a_reason(subjects: tuple[Subject, ...], machine: Machine, toolbox: object) -> None:
+def test_every_setting_has_a_reason(
+    subjects: tuple[ModelSpec, ...], machine: Machine, toolbox: object
+) -> None:
     for plan in attempt(subjects, machine, toolbox):
         reasons = {reason.setting: reason for reason in plan.reasons}
         assert len(reasons) == len(plan.reasons)
@@ -170,7 +172,7 @@ def test_every_setting_has_a_reason(subjects: tuple[Subject, ...], machine: Mach
 @settings(max_examples=200, deadline=None)
 @given(SUBJECTS, machines(), TOOLBOXES)
 def test_every_command_is_safe_to_start(
-    subjects: tuple[Subject, ...], machine: Machine, toolbox: object
+    subjects: tuple[ModelSpec, ...], machine: Machine, toolbox: object
 ) -> None:
     for plan in attempt(subjects, machine, toolbox):
         command = plan.command(8081, None)

@@ -12,7 +12,7 @@ from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.known_bad import Candidate
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.machine import Machine
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from tests.planner import samples
 
@@ -82,7 +82,7 @@ def test_every_row_is_met_by_some_candidate_and_explains_itself() -> None:
             assert row.explain(None)
 
 
-def engine_of(subject: Subject, machine: Machine, toolbox: object) -> tuple[Family, str]:
+def engine_of(subject: ModelSpec, machine: Machine, toolbox: object) -> tuple[Family, str]:
     (plan,) = plan_models((subject,), machine, toolbox, {}, {})  # type: ignore[arg-type]
     return plan.family, plan.reasons[0].why
 

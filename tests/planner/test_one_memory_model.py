@@ -14,7 +14,7 @@ from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.prospects import Site, catalog_facts
@@ -57,7 +57,7 @@ def only(model: Model, artifact: Artifact) -> Catalog:
     return Catalog({model.id: dataclasses.replace(model, artifacts=(artifact,))}, CATALOG.runtimes)
 
 
-def planned(subjects: list[Subject], machine: Machine, toolbox: Toolbox) -> tuple[Plan, ...] | None:
+def planned(subjects: list[ModelSpec], machine: Machine, toolbox: Toolbox) -> tuple[Plan, ...] | None:
     """Return the plans where they fit into what is free now, as ``plan`` prints them without a warning."""
     try:
         plans = plan_models(tuple(subjects), machine, toolbox, {}, {})
@@ -67,11 +67,11 @@ def planned(subjects: list[Subject], machine: Machine, toolbox: Toolbox) -> tupl
     return None if crowded else plans
 
 
-def subject_of(model: Model, artifact: Artifact) -> Subject:
+def subject_of(model: Model, artifact: Artifact) -> ModelSpec:
     """The model as the catalog's figures describe its file."""
     facts = catalog_facts(model, artifact)
     assert facts is not None
-    return Subject(model.id, model.role, facts.path, facts, model)
+    return ModelSpec(model.id, model.role, facts.path, facts, model)
 
 
 def gpu(free: int, *, unified: bool = False) -> Gpu:
@@ -137,7 +137,7 @@ def test_what_was_pulled_counts_as_it_is() -> None:
     machine = computer(40 * GB)
     stored = site(machine, samples.EMBEDDED_ONLY, {(SFR.id, Q4.name): pulled})
     (verdict,) = recommend(stored, only(SFR, Q4), Use()).verdicts
-    subject = Subject(SFR.id, Role.EMBED, Path("/f"), pulled, SFR)
+    subject = ModelSpec(SFR.id, Role.EMBED, Path("/f"), pulled, SFR)
     plans = planned([subject], machine, samples.EMBEDDED_ONLY)
     assert plans is not None
     assert plans[0].memory is not None

@@ -13,7 +13,7 @@ from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, FileFacts, FileKind
 from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from tests.planner.samples import EMBEDDED_ONLY, GB, MISTRAL, RUNTIME, subject
@@ -22,7 +22,9 @@ MACHINE = Machine(System.LINUX, cpu=Cpu(physical_cores=8, logical_cpus=16), memo
 TOOLBOX = EMBEDDED_ONLY
 
 
-def plan(*subjects: Subject, machine: Machine = MACHINE, toolbox: Toolbox = TOOLBOX, **environ: str) -> Plan:
+def plan(
+    *subjects: ModelSpec, machine: Machine = MACHINE, toolbox: Toolbox = TOOLBOX, **environ: str
+) -> Plan:
     return plan_models(subjects, machine, toolbox, environ, {})[0]
 
 

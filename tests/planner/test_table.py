@@ -14,7 +14,7 @@ import pytest
 from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.machine import Machine
-from llamafile_mgr.planner.model_specs import Subject
+from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from tests.planner import samples
@@ -30,7 +30,7 @@ NO_SHELL = replace(samples.NOTHING, shell=False)
 APE_LOADER = replace(NO_SHELL, ape=Path("/usr/bin/ape"))
 EMBEDDED_WITHOUT_SHELL = replace(samples.EMBEDDED_ONLY, shell=False)
 
-Row = tuple[Machine, tuple[Subject, ...], Toolbox, tuple[str, ...], str]
+Row = tuple[Machine, tuple[ModelSpec, ...], Toolbox, tuple[str, ...], str]
 
 TABLE: list[Row] = [
     (

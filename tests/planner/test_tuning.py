@@ -21,8 +21,8 @@ from llamafile_mgr.planner.tuning import (
     TuneLimits,
     Variant,
     is_allowed,
-    judge_duel,
-    next_challenger,
+    judge_run,
+    next_candidate,
     variant_of,
     vary_plan,
 )
@@ -37,7 +37,7 @@ SPEEDS = st.lists(st.tuples(st.floats(1, 1e4), st.floats(1, 1e4)), min_size=0, m
 
 
 @pytest.mark.parametrize(
-    ("incumbent", "challenger", "verdict"),
+    ("best", "candidate", "verdict"),
     [
         ([], [], RunVerdict.OPEN),
         ([10], [20], RunVerdict.OPEN),
@@ -53,26 +53,26 @@ SPEEDS = st.lists(st.tuples(st.floats(1, 1e4), st.floats(1, 1e4)), min_size=0, m
         ([10] * 5, [12, 12.1, 11.9, 12, 6], RunVerdict.BETTER),  # one outlier is forgiven
     ],
 )
-def test_verdicts(incumbent: Sequence[float], challenger: Sequence[float], verdict: RunVerdict) -> None:
-    assert judge_duel(incumbent, challenger).verdict is verdict
+def test_verdicts(best: Sequence[float], candidate: Sequence[float], verdict: RunVerdict) -> None:
+    assert judge_run(best, candidate).verdict is verdict
 
 
 @given(SPEEDS)
 def test_a_winner_is_faster_beyond_the_noise(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    duel = judge_duel(ours, theirs)
-    assert duel.rounds == len(pairs)
-    if duel.verdict is RunVerdict.BETTER:
-        assert duel.gain > 1.0 + duel.noise >= 1.03
-        assert judge_duel(theirs, ours).verdict is not RunVerdict.BETTER
+    judged = judge_run(ours, theirs)
+    assert judged.rounds == len(pairs)
+    if judged.verdict is RunVerdict.BETTER:
+        assert judged.gain > 1.0 + judged.noise >= 1.03
+        assert judge_run(theirs, ours).verdict is not RunVerdict.BETTER
     if len(pairs) >= 9:
-        assert duel.verdict is not RunVerdict.OPEN
+        assert judged.verdict is not RunVerdict.OPEN
 
 
 @given(st.lists(st.floats(1, 1e4), min_size=1, max_size=12), st.floats(0.1, 10))
 def test_only_ratios_count(speeds: list[float], scale: float) -> None:
-    duel = judge_duel(speeds, [speed * scale for speed in speeds])
-    assert math.isclose(duel.gain, scale, rel_tol=1e-9)
+    judged = judge_run(speeds, [speed * scale for speed in speeds])
+    assert math.isclose(judged.gain, scale, rel_tol=1e-9)
 
 
 # --- candidates ----------------------------------------------------------------------------------
@@ -80,8 +80,8 @@ def test_only_ratios_count(speeds: list[float], scale: float) -> None:
 
 def everything_tried(start: Variant, limits: TuneLimits) -> list[Variant]:
     tried: list[Variant] = [start]
-    while (challenger := next_challenger(start, frozenset(tried), limits)) is not None:
-        tried.append(challenger)
+    while (candidate := next_candidate(start, frozenset(tried), limits)) is not None:
+        tried.append(candidate)
         assert len(tried) < 40
     return tried[1:]
 
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_not_tried() -> None:
     st.sampled_from(list(Family)),
     st.sampled_from([Role.EMBED, Role.GENERATE]),
 )
-def test_challengers_keep_to_the_limits(start: Variant, cores: int, family: Family, role: Role) -> None:
+def test_candidates_keep_to_the_limits(start: Variant, cores: int, family: Family, role: Role) -> None:
     limits = replace(LIMITS, cores=cores, family=family, role=role, least_batch=128)
     for variant in everything_tried(start, limits):
         assert is_allowed(variant, limits)
