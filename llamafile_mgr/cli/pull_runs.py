@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -172,7 +171,10 @@ def pull_all(
         display(Published(entry.name, entry.digest, entry.size, entry.trust.value, str(entry.path), 0))
         return entry
 
-    return _run([functools.partial(pull_one, job) for job in work], display)
+    async def pull_in_turn() -> list[StoredArtifact]:
+        return [await pull_one(job) for job in work]
+
+    return _run(pull_in_turn(), display)
 
 
 def repair_file(
@@ -183,13 +185,10 @@ def repair_file(
     display: Display,
 ) -> None:
     """Fetch what is damaged of one file, interruptible as ``pull_all`` is."""
-    _run([functools.partial(repair, entry, damage, store, config, display)], display)
+    _run(repair(entry, damage, store, config, display), display)
 
 
-def _run(steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], display: Display) -> list[_T]:
-    async def in_turn() -> list[_T]:
-        return [await step() for step in steps]
-
+def _run(work: Coroutine[Any, Any, _T], display: Display) -> _T:
     def describe_kept() -> str:
         display.close()
         return (
@@ -197,4 +196,4 @@ def _run(steps: Sequence[Callable[[], Coroutine[Any, Any, _T]]], display: Displa
             "run the same command again and it goes on from there"
         )
 
-    return run_until_signal(in_turn(), describe_kept)
+    return run_until_signal(work, describe_kept)
