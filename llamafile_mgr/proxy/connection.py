@@ -47,8 +47,7 @@ class Connection(asyncio.Protocol):
     """One client's connection."""
 
     def __init__(self, shared: Connections) -> None:
-        self.address = ""
-        self.scheme = "https" if shared.secure else "http"
+        self._address = ""
         self.stall_seconds = shared.idle_seconds
         self._shared = shared
         self._loop = asyncio.get_running_loop()
@@ -111,7 +110,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         peer = self._transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) else ""
+        self._address = peer[0] if isinstance(peer, tuple) else ""
         self._shared.open.add(self)
         self._set_deadline(self._shared.idle_seconds)
 
@@ -167,7 +166,7 @@ class Connection(asyncio.Protocol):
     # httptools callbacks
 
     def on_message_begin(self) -> None:
-        self._incoming = Exchange(self)
+        self._incoming = Exchange(self, self._address, "https" if self._shared.secure else "http")
         self._in_head = True
         self._head_bytes = 0
 

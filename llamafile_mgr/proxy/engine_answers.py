@@ -33,14 +33,14 @@ _KEEP_ALIVE = b": keep-alive\n\n"
 
 @dataclass(slots=True)
 class OpenAnswer:
-    """An answer that still comes, and the places at the engine and in the queue that it keeps till closed."""
+    """An answer that still comes, with the worker slot and the permit that it keeps until closed."""
 
     stream: EngineStream
     slot: WorkerSlot
     permit: Permit | None = None
 
     def close(self) -> None:
-        """Break off what has not come, and give the places back."""
+        """Break off what has not come, and give slot and permit back."""
         self.stream.close()
         self.slot.end()
         if self.permit is not None:

@@ -40,7 +40,7 @@ def render_head(status: int, headers: Mapping[str, str]) -> bytes:
 class Exchange:
     """What the client sent, and what it is answered: one whole reply, or a head and pieces.
 
-    ``target``: as sent. ``headers``: names in lower case; repeated ones are joined, so that of two hosts
+    ``address``: the client's. ``target``: as sent. ``headers``: names in lower case; repeated ones are joined, so that of two hosts
     neither is believed. ``gone``: the client has left. ``on_gone`` is called when it does. ``task``: answers
     this request.
     ``begun``: a reply's head has been sent; ``answered``: its end too. ``reusable``: the connection may
@@ -48,6 +48,8 @@ class Exchange:
     """
 
     _line: Connection
+    address: str
+    scheme: str
     method: str = ""
     target: bytes = b""
     version: str = "1.1"
@@ -66,16 +68,6 @@ class Exchange:
     _continued: bool = False
     _chunked: bool = False
     _waiter: asyncio.Future[None] | None = None
-
-    @property
-    def address(self) -> str:
-        """Return the client's address."""
-        return self._line.address
-
-    @property
-    def scheme(self) -> str:
-        """Return ``http`` or ``https``."""
-        return self._line.scheme
 
     # What the connection tells.
 

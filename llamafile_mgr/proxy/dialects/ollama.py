@@ -88,17 +88,14 @@ async def _tags(front: Front, request: Request) -> Reply:
 
 async def _running(front: Front, request: Request) -> Reply:
     """Tell what is loaded: every model here stays so."""
-    return json_reply({"models": [_running_entry(pool.plan) for pool in front.pools if pool.ready]})
-
-
-def _running_entry(plan: Plan) -> dict[str, Any]:
-    entry = _entry(plan)
-    return {
-        **entry,
-        "expires_at": _FOR_EVER,
-        "size_vram": 0 if plan.settings.gpu in (None, "disable") else entry["size"],
-        "context_length": plan.max_tokens or plan.settings.context,
-    }
+    models = []
+    for plan in (pool.plan for pool in front.pools if pool.ready):
+        entry = _entry(plan)
+        entry["expires_at"] = _FOR_EVER
+        entry["size_vram"] = 0 if plan.settings.gpu in (None, "disable") else entry["size"]
+        entry["context_length"] = plan.max_tokens or plan.settings.context
+        models.append(entry)
+    return json_reply({"models": models})
 
 
 async def _show(front: Front, request: Request) -> Reply:

@@ -17,7 +17,7 @@ from llamafile_mgr.proxy.engine_answers import OpenAnswer, ask_engine, pass_on, 
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Padding, Reply, Request, StreamReply
 from llamafile_mgr.proxy.routing import RoutedCall
-from llamafile_mgr.proxy.server_sent_events import EventFilter, Translation
+from llamafile_mgr.proxy.server_sent_events import EventFilter, EventStyle, Translation
 from llamafile_mgr.proxy.tracing import engine_headers
 from llamafile_mgr.supervisor.calls import Weight
 from llamafile_mgr.supervisor.pool import Pool
@@ -27,7 +27,7 @@ __all__ = ["ask_chat", "generation_route"]
 _FormMaker = Callable[[str, str], Translation]
 
 _CHAT = "/v1/chat/completions"
-#: What a generation is taken to cost when it names no end.
+#: What a generation is taken to weigh when it names no end.
 _ASSUMED_TOKENS, _MOST_TOKENS = 256, 4096
 #: Of English, rather too few.
 _CHARACTERS_PER_TOKEN = 3
@@ -84,6 +84,6 @@ async def ask_chat(
 ) -> EngineReply | OpenAnswer:
     """Ask the engine's chat route on behalf of a dialect of another form."""
     name = choice.pool.plan.name
-    prepared = prepare_body(_CHAT, {**body, "model": name}, style_of(_CHAT, {"model": name}))
+    prepared = prepare_body(_CHAT, {**body, "model": name}, EventStyle.STANDARD)
     asked = family_rules(choice.pool.plan.family).generation_body(prepared)
     return await _ask(front, request, choice.pool, _CHAT, asked)

@@ -7,15 +7,13 @@ from importlib import resources
 
 from llamafile_mgr import __version__
 from llamafile_mgr.errors import NotReadyError
-from llamafile_mgr.proxy.dialects.dialect import Route, RouteAccess
+from llamafile_mgr.proxy.dialects.dialect import Route
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Reply, Request, json_reply
 from llamafile_mgr.proxy.observing import describe_readiness, describe_status, render_metrics
 
 __all__ = ["PAGE_ROUTES"]
 
-_PUBLIC = RouteAccess(public=True)
-_ADMIN = RouteAccess(admin=True)
 _FILES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
@@ -71,12 +69,12 @@ async def _ready(front: Front, request: Request) -> Reply:
 
 
 PAGE_ROUTES = (
-    Route("GET", "/", _root, access=_PUBLIC),
-    Route("GET", "/ui/page.css", partial(_file, "page.css"), access=_PUBLIC),
-    Route("GET", "/ui/page.js", partial(_file, "page.js"), access=_PUBLIC),
-    Route("GET", "/ui/status.json", _status, access=_ADMIN),
-    Route("GET", "/metrics", _metrics, access=_ADMIN),
-    Route("GET", "/health", _health, access=_PUBLIC),
-    Route("GET", "/v1/health", _health, access=_PUBLIC),
-    Route("GET", "/ready", _ready, access=_PUBLIC),
+    Route("GET", "/", _root, public=True),
+    Route("GET", "/ui/page.css", partial(_file, "page.css"), public=True),
+    Route("GET", "/ui/page.js", partial(_file, "page.js"), public=True),
+    Route("GET", "/ui/status.json", _status, admin=True),
+    Route("GET", "/metrics", _metrics, admin=True),
+    Route("GET", "/health", _health, public=True),
+    Route("GET", "/v1/health", _health, public=True),
+    Route("GET", "/ready", _ready, public=True),
 )
