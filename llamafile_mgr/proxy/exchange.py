@@ -40,9 +40,9 @@ def render_head(status: int, headers: Mapping[str, str]) -> bytes:
 class Exchange:
     """What the client sent, and what it is answered: one whole reply, or a head and pieces.
 
-    ``address``: the client's. ``target``: as sent. ``headers``: names in lower case; repeated ones are joined, so that of two hosts
-    neither is believed. ``gone``: the client has left. ``on_gone`` is called when it does. ``task``: answers
-    this request.
+    ``address``: the client's. ``target``: as sent. ``headers``: names in lower case; repeated ones are
+    joined, so that of two hosts neither is believed. ``gone``: the client has left. ``on_gone`` is called
+    when it does. ``task``: answers this request.
     ``begun``: a reply's head has been sent; ``answered``: its end too. ``reusable``: the connection may
     serve another request.
     """

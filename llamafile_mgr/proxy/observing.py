@@ -87,21 +87,14 @@ async def describe_status(front: Front) -> dict[str, Any]:
 
 
 def _describe_model(front: Front, pool: Pool, memory: Mapping[int | None, int]) -> dict[str, Any]:
-    snapshot, plan = pool.snapshot(), pool.plan
-    queue, embedder = pool.calls.queue, front.embedders.get(plan.name)
-    counted = [value for labels, value in front.metrics.requests.values.items() if labels[1] == plan.name]
+    name, queue = pool.plan.name, pool.calls.queue
     return {
-        "model": plan.name,
-        "role": plan.role.value,
-        "ready": snapshot.ready,
-        "engine_family": plan.family.value,
-        "dimensions": plan.dimensions,
-        "max_tokens": plan.max_tokens,
-        "vector_space": embedder.vector_space if embedder is not None else None,
-        "requests": int(sum(counted)),
+        "model": name,
+        **front.describe(pool),
+        "requests": sum(n for labels, n in front.metrics.requests.values.items() if labels[1] == name),
         "tokens_per_second": pool.calls.rate(),
-        "seconds_p50": _finite(front.metrics.engine_seconds.quantile(0.5, plan.name)),
-        "seconds_p95": _finite(front.metrics.engine_seconds.quantile(0.95, plan.name)),
+        "seconds_p50": _finite(front.metrics.engine_seconds.quantile(0.5, name)),
+        "seconds_p95": _finite(front.metrics.engine_seconds.quantile(0.95, name)),
         "queue": {
             "items": queue.items,
             "tokens": queue.tokens,
@@ -116,7 +109,7 @@ def _describe_model(front: Front, pool: Pool, memory: Mapping[int | None, int]) 
                 "slow": engine.slow,
                 "memory_bytes": None if engine.pid is None else memory.get(engine.pid),
             }
-            for engine in snapshot.engines
+            for engine in pool.snapshot().engines
         ],
     }
 

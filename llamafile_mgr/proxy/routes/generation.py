@@ -83,7 +83,6 @@ async def ask_chat(
     front: Front, request: Request, choice: RoutedCall, body: dict[str, Any]
 ) -> EngineReply | OpenAnswer:
     """Ask the engine's chat route on behalf of a dialect of another form."""
-    name = choice.pool.plan.name
-    prepared = prepare_body(_CHAT, {**body, "model": name}, EventStyle.STANDARD)
+    prepared = prepare_body(_CHAT, body, EventStyle.STANDARD)
     asked = family_rules(choice.pool.plan.family).generation_body(prepared)
     return await _ask(front, request, choice.pool, _CHAT, asked)
