@@ -27,35 +27,29 @@ _LOG = logging.getLogger("llamafile_mgr.endpoint")
 Models = str | Sequence[str] | None
 
 
-class Endpoint(Client):
+class _Served:
+    """What an endpoint knows beside what any client does."""
+
+    def __init__(self, access: ServiceAccess) -> None:
+        super().__init__(access.url, api_key=access.api_key)  # type: ignore[call-arg]
+        self.api_key = access.api_key
+        self.models_by_role = dict(access.models)
+        self._access = access
+
+    def openai_kwargs(self) -> dict[str, Any]:
+        """Return ``base_url`` and ``api_key`` for OpenAI's clients and what is built on them."""
+        return self._access.openai_kwargs()
+
+
+class Endpoint(_Served, Client):
     """A client of a server that lives at least as long as this object's ``with`` block.
 
     ``url``: of the server. ``api_key``: None where none is needed. ``models_by_role``: role -> its default.
     """
 
-    def __init__(self, access: ServiceAccess) -> None:
-        super().__init__(access.url, api_key=access.api_key)
-        self.api_key = access.api_key
-        self.models_by_role = dict(access.models)
-        self._access = access
 
-    def openai_kwargs(self) -> dict[str, Any]:
-        """Return ``base_url`` and ``api_key`` for ``openai.OpenAI`` and what is built on it."""
-        return self._access.openai_kwargs()
-
-
-class AsyncEndpoint(AsyncClient):
+class AsyncEndpoint(_Served, AsyncClient):
     """``Endpoint`` for asyncio."""
-
-    def __init__(self, access: ServiceAccess) -> None:
-        super().__init__(access.url, api_key=access.api_key)
-        self.api_key = access.api_key
-        self.models_by_role = dict(access.models)
-        self._access = access
-
-    def openai_kwargs(self) -> dict[str, Any]:
-        """Return ``base_url`` and ``api_key`` for ``openai.AsyncOpenAI`` and what is built on it."""
-        return self._access.openai_kwargs()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from llamafile_mgr.endpoints.leasing import Lease, Report
+from llamafile_mgr.endpoints.leasing import Lease, Patience, Report
 from llamafile_mgr.endpoints.service_start import start_service
 from llamafile_mgr.endpoints.sharing_terms import ServiceChoice
 from llamafile_mgr.errors import Error, NotReadyError
@@ -21,7 +21,6 @@ from llamafile_mgr.supervisor.asking import find_sockets, send_command
 __all__ = ["find_service", "join_or_start", "running_services"]
 
 _STATUS_SECONDS = 5.0
-_REPORT_SECONDS = 10.0
 #: A service may end between being found and being joined, and its successor too.
 _ATTEMPTS = 20
 _PAUSE_SECONDS = 0.5
@@ -72,17 +71,12 @@ def _take(choice: ServiceChoice, report: Report, process: Holder | None, keep_se
 
 def _starting(choice: ServiceChoice, report: Report) -> AbstractContextManager[None]:
     """Be the only one who looks for this service and starts it, while inside."""
-    directory = ensure_private_dir(choice.paths.runtime)
-    told = 0.0
-
-    def tell(waited: float) -> None:
-        nonlocal told
-        if waited - told >= _REPORT_SECONDS:
-            told = waited
-            report(f"another process is starting it ({waited:.0f} s)")
-
-    locks = Locks(directory)
-    return locks.held(directory / f"exec-{choice.key}.lock", seconds=math.inf, waiting=tell)
+    directory, patience = ensure_private_dir(choice.paths.runtime), Patience(report)
+    return Locks(directory).held(
+        directory / f"exec-{choice.key}.lock",
+        seconds=math.inf,
+        waiting=lambda _: patience.tell("another process is starting it"),
+    )
 
 
 def find_service(choice: ServiceChoice) -> tuple[Path, dict[str, str]] | None:

@@ -12,7 +12,7 @@ from llamafile_mgr.errors import NotReadyError
 from llamafile_mgr.processes import Holder
 from llamafile_mgr.supervisor.asking import send_command
 
-__all__ = ["Lease", "Report"]
+__all__ = ["Lease", "Patience", "Report"]
 
 #: Takes one line that tells a person how a start goes.
 Report = Callable[[str], None]
@@ -20,6 +20,21 @@ Report = Callable[[str], None]
 #: The service says at least every second how a start goes.
 _SILENCE_SECONDS = 30.0
 _REPORT_SECONDS = 10.0
+
+
+class Patience:
+    """Tells a person, now and then, that something still goes on."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._began = self._told = time.monotonic()
+
+    def tell(self, text: str) -> None:
+        """Say so, with the seconds since the beginning, unless it was said a moment ago."""
+        now = time.monotonic()
+        if now - self._told >= _REPORT_SECONDS:
+            self._told = now
+            self._report(f"{text} ({now - self._began:.0f} s)")
 
 
 class Lease:
@@ -68,14 +83,12 @@ class Lease:
             EngineStartError: a model failed for good.
             NotReadyError: the service ended meanwhile.
         """
-        began = told = time.monotonic()
+        patience = Patience(report)
         for answer in self._answers:
             if answer.get("ready"):
                 self._models = {**answer["models"], **self._defaults}
                 return self.access
-            if time.monotonic() - told >= _REPORT_SECONDS:
-                told = time.monotonic()
-                report(f"still starting {', '.join(answer['waiting'])} ({told - began:.0f} s)")
+            patience.tell(f"still starting {', '.join(answer['waiting'])}")
         raise NotReadyError("the running serve ended while its models were starting")
 
     @property

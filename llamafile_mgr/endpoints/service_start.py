@@ -8,12 +8,11 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from llamafile_mgr.endpoints.leasing import Report
+from llamafile_mgr.endpoints.leasing import Patience, Report
 from llamafile_mgr.endpoints.sharing_terms import ServiceChoice
 from llamafile_mgr.errors import EngineStartError, Error, StoreError, UsageError
 from llamafile_mgr.paths import ensure_private_dir
@@ -24,7 +23,6 @@ __all__ = ["start_service"]
 Found = TypeVar("Found")
 
 _POLL_SECONDS = 0.05
-_REPORT_SECONDS = 10.0
 _SHOWN_LINES = 10
 
 
@@ -44,13 +42,11 @@ def start_service(choice: ServiceChoice, find: Callable[[], Found | None], repor
     with ours:
         with its:
             _spawn(choice, log, its.fileno())
-        began = told = time.monotonic()
+        patience = Patience(report)
         while not select.select([ours], [], [], _POLL_SECONDS)[0]:
             if (found := find()) is not None:
                 return found
-            if time.monotonic() - told >= _REPORT_SECONDS:
-                told = time.monotonic()
-                report(f"still looking at the models ({told - began:.0f} s)")
+            patience.tell("still looking at the models")
     # It may have become ready, been stopped and ended between two looks; then its log tells of no failure.
     raise _read_failure(log)
 

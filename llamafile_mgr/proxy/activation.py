@@ -8,6 +8,7 @@ import socket
 from collections.abc import MutableMapping
 
 from llamafile_mgr.errors import ConfigError
+from llamafile_mgr.proxy.listening import close_sockets, not_local
 
 __all__ = ["inherited_sockets"]
 
@@ -38,8 +39,7 @@ def inherited_sockets(
             _check(sockets[-1], public=public)
             sockets[-1].setblocking(False)
     except BaseException as error:
-        for each in sockets:
-            each.close()
+        close_sockets(sockets)
         if not isinstance(error, OSError):
             raise
         raise ConfigError(f"descriptor {number} of the service manager is no socket: {error}") from error
@@ -55,7 +55,4 @@ def _check(given: socket.socket, *, public: bool) -> None:
         )
     address = given.getsockname()[0]
     if not public and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-        raise ConfigError(
-            f"will not listen on {address}: the proxy has no API keys, so it serves this machine alone",
-            hint="set serve.keys_file, or use 127.0.0.1 in the socket unit",
-        )
+        raise not_local(address, "set serve.keys_file, or use 127.0.0.1 in the socket unit")

@@ -146,7 +146,7 @@ class Proxy:
         self, exchange: Exchange, route: Route, entry: LogEntry, query: Mapping[str, str]
     ) -> Request:
         settings, headers = self._front.settings, exchange.headers
-        name = "" if route.access.public else self._keys.identify(headers, admin=route.access.admin)
+        name = "" if route.public else self._keys.identify(headers, admin=route.admin)
         body = await exchange.read_body(settings.max_body_bytes, settings.body_idle_seconds)
         return Request(
             exchange.method,

@@ -11,14 +11,14 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import httptools
 
 from llamafile_mgr.proxy.exchange import Exchange, render_head
 
-__all__ = ["Connection", "ConnectionLimits", "Connections"]
+__all__ = ["Connection", "Connections"]
 
 #: All of a request's head; browsers with many cookies stay far below.
 _MAX_HEAD_BYTES = 64 * 1024
@@ -26,36 +26,29 @@ _MAX_HEAD_BYTES = 64 * 1024
 _LINGER_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """``header_seconds``: from a head's first byte to its last, and for what is left of a body after its
-    answer. ``idle_seconds``: between requests, and for a client that takes nothing of its answer."""
+@dataclass(slots=True)
+class Connections:
+    """What the connections of one server share. ``answer`` is run as a task for every request.
 
+    ``header_seconds``: from a head's first byte to its last, and for what is left of a body after its
+    answer. ``idle_seconds``: between requests, and for a client that takes nothing of its answer.
+    """
+
+    answer: Callable[[Exchange], Awaitable[None]]
     header_seconds: float
     idle_seconds: float
-
-
-class Connections:
-    """What the connections of one server share. ``answer`` is run as a task for every request."""
-
-    def __init__(
-        self, answer: Callable[[Exchange], Awaitable[None]], limits: ConnectionLimits, *, secure: bool
-    ) -> None:
-        self.answer = answer
-        self.limits = limits
-        self.secure = secure
-        self.open: set[Connection] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.draining = False
+    secure: bool
+    open: set[Connection] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    draining: bool = False
 
 
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
     def __init__(self, shared: Connections) -> None:
-        self.address = ""
-        self.scheme = "https" if shared.secure else "http"
-        self.stall_seconds = shared.limits.idle_seconds
+        self._address = ""
+        self.stall_seconds = shared.idle_seconds
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -117,9 +110,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         peer = self._transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) else ""
+        self._address = peer[0] if isinstance(peer, tuple) else ""
         self._shared.open.add(self)
-        self._set_deadline(self._shared.limits.idle_seconds)
+        self._set_deadline(self._shared.idle_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.open.discard(self)
@@ -153,7 +146,7 @@ class Connection(asyncio.Protocol):
             return
         if self._in_head:
             if self._head_bytes == 0:
-                self._set_deadline(self._shared.limits.header_seconds)
+                self._set_deadline(self._shared.header_seconds)
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(431)
@@ -173,7 +166,7 @@ class Connection(asyncio.Protocol):
     # httptools callbacks
 
     def on_message_begin(self) -> None:
-        self._incoming = Exchange(self)
+        self._incoming = Exchange(self, self._address, "https" if self._shared.secure else "http")
         self._in_head = True
         self._head_bytes = 0
 
@@ -247,7 +240,7 @@ class Connection(asyncio.Protocol):
             self._go_on()
         else:
             self.resume_reading()
-            self._set_deadline(self._shared.limits.header_seconds)
+            self._set_deadline(self._shared.header_seconds)
 
     def _close(self, *, linger: bool) -> None:
         """End the connection when everything is sent; ``linger``: the client may still be sending."""
@@ -261,7 +254,7 @@ class Connection(asyncio.Protocol):
             self._set_deadline(_LINGER_SECONDS)
         else:
             self._transport.close()
-            self._set_deadline(self._shared.limits.idle_seconds)
+            self._set_deadline(self._shared.idle_seconds)
 
     def _go_on(self) -> None:
         """Start the request that waits, or wait for one."""
@@ -269,7 +262,7 @@ class Connection(asyncio.Protocol):
         if self._waiting:
             self._start(self._waiting.popleft())
         elif not self._in_head:
-            self._set_deadline(self._shared.limits.idle_seconds)
+            self._set_deadline(self._shared.idle_seconds)
         if not self._waiting:
             self.resume_reading()
 

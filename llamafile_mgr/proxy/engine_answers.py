@@ -16,21 +16,13 @@ from llamafile_mgr.engines.transport import EngineStream
 from llamafile_mgr.errors import EngineError, Error, RequestError
 from llamafile_mgr.proxy.allowed import allowed_body
 from llamafile_mgr.proxy.api_errors import EngineRefusedError
-from llamafile_mgr.proxy.dialects.error_forms import render_error
 from llamafile_mgr.proxy.http import Reply, StreamCutError, StreamReply
-from llamafile_mgr.proxy.server_sent_events import EventFilter, EventStyle, render_event
+from llamafile_mgr.proxy.server_sent_events import EventStyle, Translation
 from llamafile_mgr.supervisor.calls import Caller, Priority, Weight
 from llamafile_mgr.supervisor.dispatch import Permit, RequestWork, WorkerSlot
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = [
-    "EngineAnswer",
-    "ask_engine",
-    "check_reply",
-    "pass_on",
-    "prepare_body",
-    "style_of",
-]
+__all__ = ["OpenAnswer", "ask_engine", "check_reply", "pass_on", "prepare_body", "style_of"]
 
 #: Between two bytes of a stream that has begun.
 _SILENCE_SECONDS = 600.0
@@ -39,24 +31,20 @@ _KEEP_ALIVE_SECONDS = 15.0
 _KEEP_ALIVE = b": keep-alive\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class EngineAnswer:
-    """An engine's answer: ``whole``, or one that still comes and must be closed."""
+@dataclass(slots=True)
+class OpenAnswer:
+    """An answer that still comes, with the worker slot and the permit that it keeps until closed."""
 
-    whole: EngineReply | None
-    _open: _OpenStream | None = None
-    _permit: Permit | None = None
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Return the pieces of an answer that still comes."""
-        assert self._open is not None  # noqa: S101
-        return self._open.stream.chunks(_SILENCE_SECONDS)
+    stream: EngineStream
+    slot: WorkerSlot
+    permit: Permit | None = None
 
     def close(self) -> None:
-        """Give the places of an answer that still comes back; what has not come is broken off."""
-        if self._open is not None and self._permit is not None:
-            self._open.close()
-            self._permit.release()
+        """Break off what has not come, and give slot and permit back."""
+        self.stream.close()
+        self.slot.end()
+        if self.permit is not None:
+            self.permit.release()
 
 
 def style_of(path: str, body: Mapping[str, Any]) -> EventStyle:
@@ -94,8 +82,8 @@ def prepare_body(path: str, body: dict[str, Any], style: EventStyle) -> dict[str
 
 async def ask_engine(
     pool: Pool, request: EngineRequest, caller: Caller, weight: Weight, *, streamed: bool
-) -> EngineAnswer:
-    """Return an engine's answer. One that comes as a stream keeps its places until it is closed.
+) -> EngineReply | OpenAnswer:
+    """Return an engine's answer, whole or one that still comes and must be closed.
 
     Raises:
         BusyError: the queue is full.
@@ -110,13 +98,14 @@ async def ask_engine(
     except BaseException:
         permit.release()
         raise
+    if isinstance(answer, OpenAnswer):
+        answer.permit = permit
+        return answer
+    permit.release()
     if isinstance(answer, Error):
-        permit.release()
         raise answer
-    if not isinstance(answer, _OpenStream):
-        permit.release()
-        return EngineAnswer(answer)
-    return EngineAnswer(None, answer, permit)
+    reply: EngineReply = answer
+    return reply
 
 
 class _StreamWork(RequestWork):
@@ -128,28 +117,15 @@ class _StreamWork(RequestWork):
         stream = await slot.connection().open_stream(payloads[0])
         if stream.content_type.startswith("text/event-stream"):
             slot.keep()
-            return [_OpenStream(stream, slot)]
+            return [OpenAnswer(stream, slot)]
         try:
             return [await stream.read(_SILENCE_SECONDS)]
         finally:
             stream.close()
 
     def discard(self, result: Any) -> None:
-        if isinstance(result, _OpenStream):
+        if isinstance(result, OpenAnswer):
             result.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenStream:
-    """An answer that still comes, and its place at the engine."""
-
-    stream: EngineStream
-    slot: WorkerSlot
-
-    def close(self) -> None:
-        """Break off what has not come, and give the place back."""
-        self.stream.close()
-        self.slot.end()
 
 
 _WHOLES, _STREAMS = RequestWork(), _StreamWork()
@@ -172,29 +148,29 @@ def check_reply(reply: EngineReply) -> EngineReply:
     raise EngineError(f"the engine answered {reply.status}: {text}")
 
 
-def pass_on(answer: EngineAnswer, style: EventStyle, headers: Mapping[str, str]) -> Reply | StreamReply:
-    """Return an engine's answer as ours.
+def pass_on(
+    answer: EngineReply | OpenAnswer, form: Translation, headers: Mapping[str, str]
+) -> Reply | StreamReply:
+    """Return an engine's answer as ours, in the client's form.
 
     Raises:
         EngineRefusedError, EngineError: as ``check_reply`` does.
     """
-    if answer.whole is not None:
-        reply = check_reply(answer.whole)
-        return Reply(200, reply.body, reply.content_type or "application/json", headers)
-    return StreamReply(200, "text/event-stream", _relay(answer, style), headers, answer.close)
+    if isinstance(answer, EngineReply):
+        return form.whole(check_reply(answer), headers)
+    return StreamReply(200, form.content_type, _relay(answer, form), headers, answer.close)
 
 
-async def _relay(answer: EngineAnswer, style: EventStyle) -> AsyncGenerator[bytes]:
-    """Yield the engine's events; a death midway becomes an error event and a cut connection."""
-    events = EventFilter(style)
+async def _relay(answer: OpenAnswer, form: Translation) -> AsyncGenerator[bytes]:
+    """Yield the engine's events in their form; a death midway becomes an error event and a cut connection."""
     try:
-        async for piece in _with_keep_alive(answer.chunks(), style.takes_comments):
-            if out := (piece if piece is _KEEP_ALIVE else events.feed(piece)):
+        async for piece in _with_keep_alive(answer.stream.chunks(_SILENCE_SECONDS), form.takes_comments):
+            if out := (piece if piece is _KEEP_ALIVE else form.feed(piece)):
                 yield out
     except EngineError as error:
-        yield render_event(render_error(error))
+        yield form.fail(error)
         raise StreamCutError from error
-    if out := events.finish():
+    if out := form.finish():
         yield out
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from llamafile_mgr.errors import BodyTooLargeError
 from llamafile_mgr.proxy.api_errors import SlowBodyError
 from llamafile_mgr.proxy.http import ClientGoneError
 
-__all__ = ["ClientLine", "Exchange", "render_head"]
+if TYPE_CHECKING:
+    from llamafile_mgr.proxy.connection import Connection
+
+__all__ = ["Exchange", "render_head"]
 
 #: Unread bytes of a body above this stop the reading until somebody wants them.
 _HIGH_WATER_BYTES = 64 * 1024
@@ -21,30 +25,6 @@ _STATUS_LINES = {int(each): f"HTTP/1.1 {int(each)} {each.phrase}\r\n" for each i
 _BODILESS = frozenset({204, 304})
 #: What ends a header's line, or is read differently by different parsers.
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-class ClientLine(Protocol):
-    """The connection as its exchanges need it; ``connection.Connection`` is one."""
-
-    address: str
-    scheme: str
-    stall_seconds: float
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, or hold them back while the client does not take them."""
-
-    def pause_reading(self) -> None:
-        """Take no more from the client for now."""
-
-    def resume_reading(self) -> None:
-        """Take more again."""
-
-    @property
-    def unsent(self) -> int:
-        """Return how many bytes wait for the client, 0 unless there are so many that we should wait too."""
-
-    def abort(self) -> None:
-        """End the connection at once."""
 
 
 def render_head(status: int, headers: Mapping[str, str]) -> bytes:
@@ -56,68 +36,38 @@ def render_head(status: int, headers: Mapping[str, str]) -> bytes:
     return "".join(lines).encode("latin-1", "replace")
 
 
+@dataclass(slots=True, eq=False)
 class Exchange:
     """What the client sent, and what it is answered: one whole reply, or a head and pieces.
 
-    ``target``: as sent. ``headers``: names in lower case; repeated ones are joined, so that of two hosts
-    neither is believed. ``gone``: the client has left. ``on_gone`` is called when it does. ``task``: answers
-    this request.
+    ``address``: the client's. ``target``: as sent. ``headers``: names in lower case; repeated ones are
+    joined, so that of two hosts neither is believed. ``gone``: the client has left. ``on_gone`` is called
+    when it does. ``task``: answers this request.
     ``begun``: a reply's head has been sent; ``answered``: its end too. ``reusable``: the connection may
     serve another request.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_continued",
-        "_line",
-        "_pieces",
-        "_unread",
-        "_waiter",
-        "answered",
-        "begun",
-        "complete",
-        "expects_continue",
-        "gone",
-        "headers",
-        "method",
-        "on_gone",
-        "received",
-        "reusable",
-        "target",
-        "task",
-        "version",
-    )
-
-    def __init__(self, line: ClientLine) -> None:
-        self._line = line
-        self.method = ""
-        self.target = b""
-        self.version = "1.1"
-        self.headers: dict[str, str] = {}
-        self.expects_continue = False
-        self.reusable = True
-        self.complete = False
-        self.received = 0
-        self.begun = False
-        self.answered = False
-        self.gone = False
-        self.on_gone: Callable[[], None] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self._pieces: list[bytes] = []
-        self._unread = True
-        self._continued = False
-        self._chunked = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def address(self) -> str:
-        """Return the client's address."""
-        return self._line.address
-
-    @property
-    def scheme(self) -> str:
-        """Return ``http`` or ``https``."""
-        return self._line.scheme
+    _line: Connection
+    address: str
+    scheme: str
+    method: str = ""
+    target: bytes = b""
+    version: str = "1.1"
+    headers: dict[str, str] = field(default_factory=dict)
+    expects_continue: bool = False
+    reusable: bool = True
+    complete: bool = False
+    received: int = 0
+    begun: bool = False
+    answered: bool = False
+    gone: bool = False
+    on_gone: Callable[[], None] | None = None
+    task: asyncio.Task[None] | None = None
+    _pieces: list[bytes] = field(default_factory=list)
+    _unread: bool = True
+    _continued: bool = False
+    _chunked: bool = False
+    _waiter: asyncio.Future[None] | None = None
 
     # What the connection tells.
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
@@ -66,6 +66,18 @@ class Front:
         self.metrics = ProxyMetrics()
         self.recent_errors: deque[RecentError] = deque(maxlen=_RECENT_ERRORS)
         self.started = time.time()
+
+    def describe(self, pool: Pool) -> dict[str, Any]:
+        """Return what clients and people ask of a model."""
+        plan, embedder = pool.plan, self.embedders.get(pool.plan.name)
+        return {
+            "role": plan.role.value,
+            "ready": pool.ready,
+            "engine_family": plan.family.value,
+            "dimensions": plan.dimensions,
+            "max_tokens": plan.max_tokens,
+            "vector_space": embedder.vector_space if embedder is not None else None,
+        }
 
     def choose(self, role: Role, name: object, request: Request, padding: Padding) -> RoutedCall:
         """Return where a call goes and note it in the request's progress. Raises RequestError."""

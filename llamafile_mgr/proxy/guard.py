@@ -34,7 +34,7 @@ class Guard:
             ForeignOriginError: a page of another origin.
         """
         host = headers.get("host", "")
-        if not self._is_ours(host):
+        if not _names_us(host, self.hosts):
             raise ForeignHostError(f"this proxy does not answer for the host {host[:100]!r}")
         origin = headers.get("origin")
         if origin is None or origin.lower() == f"{scheme}://{host}".lower():
@@ -59,9 +59,6 @@ class Guard:
             "access-control-allow-headers": wanted if safe else "",
             "access-control-max-age": _PREFLIGHT_SECONDS,
         }
-
-    def _is_ours(self, authority: str) -> bool:
-        return _names_us(authority, self.hosts)
 
 
 @lru_cache(maxsize=256)

@@ -48,7 +48,7 @@ class Padding(Enum):
 
 @dataclass(slots=True)
 class RequestProgress:
-    """What a handler has found out so far; the dispatcher reads it for holding, logs and metrics.
+    """What a handler has found out so far; the dispatcher reads it for padding, logs and metrics.
 
     ``pool``: the one that answers. ``padding``: what may keep the connection alive while it is not ready.
     ``caller``: what the pool noted of its waiting and computing. ``items``: texts that it brought.

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError
@@ -26,10 +26,7 @@ class Key:
     """One key and whose it is; the name appears in logs, the secret nowhere."""
 
     name: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"Key(name={self.name!r})"
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

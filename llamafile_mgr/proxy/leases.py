@@ -26,7 +26,7 @@ from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.tasks import start_task
 
-__all__ = ["LeaseBook", "LeaseTerms", "Leases", "find_defaults", "find_failure", "single_instance"]
+__all__ = ["LeaseTable", "LeaseTerms", "Leases", "find_defaults", "find_failure", "single_instance"]
 
 #: How long after its start a ``serve`` for its users waits for the first of them.
 FIRST_USER_SECONDS = 10.0
@@ -47,7 +47,7 @@ class LeaseTerms:
     starter_is_gone: Callable[[], bool]
 
 
-class LeaseBook:
+class LeaseTable:
     """Which leases are held, and since when none is. Times are those of one monotonic clock. Pure."""
 
     def __init__(self, now: float, patience_seconds: float = FIRST_USER_SECONDS) -> None:
@@ -96,7 +96,7 @@ class Leases:
         self._changes = changes
         self._access = access
         self._terms = terms
-        self._book = LeaseBook(time.monotonic())
+        self._table = LeaseTable(time.monotonic())
         self._watchers: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._started = False
@@ -111,7 +111,7 @@ class Leases:
     @property
     def users(self) -> int:
         """Return how many leases are held."""
-        return len(self._book)
+        return len(self._table)
 
     def mark_started(self) -> None:
         """Note that every model was ready once; from now on an unloaded one is as good as a ready one."""
@@ -126,7 +126,7 @@ class Leases:
 
     async def unused(self) -> None:
         """Return when no lease has been held for long enough; none is given from then on."""
-        while (left := self._book.left(time.monotonic())) != 0:
+        while (left := self._table.left(time.monotonic())) != 0:
             await self._changes.wait(left)
         self._closed = True
 
@@ -148,7 +148,7 @@ class Leases:
         """
         process, keep_seconds = _read_process(command), _read_keep(command)
         self._check()
-        number = self._book.add(time.monotonic())
+        number = self._table.add(time.monotonic())
         try:
             yield {"leased": True, "key": self.key, **self._access}
             async with contextlib.aclosing(self._until_ready(gone)) as answers:
@@ -207,7 +207,7 @@ class Leases:
             self._drop(number, keep_seconds)
 
     def _drop(self, number: int, keep_seconds: float) -> None:
-        self._book.drop(number, time.monotonic(), keep_seconds)
+        self._table.drop(number, time.monotonic(), keep_seconds)
         self._changes.announce()
 
 
@@ -235,12 +235,8 @@ def _read_process(command: Mapping[str, Any]) -> Holder | None:
     if told is None:
         return None
     try:
-        process = Holder(
-            pid=int(told["pid"]),
-            started_at=float(told["started_at"]),
-            host=str(told["host"]),
-            purpose=str(told["purpose"]),
-        )
+        pid, started_at = int(told["pid"]), float(told["started_at"])
+        process = Holder(pid, started_at, str(told["host"]), str(told["purpose"]))
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"the process of the lease makes no sense: {error}") from error
     if not is_of_this_computer(process) or not is_alive(process):

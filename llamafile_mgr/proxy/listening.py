@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from llamafile_mgr.errors import ConfigError, PortInUseError
 
-__all__ = ["addresses_of", "allow_descriptors", "bind_sockets", "close_sockets", "endpoint"]
+__all__ = ["addresses_of", "allow_descriptors", "bind_sockets", "close_sockets", "endpoint", "not_local"]
 
 _BACKLOG = 2048
 _DESCRIPTORS = 65_536
@@ -66,31 +66,27 @@ def addresses_of(host: str, *, public: bool = False) -> tuple[str, ...]:
     """
     addresses = _LOOPBACK if host in ("127.0.0.1", "localhost") else (host.strip("[]"),)
     for address in addresses:
-        if public and not _is_address(address):
+        parsed = _parse_address(address)
+        if public and parsed is None:
             raise ConfigError(
                 f"serve.host must be an address, not {host!r}", hint="0.0.0.0 means all of IPv4"
             )
-        if not public and not _is_loopback(address):
-            raise ConfigError(
-                f"will not listen on {host}: the proxy has no API keys, so it serves this machine alone",
-                hint="set serve.keys_file, or use 127.0.0.1",
-            )
+        if not public and not (parsed and parsed.is_loopback):
+            raise not_local(host, "set serve.keys_file, or use 127.0.0.1")
     return addresses
 
 
-def _is_address(address: str) -> bool:
+def _parse_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(address)
+        return ipaddress.ip_address(address)
     except ValueError:
-        return False
-    return True
+        return None
 
 
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+def not_local(host: str, hint: str) -> ConfigError:
+    """Return why an address that others reach is not listened on without API keys."""
+    said = f"will not listen on {host}: the proxy has no API keys, so it serves this machine alone"
+    return ConfigError(said, hint=hint)
 
 
 def _bind(address: str, port: int, *, optional: bool) -> socket.socket | None:
@@ -138,5 +134,5 @@ def close_sockets(sockets: Sequence[socket.socket]) -> None:
 def endpoint(sockets: Sequence[socket.socket], *, secure: bool = False) -> str:
     """Return the base URL of the first socket."""
     address, port = sockets[0].getsockname()[:2]
-    scheme = "https" if secure else "http"
-    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
+    host = f"[{address}]" if ":" in address else address
+    return f"{'https' if secure else 'http'}://{host}:{port}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
 
 from llamafile_mgr.histograms import Histogram, HistogramSnapshot
 
 __all__ = ["Counter", "ProxyMetrics", "Sample", "Timings", "histogram_samples", "render_metric"]
 
 Labels = tuple[str, ...]
+_V = TypeVar("_V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,51 +23,54 @@ class Sample:
     suffix: str = ""
 
 
-class Counter:
-    """A number per combination of labels that only grows."""
+class _Family(Generic[_V]):
+    """A metric with a value per combination of labels."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, help_text: str, labels: Sequence[str]) -> None:
+        self.name = name
+        self.help_text = help_text
+        self.values: dict[Labels, _V] = {}
+        self._names = tuple(labels)
+
+    def _labelled(self) -> Iterator[tuple[dict[str, str], _V]]:
+        for labels in sorted(self.values):
+            yield dict(zip(self._names, labels, strict=True)), self.values[labels]
+
+
+class Counter(_Family[int]):
+    """A number that only grows."""
 
     kind = "counter"
 
-    def __init__(self, name: str, help_text: str, labels: Sequence[str]) -> None:
-        self.name = name
-        self.help_text = help_text
-        self._names = tuple(labels)
-        self.values: dict[Labels, float] = {}
+    def add(self, *labels: str) -> None:
+        """Count one more."""
+        self.values[labels] = self.values.get(labels, 0) + 1
 
-    def add(self, *labels: str, amount: float = 1.0) -> None:
-        """Add ``amount``."""
-        self.values[labels] = self.values.get(labels, 0.0) + amount
-
-    def samples(self) -> Iterable[Sample]:
+    def samples(self) -> Iterator[Sample]:
         """Return every line."""
-        for labels, value in sorted(self.values.items()):
-            yield Sample(dict(zip(self._names, labels, strict=True)), value)
+        return (Sample(labels, value) for labels, value in self._labelled())
 
 
-class Timings:
-    """A histogram of seconds per combination of labels."""
+class Timings(_Family[Histogram]):
+    """A histogram of seconds."""
 
     kind = "histogram"
 
-    def __init__(self, name: str, help_text: str, labels: Sequence[str]) -> None:
-        self.name = name
-        self.help_text = help_text
-        self._names = tuple(labels)
-        self._values: dict[Labels, Histogram] = {}
-
     def observe(self, seconds: float, *labels: str) -> None:
         """Count one observation."""
-        self._values.setdefault(labels, Histogram()).add(seconds)
+        self.values.setdefault(labels, Histogram()).add(seconds)
 
     def quantile(self, share: float, *labels: str) -> float | None:
         """Return the upper bound of the bucket in which ``share`` of the observations end."""
-        found = self._values.get(labels)
+        found = self.values.get(labels)
         return None if found is None else found.snapshot().quantile(share)
 
-    def samples(self) -> Iterable[Sample]:
+    def samples(self) -> Iterator[Sample]:
         """Return every line: cumulative buckets, the sum and the count."""
-        for labels, values in sorted(self._values.items(), key=lambda each: each[0]):
-            yield from histogram_samples(dict(zip(self._names, labels, strict=True)), values.snapshot())
+        for labels, histogram in self._labelled():
+            yield from histogram_samples(labels, histogram.snapshot())
 
 
 def histogram_samples(labels: Mapping[str, str], histogram: HistogramSnapshot) -> Iterable[Sample]:
@@ -82,11 +87,7 @@ def render_metric(name: str, kind: str, help_text: str, samples: Iterable[Sample
     lines = [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"]
     for sample in samples:
         labels = ",".join(f'{key}="{_escape(value)}"' for key, value in sample.labels.items())
-        lines.append(
-            f"{name}{sample.suffix}{{{labels}}} {sample.value:.10g}"
-            if labels
-            else f"{name} {sample.value:.10g}"
-        )
+        lines.append(f"{name}{sample.suffix}{f'{{{labels}}}' if labels else ''} {sample.value:.10g}")
     return "\n".join(lines) + "\n"
 
 
@@ -110,11 +111,5 @@ class ProxyMetrics:
 
     def render(self) -> str:
         """Return all of them as text."""
-        every: list[Counter | Timings] = [
-            self.requests,
-            self.errors,
-            self.request_seconds,
-            self.queue_seconds,
-            self.engine_seconds,
-        ]
+        every: Iterable[Counter | Timings] = vars(self).values()
         return "".join(render_metric(each.name, each.kind, each.help_text, each.samples()) for each in every)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llamafile_mgr import __version__
@@ -14,15 +14,28 @@ from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.metrics import Sample, render_metric
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.process_memory import resident_bytes
+from llamafile_mgr.supervisor.queue import CallQueue
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot
 
-__all__ = ["describe_status", "render_metrics"]
+__all__ = ["describe_readiness", "describe_status", "render_metrics"]
 
 
 async def render_metrics(front: Front) -> str:
     """Return everything for ``/metrics``."""
     memory = await _weigh(front)
     snapshots = [pool.snapshot() for pool in front.pools]
-    engines = [(pool.model, engine) for pool in snapshots for engine in pool.engines]
+    engines = [
+        ({"model": pool.model, "engine": engine.name}, engine)
+        for pool in snapshots
+        for engine in pool.engines
+    ]
+
+    def of_engines(read: Callable[[EngineSnapshot], float | None]) -> list[Sample]:
+        return [Sample(labels, value) for labels, each in engines if (value := read(each)) is not None]
+
+    def of_queues(read: Callable[[CallQueue], float]) -> list[Sample]:
+        return [Sample({"model": pool.plan.name}, read(pool.calls.queue)) for pool in front.pools]
+
     gauges = {
         "llamafile_model_ready": (
             "Whether a model can be asked.",
@@ -30,43 +43,30 @@ async def render_metrics(front: Front) -> str:
         ),
         "llamafile_engine_restarts": (
             "Starts of an engine after its first.",
-            [Sample({"model": model, "engine": engine.name}, engine.restarts) for model, engine in engines],
+            of_engines(lambda engine: engine.restarts),
         ),
         "llamafile_engine_in_flight": (
             "Requests that an engine works on.",
-            [Sample({"model": model, "engine": engine.name}, engine.in_flight) for model, engine in engines],
+            of_engines(lambda engine: engine.in_flight),
         ),
         "llamafile_engine_memory_bytes": (
             "Resident memory of an engine.",
-            [
-                Sample({"model": model, "engine": engine.name}, memory.get(engine.pid, 0))
-                for model, engine in engines
-            ],
+            of_engines(lambda engine: memory.get(engine.pid, 0)),
         ),
         "llamafile_engine_speed_ratio": (
             "An engine's throughput as a share of the best that it has shown.",
-            [
-                Sample({"model": model, "engine": engine.name}, engine.speed)
-                for model, engine in engines
-                if engine.speed is not None
-            ],
+            of_engines(lambda engine: engine.speed),
         ),
         "llamafile_engine_slow": (
             "Whether an engine's throughput is below half of its best.",
-            [Sample({"model": model, "engine": engine.name}, engine.slow) for model, engine in engines],
+            of_engines(lambda engine: engine.slow),
         ),
-        "llamafile_queue_items": (
-            "Texts that run or wait.",
-            [Sample({"model": pool.plan.name}, pool.calls.queue.items) for pool in front.pools],
-        ),
+        "llamafile_queue_items": ("Texts that run or wait.", of_queues(lambda queue: queue.items)),
         "llamafile_queue_tokens": (
             "Estimated tokens that run or wait.",
-            [Sample({"model": pool.plan.name}, pool.calls.queue.tokens) for pool in front.pools],
+            of_queues(lambda queue: queue.tokens),
         ),
-        "llamafile_proxy_memory_bytes": (
-            "Resident memory of the proxy.",
-            [Sample({}, memory[None])],
-        ),
+        "llamafile_proxy_memory_bytes": ("Resident memory of the proxy.", [Sample({}, memory[None])]),
         "llamafile_uptime_seconds": ("Since the proxy started.", [Sample({}, time.time() - front.started)]),
     }
     measured = [render_metric(name, "gauge", text, samples) for name, (text, samples) in gauges.items()]
@@ -82,29 +82,19 @@ async def describe_status(front: Front) -> dict[str, Any]:
         "uptime_seconds": round(time.time() - front.started, 1),
         "memory_bytes": memory[None],
         "models": [_describe_model(front, pool, memory) for pool in front.pools],
-        "recent_errors": [
-            {"time": error.time, "status": error.status, "path": error.path, "message": error.message}
-            for error in reversed(front.recent_errors)
-        ],
+        "recent_errors": list(reversed(front.recent_errors)),
     }
 
 
 def _describe_model(front: Front, pool: Pool, memory: Mapping[int | None, int]) -> dict[str, Any]:
-    snapshot, plan = pool.snapshot(), pool.plan
-    queue, embedder = pool.calls.queue, front.embedders.get(plan.name)
-    counted = [value for labels, value in front.metrics.requests.values.items() if labels[1] == plan.name]
+    name, queue = pool.plan.name, pool.calls.queue
     return {
-        "model": plan.name,
-        "role": plan.role.value,
-        "ready": snapshot.ready,
-        "engine_family": plan.family.value,
-        "dimensions": plan.dimensions,
-        "max_tokens": plan.max_tokens,
-        "vector_space": embedder.vector_space if embedder is not None else None,
-        "requests": int(sum(counted)),
+        "model": name,
+        **front.describe(pool),
+        "requests": sum(n for labels, n in front.metrics.requests.values.items() if labels[1] == name),
         "tokens_per_second": pool.calls.rate(),
-        "seconds_p50": _finite(front.metrics.engine_seconds.quantile(0.5, plan.name)),
-        "seconds_p95": _finite(front.metrics.engine_seconds.quantile(0.95, plan.name)),
+        "seconds_p50": _finite(front.metrics.engine_seconds.quantile(0.5, name)),
+        "seconds_p95": _finite(front.metrics.engine_seconds.quantile(0.95, name)),
         "queue": {
             "items": queue.items,
             "tokens": queue.tokens,
@@ -113,18 +103,44 @@ def _describe_model(front: Front, pool: Pool, memory: Mapping[int | None, int]) 
         },
         "engines": [
             {
-                "name": engine.name,
-                "state": engine.state.value,
-                "seconds": round(engine.age_seconds, 1),
-                "restarts": engine.restarts,
+                **_describe_engine(engine),
                 "in_flight": engine.in_flight,
-                "cause": engine.cause,
                 "speed": engine.speed,
                 "slow": engine.slow,
                 "memory_bytes": None if engine.pid is None else memory.get(engine.pid),
             }
-            for engine in snapshot.engines
+            for engine in pool.snapshot().engines
         ],
+    }
+
+
+def describe_readiness(front: Front) -> tuple[bool, dict[str, Any]]:
+    """Return whether every wanted model can be asked, and each model's state with its cause.
+
+    A model that rests is no obstacle: its next call starts it.
+    """
+    pools = [pool.snapshot() for pool in front.pools]
+    ready = all(pool.ready or pool.resting for pool in pools)
+    models = [
+        {
+            "model": pool.model,
+            "role": pool.role,
+            "ready": pool.ready,
+            "resting": pool.resting,
+            "engines": [_describe_engine(engine) for engine in pool.engines],
+        }
+        for pool in pools
+    ]
+    return ready, {"status": "ready" if ready else "not ready", "models": models}
+
+
+def _describe_engine(engine: EngineSnapshot) -> dict[str, Any]:
+    return {
+        "name": engine.name,
+        "state": engine.state.value,
+        "seconds": round(engine.age_seconds, 3),
+        "restarts": engine.restarts,
+        "cause": engine.cause,
     }
 
 

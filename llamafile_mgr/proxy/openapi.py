@@ -54,7 +54,7 @@ def _describe(dialect: Dialect, route: Route, dialects: Sequence[Dialect]) -> di
             status: {"description": text} if status == "200" else {"description": text, "content": error}
             for status, text in _STATUSES.items()
         },
-        "security": [] if route.access.public else [{}, {"key": []}],
+        "security": [] if route.public else [{}, {"key": []}],
     }
     if "{name}" in route.path:
         described["parameters"] = [
@@ -72,7 +72,7 @@ def _body(route: Route, dialects: Sequence[Dialect]) -> Schema:
     """Return the schema of every body that the route reads."""
     schemas = [route.schema]
     for dialect in dialects:
-        form = route.shared(dialect) if route.shared is not None else None
+        form = getattr(dialect, route.shared) if route.shared is not None else None
         if form is not None and form.schema not in schemas:
             schemas.append(form.schema)
     return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.errors import ConfigError
-from llamafile_mgr.proxy.connection import Connection, ConnectionLimits, Connections
+from llamafile_mgr.proxy.connection import Connection, Connections
 from llamafile_mgr.proxy.exchange import Exchange
 
 __all__ = ["HttpServer"]
@@ -28,15 +28,14 @@ class HttpServer:
 
     def __init__(self, answer: Callable[[Exchange], Awaitable[None]], settings: ServeConfig) -> None:
         self._tls = _load_tls(settings)
-        limits = ConnectionLimits(settings.header_seconds, settings.idle_seconds)
-        self._header_seconds = settings.header_seconds
-        self._shared = Connections(answer, limits, secure=self._tls is not None)
+        secure = self._tls is not None
+        self._shared = Connections(answer, settings.header_seconds, settings.idle_seconds, secure)
         self._servers: list[asyncio.Server] = []
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Begin to answer on ``sockets``."""
         loop = asyncio.get_running_loop()
-        patience = self._header_seconds if self._tls is not None else None
+        patience = self._shared.header_seconds if self._shared.secure else None
         for each in sockets:
             server = await loop.create_server(
                 lambda: Connection(self._shared),

@@ -7,12 +7,19 @@ but read a line ``error: {...}`` (which engines up to 0.9.3 send) as the end of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
 import orjson
 
-__all__ = ["EventFilter", "EventReader", "EventStyle", "render_event"]
+from llamafile_mgr.engines.messages import EngineReply
+from llamafile_mgr.engines.replies import read_json
+from llamafile_mgr.errors import Error
+from llamafile_mgr.proxy.dialects.error_forms import render_error
+from llamafile_mgr.proxy.http import Reply, json_reply
+
+__all__ = ["EventFilter", "EventStyle", "Translation", "render_event"]
 
 _DONE = b"data: [DONE]"
 
@@ -41,21 +48,48 @@ def render_event(value: object) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
-class EventReader:
-    """Takes an engine's bytes and gives the JSON of each event, without comments and ``[DONE]``."""
+class Translation:
+    """An engine's answer, whole or in pieces, in the form that its client reads.
 
-    def __init__(self) -> None:
-        self._buffer = b""
+    Made from the JSON of the engine's events, without comments and ``[DONE]``. An event that is an error
+    stays one.
+    """
 
-    def feed(self, data: bytes) -> list[Any]:
-        """Return what the events that ``data`` completed hold."""
+    content_type = "text/event-stream"
+    takes_comments = False
+    _buffer = b""
+
+    def whole(self, reply: EngineReply, headers: Mapping[str, str]) -> Reply:
+        """Return the answer that came whole."""
+        return json_reply(self.translate_whole(read_json(reply)), headers=headers)
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what the events that ``data`` completed become."""
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        return [value for line in lines for value in _read_line(line.strip())]
+        return b"".join(map(self._translate_line, lines))
 
-    def finish(self) -> list[Any]:
-        """Return what a last line without its end holds."""
-        line, self._buffer = self._buffer.strip(), b""
-        return _read_line(line)
+    def finish(self) -> bytes:
+        """Return what is still owed at the proper end."""
+        return self._translate_line(self._buffer) + self.end()
+
+    def fail(self, error: Error) -> bytes:
+        """Return what tells of an engine's death midway."""
+        return render_event(render_error(error))
+
+    def _translate_line(self, line: bytes) -> bytes:
+        return b"".join(map(self.translate, _read_line(line.strip())))
+
+    def translate_whole(self, reply: dict[str, Any]) -> dict[str, Any]:
+        """Return a whole answer's JSON."""
+        raise NotImplementedError
+
+    def translate(self, event: Any) -> bytes:
+        """Return what one event becomes, which may be nothing."""
+        raise NotImplementedError
+
+    def end(self) -> bytes:
+        """Return the end that such clients expect."""
+        raise NotImplementedError
 
 
 def _read_line(line: bytes) -> list[Any]:
@@ -69,24 +103,24 @@ def _read_line(line: bytes) -> list[Any]:
         return []
 
 
-class EventFilter:
-    """Takes an engine's bytes and gives whole events that the client's style allows."""
+class EventFilter(Translation):
+    """The engine's own form: of its events those, whole, that the client's style allows."""
 
     def __init__(self, style: EventStyle) -> None:
+        self.takes_comments = style.takes_comments
         self._style = style
-        self._buffer = b""
         self._done = False
 
+    def whole(self, reply: EngineReply, headers: Mapping[str, str]) -> Reply:
+        return Reply(200, reply.body, reply.content_type or "application/json", headers)
+
     def feed(self, data: bytes) -> bytes:
-        """Return the events that ``data`` completed."""
         self._buffer += data.replace(b"\r\n", b"\n")
         *events, self._buffer = self._buffer.split(b"\n\n")
         return b"".join(self._filter(event) for event in events)
 
     def finish(self) -> bytes:
-        """Return what is still owed at the proper end: a last event, and ``[DONE]`` where it is expected."""
         rest = self._filter(self._buffer) if self._buffer.strip() else b""
-        self._buffer = b""
         if self._style is EventStyle.STANDARD and not self._done:
             rest += _DONE + b"\n\n"
         return rest
@@ -100,8 +134,8 @@ class EventFilter:
             return b'data: {"error":' + _json_or_text(line[6:].strip()) + b"}"
         if line.strip() == _DONE:
             self._done = True
-            return line if self._style.takes_comments else None
-        if self._style.takes_comments:
+            return line if self.takes_comments else None
+        if self.takes_comments:
             return line or None
         if not line.startswith(b"data:"):
             return None

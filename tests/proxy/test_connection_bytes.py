@@ -9,10 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafile_mgr.proxy.connection import Connection, ConnectionLimits, Connections
+from llamafile_mgr.proxy.connection import Connection, Connections
 from llamafile_mgr.proxy.exchange import Exchange
-
-LIMITS = ConnectionLimits(header_seconds=30, idle_seconds=30)
 
 
 class Wire(asyncio.Transport):
@@ -72,7 +70,7 @@ def request(number: int, body: bytes, *, chunked: bool) -> bytes:
 async def feed(data: bytes, cuts: list[int]) -> Wire:
     """Give a connection the data in pieces, each when it is ready to read, and return what it wrote."""
     wire = Wire()
-    shared = Connections(echo, LIMITS, secure=False)
+    shared = Connections(echo, header_seconds=30, idle_seconds=30, secure=False)
     connection = Connection(shared)
     connection.connection_made(wire)
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})

@@ -11,14 +11,18 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.errors import EngineLostError, RequestError
 from llamafile_mgr.proxy.dialects.ollama import (
-    OllamaStream,
+    OllamaAnswer,
+    OllamaCall,
     parse_chat,
     parse_generate,
     render_loaded,
-    render_whole,
 )
 
 MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def answer(call: OllamaCall) -> OllamaAnswer:
+    return OllamaAnswer(call, "m", lambda: 1.0)
 
 
 def test_chat_becomes_openai_chat() -> None:
@@ -57,25 +61,25 @@ def test_tools_there_and_back() -> None:
     assert call.body is not None
     assert call.body["messages"][0]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":1}'}
     reply = {"choices": [{"message": {"tool_calls": [{"function": {"name": "f", "arguments": '{"x":1}'}}]}}]}
-    assert render_whole(call, "m", reply, 1.0)["message"]["tool_calls"] == [{"function": function}]
-    stream = OllamaStream(call, "m")
+    stream = answer(call)
+    assert stream.translate_whole(reply)["message"]["tool_calls"] == [{"function": function}]
     for part in (
         {"index": 0, "function": {"name": "f", "arguments": '{"x"'}},
         {"index": 0, "function": {"arguments": ":1}"}},
     ):
-        assert stream.feed({"choices": [{"delta": {"tool_calls": [part]}}]}) == b""
-    first, last = map(json.loads, stream.finish(0.0).splitlines())
+        assert stream.translate({"choices": [{"delta": {"tool_calls": [part]}}]}) == b""
+    first, last = map(json.loads, stream.end().splitlines())
     assert first["message"]["tool_calls"] == [{"function": function}]
     assert last["done"]
 
 
 def test_a_stream_of_lines() -> None:
-    stream = OllamaStream(parse_chat({"messages": MESSAGES}), "m")
-    out = stream.feed({"choices": [{"delta": {"role": "assistant", "content": None}}]})
-    out += stream.feed({"choices": [{"delta": {"content": "a"}, "finish_reason": None}]})
-    out += stream.feed({"choices": [{"delta": {}, "finish_reason": "length"}]})
-    out += stream.feed({"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 1}})
-    lines = [json.loads(line) for line in (out + stream.finish(1.0)).splitlines()]
+    stream = answer(parse_chat({"messages": MESSAGES}))
+    out = stream.translate({"choices": [{"delta": {"role": "assistant", "content": None}}]})
+    out += stream.translate({"choices": [{"delta": {"content": "a"}, "finish_reason": None}]})
+    out += stream.translate({"choices": [{"delta": {}, "finish_reason": "length"}]})
+    out += stream.translate({"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 1}})
+    lines = [json.loads(line) for line in (out + stream.end()).splitlines()]
     assert [line["message"]["content"] for line in lines] == ["a", ""]
     assert (lines[1]["done_reason"], lines[1]["eval_count"], lines[1]["prompt_eval_count"]) == (
         "length",
@@ -85,15 +89,15 @@ def test_a_stream_of_lines() -> None:
 
 
 def test_errors_are_lines_with_a_text() -> None:
-    stream = OllamaStream(parse_generate({"prompt": "x"}), "m")
-    assert json.loads(stream.feed({"error": {"message": "boom"}})) == {"error": "boom"}
+    stream = answer(parse_generate({"prompt": "x"}))
+    assert json.loads(stream.translate({"error": {"message": "boom"}})) == {"error": "boom"}
     assert json.loads(stream.fail(EngineLostError("gone")))["error"] == "gone"
 
 
 @given(st.text(min_size=1))
 def test_a_line_has_no_line_end_inside(text: str) -> None:
-    stream = OllamaStream(parse_generate({"prompt": "x"}), "m")
-    line = stream.feed({"choices": [{"delta": {"content": text}}]})
+    stream = answer(parse_generate({"prompt": "x"}))
+    line = stream.translate({"choices": [{"delta": {"content": text}}]})
     assert line.count(b"\n") == 1
     assert json.loads(line)["response"] == text
 

@@ -24,7 +24,7 @@ DOCUMENTS = ["a", "b", "c"]
 
 def parse_rerank(body: dict[str, Any]) -> RerankCall:
     """Parse a body as the shared routes do."""
-    form = find_form(DOCUMENTS_FORM, (dialect.rerank for dialect in DIALECTS), REQUEST, body)
+    form = find_form(DOCUMENTS_FORM, "rerank", DIALECTS, REQUEST, body)
     return form.parse(REQUEST, body)
 
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from llamafile_mgr.proxy.server_sent_events import render_event
+from llamafile_mgr.proxy.server_sent_events import Translation, render_event
 
-__all__ = ["CompletionStream", "LlamafileStream", "render_llamafile", "render_whole", "to_llamafile"]
+__all__ = ["LlamafileCompletion", "TextCompletion", "to_llamafile"]
 
 
 def to_llamafile(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,55 +21,57 @@ def to_llamafile(body: Mapping[str, Any]) -> dict[str, Any]:
     return sent
 
 
-def render_whole(reply: Mapping[str, Any], model: str, request_id: str) -> dict[str, Any]:
-    """Return a whole text completion."""
-    prompt, made = reply.get("tokens_evaluated", 0), reply.get("tokens_predicted", 0)
-    usage = {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
-    return {**_frame(model, request_id, str(reply.get("content", "")), _reason(reply)), "usage": usage}
-
-
-class CompletionStream:
-    """Turns the events of ``/completion`` into chunks of a text completion."""
+class TextCompletion(Translation):
+    """OpenAI's text completion, made from ``/completion``."""
 
     def __init__(self, model: str, request_id: str) -> None:
         self._model = model
         self._id = request_id
 
-    def feed(self, event: Any) -> bytes:
-        """Return the chunk of one event; an error stays one."""
+    def translate_whole(self, reply: Mapping[str, Any]) -> dict[str, Any]:
+        prompt, made = reply.get("tokens_evaluated", 0), reply.get("tokens_predicted", 0)
+        usage = {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+        return {**self._frame(reply, _reason(reply)), "usage": usage}
+
+    def translate(self, event: Any) -> bytes:
         if not isinstance(event, dict) or "error" in event:
             return render_event(event)
-        reason = _reason(event) if event.get("stop") else None
-        return render_event(_frame(self._model, self._id, str(event.get("content", "")), reason))
+        return render_event(self._frame(event, _reason(event) if event.get("stop") else None))
 
-    def finish(self) -> bytes:
-        """Return the end that OpenAI's clients expect."""
+    def end(self) -> bytes:
         return b"data: [DONE]\n\n"
 
-
-def render_llamafile(reply: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return llamafile's own completion from a whole text completion of OpenAI's form."""
-    choice, usage = _first_choice(reply), reply.get("usage") or {}
-    return {
-        "content": str(choice.get("text") or ""),
-        "stop": True,
-        "stopped_limit": choice.get("finish_reason") == "length",
-        "model": model,
-        "tokens_evaluated": usage.get("prompt_tokens", 0),
-        "tokens_predicted": usage.get("completion_tokens", 0),
-    }
+    def _frame(self, said: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
+        text = str(said.get("content", ""))
+        return {
+            "id": f"cmpl-{self._id}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": self._model,
+            "choices": [{"index": 0, "text": text, "finish_reason": reason, "logprobs": None}],
+        }
 
 
-class LlamafileStream:
-    """Turns the chunks of a text completion into the events of ``/completion``."""
+class LlamafileCompletion(Translation):
+    """Llamafile's own completion, made from OpenAI's text completion."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, request_id: str = "") -> None:
         self._model = model
         self._pieces = 0
         self._limited = False
 
-    def feed(self, event: Any) -> bytes:
-        """Return the event of one chunk, nothing for one without text; an error stays one."""
+    def translate_whole(self, reply: Mapping[str, Any]) -> dict[str, Any]:
+        choice, usage = _first_choice(reply), reply.get("usage") or {}
+        return {
+            "content": str(choice.get("text") or ""),
+            "stop": True,
+            "stopped_limit": choice.get("finish_reason") == "length",
+            "model": self._model,
+            "tokens_evaluated": usage.get("prompt_tokens", 0),
+            "tokens_predicted": usage.get("completion_tokens", 0),
+        }
+
+    def translate(self, event: Any) -> bytes:
         if not isinstance(event, dict) or "error" in event:
             return render_event(event)
         choice = _first_choice(event)
@@ -80,8 +82,7 @@ class LlamafileStream:
         self._pieces += 1
         return render_event({"content": str(text), "stop": False})
 
-    def finish(self) -> bytes:
-        """Return the last event, which has no text."""
+    def end(self) -> bytes:
         last = {"content": "", "stop": True, "stopped_limit": self._limited, "model": self._model}
         return render_event({**last, "tokens_predicted": self._pieces})
 
@@ -94,13 +95,3 @@ def _first_choice(reply: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reason(reply: Mapping[str, Any]) -> str:
     return "length" if reply.get("stopped_limit") or reply.get("stop_type") == "limit" else "stop"
-
-
-def _frame(model: str, request_id: str, text: str, reason: str | None) -> dict[str, Any]:
-    return {
-        "id": f"cmpl-{request_id}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [{"index": 0, "text": text, "finish_reason": reason, "logprobs": None}],
-    }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
 from llamafile_mgr.errors import Error
@@ -23,11 +23,9 @@ __all__ = [
     "Dialect",
     "EmbedCall",
     "Form",
-    "Offer",
     "RerankCall",
     "RerankRenderer",
     "Route",
-    "RouteAccess",
     "TokenizeCall",
     "find_form",
 ]
@@ -89,32 +87,27 @@ class Form(Generic[_Call]):
 
 RerankRenderer: TypeAlias = "Callable[[RerankCall, Sequence[tuple[int, float]], str, str], object]"
 Answer: TypeAlias = "Callable[[Front, Request], Awaitable[Reply | StreamReply]]"
-Offer: TypeAlias = "Callable[[Dialect], Form[Any] | None]"
-
-
-@dataclass(frozen=True, slots=True)
-class RouteAccess:
-    """Who may use a route. ``public``: no key is needed. ``admin``: only the administrator's key opens it."""
-
-    public: bool = False
-    admin: bool = False
+#: The calls that share routes; each is a field of ``Dialect``.
+SharedCall = Literal["embed", "rerank", "tokenize"]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """One path and method; a path's last part may be ``{name}``. ``schema``: of a body in the own form.
 
-    ``shared``: bodies in other dialects' forms of this kind are answered too. ``conditional``: it heeds
-    If-Vector-Space. ``hold_seconds``: silence while a model loads.
+    ``public``: no key is needed. ``admin``: only the administrator's key opens it. ``shared``: bodies in
+    other dialects' forms of this call are answered too. ``conditional``: it heeds If-Vector-Space.
+    ``hold_seconds``: silence while a model loads.
     """
 
     method: str
     path: str
     answer: Answer
     schema: Schema = field(default_factory=lambda: OBJECT)
-    access: RouteAccess = field(default_factory=RouteAccess)
+    public: bool = False
+    admin: bool = False
     hold_seconds: float = 10.0
-    shared: Offer | None = None
+    shared: SharedCall | None = None
     conditional: bool = False
 
 
@@ -137,11 +130,16 @@ class Dialect:
 
 
 def find_form(
-    own: Form[_Call], offered: Iterable[Form[_Call] | None], request: Request, body: Mapping[str, Any]
+    own: Form[_Call],
+    call: SharedCall,
+    dialects: Iterable[Dialect],
+    request: Request,
+    body: Mapping[str, Any],
 ) -> Form[_Call]:
     """Return the form of a body on a shared route: the first that claims it, else the route's ``own``.
 
     Recorded: langroid posts ``content`` to ``/embeddings``, OpenAI's clients without ``/v1`` post ``input``
     there, and Emacs posts ``input`` to ``/embedding``; each wants the shape of its key.
     """
+    offered: Iterable[Form[_Call] | None] = (getattr(dialect, call) for dialect in dialects)
     return next((form for form in offered if form and form.claims and form.claims(request, body)), own)

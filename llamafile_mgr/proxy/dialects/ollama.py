@@ -17,7 +17,6 @@ import orjson
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncation
-from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import Error, RequestError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.api_errors import UnknownModelError, UnsupportedError
@@ -25,14 +24,15 @@ from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
 from llamafile_mgr.proxy.dialects.error_forms import error_source
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
-from llamafile_mgr.proxy.engine_answers import check_reply
+from llamafile_mgr.proxy.engine_answers import pass_on
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Padding, Reply, Request, StreamReply, json_reply
 from llamafile_mgr.proxy.routes.embedding import embedding_route
-from llamafile_mgr.proxy.routes.generation import ask_chat, translate
+from llamafile_mgr.proxy.routes.generation import ask_chat
+from llamafile_mgr.proxy.server_sent_events import Translation
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["OLLAMA", "OllamaStream", "parse_chat", "parse_generate", "render_loaded", "render_whole"]
+__all__ = ["OLLAMA", "OllamaAnswer", "OllamaCall", "parse_chat", "parse_generate", "render_loaded"]
 
 #: The release of Ollama whose API this follows; programs compare it with the least they need.
 _API_LEVEL = "0.12.6"
@@ -88,17 +88,14 @@ async def _tags(front: Front, request: Request) -> Reply:
 
 async def _running(front: Front, request: Request) -> Reply:
     """Tell what is loaded: every model here stays so."""
-    return json_reply({"models": [_running_entry(pool.plan) for pool in front.pools if pool.ready]})
-
-
-def _running_entry(plan: Plan) -> dict[str, Any]:
-    entry = _entry(plan)
-    return {
-        **entry,
-        "expires_at": _FOR_EVER,
-        "size_vram": 0 if plan.settings.gpu in (None, "disable") else entry["size"],
-        "context_length": plan.max_tokens or plan.settings.context,
-    }
+    models = []
+    for plan in (pool.plan for pool in front.pools if pool.ready):
+        entry = _entry(plan)
+        entry["expires_at"] = _FOR_EVER
+        entry["size_vram"] = 0 if plan.settings.gpu in (None, "disable") else entry["size"]
+        entry["context_length"] = plan.max_tokens or plan.settings.context
+        models.append(entry)
+    return json_reply({"models": models})
 
 
 async def _show(front: Front, request: Request) -> Reply:
@@ -184,12 +181,7 @@ async def _generate(
         line = render_loaded(call, name)
         return Reply(200, _line(line), _NDJSON, headers) if call.stream else json_reply(line, headers=headers)
     answer = await ask_chat(front, request, choice, call.body)
-    if answer.whole is not None:
-        whole = read_json(check_reply(answer.whole))
-        return json_reply(render_whole(call, name, whole, time.monotonic() - began), headers=headers)
-    stream = OllamaStream(call, name)
-    lines = translate(answer, stream.feed, lambda: stream.finish(time.monotonic() - began), stream.fail)
-    return StreamReply(200, _NDJSON, lines, headers, answer.close)
+    return pass_on(answer, OllamaAnswer(call, name, lambda: time.monotonic() - began), headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,36 +277,33 @@ def render_loaded(call: OllamaCall, model: str) -> dict[str, Any]:
     return {**_frame(call, model, ""), "done": True, "done_reason": "load"}
 
 
-def render_whole(call: OllamaCall, model: str, reply: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Return an engine's whole chat reply in Ollama's form."""
-    choice = (reply.get("choices") or [{}])[0]
-    message = choice.get("message") or {}
-    line = _frame(call, model, message.get("content") or "", message.get("tool_calls"))
-    return {**line, **_ending(choice.get("finish_reason"), reply.get("usage") or {}, seconds)}
+class OllamaAnswer(Translation):
+    """Turns OpenAI's chat into Ollama's. ``seconds`` tells how long the call took."""
 
+    content_type = _NDJSON
 
-class OllamaStream:
-    """Turns the chunks of OpenAI's stream into Ollama's lines."""
-
-    def __init__(self, call: OllamaCall, model: str) -> None:
+    def __init__(self, call: OllamaCall, model: str, seconds: Callable[[], float]) -> None:
         self._call = call
         self._model = model
+        self._seconds = seconds
         self._reason: str | None = None
         self._usage: dict[str, Any] = {}
         self._tools: dict[int, dict[str, Any]] = {}
 
-    def feed(self, chunk: object) -> bytes:
-        """Return the line of one chunk; nothing for one without text.
+    def translate_whole(self, reply: dict[str, Any]) -> dict[str, Any]:
+        choice = (reply.get("choices") or [{}])[0]
+        message = choice.get("message") or {}
+        line = _frame(self._call, self._model, message.get("content") or "", message.get("tool_calls"))
+        return {**line, **_ending(choice.get("finish_reason"), reply.get("usage") or {}, self._seconds())}
 
-        A chunk that is an error becomes an error line.
-        """
-        if not isinstance(chunk, dict):
+    def translate(self, event: Any) -> bytes:
+        if not isinstance(event, dict):
             return b""
-        if "error" in chunk:
-            said = chunk["error"]
+        if "error" in event:
+            said = event["error"]
             return _line({"error": str(said.get("message", said) if isinstance(said, dict) else said)})
-        self._usage = chunk.get("usage") or self._usage
-        choice = (chunk.get("choices") or [{}])[0]
+        self._usage = event.get("usage") or self._usage
+        choice = (event.get("choices") or [{}])[0]
         self._reason = choice.get("finish_reason") or self._reason
         delta = choice.get("delta") or {}
         for part in delta.get("tool_calls") or ():
@@ -322,16 +311,16 @@ class OllamaStream:
         text = delta.get("content")
         return _line(_frame(self._call, self._model, text)) if text else b""
 
-    def finish(self, seconds: float) -> bytes:
+    def end(self) -> bytes:
         """Return the last line, with tool calls before it when there were some."""
-        last = _line({**_frame(self._call, self._model, ""), **_ending(self._reason, self._usage, seconds)})
+        ending = _ending(self._reason, self._usage, self._seconds())
+        last = _line({**_frame(self._call, self._model, ""), **ending})
         if not self._tools:
             return last
         calls = [self._tools[index] for index in sorted(self._tools)]
         return _line(_frame(self._call, self._model, "", calls)) + last
 
     def fail(self, error: Error) -> bytes:
-        """Return the line that tells of an engine's death."""
         return _line(_render_error(error))
 
     def _add_tool_part(self, part: dict[str, Any]) -> None:

@@ -115,22 +115,13 @@ async def _model(front: Front, request: Request) -> Reply:
 
 def _describe(front: Front, pool: Pool) -> dict[str, Any]:
     """Return an entry of the list of models, with what an embedding client needs to know in ``meta``."""
-    plan, embedder = pool.plan, front.embedders.get(pool.plan.name)
+    plan = pool.plan
     return {
         "id": plan.name,
         "object": "model",
         "created": int(front.started),
         "owned_by": "llamafile-mgr",
-        "meta": {
-            "role": plan.role.value,
-            "ready": pool.ready,
-            "engine_family": plan.family.value,
-            "dimensions": plan.dimensions,
-            "max_tokens": plan.max_tokens,
-            "slots": plan.settings.slots,
-            "vector_space": embedder.vector_space if embedder is not None else None,
-            "remotes": len(plan.remotes),
-        },
+        "meta": {**front.describe(pool), "slots": plan.settings.slots, "remotes": len(plan.remotes)},
     }
 
 

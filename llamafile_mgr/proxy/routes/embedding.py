@@ -25,8 +25,15 @@ def embedding_route(
     path: str, form: Form[EmbedCall], *, shared: bool = False, hold_seconds: float = 10.0
 ) -> Route:
     """Return a route whose calls give vectors. ``shared``: other dialects' forms are read there too."""
-    answer, offer = partial(_embed, form, shared), _offer if shared else None
-    return Route("POST", path, answer, form.schema, hold_seconds=hold_seconds, shared=offer, conditional=True)
+    return Route(
+        "POST",
+        path,
+        partial(_embed, form, shared),
+        form.schema,
+        hold_seconds=hold_seconds,
+        shared="embed" if shared else None,
+        conditional=True,
+    )
 
 
 def parse_embedding(
@@ -37,14 +44,10 @@ def parse_embedding(
     Raises:
         RequestError: no usable texts, a field whose value cannot be honoured, or chunks of a form without.
     """
-    call = find_form(own, map(_offer, others), request, body).parse(request, body)
+    call = find_form(own, "embed", others, request, body).parse(request, body)
     if not call.request.return_chunks:
         refuse_chunks(body)
     return call
-
-
-def _offer(dialect: Dialect) -> Form[EmbedCall] | None:
-    return dialect.embed
 
 
 async def _embed(own: Form[EmbedCall], shared: bool, front: Front, request: Request) -> Reply:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache, partial
 from importlib import resources
-from typing import Any
 
 from llamafile_mgr import __version__
 from llamafile_mgr.errors import NotReadyError
-from llamafile_mgr.proxy.dialects.dialect import Route, RouteAccess
+from llamafile_mgr.proxy.dialects.dialect import Route
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Reply, Request, json_reply
-from llamafile_mgr.proxy.observing import describe_status, render_metrics
-from llamafile_mgr.supervisor.snapshots import PoolSnapshot
+from llamafile_mgr.proxy.observing import describe_readiness, describe_status, render_metrics
 
 __all__ = ["PAGE_ROUTES"]
 
-_PUBLIC = RouteAccess(public=True)
-_ADMIN = RouteAccess(admin=True)
 _FILES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
@@ -69,45 +64,17 @@ async def _health(front: Front, request: Request) -> Reply:
 
 
 async def _ready(front: Front, request: Request) -> Reply:
-    ready, body = _describe_readiness([pool.snapshot() for pool in front.pools])
+    ready, body = describe_readiness(front)
     return json_reply(body, status=200 if ready else NotReadyError.http_status)
 
 
-def _describe_readiness(pools: Sequence[PoolSnapshot]) -> tuple[bool, dict[str, Any]]:
-    """Return whether every wanted model can be asked, and each model's state with its cause.
-
-    A model that rests is no obstacle: its next call starts it.
-    """
-    ready = all(pool.ready or pool.resting for pool in pools)
-    models = [
-        {
-            "model": pool.model,
-            "role": pool.role,
-            "ready": pool.ready,
-            "resting": pool.resting,
-            "engines": [
-                {
-                    "name": engine.name,
-                    "state": engine.state.value,
-                    "seconds": round(engine.age_seconds, 3),
-                    "restarts": engine.restarts,
-                    "cause": engine.cause,
-                }
-                for engine in pool.engines
-            ],
-        }
-        for pool in pools
-    ]
-    return ready, {"status": "ready" if ready else "not ready", "models": models}
-
-
 PAGE_ROUTES = (
-    Route("GET", "/", _root, access=_PUBLIC),
-    Route("GET", "/ui/page.css", partial(_file, "page.css"), access=_PUBLIC),
-    Route("GET", "/ui/page.js", partial(_file, "page.js"), access=_PUBLIC),
-    Route("GET", "/ui/status.json", _status, access=_ADMIN),
-    Route("GET", "/metrics", _metrics, access=_ADMIN),
-    Route("GET", "/health", _health, access=_PUBLIC),
-    Route("GET", "/v1/health", _health, access=_PUBLIC),
-    Route("GET", "/ready", _ready, access=_PUBLIC),
+    Route("GET", "/", _root, public=True),
+    Route("GET", "/ui/page.css", partial(_file, "page.css"), public=True),
+    Route("GET", "/ui/page.js", partial(_file, "page.js"), public=True),
+    Route("GET", "/ui/status.json", _status, admin=True),
+    Route("GET", "/metrics", _metrics, admin=True),
+    Route("GET", "/health", _health, public=True),
+    Route("GET", "/v1/health", _health, public=True),
+    Route("GET", "/ready", _ready, public=True),
 )

@@ -9,7 +9,7 @@ from llamafile_mgr.embedding.lengths import estimate_tokens
 from llamafile_mgr.engines.replies import error_text, says_too_long
 from llamafile_mgr.engines.reranking import read_scores, rerank_request
 from llamafile_mgr.errors import InputTooLongError
-from llamafile_mgr.proxy.dialects.dialect import Dialect, Form, RerankCall, Route, find_form
+from llamafile_mgr.proxy.dialects.dialect import Form, RerankCall, Route, find_form
 from llamafile_mgr.proxy.dialects.rerank_forms import best_documents
 from llamafile_mgr.proxy.engine_answers import check_reply
 from llamafile_mgr.proxy.front import Front
@@ -22,17 +22,13 @@ __all__ = ["rerank_route"]
 
 def rerank_route(path: str, form: Form[RerankCall]) -> Route:
     """Return a route that orders documents; other dialects' forms are read there too."""
-    return Route("POST", path, partial(_rerank, form), form.schema, shared=_offer)
-
-
-def _offer(dialect: Dialect) -> Form[RerankCall] | None:
-    return dialect.rerank
+    return Route("POST", path, partial(_rerank, form), form.schema, shared="rerank")
 
 
 async def _rerank(own: Form[RerankCall], front: Front, request: Request) -> Reply:
     body = request.json_object()
     choice = front.choose(Role.RERANK, body.get("model"), request, Padding.JSON)
-    call = find_form(own, map(_offer, front.dialects), request, body).parse(request, body)
+    call = find_form(own, "rerank", front.dialects, request, body).parse(request, body)
     count = len(call.documents)
     tokens = sum(map(estimate_tokens, call.documents)) + count * estimate_tokens(call.query)
     asked = rerank_request(call.query, call.documents, engine_headers(request.headers, request.request_id))

@@ -11,7 +11,7 @@ from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError, RequestError
 from llamafile_mgr.proxy.api_errors import UnsupportedError
-from llamafile_mgr.proxy.dialects.dialect import Dialect, Form, Route, TokenizeCall, find_form
+from llamafile_mgr.proxy.dialects.dialect import Form, Route, TokenizeCall, find_form
 from llamafile_mgr.proxy.engine_answers import check_reply
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
@@ -26,11 +26,7 @@ _MOST_TOKENS = 1_000_000
 
 def tokenize_route(path: str, form: Form[TokenizeCall]) -> Route:
     """Return a route that tells the tokens of texts; other dialects' forms are read there too."""
-    return Route("POST", path, partial(_tokenize, form), form.schema, shared=_offer)
-
-
-def _offer(dialect: Dialect) -> Form[TokenizeCall] | None:
-    return dialect.tokenize
+    return Route("POST", path, partial(_tokenize, form), form.schema, shared="tokenize")
 
 
 def _choose(front: Front, request: Request, body: dict[str, Any]) -> RoutedCall:
@@ -44,7 +40,7 @@ def _choose(front: Front, request: Request, body: dict[str, Any]) -> RoutedCall:
 async def _tokenize(own: Form[TokenizeCall], front: Front, request: Request) -> Reply:
     body = request.json_object()
     choice = _choose(front, request, body)
-    call = find_form(own, map(_offer, front.dialects), request, body).parse(request, body)
+    call = find_form(own, "tokenize", front.dialects, request, body).parse(request, body)
     if call.marked and not family_rules(choice.pool.plan.family).tells_token_texts:
         raise UnsupportedError("the engine tells no token texts", hint='send {"content": ...} for ids alone')
     one = _tokenize_marked if call.marked else _tokenize_plain
@@ -55,12 +51,7 @@ async def _tokenize(own: Form[TokenizeCall], front: Front, request: Request) -> 
 async def _tokenize_plain(
     front: Front, request: Request, pool: Pool, text: str, call: TokenizeCall
 ) -> list[Any]:
-    asked = family_rules(pool.plan.family).tokenize(text, special=call.special, pieces=call.pieces)
-    reply = await _call(front, request, pool, asked)
-    tokens = reply.get("tokens")
-    if not isinstance(tokens, list):
-        raise EngineError("the engine's reply has no token list")
-    return tokens
+    return await _ask(front, request, pool, text, special=call.special, pieces=call.pieces)
 
 
 async def _tokenize_marked(
@@ -83,13 +74,22 @@ def _count_before(marked: list[int], plain: list[int]) -> int:
     return 0
 
 
+async def _ask(
+    front: Front, request: Request, pool: Pool, text: str, *, special: bool, pieces: bool
+) -> list[Any]:
+    asked = family_rules(pool.plan.family).tokenize(text, special=special, pieces=pieces)
+    tokens = (await _call(front, request, pool, asked)).get("tokens")
+    if not isinstance(tokens, list):
+        raise EngineError("the engine's reply has no token list")
+    return tokens
+
+
 async def _pieces(
     front: Front, request: Request, pool: Pool, text: str, *, special: bool
 ) -> list[dict[str, Any]]:
-    asked = family_rules(pool.plan.family).tokenize(text, special=special, pieces=True)
-    reply = await _call(front, request, pool, asked)
+    tokens = await _ask(front, request, pool, text, special=special, pieces=True)
     try:
-        return [{"id": token["id"], "piece": _piece_text(token["piece"])} for token in reply["tokens"]]
+        return [{"id": token["id"], "piece": _piece_text(token["piece"])} for token in tokens]
     except (KeyError, TypeError) as error:
         raise EngineError("the engine's reply has no token texts") from error
 
