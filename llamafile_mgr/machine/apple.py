@@ -10,15 +10,11 @@ from llamafile_mgr.machine.gpu_vendor import GpuBackend, GpuVendor
 __all__ = ["APPLE"]
 
 
-def _shares_memory(name: str) -> bool:
-    return True
-
-
 APPLE = GpuVendor(
     name="apple",
     pci=(0x106B,),
     marks=("apple",),
     backend=GpuBackend("apple", in_old_engines=True),
-    integrated=_shares_memory,
+    integrated=lambda name: True,
     quick_unified=True,
 )

@@ -31,7 +31,7 @@ Reader = Callable[[str], "str | None"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the cgroups grant. ``quota``: CPUs. Sizes in bytes, of the level with the least room."""
+    """What the cgroups grant. ``quota``: CPUs. Sizes in bytes, of the level with the least memory left."""
 
     quota: float | None = None
     memory_limit: int | None = None

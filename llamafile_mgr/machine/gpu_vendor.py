@@ -65,10 +65,6 @@ class GpuBackend:
 NO_SUPPORT = "no engine has support for it"
 
 
-def _never(name: str) -> bool:
-    return False
-
-
 @dataclass(frozen=True, slots=True)
 class GpuVendor:
     """One maker of GPUs.
@@ -89,7 +85,7 @@ class GpuVendor:
     marks: tuple[str, ...] = ()
     container: str = "--device /dev/dri"
     backend: GpuBackend | None = None
-    integrated: Callable[[str], bool] = _never
+    integrated: Callable[[str], bool] = lambda name: False
     quick_unified: bool = False
     probe: Callable[[], tuple[Gpu, ...]] = tuple
     inspect_cards: Callable[[Sequence[DrmCard], Path, Path], Sequence[DrmCard]] | None = None

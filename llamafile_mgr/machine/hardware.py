@@ -66,7 +66,7 @@ class Memory:
     """Main memory in bytes.
 
     ``available``: what a new process can take without swapping, as the kernel estimates it.
-    ``cgroup_limit``, ``cgroup_usage``: of the cgroup level with the least room; usage leaves out file
+    ``cgroup_limit``, ``cgroup_usage``: of the cgroup level with the least memory left; usage leaves out file
     cache that can be dropped.
     """
 
@@ -85,13 +85,9 @@ class Memory:
     @property
     def usable(self) -> int | None:
         """Return what can be taken now, within the cgroup's limit; ``None`` when nothing tells."""
-        rooms = [self.available] if self.available is not None else []
-        if self.cgroup_limit is not None:
-            rooms.append(max(0, self.cgroup_limit - (self.cgroup_usage or 0)))
-        if not rooms:
-            return None
-        ceiling = self.ceiling
-        return min(rooms) if ceiling is None else min(*rooms, ceiling)
+        within = None if self.cgroup_limit is None else max(0, self.cgroup_limit - (self.cgroup_usage or 0))
+        known = [size for size in (self.available, within) if size is not None]
+        return min(known if self.ceiling is None else [*known, self.ceiling]) if known else None
 
 
 @dataclass(frozen=True, slots=True)

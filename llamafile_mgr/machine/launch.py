@@ -1,4 +1,4 @@
-"""What of the system breaks launches: mounts, handlers, missing programs, limits, ports, room.
+"""What of the system breaks launches: mounts, handlers, missing programs, limits, ports, disk.
 
 ``launch_facts`` reads; the dataclasses are what ``checks.py`` judges.
 """
@@ -103,7 +103,9 @@ def launch_facts(paths: Paths, *, port: int = 8080, environ: Mapping[str, str] |
         open_files=_limit("RLIMIT_NOFILE"),
         page_size=mmap.PAGESIZE,
         xcode_tools=_xcode_tools() if sys.platform == "darwin" else None,
-        gpu_nodes_denied=_denied_nodes(Path("/dev")),
+        gpu_nodes_denied=tuple(
+            str(node) for node in gpu_files(Path("/dev")) if not os.access(node, os.R_OK | os.W_OK)
+        ),
         gpu_variables=tuple((name, env[name]) for name in hiding_variables() if name in env),
     )
 
@@ -188,7 +190,3 @@ def _limit(name: str) -> int | None:
 def _xcode_tools() -> bool:
     found = run_tool(["/usr/bin/xcode-select", "-p"])
     return bool(found and Path(found.strip()).is_dir())
-
-
-def _denied_nodes(dev_root: Path) -> tuple[str, ...]:
-    return tuple(str(node) for node in gpu_files(dev_root) if not os.access(node, os.R_OK | os.W_OK))

@@ -37,7 +37,8 @@ def merge(listed: Sequence[Gpu], cards: Iterable[DrmCard], vulkan: Iterable[Vulk
     for card in sorted(cards, key=lambda c: (c.slot or "", c.card)):
         if card.vendor in seen:
             continue
-        twin = next((d for d in devices if _is_same(d, card)), None)
+        own = (card.vendor, card.device_id)
+        twin = next((d for d in devices if (vendor_of_pci(d.vendor_id), d.device_id) == own), None)
         if twin is not None:
             devices.remove(twin)
         gpu = _of_card(card, twin)
@@ -48,10 +49,6 @@ def merge(listed: Sequence[Gpu], cards: Iterable[DrmCard], vulkan: Iterable[Vulk
     known = {gpu.vendor for gpu in found}
     found.extend(_of_vulkan(device) for device in devices if vendor_of_pci(device.vendor_id) not in known)
     return tuple(found)
-
-
-def _is_same(device: VulkanDevice, card: DrmCard) -> bool:
-    return vendor_of_pci(device.vendor_id) == card.vendor and device.device_id == card.device_id
 
 
 def read_drm_cards(sys_root: Path, dev_root: Path) -> tuple[DrmCard, ...]:

@@ -129,14 +129,13 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def _cpu() -> Cpu:
-    counts = count_cores(_core_records())
-    features = _processor_features()
+    physical, small, logical = count_cores(_core_records()) or (None, None, None)
     return Cpu(
         model=_processor_name(),
-        physical_cores=counts[0] if counts else None,
-        logical_cpus=(counts[2] if counts else None) or os.cpu_count(),
-        efficiency_cores=counts[1] if counts else None,
-        features=features,
+        physical_cores=physical,
+        logical_cpus=logical or os.cpu_count(),
+        efficiency_cores=small,
+        features=_processor_features(),
         cpuset=library.affinity(),
     )
 

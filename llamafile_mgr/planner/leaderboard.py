@@ -10,6 +10,7 @@ Everything here is a pure function over values; ``published.py`` has the post's 
 from __future__ import annotations
 
 import math
+import operator
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ def rank_models(scores: Scores, by: By = By.MTR) -> Leaderboard:
     ranks = list(zip(*columns, strict=True))
     weights = scores.weights or (1,) * len(scores.datasets)
     mtrs = [math.fsum(r) / len(r) for r in ranks]
-    means = [_weighted(row, weights) for _, row in complete]
+    means = [math.fsum(map(operator.mul, row, weights)) / sum(weights) for _, row in complete]
     places = rank(mtrs, highest_first=False) if by is By.MTR else rank(means)
     rows = [
         Row(places[i], model, mtrs[i], means[i], row, tuple(ranks[i]))
@@ -132,10 +133,6 @@ def rank_models(scores: Scores, by: By = By.MTR) -> Leaderboard:
     ]
     rows.sort(key=lambda row: (row.rank, -row.mean, row.model))
     return Leaderboard(by, scores.datasets, tuple(rows), types.MappingProxyType(incomplete))
-
-
-def _weighted(row: Sequence[float], weights: Sequence[int]) -> float:
-    return math.fsum(v * w for v, w in zip(row, weights, strict=True)) / sum(weights)
 
 
 def _sparsest(scores: Scores) -> str:

@@ -10,6 +10,9 @@ from llamafile_mgr.llamafile import FileFacts, GgufFacts
 
 __all__ = ["ModelSpec"]
 
+#: Used where neither the file nor the catalog tells.
+_DEFAULT_CONTEXT = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -27,3 +30,17 @@ class ModelSpec:
         """Return what the header of the weights says, None of a file without weights."""
         weights = self.facts.model
         return weights.gguf if weights is not None else None
+
+    @property
+    def dimensions(self) -> int | None:
+        """Return the length of its vectors, None where nothing tells or nothing is embedded."""
+        known = self.model.dimensions if self.model is not None else None
+        width = self.gguf.embedding_length if self.gguf is not None else None
+        return (known or width) if self.role is Role.EMBED else None
+
+    @property
+    def text_limit(self) -> int:
+        """Return the longest text that the model itself takes, in tokens."""
+        limit = (self.gguf.context_length if self.gguf is not None else None) or _DEFAULT_CONTEXT
+        told = self.model.max_tokens if self.model is not None else None
+        return limit if told is None else min(limit, told)

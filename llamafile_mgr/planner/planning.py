@@ -32,7 +32,6 @@ from llamafile_mgr.planner.sizing import (
     choose_sizing,
     one_engine,
     shrink_steps,
-    text_limit,
 )
 from llamafile_mgr.planner.tuning import TunedSettings
 
@@ -126,7 +125,10 @@ def _plan_model(
         situation = replace(situation, gpus=())
     sizing = choose_sizing(spec, gguf, selection.family, situation.share, override, tuned)
     fit = _fit(spec, selection, sizing, situation)
-    reasons = [selection.reason, *_sizing_reasons(fit.sizing), _gpu_reason(fit.placement, tuned)]
+    gpu_reason = fit.placement.reason
+    if tuned is not None and tuned.variant.cpu_only:
+        gpu_reason = replace(gpu_reason, why=tuned.describe())
+    reasons = [selection.reason, *_sizing_reasons(fit.sizing), gpu_reason]
     reasons += [pooling_reason] if pooling_reason is not None else []
     append_eos, eos_reason = _choose_eos(spec, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
@@ -144,8 +146,8 @@ def _plan_model(
         weights_digest=spec.digest,
         quantisation=gguf.quantisation,
         model=spec.model,
-        dimensions=_dimensions(spec, gguf),
-        max_tokens=_max_tokens(spec, gguf, fit.sizing),
+        dimensions=spec.dimensions,
+        max_tokens=None if spec.role is Role.GENERATE else min(fit.sizing.context, spec.text_limit),
         replicas=fit.sizing.replicas,
         memory=fit.memory,
         device=fit.placement.device,
@@ -263,12 +265,6 @@ def _settings(spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling
     )
 
 
-def _gpu_reason(placement: Placement, tuned: TunedSettings | None) -> Reason:
-    if tuned is None or not tuned.variant.cpu_only:
-        return placement.reason
-    return replace(placement.reason, why=tuned.describe())
-
-
 def _sizing_reasons(sizing: Sizing) -> list[Reason]:
     """Return a reason for every setting that the sizing holds."""
     cache = sizing.prompt_cache
@@ -282,19 +278,6 @@ def _sizing_reasons(sizing: Sizing) -> list[Reason]:
         "prompt_cache": None if cache is None else f"{cache // MIB} MiB",
     }
     return [Reason(name, text, sizing.why[name]) for name, text in shown.items() if text is not None]
-
-
-def _dimensions(spec: ModelSpec, gguf: GgufFacts) -> int | None:
-    if spec.role is not Role.EMBED:
-        return None
-    known = spec.model.dimensions if spec.model else None
-    return known or gguf.embedding_length
-
-
-def _max_tokens(spec: ModelSpec, gguf: GgufFacts, sizing: Sizing) -> int | None:
-    if spec.role is Role.GENERATE:
-        return None
-    return min(sizing.context, text_limit(gguf, spec.model))
 
 
 def _choose_pooling(spec: ModelSpec) -> tuple[Pooling | None, Reason | None]:

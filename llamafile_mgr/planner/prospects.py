@@ -99,6 +99,9 @@ def catalog_facts(model: Model, artifact: Artifact) -> FileFacts | None:
         family: Family | None = Family(artifact.engine_family)
     else:
         family = family_of_version(artifact.engine_version or "")
+    network = GgufFacts(version=3, architecture=model.architecture, quantisation=artifact.quantisation)
+    if model.shape is not None:
+        network = replace(network, value_length=model.shape.key_length, **asdict(model.shape))
     name = artifact.source.rsplit("/", 1)[-1].partition("@")[0]
     return FileFacts(
         path=Path(name),
@@ -106,12 +109,5 @@ def catalog_facts(model: Model, artifact: Artifact) -> FileFacts | None:
         kind=FileKind(artifact.kind.value),
         engine_version=artifact.engine_version,
         family=family,
-        weights=(Weights(name, 0, size, _network(model, artifact)),),
+        weights=(Weights(name, 0, size, network),),
     )
-
-
-def _network(model: Model, artifact: Artifact) -> GgufFacts:
-    facts = GgufFacts(version=3, architecture=model.architecture, quantisation=artifact.quantisation)
-    if model.shape is None:
-        return facts
-    return replace(facts, value_length=model.shape.key_length, **asdict(model.shape))

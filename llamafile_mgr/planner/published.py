@@ -68,13 +68,12 @@ class Averages:
 
 @dataclass(frozen=True, slots=True)
 class PublishedScores:
-    """The post's tables. ``tasks``: category -> its data sets. ``example``: the two-model example."""
+    """The post's tables. ``tasks``: category -> its data sets."""
 
     tasks: Mapping[str, tuple[str, ...]]
     top: tuple[TopModel, ...]
     categories: tuple[CategoryScores, ...]
     averages: tuple[Averages, ...]
-    example: Scores
 
     def mtr_of(self, title: str) -> float | None:
         """Return the published mean task rank of a model by its name, in any case."""
@@ -103,14 +102,11 @@ def load_published() -> PublishedScores:
 
 def parse_published(table: Mapping[str, typing.Any]) -> PublishedScores:
     """Return the figures of a table in the form of ``leaderboard.toml``."""
-    example = dict(table["example"])
-    columns = tuple(example.pop("datasets"))
     return PublishedScores(
         tasks=types.MappingProxyType({task: tuple(table["tasks"][task]) for task in TASKS}),
         top=tuple(TopModel(**entry) for entry in table["top"]),
         categories=tuple(CategoryScores(**entry) for entry in table["categories"]),
         averages=tuple(Averages(**entry) for entry in table["averages"]),
-        example=Scores(tuple(example), columns, tuple(tuple(row) for row in example.values())),
     )
 
 

@@ -68,7 +68,8 @@ def recommend(
     for model in embedders:
         option, reason = embedding_option(model, use, site, partners)
         if option is None:
-            verdicts.append(_rejected(model, question, reason))
+            mtr = question.published.mtr_of(model.title)
+            verdicts.append(ModelVerdict(model.id, model.role, ModelOutcome.REJECTED, (reason,), mtr=mtr))
         else:
             options.append(option)
     best = _best(options, use)
@@ -206,11 +207,6 @@ def _file_reasons(prospect: Prospect, question: _Question) -> list[str]:
     if windows and facts is not None and facts.size > _WINDOWS_EXECUTABLE_LIMIT:
         return ["Windows starts no program above 4 GB: a runtime has to be pulled too, and runs it with -m"]
     return []
-
-
-def _rejected(model: Model, question: _Question, reason: str) -> ModelVerdict:
-    mtr = question.published.mtr_of(model.title)
-    return ModelVerdict(model.id, model.role, ModelOutcome.REJECTED, (reason,), mtr=mtr)
 
 
 def _generation_verdict(model: Model, best: Option | None, question: _Question) -> ModelVerdict:

@@ -38,7 +38,6 @@ class Selection:
     program: tuple[str, ...]
     weights: Path | None
     reason: Reason
-    version: Version | None = None
     gpu_modules: tuple[str, ...] | None = None
     warning: str | None = None
 
@@ -99,12 +98,12 @@ class _Search:
             rules = family_rules(family)
             label = f"{family.value} {facts.engine_version}" if facts.engine_version else family.value
             reason = Reason("engine", label, rules.own_why)
-            selection = Selection(family, prefix or (), None, reason, version, facts.gpu_modules)
+            selection = Selection(family, prefix or (), None, reason, facts.gpu_modules)
             missing = _NO_SHELL if prefix is None else None
             if not rules.is_in_file and rules.installed_program(self.toolbox) is None:
                 missing = f"it was packed onto the {family.value} engine, which is not installed"
-            candidate = self._candidate(version, facts.size if rules.is_in_file else 0)
-            yield _judge(selection, replace(candidate, arguments=arguments), "own", missing)
+            size = facts.size if rules.is_in_file else 0
+            yield self._judge(selection, "own", missing, version, size, arguments)
 
     def runtime_options(self) -> Iterator[_Option]:
         """Yield the installed runtimes that can load other files, the newest first."""
@@ -116,10 +115,9 @@ class _Search:
         for version, family, runtime in sorted(fitting, key=lambda each: each[0], reverse=True):
             prefix = self._launch_prefix(runtime.path)
             reason = Reason("engine", runtime.name, "this installed runtime can load it")
-            path = self.spec.path
-            selection = Selection(family, prefix or (), path, reason, version, runtime.gpu_modules)
-            candidate = replace(self._candidate(version, runtime.size), borrowed=True)
-            yield _judge(selection, candidate, runtime.name, _NO_SHELL if prefix is None else None)
+            selection = Selection(family, prefix or (), self.spec.path, reason, runtime.gpu_modules)
+            missing = _NO_SHELL if prefix is None else None
+            yield self._judge(selection, runtime.name, missing, version, runtime.size)
 
     def installed_options(self) -> Iterator[_Option]:
         """Yield the engines that are installed beside this package and are no files in the store."""
@@ -127,22 +125,38 @@ class _Search:
             program = family_rules(family).installed_program(self.toolbox)
             if program is not None:
                 reason = Reason("engine", family.value, f"the {family.value} engine can load it")
-                selection = Selection(family, program, self.spec.path, reason, None, ())
-                candidate = replace(self._candidate(None, 0), borrowed=True)
-                yield _judge(selection, candidate, family.value, None)
+                selection = Selection(family, program, self.spec.path, reason, ())
+                yield self._judge(selection, family.value)
 
-    def _candidate(self, version: Version | None, program_bytes: int) -> Candidate:
-        facts, model, machine = self.spec.facts, self.spec.facts.model, self.machine
-        return Candidate(
+    def _judge(
+        self,
+        selection: Selection,
+        whose: str,
+        missing: str | None = None,
+        version: Version | None = None,
+        program_bytes: int = 0,
+        arguments: tuple[str, ...] = (),
+    ) -> _Option:
+        """Return the engine with what is known to be bad about it, or ``missing`` where it cannot start."""
+        spec, facts, machine = self.spec, self.spec.facts, self.machine
+        candidate = Candidate(
             version,
-            self.spec.role,
+            spec.role,
             self.pooling,
             machine,
             program_bytes,
-            ends_sequences=model is not None and model.gguf.add_eos is True,
+            ends_sequences=spec.gguf is not None and spec.gguf.add_eos is True,
             models=len(facts.weights),
+            arguments=arguments,
             uses_gpu=any(gpu.backend and (machine.memory_of(gpu) or 0) > facts.size for gpu in machine.gpus),
+            borrowed=selection.weights is not None,
         )
+        bad = family_rules(selection.family).find_known_bad(candidate)
+        if missing is not None or bad is None:
+            return _Option(selection, whose, missing)
+        if bad.no_gpu:
+            selection = replace(selection, gpu_modules=())
+        return _Option(selection, whose, bad.explain(version), bad.slow)
 
     def _launch_prefix(self, path: Path) -> tuple[str, ...] | None:
         """Return the argv that starts a llamafile, None when nothing can; never the bare file on POSIX."""
@@ -160,17 +174,6 @@ def _second_families(version: Version | None, role: Role) -> list[Family]:
     rules = ((family, family_rules(family)) for family in Family)
     carried = ((f, r) for f, r in rules if r.also_in and r.also_in[0] <= version <= r.also_in[1])
     return [family for family, each in carried if role in each.also_for]
-
-
-def _judge(selection: Selection, candidate: Candidate, whose: str, missing: str | None) -> _Option:
-    bad = family_rules(selection.family).find_known_bad(candidate)
-    if missing is not None:
-        return _Option(selection, whose, missing)
-    if bad is None:
-        return _Option(selection, whose)
-    if bad.no_gpu:
-        selection = replace(selection, gpu_modules=())
-    return _Option(selection, whose, bad.explain(candidate.version), bad.slow)
 
 
 def _why_not_own(spec: ModelSpec, own: list[_Option]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from llamafile_mgr.catalog import Model, Role
+from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.family import EngineFamily
@@ -22,8 +22,6 @@ from llamafile_mgr.planner.tuning import TunedSettings
 __all__ = ["CoreShare", "Sizing", "choose_sizing", "shrink_steps"]
 
 _TOLD = "set in the configuration"
-#: Used where neither the file nor the catalog tells.
-_DEFAULT_CONTEXT = 4096
 #: Causal embedding models are advised to 4,096 tokens; generation starts there: the KV cache grows with it.
 _LARGEST_CONTEXT = 4096
 _SMALLEST_CONTEXT = 512
@@ -87,7 +85,7 @@ def choose_sizing(
 ) -> Sizing:
     """Return the best choice, before memory has its say."""
     choice = _Choice(family_rules(family), spec.role, gguf, override)
-    context = choice.context(text_limit(gguf, spec.model))
+    context = choice.context(spec.text_limit)
     slots, batch, prompt_cache = choice.slots(context), choice.batch(context), choice.prompt_cache(context)
     threads, replicas = choice.compute(share)
     sizing = Sizing(
@@ -104,14 +102,6 @@ def choose_sizing(
         whole_text=spec.role is not Role.GENERATE and gguf.causal is False,
     )
     return sizing if tuned is None else _apply_tuned(sizing, tuned, share)
-
-
-def text_limit(gguf: GgufFacts, model: Model | None) -> int:
-    """Return the longest text that the model itself takes, in tokens."""
-    limit = gguf.context_length or _DEFAULT_CONTEXT
-    if model is not None and model.max_tokens is not None:
-        limit = min(limit, model.max_tokens)
-    return limit
 
 
 def one_engine(sizing: Sizing, cores: int, why: str) -> Sizing:

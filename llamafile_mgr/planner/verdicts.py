@@ -64,12 +64,8 @@ class ModelVerdict:
 
     def to_dict(self) -> dict[str, object]:
         """Return the verdict as plain values for JSON."""
-        values = dataclasses.asdict(self)
-        return values | {
-            "role": self.role.value,
-            "outcome": self.outcome.value,
-            "reasons": list(self.reasons),
-        }
+        plain = {"role": self.role.value, "outcome": self.outcome.value, "reasons": list(self.reasons)}
+        return dataclasses.asdict(self) | plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +97,12 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, object]:
         """Return the recommendation as plain values for JSON."""
-        use = dataclasses.asdict(self.use) | {"doc_length": self.use.doc_length.value}
         return {
             "embedding": self.embedding.to_dict() if self.embedding else None,
             "generation": self.generation.to_dict() if self.generation else None,
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "memory": [dataclasses.asdict(budget) for budget in self.budgets],
-            "use": use,
+            "use": dataclasses.asdict(self.use) | {"doc_length": self.use.doc_length.value},
             "assumptions": list(self.assumptions),
         }
 
