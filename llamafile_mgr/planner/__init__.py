@@ -1,1 +1,1 @@
-"""Model x file x machine -> plan: engine, sizes, GPUs and memory, with reasons; recommendations and scores."""
+"""Model x file x machine -> plan: engine, sizes, GPUs and memory, with reasons; recommendations, scores."""
