@@ -21,7 +21,7 @@ from llamafile_mgr.addresses import RemoteConfig, is_private, public_address
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.engines.replies import error_text, read_json
 from llamafile_mgr.engines.transport import EngineClient, EngineStream
-from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
+from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, EngineUnreachedError
 
 __all__ = ["Fault", "PeerFacts", "RemoteClient", "address_request", "count_ready", "find_fault", "read_peer"]
 
@@ -273,4 +273,5 @@ class RemoteClient(EngineClient):
         self._note_fault(error, busy)
         if isinstance(error, EngineLostError):
             return error
-        return EngineLostError(error.message, cause=error.cause, hint=error.hint)
+        # What it says of itself it says instead of computing: no request is to blame for it.
+        return EngineUnreachedError(error.message, cause=error.cause, hint=error.hint)

@@ -101,8 +101,10 @@ class Delivery:
                     await exchange.stream(piece)
                 await exchange.end()
         finally:
-            await reply.chunks.aclose()
-            reply.close()
+            try:
+                await reply.chunks.aclose()
+            finally:
+                reply.close()
 
 
 class _UntilGone:

@@ -85,13 +85,15 @@ class Work(Protocol):
 @dataclass(slots=True, eq=False)
 class PendingCall:
     """A call with items that wait or are under way. ``ready_by``: when it is refused while no engine is
-    ready; it moves when engines are lost under its items."""
+    ready; it moves when engines are lost under its items. ``hold_seconds``: how long it waits for an engine
+    after there were some."""
 
     work: Work
     client: str
     priority: Priority
     ready_by: float
     end: float
+    hold_seconds: float
 
 
 @dataclass(slots=True, eq=False)

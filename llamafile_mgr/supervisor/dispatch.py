@@ -215,6 +215,7 @@ class Dispatcher:
         self._hold_seconds = hold_seconds
         self._calls: set[_Call] = set()
         self._batches: dict[asyncio.Task[Any], tuple[Batch, WorkerSlot]] = {}
+        self._cancelled: set[asyncio.Task[Any]] = set()
         self._gone: weakref.WeakSet[EngineClient] = weakref.WeakSet()
         self._excused: weakref.WeakSet[EngineClient] = weakref.WeakSet()
         self._excused_in_a_row = 0
@@ -260,7 +261,7 @@ class Dispatcher:
         loop, now, deadline = asyncio.get_running_loop(), time.monotonic(), caller.deadline
         count = len(payloads)
         call = _Call(
-            work, caller.client, priority, deadline.ready_by, deadline.end,
+            work, caller.client, priority, deadline.ready_by, deadline.end, deadline.ready_by - now,
             caller, stop_early, loop.create_future(), [None] * count, count, now,
         )  # fmt: skip
         call.timer = loop.call_later(max(0.0, deadline.end - now), self._expire, call)
@@ -365,6 +366,7 @@ class Dispatcher:
             return  # the error is in ``done``
         finally:
             del self._batches[task]
+            self._cancelled.discard(task)
         self._hand_out(batch, slot, outcome)
 
     def _look(self, caller: _Call | None = None) -> tuple[Batch, WorkerSlot] | None:
@@ -374,6 +376,7 @@ class Dispatcher:
             self._alarm.cancel()
             self._alarm = None
         now, fleet = time.monotonic(), self._fleet
+        unsent: list[Batch] = []
         try:
             effects = self.queue.advance(
                 now, self._workers(), fleet.policy, loaded=fleet.loaded, hopeless=fleet.hopeless
@@ -382,8 +385,10 @@ class Dispatcher:
                 self._fail(call, fleet.not_ready())
             if effects.load:
                 fleet.load_soon()
+            unsent += effects.start
             for batch in effects.start:
                 slot = self._send(batch, now)
+                unsent.remove(batch)
                 if caller is not None and len(batch.items) == caller.missing:
                     return batch, slot
                 task = asyncio.get_running_loop().create_task(self._run(batch, slot), name="batch")
@@ -391,6 +396,8 @@ class Dispatcher:
                 task.add_done_callback(self._note_end)
         except Exception as error:  # the boundary of the queue: a defect must not leave callers waiting
             _LOG.exception("the queue: defect")
+            for batch in unsent:
+                self.queue.finish(batch)
             for each in [*self._calls]:
                 self._fail(each, InternalError(f"the queue failed: {type(error).__name__}: {error}"))
             return None
@@ -416,7 +423,10 @@ class Dispatcher:
     async def _run(self, batch: Batch, slot: WorkerSlot) -> Sequence[Any] | _Lost:
         try:
             payloads, tokens = zip(*((item.payload, item.tokens) for item in batch.items), strict=True)
-            return await batch.work.compute(slot, payloads, tokens)
+            results = await batch.work.compute(slot, payloads, tokens)
+            if len(results) != len(payloads):
+                raise InternalError(f"{len(results)} results were made of {len(payloads)} requests")
+            return results
         except EngineLostError as error:
             return await self._find_loss(slot, error)
         except Error as error:
@@ -434,8 +444,12 @@ class Dispatcher:
         self._gone.add(client)
         try:
             ended = await engine.was_ended(client)
+        except asyncio.CancelledError:
+            self._excuse(engine, client)  # who leaves meanwhile must not make it the engine's own death
+            raise
         finally:
             self._gone.discard(client)
+            self.look_soon()
         if ended or isinstance(error, EngineUnreachedError):
             return _Lost(error, EngineLoss.INNOCENT)
         self._excuse(engine, client)
@@ -453,6 +467,7 @@ class Dispatcher:
     def _note_end(self, task: asyncio.Task[Any]) -> None:
         """Hand out the results, unless the task was cancelled: then nobody waits for any of them."""
         batch, slot = self._batches.pop(task)
+        self._cancelled.discard(task)
         if task.cancelled():
             slot.end()
         else:
@@ -464,7 +479,9 @@ class Dispatcher:
             self._judge(batch, outcome)
         else:
             slot.end_computing()
-            if not all(isinstance(result, Error) for result in outcome):
+            # That tokens were counted says nothing of an engine that dies of every text.
+            counts = batch.priority is not Priority.CONTROL
+            if counts and not all(isinstance(result, Error) for result in outcome):
                 self._excused_in_a_row = 0
             for item, result in zip(batch.items, outcome, strict=True):
                 self._deliver(item, result)
@@ -523,7 +540,9 @@ class Dispatcher:
             return
         self.queue.cancel(call)
         for task, (batch, _) in self._batches.items():
-            if not any(item.call in self._calls for item in batch.items):
+            # Once: a task may be the caller's own, which takes back one cancellation.
+            if task not in self._cancelled and not any(item.call in self._calls for item in batch.items):
+                self._cancelled.add(task)
                 task.cancel()
         self.look_soon()
         if self.queue.idle:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class CallQueue:
         self._loads: dict[object, _Load] = {}
         self._queries_in_a_row = 0
         self._suspect_was_last = False
+        self._had_workers_at = -math.inf
         self.items = 0
         self.tokens = 0
 
@@ -225,16 +227,18 @@ class CallQueue:
         engines, ready or not, or they are being started. ``hopeless``: none of them will be ready soon.
         """
         if workers:
+            self._had_workers_at = now
             return Effects(start=tuple(self._start(workers, policy)))
         calls = self._waiting_calls()
         if not calls:
             return Effects()
         if not loaded:
             return Effects(load=True)
-        overdue = [call for call in calls if hopeless or call.ready_by <= now]
+        until = {call: max(call.ready_by, self._had_workers_at + call.hold_seconds) for call in calls}
+        overdue = [call for call in calls if hopeless or until[call] <= now]
         for call in overdue:
             self.cancel(call)
-        left = [call.ready_by for call in calls if call.ready_by > now]
+        left = [at for at in until.values() if at > now]
         return Effects(overdue=tuple(overdue), look_at=min(left) if left and not hopeless else None)
 
     def drop_all(self) -> list[PendingCall]:

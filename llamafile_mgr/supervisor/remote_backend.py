@@ -27,6 +27,7 @@ from llamafile_mgr.errors import (
     EngineError,
     EngineLostError,
     EngineStartError,
+    EngineUnreachedError,
     Error,
     StoreError,
 )
@@ -74,6 +75,7 @@ class RemoteBackend(Backend):
         self._facts: PeerFacts | None = None
         self._rest_until = 0.0
         self._losses: deque[float] = deque(maxlen=64)
+        self._met_by_call: EngineError | None = None
         self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # What others may ask and do.
@@ -100,7 +102,7 @@ class RemoteBackend(Backend):
         return None
 
     def _explain(self, error: Error) -> Diagnosis:
-        if self.state is EngineState.READY and self.in_flight:
+        if self.state is EngineState.READY and self.in_flight and error is not self._met_by_call:
             self._losses.append(time.monotonic())
         passing = isinstance(error, EngineLostError)  # it cannot be reached at all
         return Diagnosis(error.describe(), error.hint, curable=True, passing=passing)
@@ -176,8 +178,14 @@ class RemoteBackend(Backend):
         """Take no calls for a while, or until it was reached and checked anew."""
         if busy:
             self._rest_until = time.monotonic() + _BUSY_SECONDS
-            asyncio.get_running_loop().call_later(_BUSY_SECONDS, self._surroundings.changed)
+            # A timer may ring a little early, and nobody looks again.
+            later = _BUSY_SECONDS + 0.01
+            asyncio.get_running_loop().call_later(later, self._surroundings.changed)
         elif not self._fault.done():
+            if self.in_flight and not isinstance(error, EngineUnreachedError | EngineStartError):
+                # Now, for the call that met it gives its place back before the loss is explained.
+                self._met_by_call = error
+                self._losses.append(time.monotonic())
             self._rest_until = float("inf")
             self._fault.set_exception(error)
 

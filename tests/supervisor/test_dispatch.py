@@ -21,7 +21,7 @@ from llamafile_mgr.errors import (
 )
 from llamafile_mgr.supervisor.calls import BatchPolicy, Caller, Deadline, Priority, Weight
 from llamafile_mgr.supervisor.dispatch import RequestWork, WorkerSlot
-from tests.embedding.stub_pool import DEADLY, StubPool
+from tests.embedding.stub_pool import DEADLY, StubEngine, StubPool
 
 POLICY = BatchPolicy(batch_texts=4)
 
@@ -195,6 +195,66 @@ async def test_engines_that_do_nothing_but_die_are_excused_no_more() -> None:
     assert len(engine.excused) == engine.deaths == 14
     await kill(2)
     assert (engine.deaths, len(engine.excused)) == (18, 14)
+
+
+async def test_calls_that_expire_together_all_hear_it() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+
+    async def ask_once(n: int) -> type[BaseException]:
+        try:
+            await pool.calls.compute(work, [f"{n}"], [3], Priority.QUERY, same)
+        except BaseException as error:
+            return type(error)
+        raise AssertionError("it was answered")
+
+    for _ in range(5):
+        same = caller(0.03)
+        assert {*await asyncio.gather(*map(ask_once, range(30)))} == {DeadlineError}
+        assert pool.calls.queue.idle
+
+
+async def test_a_defect_before_sending_keeps_no_place() -> None:
+    pool, work = StubPool(policy=POLICY), SlowWork()
+    work.gate.set()
+    engine, begin = pool.engines[0], pool.engines[0].begin
+
+    def fail(tokens: int) -> None:
+        engine.begin = begin  # type: ignore[method-assign]
+        raise ZeroDivisionError
+
+    engine.begin = fail  # type: ignore[method-assign]
+    with pytest.raises(InternalError):
+        await pool.calls.compute(work, ["a"], [3], Priority.BULK, caller())
+    assert pool.calls.queue.idle
+    assert await ask(pool, work, "b") == ["b"]
+
+
+async def test_too_few_results_are_an_error_of_every_call() -> None:
+    class Short(RequestWork):
+        async def compute(
+            self, slot: WorkerSlot, payloads: Sequence[Any], tokens: Sequence[int]
+        ) -> Sequence[Any]:
+            return []
+
+    pool = StubPool(policy=POLICY)
+    results = await pool.calls.compute(Short(), ["a", "b"], [1, 1], Priority.BULK, caller(), stop_early=False)
+    assert [type(result) for result in results] == [InternalError] * 2
+
+
+async def test_who_leaves_during_the_diagnosis_does_not_make_the_death_the_engines() -> None:
+    class Slow(StubEngine):
+        async def was_ended(self, client: object) -> bool:
+            await asyncio.sleep(30)
+            return False
+
+    pool = StubPool(policy=POLICY)
+    pool.engines = [Slow(pool.plan)]
+    call = asyncio.create_task(embed(pool, DEADLY))
+    await asyncio.sleep(0.02)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert len(pool.engines[0].excused) == 1
+    assert await embed(pool, "an honest text")
 
 
 async def embed(pool: StubPool, text: str) -> Any:

@@ -29,7 +29,7 @@ def add(
     ready_by: float = FOREVER,
     work: RequestWork = WORK,
 ) -> PendingCall:
-    call = PendingCall(work, client, priority, ready_by, FOREVER)
+    call = PendingCall(work, client, priority, ready_by, FOREVER, 0.0)
     queue.add(call, [Item(call, at, f"text {at}", count) for at, count in enumerate(tokens)])
     return call
 
@@ -294,6 +294,18 @@ def test_calls_are_overdue_one_by_one_and_all_when_there_is_no_hope() -> None:
     assert queue.advance(10.0, [], POLICY, loaded=True) == Effects(overdue=(calls[0],), look_at=20.0)
     assert queue.advance(10.0, [], POLICY, loaded=True, hopeless=True).overdue == tuple(calls[1:])
     assert queue.idle
+
+
+def test_a_call_behind_a_busy_engine_is_not_overdue_at_once_when_the_engine_is_lost() -> None:
+    queue = CallQueue()
+    add(queue, Priority.BULK, 100)
+    [batch] = start(queue)
+    call = add(queue, Priority.BULK, 100, ready_by=10.0)
+    call.hold_seconds = 10.0
+    assert not advance(queue, now=100.0).start
+    assert queue.advance(100.5, [], POLICY, loaded=True) == Effects(look_at=110.0)
+    assert queue.advance(110.0, [], POLICY, loaded=True).overdue == (call,)
+    queue.finish(batch)
 
 
 # Losses.
