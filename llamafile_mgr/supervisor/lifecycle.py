@@ -93,9 +93,12 @@ class Lifecycle:
 
     ``cause``: why it last died. ``retry_at``: when it is due for its next try. ``tries``: how often it was
     started. ``settings``, ``dropped``, ``steps``: what the next try is made of, and why it differs.
+    ``changeable``: somebody else may put another program in its place, so that having been ready says
+    nothing of its next try.
     """
 
-    def __init__(self, policy: RestartPolicy, settings: LaunchSettings) -> None:
+    def __init__(self, policy: RestartPolicy, settings: LaunchSettings, *, changeable: bool = False) -> None:
+        self._changeable = changeable
         self.state = EngineState.PLANNED
         self.cause: Diagnosis | None = None
         self.retry_at: float | None = None
@@ -113,6 +116,8 @@ class Lifecycle:
         self.state = next_state(self.state, event)
         self.retry_at = None
         self.tries += event in (EngineEvent.SPAWN, EngineEvent.RETRY)
+        if self._changeable and event is EngineEvent.RETRY:
+            self._was_ready = False
         self._was_ready |= event is EngineEvent.CHECKED
 
     def die(self, cause: Diagnosis, *, served: int, now: float, jitter: float) -> Aftermath:

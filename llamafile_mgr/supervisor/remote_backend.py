@@ -36,6 +36,7 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.backend import Backend
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
 from llamafile_mgr.supervisor.engine_start import EngineChecks
+from llamafile_mgr.supervisor.lifecycle import Lifecycle
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 from llamafile_mgr.tasks import run_all
@@ -68,6 +69,7 @@ class RemoteBackend(Backend):
     ) -> None:
         safe = "".join(c if c.isalnum() or c in "-." else "-" for c in f"{plan.name}-at-{name}")
         super().__init__(name, plan, safe, surroundings, judged=False)
+        self._life = Lifecycle(surroundings.restart, plan.settings, changeable=True)
         self._port = remote.port
         self._remote = remote
         self._model = remote.model or plan.name

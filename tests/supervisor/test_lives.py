@@ -285,3 +285,18 @@ class EngineLife(RuleBasedStateMachine):
 
 
 TestEngineLife = EngineLife.TestCase
+
+
+def test_a_remote_that_was_ready_once_is_given_up_as_one_that_never_was() -> None:
+    wrong = Diagnosis("its vectors are wrong", curable=True)
+    for changeable, events in ((True, [DIED, DIED, GIVE_UP]), (False, [DIED] * 3)):
+        life = Lifecycle(POLICY, SETTINGS, changeable=changeable)
+        for event in (EngineEvent.SPAWN, EngineEvent.ANSWERS, EngineEvent.CHECKED):
+            life.move(event)
+        found = []
+        for n in range(3):
+            found.append(life.die(wrong, served=0, now=float(n), jitter=0.0).event)
+            if found[-1] is DIED:
+                life.move(EngineEvent.RETRY)
+                life.move(EngineEvent.ANSWERS)
+        assert found == events
