@@ -7,6 +7,7 @@ but read a line ``error: {...}`` (which engines up to 0.9.3 send) as the end of 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -19,7 +20,7 @@ from llamafile_mgr.errors import Error
 from llamafile_mgr.proxy.dialects.error_forms import render_error
 from llamafile_mgr.proxy.http import Reply, json_reply
 
-__all__ = ["EventFilter", "EventStyle", "Translation", "render_event"]
+__all__ = ["EventFilter", "EventStyle", "JsonTranslation", "Translation", "render_event"]
 
 _DONE = b"data: [DONE]"
 
@@ -48,48 +49,59 @@ def render_event(value: object) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
-class Translation:
-    """An engine's answer, whole or in pieces, in the form that its client reads.
-
-    Made from the JSON of the engine's events, without comments and ``[DONE]``. An event that is an error
-    stays one.
-    """
+class Translation(ABC):
+    """An engine's answer, whole or in pieces, in the form that its client reads."""
 
     content_type = "text/event-stream"
     takes_comments = False
     _buffer = b""
 
+    @abstractmethod
     def whole(self, reply: EngineReply, headers: Mapping[str, str]) -> Reply:
         """Return the answer that came whole."""
-        return json_reply(self.translate_whole(read_json(reply)), headers=headers)
 
+    @abstractmethod
     def feed(self, data: bytes) -> bytes:
         """Return what the events that ``data`` completed become."""
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        return b"".join(map(self._translate_line, lines))
 
+    @abstractmethod
     def finish(self) -> bytes:
         """Return what is still owed at the proper end."""
-        return self._translate_line(self._buffer) + self.end()
 
     def fail(self, error: Error) -> bytes:
         """Return what tells of an engine's death midway."""
         return render_event(render_error(error))
 
+
+class JsonTranslation(Translation):
+    """A form made from the JSON of the engine's events, without comments and ``[DONE]``. An event that is an
+    error stays one.
+    """
+
+    def whole(self, reply: EngineReply, headers: Mapping[str, str]) -> Reply:
+        return json_reply(self.translate_whole(read_json(reply)), headers=headers)
+
+    def feed(self, data: bytes) -> bytes:
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return b"".join(map(self._translate_line, lines))
+
+    def finish(self) -> bytes:
+        return self._translate_line(self._buffer) + self.end()
+
     def _translate_line(self, line: bytes) -> bytes:
         return b"".join(map(self.translate, _read_line(line.strip())))
 
+    @abstractmethod
     def translate_whole(self, reply: dict[str, Any]) -> dict[str, Any]:
         """Return a whole answer's JSON."""
-        raise NotImplementedError
 
+    @abstractmethod
     def translate(self, event: Any) -> bytes:
         """Return what one event becomes, which may be nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> bytes:
         """Return the end that such clients expect."""
-        raise NotImplementedError
 
 
 def _read_line(line: bytes) -> list[Any]:

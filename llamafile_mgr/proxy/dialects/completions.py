@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from llamafile_mgr.proxy.server_sent_events import Translation, render_event
+from llamafile_mgr.proxy.server_sent_events import JsonTranslation, render_event
 
 __all__ = ["LlamafileCompletion", "TextCompletion", "to_llamafile"]
 
@@ -21,7 +21,7 @@ def to_llamafile(body: Mapping[str, Any]) -> dict[str, Any]:
     return sent
 
 
-class TextCompletion(Translation):
+class TextCompletion(JsonTranslation):
     """OpenAI's text completion, made from ``/completion``."""
 
     def __init__(self, model: str, request_id: str) -> None:
@@ -52,7 +52,7 @@ class TextCompletion(Translation):
         }
 
 
-class LlamafileCompletion(Translation):
+class LlamafileCompletion(JsonTranslation):
     """Llamafile's own completion, made from OpenAI's text completion."""
 
     def __init__(self, model: str, request_id: str = "") -> None:

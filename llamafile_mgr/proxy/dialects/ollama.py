@@ -29,7 +29,7 @@ from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Padding, Reply, Request, StreamReply, json_reply
 from llamafile_mgr.proxy.routes.embedding import embedding_route
 from llamafile_mgr.proxy.routes.generation import ask_chat
-from llamafile_mgr.proxy.server_sent_events import Translation
+from llamafile_mgr.proxy.server_sent_events import JsonTranslation
 from llamafile_mgr.supervisor.pool import Pool
 
 __all__ = ["OLLAMA", "OllamaAnswer", "OllamaCall", "parse_chat", "parse_generate", "render_loaded"]
@@ -277,7 +277,7 @@ def render_loaded(call: OllamaCall, model: str) -> dict[str, Any]:
     return {**_frame(call, model, ""), "done": True, "done_reason": "load"}
 
 
-class OllamaAnswer(Translation):
+class OllamaAnswer(JsonTranslation):
     """Turns OpenAI's chat into Ollama's. ``seconds`` tells how long the call took."""
 
     content_type = _NDJSON
