@@ -16,55 +16,33 @@ __all__ = [
 ]
 
 
-class ForeignHostError(RequestError):
+class ForeignHostError(RequestError, code="forbidden_host", http_status=403):
     """The request names a host that is not ours: what DNS rebinding looks like."""
 
-    http_status = 403
-    code = "forbidden_host"
 
-
-class ForeignOriginError(RequestError):
+class ForeignOriginError(RequestError, code="forbidden_origin", http_status=403):
     """A page of another origin sent the request."""
 
-    http_status = 403
-    code = "forbidden_origin"
 
-
-class MissingKeyError(RequestError):
+class MissingKeyError(RequestError, code="invalid_api_key", http_status=401):
     """No API key, or one that we do not know."""
 
-    http_status = 401
-    code = "invalid_api_key"
 
-
-class NotAdminError(RequestError):
+class NotAdminError(RequestError, code="admin_only", http_status=403):
     """The key is good, but the route is the administrator's."""
 
-    http_status = 403
-    code = "admin_only"
 
-
-class UnknownModelError(RequestError):
+class UnknownModelError(RequestError, code="model_not_found", http_status=404):
     """No model of that name is served."""
 
-    http_status = 404
-    code = "model_not_found"
 
-
-class UnsupportedError(RequestError):
+class UnsupportedError(RequestError, code="not_supported"):
     """The model or its engine cannot do this."""
 
-    code = "not_supported"
 
-
-class EngineRefusedError(RequestError):
+class EngineRefusedError(RequestError, code="engine_refused"):
     """The engine refused the request as it was sent."""
 
-    code = "engine_refused"
 
-
-class SlowBodyError(RequestError):
+class SlowBodyError(RequestError, code="slow_body", http_status=408):
     """The request's body did not come in time."""
-
-    http_status = 408
-    code = "slow_body"
