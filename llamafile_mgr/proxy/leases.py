@@ -25,6 +25,7 @@ from llamafile_mgr.processes import Holder, is_alive, is_of_this_computer
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.tasks import start_task
+from llamafile_mgr.typed_values import FieldError, read_record
 
 __all__ = ["LeaseTable", "LeaseTerms", "Leases", "find_defaults", "find_failure", "single_instance"]
 
@@ -235,9 +236,8 @@ def _read_process(command: Mapping[str, Any]) -> Holder | None:
     if told is None:
         return None
     try:
-        pid, started_at = int(told["pid"]), float(told["started_at"])
-        process = Holder(pid, started_at, str(told["host"]), str(told["purpose"]))
-    except (KeyError, TypeError, ValueError) as error:
+        process = read_record(told, Holder, "it")
+    except FieldError as error:
         raise RequestError(f"the process of the lease makes no sense: {error}") from error
     if not is_of_this_computer(process) or not is_alive(process):
         raise RequestError(
