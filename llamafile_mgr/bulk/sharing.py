@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from llamafile_mgr.bulk.admission import Admission, NodeFacts
 from llamafile_mgr.bulk.checkpoints import FinishedFragment
 from llamafile_mgr.bulk.computing import read_next
-from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.references import Reference, keep_reference
+from llamafile_mgr.bulk.text_records import Fragment
 from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import (
     EngineError,
