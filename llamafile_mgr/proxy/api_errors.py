@@ -1,10 +1,14 @@
-"""The proxy's own reasons to refuse a request; all are the caller's to mend, or to try again later."""
+"""The proxy's own reasons to refuse a request, all the caller's to mend or try again; how errors are told."""
 
 from __future__ import annotations
 
-from llamafile_mgr.errors import RequestError
+from typing import Any
+
+from llamafile_mgr.errors import EngineError, Error, NotReadyError, RequestError
+from llamafile_mgr.proxy.dialects.schemas import Schema
 
 __all__ = [
+    "ERROR_SCHEMA",
     "EngineRefusedError",
     "ForeignHostError",
     "ForeignOriginError",
@@ -13,6 +17,8 @@ __all__ = [
     "SlowBodyError",
     "UnknownModelError",
     "UnsupportedError",
+    "error_source",
+    "render_error",
 ]
 
 
@@ -46,3 +52,25 @@ class EngineRefusedError(RequestError, code="engine_refused"):
 
 class SlowBodyError(RequestError, code="slow_body", http_status=408):
     """The request's body did not come in time."""
+
+
+#: Of the error object that engines send themselves; dialects whose clients read another bring their own.
+ERROR_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "object", "required": ["message", "type", "code", "src"]}},
+}
+
+
+def error_source(error: Error) -> str:
+    """Return ``engine`` for what an engine said or did, else our name."""
+    return "engine" if isinstance(error, (EngineError, EngineRefusedError)) else "llamafile-mgr"
+
+
+def render_error(error: Error) -> dict[str, Any]:
+    """Return the error object."""
+    kind = "invalid_request_error" if error.http_status < 500 else "server_error"
+    if isinstance(error, NotReadyError):
+        kind = "unavailable_error"
+    said = {"message": error.describe(), "type": kind, "code": error.code, "param": None}
+    return {"error": {**said, "src": error_source(error)}}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
 from llamafile_mgr.errors import Error
-from llamafile_mgr.proxy.dialects.error_forms import ERROR_SCHEMA, render_error
+from llamafile_mgr.proxy.api_errors import ERROR_SCHEMA, render_error
 from llamafile_mgr.proxy.dialects.schemas import OBJECT, Schema
 from llamafile_mgr.proxy.http import Reply, Request, StreamReply
 

@@ -19,10 +19,9 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncation
 from llamafile_mgr.errors import Error, RequestError
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.proxy.api_errors import UnknownModelError, UnsupportedError
+from llamafile_mgr.proxy.api_errors import UnknownModelError, UnsupportedError, error_source
 from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
-from llamafile_mgr.proxy.dialects.error_forms import error_source
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
 from llamafile_mgr.proxy.engine_answers import pass_on
 from llamafile_mgr.proxy.front import Front
