@@ -30,7 +30,6 @@ from llamafile_mgr.downloader.pull_events import (
     Retrying,
 )
 from llamafile_mgr.downloader.resolving import Resolution, Resolver
-from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.downloader.transfer import Transfer
 from llamafile_mgr.errors import IntegrityError, NotFoundError, OfflineError
 from llamafile_mgr.files import clone_or_copy, store_errors, temporary_name
@@ -49,6 +48,7 @@ from llamafile_mgr.store import (
 from llamafile_mgr.store.block_hashes import hash_file
 from llamafile_mgr.store.kinds import kind_of_file
 from llamafile_mgr.store.parts import remove_part
+from llamafile_mgr.tasks import run_to_end
 
 __all__ = ["PullOptions", "pull"]
 

@@ -28,9 +28,9 @@ from llamafile_mgr.downloader.resolving import (
 )
 from llamafile_mgr.downloader.responses import RangeOutcome, RangeVerdict, judge
 from llamafile_mgr.downloader.retrying import RetryPolicy, next_wait
-from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.errors import DownloadError, Error
 from llamafile_mgr.store import BlockHashes, Part, Range
+from llamafile_mgr.tasks import run_to_end
 
 __all__ = ["Transfer"]
 

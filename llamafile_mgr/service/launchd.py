@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.errors import ServiceError
-from llamafile_mgr.service.definition import Action, Definition, Scope, Steps, UnitFile
-from llamafile_mgr.service.managing import Handle
+from llamafile_mgr.service.definition import Action, Definition, Handle, Scope, Steps, UnitFile
 
 __all__ = ["Launchd", "render_plist"]
 

@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llamafile_mgr.service.definition import Action, Definition, Scope, Steps, UnitFile
-from llamafile_mgr.service.managing import Handle
+from llamafile_mgr.service.definition import Action, Definition, Handle, Scope, Steps, UnitFile
 
 __all__ = ["Systemd", "render_service", "render_socket"]
 

@@ -24,7 +24,7 @@ from tests.planner import samples
 
 GB, MIB = 10**9, 1 << 20
 CATALOG = load_catalog()
-SFR = CATALOG.model("sfr-embedding-mistral")
+SFR = CATALOG.models["sfr-embedding-mistral"]
 Q4 = SFR.artifact("gguf-q4_k_m")
 FILES = [
     (model, artifact)
