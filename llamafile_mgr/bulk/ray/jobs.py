@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 from llamafile_mgr.bulk.admission import NodeFacts, read_facts
@@ -69,15 +70,15 @@ async def run_on_ray(
             return await complete_job(job, work, observe)
 
 
+@dataclass(eq=False, slots=True)
 class _RayFinder:
     """Finds the nodes that have what an actor needs."""
 
-    def __init__(self, ray: Any, cluster: RayCluster, connect: Connect, job: BulkJob) -> None:
-        self._ray = ray
-        self._cluster = cluster
-        self._connect = connect
-        self._job = job
-        self._seen: set[str] = set()
+    _ray: Any
+    _cluster: RayCluster
+    _connect: Connect
+    _job: BulkJob
+    _seen: set[str] = field(default_factory=set)
 
     async def find(self) -> Sequence[_RayNode]:
         """Return new nodes. Raises NotReadyError when the cluster does not answer."""
