@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ class LeaseTable:
         return None if self._held else max(0.0, self._until - now)
 
 
+@dataclass(eq=False, slots=True)
 class Leases:
     """The leases of one running ``serve``.
 
@@ -86,23 +87,16 @@ class Leases:
     user gets with a lease, such as the URL.
     """
 
-    def __init__(
-        self,
-        snapshots: Callable[[], Sequence[PoolSnapshot]],
-        changes: Changes,
-        access: Mapping[str, Any],
-        terms: LeaseTerms | None,
-    ) -> None:
-        self._snapshots = snapshots
-        self._changes = changes
-        self._access = access
-        self._terms = terms
-        self._table = LeaseTable(time.monotonic())
-        self._watchers: set[asyncio.Task[None]] = set()
-        self._waiting = 0
-        self._started = False
-        self._failure: Error | None = None
-        self._closed = False
+    _snapshots: Callable[[], Sequence[PoolSnapshot]]
+    _changes: Changes
+    _access: Mapping[str, Any]
+    _terms: LeaseTerms | None
+    _table: LeaseTable = field(default_factory=lambda: LeaseTable(time.monotonic()))
+    _watchers: set[asyncio.Task[None]] = field(default_factory=set)
+    _waiting: int = 0
+    _started: bool = False
+    _failure: Error | None = None
+    _closed: bool = False
 
     @property
     def key(self) -> str | None:
