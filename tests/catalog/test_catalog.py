@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from llamafile_mgr.catalog import ArtifactKind, Pooling, Role, load_catalog, load_golden, parse_catalog
+from llamafile_mgr.catalog import ArtifactKind, Pooling, Role, load_catalog, load_golden
+from llamafile_mgr.catalog.loading import parse_catalog
 from llamafile_mgr.errors import ConfigError, NotFoundError
 
 MODEL = """

@@ -9,7 +9,8 @@ import pytest
 
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
-from llamafile_mgr.machine import Cpu, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Machine, System
+from llamafile_mgr.machine.hardware import Memory
 from tests.support.commands import parse_command
 
 GIB = 1024**3

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.catalog import Catalog, load_catalog
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Gpu, Machine, System
+from llamafile_mgr.machine.hardware import Memory
 from llamafile_mgr.planner.budget import memory_budgets
 from llamafile_mgr.planner.options import flops_per_token
 from llamafile_mgr.planner.prospects import Site, catalog_facts
