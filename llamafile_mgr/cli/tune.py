@@ -54,7 +54,8 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     def show(run: ABRun) -> None:
         click.echo(f"{name}: {describe_run(run, tunable.plan)}", err=True)
 
-    click.echo(f"{name}: tuning for about {budget} seconds, by default {variant_of(tunable.plan).describe()}", err=True)
+    default = variant_of(tunable.plan).describe()
+    click.echo(f"{name}: tuning for about {budget} seconds, by default {default}", err=True)
     report = asyncio.run(tune_plan(tunable.plan, tunable.limits, context.paths, budget, show))
     path = keep_tuned(tunable, report.best, context.paths)
     if as_json:
