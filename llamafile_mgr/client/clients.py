@@ -12,7 +12,6 @@ import httpx
 
 from llamafile_mgr.client import operations as calls
 from llamafile_mgr.client.conversation import Exchange, Outcome, Send
-from llamafile_mgr.client.operations import EmbedOptions
 from llamafile_mgr.client.values import EmbedArguments, Embeddings, ModelInfo, Ranked
 from llamafile_mgr.errors import UsageError
 
@@ -82,8 +81,7 @@ class Client:
         The other arguments are those of ``EmbedArguments``. One text that cannot be embedded fails the call;
         ``embed_all`` tells of each instead.
         """
-        options = EmbedOptions(keep_going=False, return_chunks=False, **how)
-        return _shape(self._run(calls.embed(texts, options, self._retries)), as_numpy)
+        return _shape(self._run(calls.embed(texts, self._retries, **how)), as_numpy)
 
     def embed_all(
         self, texts: Sequence[str], *, return_chunks: bool = False, **how: Unpack[EmbedArguments]
@@ -93,8 +91,8 @@ class Client:
         ``return_chunks``: with ``truncate="chunk"``, tell the pieces of each text and their vectors.
         The other arguments are those of ``EmbedArguments``.
         """
-        options = EmbedOptions(keep_going=True, return_chunks=return_chunks, **how)
-        return self._run(calls.embed(texts, options, self._retries))
+        exchange = calls.embed(texts, self._retries, keep_going=True, return_chunks=return_chunks, **how)
+        return self._run(exchange)
 
     def embed_one(self, text: str, **how: Unpack[EmbedArguments]) -> list[float]:
         """Return the vector of one text."""
@@ -178,15 +176,14 @@ class AsyncClient:
         self, texts: Sequence[str], *, as_numpy: bool = False, **how: Unpack[EmbedArguments]
     ) -> list[list[float]] | NDArray[np.float32]:
         """Return a vector a text, as ``Client.embed`` does."""
-        options = EmbedOptions(keep_going=False, return_chunks=False, **how)
-        return _shape(await self._run(calls.embed(texts, options, self._retries)), as_numpy)
+        return _shape(await self._run(calls.embed(texts, self._retries, **how)), as_numpy)
 
     async def embed_all(
         self, texts: Sequence[str], *, return_chunks: bool = False, **how: Unpack[EmbedArguments]
     ) -> Embeddings:
         """Return vectors and the error of each text that has none, as ``Client.embed_all`` does."""
-        options = EmbedOptions(keep_going=True, return_chunks=return_chunks, **how)
-        return await self._run(calls.embed(texts, options, self._retries))
+        exchange = calls.embed(texts, self._retries, keep_going=True, return_chunks=return_chunks, **how)
+        return await self._run(exchange)
 
     async def embed_one(self, text: str, **how: Unpack[EmbedArguments]) -> list[float]:
         """Return the vector of one text."""

@@ -25,7 +25,7 @@ _HINT = "write a snapshot with: llamafile-mgr doctor --json"
 
 
 def machine_to_dict(machine: Machine) -> dict[str, object]:
-    """Return ``machine`` as dictionaries, lists, texts and numbers."""
+    """Return ``machine`` as dictionaries, lists, texts and numbers, derived figures beside the read ones."""
     values = dataclasses.asdict(machine)
     for part, names in _DERIVED.items():
         values[part] |= {name: getattr(getattr(machine, part), name) for name in names}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.client import operations as calls
 from llamafile_mgr.client.conversation import Exchange, Outcome, Send
-from llamafile_mgr.client.operations import EmbedOptions, split_texts
+from llamafile_mgr.client.operations import split_texts
 from llamafile_mgr.client.values import Embeddings, ItemError, Ranked
 from llamafile_mgr.errors import (
     BusyError,
@@ -64,7 +64,7 @@ def refusal(status: int, code: str = "other", **headers: str) -> httpx.Response:
 def embed(
     texts: Sequence[str], outcomes: Sequence[httpx.Response | httpx.HTTPError], **options: Any
 ) -> tuple[Embeddings, list[Send | float]]:
-    found, steps = drive(calls.embed(texts, EmbedOptions(**options), retries=2), outcomes)
+    found, steps = drive(calls.embed(texts, retries=2, **options), outcomes)
     assert isinstance(found, Embeddings)
     return found, steps
 
