@@ -109,7 +109,7 @@ def install(
     )
     definition = find_definition(request, target, os.environ)
     steps = handle.install_steps(definition)
-    changes = compare(steps.files)
+    changes = [compare(file) for file in steps.files]
     if not dry_run:
         make_directories(target)
     run, commands = _runner(dry_run=dry_run)

@@ -11,9 +11,8 @@ from typing import Any
 
 from llamafile_mgr import __version__
 from llamafile_mgr.embedding.embed_counters import EmbedderStats
-from llamafile_mgr.histograms import Histogram
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.metrics import Sample, histogram_samples, render_metric
+from llamafile_mgr.proxy.metrics import Sample, make_samples, render_metric
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.process_memory import resident_bytes
 from llamafile_mgr.supervisor.queue import CallQueue
@@ -113,10 +112,7 @@ def _samples(stats: Mapping[str, EmbedderStats], field: str, label: str | None) 
         found = getattr(each, field)
         for key, value in sorted(found.items()) if label else [("", found)]:
             labels = {"model": model, **({label: str(key)} if label else {})}
-            if isinstance(value, Histogram):
-                yield from histogram_samples(labels, value.snapshot())
-            else:
-                yield Sample(labels, value)
+            yield from make_samples(labels, value)
 
 
 async def describe_status(front: Front) -> dict[str, Any]:

@@ -49,16 +49,8 @@ class FileChange:
     lines: tuple[str, ...] = ()
 
 
-def compare(files: Sequence[UnitFile]) -> tuple[FileChange, ...]:
-    """Return what writing these files would change.
-
-    Raises:
-        ServiceError: one of them cannot be read.
-    """
-    return tuple(map(_compare, files))
-
-
-def _compare(file: UnitFile) -> FileChange:
+def compare(file: UnitFile) -> FileChange:
+    """Return what writing a file would change. Raises ServiceError when it cannot be read."""
     try:
         before = file.path.read_bytes()
     except FileNotFoundError:
