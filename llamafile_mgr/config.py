@@ -21,17 +21,6 @@ from pathlib import Path
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.errors import ConfigError
 
-__all__ = [
-    "CONFIG_VARIABLE",
-    "Config",
-    "DownloadConfig",
-    "ModelConfig",
-    "ServeConfig",
-    "load_config",
-    "parse_duration",
-    "parse_size",
-]
-
 CONFIG_VARIABLE = "LLAMAFILE_MGR_CONFIG"
 _PREFIX = "LLAMAFILE_MGR_"
 #: Variables of other rooms that share the prefix and are no settings.

@@ -15,21 +15,6 @@ from typing import BinaryIO
 
 from llamafile_mgr.errors import DiskFullError, StoreError
 
-__all__ = [
-    "clone_or_copy",
-    "disk_error",
-    "free_bytes",
-    "is_disk_full",
-    "lift_quarantine",
-    "link_file",
-    "replacing",
-    "store_errors",
-    "sync_directory",
-    "sync_file",
-    "temporary_name",
-    "write_atomically",
-]
-
 #: No room on the disk, in the quota, or for a file of this size.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: What file systems say that cannot wait for a directory.

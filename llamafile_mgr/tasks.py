@@ -7,8 +7,6 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["run_all", "run_to_end", "start_task"]
-
 _LOG = logging.getLogger("llamafile_mgr.tasks")
 
 P = ParamSpec("P")

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
 
-__all__ = ["FieldError", "read_record"]
-
 _T = typing.TypeVar("_T")
 
 

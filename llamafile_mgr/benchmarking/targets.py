@@ -20,8 +20,6 @@ from llamafile_mgr.supervisor.calls import Caller, Deadline
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 
-__all__ = ["DirectTarget", "ProxyTarget", "direct_engines", "proxy_at"]
-
 _SECONDS = 600.0
 #: More than anybody sends at once: the engines' own queues are measured.
 _MOST_REQUESTS = 1024

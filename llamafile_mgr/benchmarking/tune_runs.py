@@ -42,17 +42,6 @@ from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.tasks import run_all
 
-__all__ = [
-    "ABRun",
-    "TuneReport",
-    "VariantRunner",
-    "compare_plans",
-    "make_text",
-    "running_variant",
-    "tune_once",
-    "tune_plan",
-]
-
 #: Part of the budget that is kept to measure the winner against the default once more.
 _FINAL_PART = 0.35
 _TURN_SECONDS = 1.0

@@ -16,8 +16,6 @@ from llamafile_mgr.bulk.text_records import Fragment, TextResult
 from llamafile_mgr.bulk.vector_sources import VectorSource
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["compute_in_order", "embed_fragment", "fragments_under_way", "read_next"]
-
 
 def fragments_under_way(batch: int, concurrency: int, fragment: int) -> int:
     """Return how many fragments must be at hand so that ``concurrency`` requests are always under way."""

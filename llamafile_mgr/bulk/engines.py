@@ -27,8 +27,6 @@ from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
 
-__all__ = ["EngineSource", "own_engines", "plan_alone", "plan_embedder"]
-
 #: A model of many gigabytes loads for minutes.
 _READY_SECONDS = 1800.0
 _CALL_SECONDS = 3600.0

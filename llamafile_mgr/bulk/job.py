@@ -26,19 +26,6 @@ from llamafile_mgr.bulk.writers import OutputForm, output_form, write_output
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
 from llamafile_mgr.files import store_errors
 
-__all__ = [
-    "BulkJob",
-    "Computer",
-    "JobProgress",
-    "JobReport",
-    "Observe",
-    "check_job",
-    "complete_job",
-    "embed_file",
-    "run_job",
-    "stream_job",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class BulkJob:

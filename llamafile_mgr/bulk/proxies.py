@@ -10,8 +10,6 @@ from llamafile_mgr.bulk.vector_sources import EmbedSettings
 from llamafile_mgr.client import AsyncClient, ModelInfo
 from llamafile_mgr.errors import BodyTooLargeError, CheckpointError, NotFoundError, VectorSpaceError
 
-__all__ = ["ProxySource", "running_proxy"]
-
 _ANSWER_SECONDS = 3600.0
 _FIRST_RETRIES = 2
 #: With growing pauses these last for about five minutes.

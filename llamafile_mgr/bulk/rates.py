@@ -24,8 +24,6 @@ from llamafile_mgr.bulk.vector_sources import VectorSource
 from llamafile_mgr.bulk.writers import write_output
 from llamafile_mgr.errors import NotReadyError
 
-__all__ = ["measure_rates"]
-
 _ROWS = 20_000
 _PARTS = 50
 

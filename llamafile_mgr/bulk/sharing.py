@@ -29,8 +29,6 @@ from llamafile_mgr.errors import (
 )
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["Finder", "Node", "SharedWork"]
-
 #: How often a node is started that keeps being lost, and at how many losses a fragment is the suspect.
 _STARTS = 3
 _LOSSES = 4

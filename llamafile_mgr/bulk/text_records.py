@@ -12,17 +12,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "Failure",
-    "Fragment",
-    "Id",
-    "TextRecord",
-    "TextResult",
-    "bad_record",
-    "make_record",
-    "split_fragments",
-]
-
 Id = int | str
 
 

@@ -9,8 +9,6 @@ from enum import StrEnum
 
 from llamafile_mgr.errors import NotFoundError
 
-__all__ = ["Artifact", "ArtifactKind", "Catalog", "Model", "Pooling", "Role", "Shape"]
-
 #: A part of a name tells which is meant from so many letters on.
 _LEAST_PART = 3
 

@@ -13,8 +13,6 @@ from llamafile_mgr.catalog.catalog_entries import Artifact, Catalog, Model
 from llamafile_mgr.errors import ConfigError
 from llamafile_mgr.typed_values import FieldError, read_record
 
-__all__ = ["load_catalog", "parse_catalog"]
-
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _T = typing.TypeVar("_T")

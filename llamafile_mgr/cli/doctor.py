@@ -7,8 +7,6 @@ import click
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import print_json, print_line, styled
 
-__all__ = ["command"]
-
 _MARKS = {"pass": ("pass", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.bulk.ray import RayCluster
     from llamafile_mgr.cli.embed_sources import SourceOverrides
 
-__all__ = ["command"]
-
 _INEXACT = (
     "its engines compute several texts together, or some are of other machines: the last bits of vectors "
     "may differ from run to run (--exact gives equal bytes)"

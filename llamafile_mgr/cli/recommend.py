@@ -12,8 +12,6 @@ from llamafile_mgr.cli.output import format_bytes, format_table, print_json, pri
 if typing.TYPE_CHECKING:
     from llamafile_mgr.planner.verdicts import ModelVerdict, Recommendation
 
-__all__ = ["command"]
-
 _TASKS = ("clustering", "reranking", "retrieval", "sts")
 
 

@@ -8,8 +8,6 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.output import format_bytes, print_result
 
-__all__ = ["command"]
-
 
 @click.command(name="rm")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_stored)

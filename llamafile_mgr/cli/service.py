@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.service.definition import Definition, Handle, ServiceSpec
     from llamafile_mgr.service.finding import ServiceHost
 
-__all__ = ["command"]
-
 F = TypeVar("F", bound=Callable[..., object])
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

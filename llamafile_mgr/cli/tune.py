@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.benchmarking.tune_runs import ABRun, TuneReport
     from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["command"]
-
 
 @click.command("tune")
 @click.argument("model", metavar="MODEL", shell_complete=complete_models)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["AsyncClient", "Client"]
-
 _T = TypeVar("_T")
 
 #: A call is held while its model loads, so an answer may take its time.

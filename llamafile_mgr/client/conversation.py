@@ -22,8 +22,6 @@ from llamafile_mgr.errors import (
     error_class,
 )
 
-__all__ = ["Exchange", "Outcome", "Send", "send_json"]
-
 _T = TypeVar("_T")
 
 #: Worth another try: the queue is full, the model not ready, or an engine was lost.

@@ -9,8 +9,6 @@ from llamafile_mgr.client.conversation import Exchange, send_json
 from llamafile_mgr.client.values import Chunk, EmbedArguments, Embeddings, ItemError, ModelInfo, Ranked
 from llamafile_mgr.errors import EngineError, NotFoundError, UsageError, VectorSpaceError
 
-__all__ = ["embed", "health", "models", "rerank", "split_texts", "vector_space"]
-
 #: One request stays well below the proxy's limits, and big enough for full batches.
 _MOST_TEXTS = 512
 _MOST_CHARACTERS = 4_000_000

@@ -50,8 +50,6 @@ from llamafile_mgr.store.kinds import kind_of_file
 from llamafile_mgr.store.parts import remove_part
 from llamafile_mgr.tasks import run_to_end
 
-__all__ = ["PullOptions", "pull"]
-
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:

@@ -32,8 +32,6 @@ from llamafile_mgr.errors import DownloadError, Error
 from llamafile_mgr.store import BlockHashes, Part, Range
 from llamafile_mgr.tasks import run_to_end
 
-__all__ = ["Transfer"]
-
 _FLUSH_BYTES = 1024 * 1024
 _FLUSH_SECONDS = 0.1
 _TICK_SECONDS = 0.1

@@ -13,8 +13,6 @@ from typing import Any
 import httpcore
 import httpx
 
-__all__ = ["WideTransport"]
-
 _READ_BYTES = 256 * 1024
 
 

@@ -13,8 +13,6 @@ from llamafile_mgr.supervisor.calls import Caller, Deadline
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 
-__all__ = ["make_supervisor", "running_pools"]
-
 
 def make_supervisor(
     plans: Sequence[Plan], paths: Paths, options: SupervisorOptions | None = None

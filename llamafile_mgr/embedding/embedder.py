@@ -25,8 +25,6 @@ from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["Embedder"]
-
 
 @dataclass(eq=False)
 class Embedder:

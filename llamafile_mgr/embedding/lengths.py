@@ -14,8 +14,6 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Priority
 from llamafile_mgr.supervisor.dispatch import Dispatcher
 
-__all__ = ["TokenCounter", "estimate_tokens", "special_tokens", "surely_fits", "text_limit"]
-
 #: Special tokens that any tokenizer puts around a text, and the space that some put in front.
 _MOST_SPECIALS = 3
 _BERT_SPECIALS, _OTHER_SPECIALS = 2, 1

@@ -13,8 +13,6 @@ from llamafile_mgr.errors import NotReadyError
 from llamafile_mgr.processes import Holder
 from llamafile_mgr.supervisor.asking import send_command
 
-__all__ = ["Lease", "Patience", "Report"]
-
 #: Takes one line that tells a person how a start goes.
 Report = Callable[[str], None]
 

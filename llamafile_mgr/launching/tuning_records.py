@@ -20,8 +20,6 @@ from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.tuning import TunedSettings, Variant
 from llamafile_mgr.typed_values import FieldError, read_record
 
-__all__ = ["fingerprint_machine", "load_tuned", "save_tuned", "tuned_path"]
-
 _VERSION = 1
 _GIB = 1 << 30
 

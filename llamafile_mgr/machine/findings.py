@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Check", "CheckOutcome", "failed", "gib", "passed", "warned"]
-
 
 class CheckOutcome(StrEnum):
     """How a check ended."""

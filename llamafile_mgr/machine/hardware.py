@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["OTHER_VENDOR", "Cpu", "Gpu", "Machine", "Memory", "System"]
-
 
 class System(StrEnum):
     """The operating systems that we know how to look at; the rest is ``OTHER``."""

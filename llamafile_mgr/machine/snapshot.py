@@ -16,8 +16,6 @@ from llamafile_mgr.machine.hardware import Machine
 from llamafile_mgr.machine.vendors import vendor_names
 from llamafile_mgr.typed_values import FieldError, read_record
 
-__all__ = ["SNAPSHOT_VERSION", "machine_from_dict", "machine_to_dict", "read_snapshot"]
-
 SNAPSHOT_VERSION = 1
 #: Part of a machine -> names of properties that are written beside its fields.
 _DERIVED = {"cpu": ("usable_cores",), "memory": ("ceiling", "usable")}

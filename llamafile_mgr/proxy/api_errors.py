@@ -7,20 +7,6 @@ from typing import Any
 from llamafile_mgr.errors import EngineError, Error, NotReadyError, RequestError
 from llamafile_mgr.proxy.dialects.schemas import Schema
 
-__all__ = [
-    "ERROR_SCHEMA",
-    "EngineRefusedError",
-    "ForeignHostError",
-    "ForeignOriginError",
-    "MissingKeyError",
-    "NotAdminError",
-    "SlowBodyError",
-    "UnknownModelError",
-    "UnsupportedError",
-    "error_source",
-    "render_error",
-]
-
 
 class ForeignHostError(RequestError, code="forbidden_host", http_status=403):
     """The request names a host that is not ours: what DNS rebinding looks like."""

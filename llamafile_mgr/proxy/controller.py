@@ -18,8 +18,6 @@ from llamafile_mgr.proxy.leases import Leases
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.supervisor import Supervisor
 
-__all__ = ["Controller", "replace_model"]
-
 
 @dataclass(frozen=True, slots=True)
 class Controller:

@@ -27,8 +27,6 @@ from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.tasks import start_task
 from llamafile_mgr.typed_values import FieldError, read_record
 
-__all__ = ["LeaseTable", "LeaseTerms", "Leases", "find_defaults", "find_failure", "single_instance"]
-
 #: How long after its start a ``serve`` for its users waits for the first of them.
 FIRST_USER_SECONDS = 10.0
 _CHECK_SECONDS = 0.25

@@ -13,15 +13,6 @@ from collections.abc import MutableMapping, Sequence
 
 from llamafile_mgr.errors import ConfigError, PortInUseError
 
-__all__ = [
-    "addresses_of",
-    "allow_descriptors",
-    "bind_sockets",
-    "close_sockets",
-    "endpoint",
-    "inherited_sockets",
-]
-
 _BACKLOG = 2048
 _DESCRIPTORS = 65_536
 #: ``localhost`` means either address, and clients differ in which they try.

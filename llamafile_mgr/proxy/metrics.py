@@ -8,8 +8,6 @@ from typing import ClassVar, Generic, TypeVar
 
 from llamafile_mgr.histograms import Histogram
 
-__all__ = ["Counter", "ProxyMetrics", "Sample", "Timings", "make_samples", "render_metric"]
-
 Labels = tuple[str, ...]
 _V = TypeVar("_V", int, Histogram)
 

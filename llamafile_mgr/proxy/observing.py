@@ -18,8 +18,6 @@ from llamafile_mgr.supervisor.process_memory import resident_bytes
 from llamafile_mgr.supervisor.queue import CallQueue
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot
 
-__all__ = ["describe_readiness", "describe_status", "render_embedding_metrics", "render_metrics"]
-
 #: Field of the stats -> its metric, the help, and which label tells the keys of a field that has several.
 _METRICS: dict[str, tuple[str, str, str | None]] = {
     "calls": ("llamafile_embedding_calls_total", "Embedding calls.", None),

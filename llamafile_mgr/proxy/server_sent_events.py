@@ -20,8 +20,6 @@ from llamafile_mgr.errors import Error
 from llamafile_mgr.proxy.api_errors import render_error
 from llamafile_mgr.proxy.http import Reply, json_reply
 
-__all__ = ["EventFilter", "EventStyle", "JsonTranslation", "Translation", "render_event"]
-
 _DONE = b"data: [DONE]"
 
 

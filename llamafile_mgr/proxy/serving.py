@@ -47,8 +47,6 @@ from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.tasks import start_task
 
-__all__ = ["Announcements", "collect_aliases", "serve", "supervisor_options", "until_ready"]
-
 _LOG = logging.getLogger("llamafile_mgr.serve")
 #: How much longer a start may take each time that its loop is seen to turn.
 _EXTEND_SECONDS = 60.0

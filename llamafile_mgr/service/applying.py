@@ -18,17 +18,6 @@ from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.service.definition import Scope, Steps, UnitFile, lines_of
 from llamafile_mgr.service.finding import ServiceHost
 
-__all__ = [
-    "Change",
-    "FileChange",
-    "apply_install",
-    "apply_uninstall",
-    "check_installed",
-    "compare",
-    "make_directories",
-    "run_command",
-]
-
 _BOOTED = Path("/run/systemd/system")
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError
 
-__all__ = ["Action", "Definition", "Handle", "Scope", "ServiceSpec", "Steps", "UnitFile", "check_name"]
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 

@@ -21,8 +21,6 @@ from llamafile_mgr.service.launchd import Launchd
 from llamafile_mgr.service.systemd import Systemd
 from llamafile_mgr.service.task_scheduler import TaskScheduler
 
-__all__ = ["ServiceHost", "find_definition", "find_handle", "find_target"]
-
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: Variables of the installing shell that change where files lie; those of GPUs are kept too.
 _KEPT = (

@@ -12,8 +12,6 @@ from pathlib import Path
 from llamafile_mgr.errors import ServiceError
 from llamafile_mgr.service.definition import Action, Definition, Handle, Scope, Steps, UnitFile
 
-__all__ = ["Launchd", "render_plist"]
-
 _THROTTLE_SECONDS = 10
 
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 
 from llamafile_mgr.service.definition import Action, Definition, Handle, Scope, Steps, UnitFile
 
-__all__ = ["Systemd", "render_service", "render_socket"]
-
 #: Exit codes that no restart heals: usage, settings, no such model, a broken file, no plan.
 _HOPELESS = "2 3 4 5 10"
 #: What ``status`` asks for, of systemctl(1)'s properties.

@@ -9,8 +9,6 @@ from xml.etree import ElementTree
 from llamafile_mgr.errors import ServiceError
 from llamafile_mgr.service.definition import Action, Definition, Handle, Scope, Steps, UnitFile
 
-__all__ = ["TaskScheduler", "render_task"]
-
 _NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
 _RUN_AS_SERVICE = "S-1-5-19"  # LocalService
 

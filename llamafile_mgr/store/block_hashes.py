@@ -17,8 +17,6 @@ from llamafile_mgr.store.layout import is_digest
 from llamafile_mgr.store.ranges import Range
 from llamafile_mgr.typed_values import read_record
 
-__all__ = ["BLOCK_BYTES", "BlockHashes", "Digester", "hash_file", "read_blocks", "write_blocks"]
-
 BLOCK_BYTES = 4 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 

@@ -20,8 +20,6 @@ from llamafile_mgr.store.layout import check_digest, check_name
 from llamafile_mgr.store.records import StoredArtifact
 from llamafile_mgr.typed_values import read_record
 
-__all__ = ["LOCK_FILE", "LockedArtifact", "format_lock", "locked", "parse_lock", "read_lock", "write_lock"]
-
 LOCK_FILE = "llamafile.lock"
 _HEAD = "# Written by `llamafile-mgr pull --lock`; `llamafile-mgr pull --locked` takes exactly these files.\n"
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -22,8 +22,6 @@ from llamafile_mgr.files import disk_error, store_errors, sync_directory, write_
 from llamafile_mgr.store.ranges import Range, RangeSet
 from llamafile_mgr.typed_values import read_record
 
-__all__ = ["Part", "PartInfo", "make_part", "parse_map", "part_key", "peek", "remove_part"]
-
 
 @dataclass(frozen=True, slots=True)
 class PartInfo:

@@ -15,17 +15,6 @@ from llamafile_mgr.errors import UsageError
 from llamafile_mgr.store.layout import check_digest, check_name
 from llamafile_mgr.typed_values import read_record
 
-__all__ = [
-    "NameRecord",
-    "StoredArtifact",
-    "Trust",
-    "artifact_json",
-    "catalog_facts",
-    "parse_record",
-    "record_json",
-    "stored",
-]
-
 
 class Trust(StrEnum):
     """Where the digest came from that a file was checked against.

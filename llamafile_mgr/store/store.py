@@ -25,8 +25,6 @@ from llamafile_mgr.store.parts import PartInfo, make_part, remove_part
 from llamafile_mgr.store.ranges import Range
 from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust, parse_record, record_json, stored
 
-__all__ = ["Removal", "Store"]
-
 #: Changes of names and blobs are short; one that holds them up this long hangs.
 _BUSY_SECONDS = 60.0
 

@@ -26,8 +26,6 @@ from llamafile_mgr.config import load_config
 from llamafile_mgr.errors import Error, NotReadyError, UsageError
 from llamafile_mgr.paths import resolve_paths
 
-__all__ = ["embed_dataset"]
-
 _T = TypeVar("_T")
 
 

@@ -26,8 +26,6 @@ from llamafile_mgr.bulk.text_records import Failure, Fragment
 from llamafile_mgr.bulk.vector_sources import NodeSource
 from llamafile_mgr.errors import EngineLostError, Error, NotReadyError, UsageError
 
-__all__ = ["STOP_SECONDS", "Connect", "NodeWorker", "run_on_ray"]
-
 #: Called on every node: gives its source of vectors. Must be a function of an installed module.
 Connect = Callable[[], AbstractAsyncContextManager[NodeSource]]
 

@@ -19,8 +19,6 @@ from llamafile_mgr.proxy.http import Request
 from llamafile_mgr.proxy.routes.embedding import embedding_route
 from llamafile_mgr.proxy.routes.rerank import rerank_route
 
-__all__ = ["COHERE"]
-
 
 def _sign_bits(vector: NDArray[np.float32]) -> NDArray[np.uint8]:
     packed: NDArray[np.uint8] = np.packbits(vector > 0)

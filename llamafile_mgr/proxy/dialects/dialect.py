@@ -18,18 +18,6 @@ from llamafile_mgr.proxy.http import Reply, Request, StreamReply
 if TYPE_CHECKING:
     from llamafile_mgr.proxy.front import Front
 
-__all__ = [
-    "Answer",
-    "Dialect",
-    "EmbedCall",
-    "Form",
-    "RerankCall",
-    "RerankRenderer",
-    "Route",
-    "TokenizeCall",
-    "find_form",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class EmbedCall:

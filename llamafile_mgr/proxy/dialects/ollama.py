@@ -31,8 +31,6 @@ from llamafile_mgr.proxy.routes.generation import ask_chat
 from llamafile_mgr.proxy.server_sent_events import JsonTranslation
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["OLLAMA", "OllamaAnswer", "OllamaCall", "parse_chat", "parse_generate", "render_loaded"]
-
 #: The release of Ollama whose API this follows; programs compare it with the least they need.
 _API_LEVEL = "0.12.6"
 _NDJSON = "application/x-ndjson"

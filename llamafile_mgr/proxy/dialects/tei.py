@@ -30,8 +30,6 @@ from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
 from llamafile_mgr.proxy.routes.embedding import embedding_route
 
-__all__ = ["TEI"]
-
 #: Its clients wait 5 seconds for the next byte when chroma makes them.
 _HOLD_SECONDS = 3.0
 _DIRECTIONS = {"right": Truncation.RIGHT, "left": Truncation.LEFT}

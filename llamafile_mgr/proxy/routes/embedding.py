@@ -17,8 +17,6 @@ from llamafile_mgr.proxy.dialects.outcomes import outcome_headers
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
 
-__all__ = ["SPACE_HEADER", "check_space", "embedding_route", "parse_embedding"]
-
 #: Carries the fingerprint of the vectors in an answer; names those that a request takes.
 SPACE_HEADER, CONDITION_HEADER = "x-vector-space", "if-vector-space"
 _SHOWN = 100
