@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -33,7 +34,7 @@ def read_record(values: object, cls: type[_T], name: str) -> _T:
     """
     if not isinstance(values, Mapping):
         raise FieldError(name, "must be an object")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable
     unknown = [key for key in values if key not in hints]
     if unknown:
         raise FieldError(name, f"has the unknown key {unknown[0]}")
@@ -42,6 +43,11 @@ def read_record(values: object, cls: type[_T], name: str) -> _T:
         return cls(**fields)
     except TypeError as error:
         raise FieldError(name, f"is incomplete: {error}") from error
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, object]:
+    return typing.get_type_hints(cls)
 
 
 def _read(value: object, hint: object, name: str) -> object:

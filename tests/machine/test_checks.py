@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import pytest
 
-from llamafile_mgr.machine import Cpu, Gpu, Machine, System, diagnose, failures
+from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
 from llamafile_mgr.machine.binfmt import BinfmtHandler
+from llamafile_mgr.machine.checks import diagnose, failures
 from llamafile_mgr.machine.findings import Check, CheckOutcome
-from llamafile_mgr.machine.hardware import Memory
 from llamafile_mgr.machine.launch import LaunchFacts, PlaceFacts, PlaceRole, PortFacts
 
 GIB = 1024**3
