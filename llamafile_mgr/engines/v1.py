@@ -62,6 +62,9 @@ class V1(EngineFamily):
     cuts_full_context = True
     counts_special_tokens = False
     missing_routes = frozenset({"/v1/completions", "/v1/responses"})
+    #: It waits in the same queue as the work (run on llama.cpp's server of May 2024; 0.8.4 and 0.9.3 have the
+    #: same code).
+    health_while_computing = False
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""

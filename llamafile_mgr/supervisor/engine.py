@@ -26,6 +26,7 @@ from llamafile_mgr.supervisor.engine_start import (
     find_port,
     read_listening_port,
 )
+from llamafile_mgr.supervisor.liveness import Probe, Pulse
 from llamafile_mgr.supervisor.process import EngineProcess, Spawner, spawn_engine
 from llamafile_mgr.supervisor.process_memory import count_oom_kills
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings
@@ -55,6 +56,7 @@ class Engine(Backend):
         self._checks = checks
         self._spawn = spawn
         self._process: EngineProcess | None = None
+        self._pulse = Pulse()
 
     # What others may ask and do.
 
@@ -115,9 +117,35 @@ class Engine(Backend):
         self._suspected.clear()
         process.note_ready()
         self._move(EngineEvent.CHECKED)
-        await self._watch(
-            client, lambda seconds: client.request(self._rules.health(), deadline_seconds=seconds)
-        )
+        self._pulse = Pulse()
+        await self._watch(client, lambda seconds: self._check_health(client, seconds))
+
+    async def _check_health(self, client: EngineClient, seconds: float) -> None:
+        """Ask the health route; raises EngineError when nothing comes and it still gives no sign of work."""
+        try:
+            await client.request(self._rules.health(), deadline_seconds=seconds)
+        except EngineLostError:
+            raise
+        except EngineError:
+            if time.monotonic() - await self._last_sign(client) >= seconds:
+                raise
+
+    @property
+    def _when_still(self) -> Probe:
+        """A processor's work shows in its time; a GPU's need not."""
+        asked = super()._when_still
+        return Probe.HUNG if asked is Probe.NOTHING and self.plan.device == "cpu" else asked
+
+    async def _last_sign(self, client: EngineClient) -> float:
+        """Count lines that it logs, and look at its process while it sends nothing."""
+        now, process = time.monotonic(), self._process
+        if process is None or now - client.last_received < self._surroundings.liveness.tick_seconds:
+            return client.last_received
+        effort = await asyncio.to_thread(process.effort)
+        if effort is None:  # nobody can see it, so nothing can be held against it
+            return now
+        self._pulse.feel(effort, now, self._surroundings.liveness.silent_seconds)
+        return max(client.last_received, process.last_output, self._pulse.at)
 
     async def _start(self, listening: asyncio.Future[int]) -> tuple[str, EngineProcess]:
         surroundings = self._surroundings
