@@ -12,7 +12,7 @@ from typing import ClassVar
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
-from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags
+from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags, thread_flags
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.errors import EngineError
 
@@ -72,7 +72,7 @@ class V1(EngineFamily):
         return (
             *("--server", "--nobrowser", "--host", settings.host, "--port", str(settings.port)),
             *given("-m", settings.model),
-            *("-c", str(settings.context), "-t", str(settings.threads)),
+            *("-c", str(settings.context), *thread_flags(settings)),
             *(("--embedding", "-np", "1") if embedding else ("-np", str(settings.slots))),
             *gpu_flags(settings),
             *name_flags(settings),

@@ -15,9 +15,10 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.ape_loader import clear_way
 from llamafile_mgr.supervisor.backend import FAILED_GRACE_SECONDS, Backend
 from llamafile_mgr.supervisor.degradation import drop_flags
-from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
+from llamafile_mgr.supervisor.diagnosis import NOT_RUN, Diagnosis, diagnose
 from llamafile_mgr.supervisor.engine_start import (
     EngineChecks,
     await_health,
@@ -36,6 +37,8 @@ __all__ = ["Engine"]
 
 T = TypeVar("T")
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
+#: Of an engine that was ready: what it said before has not killed it.
+_LAST_LINES = 40
 #: For the end of a process that has broken off its connections.
 _GONE_SECONDS = 1.0
 
@@ -73,7 +76,7 @@ class Engine(Backend):
     # Its life; everything below runs in one task.
 
     async def _live_once(self) -> Diagnosis | None:
-        started = time.monotonic()
+        started, lines_before = time.monotonic(), self.log.total_lines
         kills = await asyncio.to_thread(count_oom_kills)
         listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         key, process = await self._start(listening)
@@ -87,13 +90,21 @@ class Engine(Backend):
                     await asyncio.wait_for(process.wait(), _GONE_SECONDS)
         if self._stopping:
             return None
-        code = process.exit_code
+        code, was_ready = process.exit_code, self.state is EngineState.READY
         suspended = code is None and await asyncio.to_thread(lambda: process.suspended)
         await self._close(FAILED_GRACE_SECONDS)
         if failure is not None and code is None:
             return replace(self._explain(failure), external=suspended)
         killed = await asyncio.to_thread(count_oom_kills) > kills
-        return diagnose(code, self.log.lines[-40:], time.monotonic() - started, oom_killed=killed)
+        count = self.log.total_lines - lines_before
+        # At its start all count: old servers print a page of usage behind what was wrong with a flag.
+        count = min(count, _LAST_LINES) if was_ready else count
+        lines = self.log.lines[-count:] if count else ()
+        obstacle = None
+        if code in NOT_RUN and not was_ready:
+            obstacle = await asyncio.to_thread(clear_way, self.plan.program, self.plan.environment)
+        uptime = time.monotonic() - started
+        return diagnose(code, lines, uptime, oom_killed=killed, obstacle=obstacle)
 
     def _explain(self, error: Error) -> Diagnosis:
         # A disk that is full or a directory that is gone is nothing that the engine did.
