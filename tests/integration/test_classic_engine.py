@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import random
 import signal
 import string
@@ -9,13 +12,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
 from tests.support.llamafiles import pack_classic
-from tests.support.models import write_large_generator
+from tests.support.models import write_large_generator, write_letter_embedder
 from tests.support.service import Service, read_models, running_service
 
 #: The engine may still be compiled, and a long prompt takes its time.
@@ -81,3 +86,105 @@ def test_an_engine_that_is_stopped_while_it_computes_is_found(home: Path, genera
     call.join(300)
     # Somebody stopped it, so the call is not to blame, and is computed by the next engine.
     assert replies[0].status_code == 200, replies[0].text
+
+
+def complete(service: Service, **body: object) -> httpx.Response:
+    return httpx.post(f"{service.url}/v1/completions", json={"max_tokens": 2, **body}, timeout=120)
+
+
+def test_text_completions_of_several_texts(generating: Service) -> None:
+    reply = complete(generating, prompt=["ab", "cd"], n=2, echo=True, seed=1)
+    assert reply.status_code == 200, reply.text
+    choices = reply.json()["choices"]
+    assert [each["index"] for each in choices] == [0, 1, 2, 3]
+    assert [each["text"][:2] for each in choices] == ["ab", "ab", "cd", "cd"]
+    assert all(len(each["text"]) > 2 for each in choices)
+    assert reply.json()["usage"]["completion_tokens"] == 8
+
+
+def test_text_completions_of_token_ids(generating: Service) -> None:
+    [choice] = complete(generating, prompt=[260, 261, 262]).json()["choices"]
+    assert choice["text"]
+
+
+def test_an_echo_in_a_stream(generating: Service) -> None:
+    lines = complete(generating, prompt="ab", echo=True, stream=True).text.splitlines()
+    events = [json.loads(line[5:]) for line in lines if line.startswith("data: {")]
+    assert events[0]["choices"][0]["text"].startswith("ab")
+    assert lines[-2] == "data: [DONE]"
+
+
+@pytest.mark.parametrize(
+    "asked", [{"logprobs": 1}, {"suffix": "x"}, {"best_of": 2}, {"n": 2, "stream": True}]
+)
+def test_what_the_classic_server_cannot_do_is_refused(generating: Service, asked: dict[str, object]) -> None:
+    reply = complete(generating, prompt="ab", **asked)
+    assert reply.status_code == 400
+    assert "too old" in reply.json()["error"]["message"]
+
+
+@pytest.fixture(scope="module")
+def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Service]]:
+    home = tmp_path_factory.mktemp("classic-embed")
+    weights = write_letter_embedder(home / "weights.gguf")
+    packed = pack_classic(weights, home / "letter-embedder.llamafile")
+    one = "[models.letter-embedder]\nreplicas = 2\nthreads = 1\n"
+    (home / "config.toml").write_text(f"[serve]\ncache_bytes = 0\n{one}")
+    with running_service(home, "--embed", str(packed)) as running:
+        yield home, running
+
+
+def embed(service: Service, texts: list[str]) -> dict[str, Any]:
+    reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": texts}, timeout=60)
+    assert reply.status_code == 200, reply.text
+    answer: dict[str, Any] = reply.json()
+    return answer
+
+
+def test_usage_that_nothing_counted_says_so(embedding: tuple[Path, Service]) -> None:
+    _, service = embedding
+    usage = embed(service, ["one text", "and another"])["usage"]
+    assert usage["estimated"] is True
+    assert usage["prompt_tokens"] > 0
+
+
+def test_thirty_kills_and_no_failed_call(embedding: tuple[Path, Service]) -> None:
+    home, service = embedding
+    choose, texts = random.Random(3), [f"{word} and {word} again" for word in string.ascii_lowercase]
+    right = [row["embedding"] for row in embed(service, texts)["data"]]
+    failures: list[str] = []
+    answered = [0]
+    stop = threading.Event()
+
+    def work(seed: int) -> None:
+        own = random.Random(seed)
+        while not stop.is_set():
+            chosen = own.sample(range(len(texts)), own.randint(1, 4))
+            try:
+                rows = embed(service, [texts[at] for at in chosen])["data"]
+                for at, row in zip(chosen, rows, strict=True):
+                    assert np.dot(row["embedding"], right[at]) >= 0.9999
+            except Exception as error:  # whatever it is, it is what a client would have seen
+                failures.append(f"{type(error).__name__}: {error}")
+                return
+            answered[0] += 1
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    killed: set[int] = set()
+    before = answered[0]
+    while len(killed) < 30 and not failures:
+        [model] = read_models(home, service)
+        pids = [e["pid"] for e in model["engines"] if e["pid"] is not None and e["pid"] not in killed]
+        if pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid := choose.choice(pids), signal.SIGKILL)
+                killed.add(pid)
+        time.sleep(choose.uniform(0.0, 0.5))
+    stop.set()
+    for worker in workers:
+        worker.join(60)
+    assert failures == []
+    assert len(killed) == 30
+    assert answered[0] > before

@@ -8,8 +8,16 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-__all__ = ["forget_added_eos", "write_large_generator", "write_reranker", "write_tiny_generator"]
+__all__ = [
+    "forget_added_eos",
+    "write_large_generator",
+    "write_letter_embedder",
+    "write_reranker",
+    "write_tiny_generator",
+]
 
+#: What makes attention see all tokens alike, and count.
+_EVEN_ATTENTION = {"attn_q": 0.0, "attn_k": 0.0, "attn_v": 8.0, "attn_output": 8.0}
 _TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
@@ -57,6 +65,15 @@ def write_large_generator(path: Path, *, context: int = 2048) -> Path:
     return _write_llama(path, _Shape("large-generator", 1536, 4096, 21, 12, 3, alike=True), context, "Q4_0")
 
 
+def write_letter_embedder(path: Path, *, context: int = 512) -> Path:
+    """Write a ``llama`` of 64 dimensions that embeds, as its last token, about which letters a text has.
+
+    Its attention is even over all tokens, and outweighs what the last one is. No pieces of words, so that
+    engines of all generations agree on its tokens.
+    """
+    return _write_llama(path, _Shape("letter-embedder", 64, 128, 1, 4, 4, embeds=True), context)
+
+
 @dataclass(frozen=True)
 class _Shape:
     name: str
@@ -66,6 +83,7 @@ class _Shape:
     heads: int
     kv_heads: int
     alike: bool = False
+    embeds: bool = False
 
 
 def _write_llama(path: Path, shape: _Shape, context: int, quantisation: str = "F32") -> Path:
@@ -96,7 +114,10 @@ def _write_llama(path: Path, shape: _Shape, context: int, quantisation: str = "F
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    writer.add_chat_template(_TEMPLATE)
+    if shape.embeds:
+        writer.add_pooling_type(gguf.PoolingType.LAST)
+    else:
+        writer.add_chat_template(_TEMPLATE)
     random = np.random.default_rng(7)
 
     def matrix(rows: int, columns: int) -> np.ndarray:
@@ -120,6 +141,8 @@ def _write_llama(path: Path, shape: _Shape, context: int, quantisation: str = "F
     for block in range(shape.blocks):
         if not (weights and shape.alike):
             weights = {name: matrix(rows, columns) for name, (rows, columns) in shapes.items()}
+        if shape.embeds:
+            weights |= {name: weights[name] * factor for name, factor in _EVEN_ATTENTION.items()}
         for name, values in weights.items():
             writer.add_tensor(f"blk.{block}.{name}.weight", values, raw_dtype=packed)
         for name in ("attn_norm", "ffn_norm"):
