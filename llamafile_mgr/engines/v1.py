@@ -1,6 +1,7 @@
 """llamafile up to 0.9.3 with ``--server``: the engine of the three embedding llamafiles of the post.
 
-Flags and shapes: llamafile 0.8.4 and 0.9.3, ``llama.cpp/server/server.cpp``; not run here. There is no
+Flags and shapes: llamafile 0.8.4 and 0.9.3, ``llama.cpp/server/server.cpp``; their upstream twin, llama.cpp's
+server of May 2024, runs in the tests. There is no
 ``--pooling`` and no ``-ub``; any ``-b`` shrinks the batch to 512; more than one slot nulls embeddings.
 """
 

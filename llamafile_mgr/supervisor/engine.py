@@ -155,7 +155,7 @@ class Engine(Backend):
         effort = await asyncio.to_thread(process.effort)
         if effort is None:  # nobody can see it, so nothing can be held against it
             return now
-        self._pulse.feel(effort, now, self._surroundings.liveness.silent_seconds)
+        self._pulse.feel(effort, now, self._surroundings.liveness.still_seconds)
         return max(client.last_received, process.last_output, self._pulse.at)
 
     async def _start(self, listening: asyncio.Future[int]) -> tuple[str, EngineProcess]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,14 +12,19 @@ import string
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import psutil
 import pytest
 
+from llamafile_mgr.changes import Changes
+from llamafile_mgr.supervisor.engine import Engine
+from llamafile_mgr.supervisor.states import EngineState
+from tests.support.engine_builds import CLASSIC, build_engine
+from tests.support.lives import Checks, fake_plan, surroundings
 from tests.support.llamafiles import pack_classic
 from tests.support.models import write_large_generator, write_letter_embedder
 from tests.support.service import Service, read_models, running_service
@@ -30,8 +36,9 @@ MODEL = "large-generator"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a home with the settings that users have, and a llamafile of 520 million weights in it."""
+    """Return a home with little patience for engines that hang, and a llamafile of 520 million weights."""
     home = tmp_path_factory.mktemp("classic")
+    (home / "config.toml").write_text("[serve]\nliveness_seconds = 2\n")
     weights = write_large_generator(home / "weights.gguf")
     pack_classic(weights, home / f"{MODEL}.llamafile")
     weights.unlink()
@@ -44,11 +51,11 @@ def generating(home: Path) -> Iterator[Service]:
         yield running
 
 
-def ask(service: Service, letters: int, seed: int) -> httpx.Response:
+def ask(service: Service, letters: int, seed: int, seconds: float = 600) -> httpx.Response:
     """Ask for one token after so many letters, each of which is a token."""
     prompt = "".join(random.Random(seed).choices(string.ascii_lowercase, k=letters))
     body = {"prompt": prompt, "n_predict": 1}
-    return httpx.post(f"{service.url}/completion", json=body, timeout=600)
+    return httpx.post(f"{service.url}/completion", json=body, timeout=seconds)
 
 
 def engine_of(home: Path, service: Service) -> dict[str, object]:
@@ -70,12 +77,30 @@ def test_a_long_prompt_is_computed_to_its_end(home: Path, generating: Service) -
     print(f"a prompt of 1,500 tokens took {took:.0f} s")
 
 
+def test_what_its_caller_gave_up_is_computed_in_peace(home: Path, generating: Service) -> None:
+    """The server cannot stop it, and answers nothing else meanwhile, also not to who looks after it."""
+    before = engine_of(home, generating)
+    with pytest.raises(httpx.ReadTimeout):
+        ask(generating, 700, seed=3, seconds=1)
+    deadline = time.monotonic() + 300
+    process = psutil.Process(int(str(before["pid"])))
+    spent = sum(process.cpu_times()[:2])
+    while time.monotonic() < deadline:
+        time.sleep(2)
+        spent, earlier = sum(process.cpu_times()[:2]), spent
+        if spent - earlier < 0.2:
+            break
+    assert ask(generating, 1, seed=4).status_code == 200
+    after = engine_of(home, generating)
+    assert (after["pid"], after["restarts"]) == (before["pid"], before["restarts"])
+
+
 def test_an_engine_that_is_stopped_while_it_computes_is_found(home: Path, generating: Service) -> None:
     replies: list[httpx.Response] = []
-    call = threading.Thread(target=lambda: replies.append(ask(generating, 600, seed=2)))
+    call = threading.Thread(target=lambda: replies.append(ask(generating, 300, seed=2)))
     call.start()
-    time.sleep(2)
-    before = engine_of(home, generating)
+    while not (before := engine_of(home, generating))["in_flight"]:
+        time.sleep(0.01)
     psutil.Process(int(str(before["pid"]))).send_signal(signal.SIGSTOP)
     deadline = time.monotonic() + 60
     while engine_of(home, generating)["restarts"] != 1 and time.monotonic() < deadline:
@@ -86,6 +111,19 @@ def test_an_engine_that_is_stopped_while_it_computes_is_found(home: Path, genera
     call.join(300)
     # Somebody stopped it, so the call is not to blame, and is computed by the next engine.
     assert replies[0].status_code == 200, replies[0].text
+
+
+async def test_a_page_of_usage_does_not_hide_which_flag_is_unknown(tmp_path: Path) -> None:
+    changes = Changes()
+    around = replace(surroundings(tmp_path), changed=changes.announce)
+    newer = replace(fake_plan(), program=(str(build_engine(CLASSIC) / "server"),))  # with flags of today's
+    engine = Engine("m", newer, Checks(), around)
+    living = asyncio.create_task(engine.run())
+    assert await changes.wait_for(lambda: engine.state is EngineState.FAILED, 20.0)
+    engine.request_stop(0.0)
+    await living
+    assert engine.cause is not None
+    assert engine.cause.cause == "this engine does not know the flag --server"
 
 
 def complete(service: Service, **body: object) -> httpx.Response:
@@ -134,24 +172,24 @@ def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
         yield home, running
 
 
-def embed(service: Service, texts: list[str]) -> dict[str, Any]:
+def embed(service: Service, texts: list[str]) -> httpx.Response:
     reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": texts}, timeout=60)
     assert reply.status_code == 200, reply.text
-    answer: dict[str, Any] = reply.json()
-    return answer
+    return reply
 
 
 def test_usage_that_nothing_counted_says_so(embedding: tuple[Path, Service]) -> None:
     _, service = embedding
-    usage = embed(service, ["one text", "and another"])["usage"]
-    assert usage["estimated"] is True
-    assert usage["prompt_tokens"] > 0
+    reply = embed(service, ["one text", "and another"])
+    assert reply.json()["usage"]["estimated"] is True
+    assert reply.json()["usage"]["prompt_tokens"] > 0
+    assert reply.headers["x-tokens-estimated"] == "true"
 
 
 def test_thirty_kills_and_no_failed_call(embedding: tuple[Path, Service]) -> None:
     home, service = embedding
     choose, texts = random.Random(3), [f"{word} and {word} again" for word in string.ascii_lowercase]
-    right = [row["embedding"] for row in embed(service, texts)["data"]]
+    right = [row["embedding"] for row in embed(service, texts).json()["data"]]
     failures: list[str] = []
     answered = [0]
     stop = threading.Event()
@@ -161,7 +199,7 @@ def test_thirty_kills_and_no_failed_call(embedding: tuple[Path, Service]) -> Non
         while not stop.is_set():
             chosen = own.sample(range(len(texts)), own.randint(1, 4))
             try:
-                rows = embed(service, [texts[at] for at in chosen])["data"]
+                rows = embed(service, [texts[at] for at in chosen]).json()["data"]
                 for at, row in zip(chosen, rows, strict=True):
                     assert np.dot(row["embedding"], right[at]) >= 0.9999
             except Exception as error:  # whatever it is, it is what a client would have seen
