@@ -81,7 +81,7 @@ def test_what_its_caller_gave_up_is_computed_in_peace(home: Path, generating: Se
     """The server cannot stop it, and answers nothing else meanwhile, also not to who looks after it."""
     before = engine_of(home, generating)
     with pytest.raises(httpx.ReadTimeout):
-        ask(generating, 700, seed=3, seconds=1)
+        ask(generating, 500, seed=3, seconds=1)
     deadline = time.monotonic() + 300
     process = psutil.Process(int(str(before["pid"])))
     spent = sum(process.cpu_times()[:2])
@@ -97,7 +97,7 @@ def test_what_its_caller_gave_up_is_computed_in_peace(home: Path, generating: Se
 
 def test_an_engine_that_is_stopped_while_it_computes_is_found(home: Path, generating: Service) -> None:
     replies: list[httpx.Response] = []
-    call = threading.Thread(target=lambda: replies.append(ask(generating, 300, seed=2)))
+    call = threading.Thread(target=lambda: replies.append(ask(generating, 200, seed=2)))
     call.start()
     while not (before := engine_of(home, generating))["in_flight"]:
         time.sleep(0.01)
@@ -213,8 +213,11 @@ def test_thirty_kills_and_no_failed_call(embedding: tuple[Path, Service]) -> Non
     killed: set[int] = set()
     before = answered[0]
     while len(killed) < 30 and not failures:
+        # Mostly engines that serve, now and then one that is just being started.
+        states = ("ready", "starting", "warming") if len(killed) % 5 == 4 else ("ready",)
         [model] = read_models(home, service)
-        pids = [e["pid"] for e in model["engines"] if e["pid"] is not None and e["pid"] not in killed]
+        engines = [each for each in model["engines"] if each["state"] in states]
+        pids = [each["pid"] for each in engines if each["pid"] not in (None, *killed)]
         if pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid := choose.choice(pids), signal.SIGKILL)
