@@ -2,7 +2,7 @@
 
 It is told from other programs by what it prints for ``--version``. Its flags come and go between builds: what
 its ``--help`` lists decides which are passed. It reads bare GGUF files alone. Sources: ``common/arg.cpp`` and
-``common/build-info.cpp.in`` of llama.cpp 0.2.0, and the help of a build of it.
+``common/build-info.cpp.in`` of llama.cpp 0.5.0, and the help of a build of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llamafile_mgr.engines.upstream import UpstreamServer
 
 __all__ = ["LlamaCpp"]
 
-#: ``version: 0.2.0 (build 11549, commit 1a2b3c4)``, before August 2026 ``version: 6795 (1a2b3c4)``.
+#: ``version: 0.5.0-dev (build 1, commit 0c1e570)``, before August 2026 ``version: 6795 (1a2b3c4)``.
 _VERSION = re.compile(r"^version: (\S{1,40}) \((?:build (\d{1,9}))?[^)\n]*\)\s+built with ", re.MULTILINE)
 _FLAG = r"--?[A-Za-z][\w.-]*"
 #: One entry of the help: flags, what the value is called, and after a wide gap what it is for.
