@@ -63,10 +63,17 @@ def _find_engines(search: ProgramSearch, paths: Paths) -> Iterator[EngineFacts]:
     for each in Family:
         for program in family_rules(each).installed_programs(toolbox):
             asked = program.flags is not None
-            version = program.version if asked else importlib.metadata.version(_WHEEL)
+            version = program.version if asked else _wheel_version()
             yield EngineFacts(
                 each.value, version, " ".join(program.command), program.devices if asked else None
             )
+
+
+def _wheel_version() -> str | None:
+    try:
+        return importlib.metadata.version(_WHEEL)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _check_engines(engines: tuple[EngineFacts, ...], search: ProgramSearch) -> Iterator[Check]:
