@@ -15,7 +15,16 @@ from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileKind
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.selection import select_engine
-from tests.planner.samples import EMBEDDED_ONLY, LAPTOP_8GB, MINILM, NOTHING, RUNTIME, subject, weights
+from tests.planner.samples import (
+    EMBEDDED_ONLY,
+    GPU_24GB,
+    LAPTOP_8GB,
+    MINILM,
+    NOTHING,
+    RUNTIME,
+    subject,
+    weights,
+)
 from tests.support.llama_programs import HELP
 
 FLAGS = family_rules(Family.LLAMA_CPP).read_flags(HELP.read_text(encoding="utf-8"))
@@ -79,3 +88,22 @@ def test_a_plan_shows_the_flags_of_its_help(role: Role) -> None:
     assert {word for word in command if word.startswith("-")} <= FLAGS
     assert plan.reasons[0].value == "llama.cpp 0.5.0-dev (build 1)"
     assert spec.facts.kind is FileKind.WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "flags"),
+    [
+        (("CUDA0: NVIDIA GeForce RTX 4090 (24564 MiB, 23000 MiB free)",), "RTX 4090", ()),
+        (("Vulkan0: NVIDIA GeForce RTX 4090 (24564 MiB, 23000 MiB free)",), "RTX 4090", ()),
+        ((), "cpu", ("--device", "none")),
+    ],
+)
+def test_a_gpu_is_used_where_the_program_lists_it(
+    devices: tuple[str, ...], device: str, flags: tuple[str, ...]
+) -> None:
+    tools = toolbox(replace(FOUND, devices=devices))
+    (plan,) = plan_models((BARE,), GPU_24GB, tools, {}, {"minilm": ModelConfig()})
+    command = plan.command(1, Path("/k"))
+    assert plan.device == device
+    assert ("--device" in command) is bool(flags)
+    assert not {"--gpu", "-ngl"} & set(command)
