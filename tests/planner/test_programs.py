@@ -74,6 +74,14 @@ def test_one_that_lacks_what_is_needed_is_passed_over_and_says_so() -> None:
     assert "install llama.cpp" in str(raised.value.hint)
 
 
+def test_a_named_one_that_cannot_is_told_where_the_files_own_engine_takes_its_place() -> None:
+    spec = subject(version="0.10.5", family=Family.V10)
+    old = replace(TOLD, flags=FLAGS - {"--pooling cls"})
+    selection = select_engine(spec, LAPTOP_8GB, toolbox(old), Pooling.CLS)
+    assert selection.family is Family.V10
+    assert "its build has no --pooling cls" in selection.reason.why
+
+
 def test_several_ggufs_in_a_file_stay_with_its_own_engine() -> None:
     spec = subject(ggufs=2, version="0.10.5", family=Family.V10)
     assert select_engine(spec, LAPTOP_8GB, toolbox(TOLD), Pooling.CLS).family is Family.V10
