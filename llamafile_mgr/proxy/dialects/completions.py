@@ -15,8 +15,6 @@ from typing import Any
 from llamafile_mgr.errors import RequestError
 from llamafile_mgr.proxy.server_sent_events import JsonTranslation, render_event
 
-__all__ = ["CompletionForm", "LlamafileCompletion", "TextCompletion", "to_llamafile"]
-
 #: In one call; the queue holds that many of one client.
 _MOST_PROMPTS, _MOST_CHOICES = 256, 16
 _NOT_SENT = frozenset(
