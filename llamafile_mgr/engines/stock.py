@@ -18,8 +18,6 @@ from llamafile_mgr.engines.launch_settings import LaunchSettings, given
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.engines.upstream import UpstreamServer
 
-__all__ = ["LlamaCpp"]
-
 #: ``version: 0.5.0-dev (build 1, commit 0c1e570)``, before August 2026 ``version: 6795 (1a2b3c4)``.
 _VERSION = re.compile(r"^version: (\S{1,40}) \((?:build (\d{1,9}))?[^)\n]*\)\s+built with ", re.MULTILINE)
 _FLAG = r"--?[A-Za-z][\w.-]*"
