@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.engine_reports import LogWords
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
@@ -87,6 +88,23 @@ class EngineFamily(ABC):
     #: Whether it keeps finished conversations in memory, up to 8 GiB unless told otherwise.
     keeps_conversations: bool = False
 
+    # --- what it tells of itself -----------------------------------------------------------------
+    #: Flags with which its log tells where the layers lie.
+    telling_flags: tuple[str, ...] = ()
+    #: Words of May 2024: ``llama.cpp`` and ``examples/server/server.cpp`` of llama-cpp-python 0.2.68, lines
+    #: that engines of 2026 still print; on causes llamafile 0.9.3, ``llamafile/gpu.c`` and ``ggml-cuda.cu``.
+    log_words: LogWords = LogWords(
+        weights=re.compile(r"load_tensors:\s+(\S+)(?: model)? buffer size =\s*([\d.]+) MiB"),
+        layers=re.compile(r"offloaded (\d+)/(\d+) layers to GPU"),
+        slots=re.compile(r"\bn_slots\"?\s*[=:]\s*(\d+)"),
+        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d+)"),
+        batch=re.compile(r"\bn_ubatch\s*=\s*(\d+)"),
+        causes=(
+            (re.compile(r"no GPUs were found"), "the engine found no GPU, and computes on the processor"),
+            (re.compile(r"failed to initialize (CUDA|ROCm|MUSA): (.+)"), "{0} did not start: {1}"),
+        ),
+    )
+
     # --- texts and vectors -----------------------------------------------------------------------
     #: Families of one name give vectors of one space.
     vector_space: str
@@ -134,6 +152,19 @@ class EngineFamily(ABC):
         """Return the cheapest request that an engine answers once its model is loaded."""
         return EngineRequest("GET", "/health")
 
+    def properties(self) -> EngineRequest | None:
+        """Return the request that tells how it was started, None where there is none."""
+        return EngineRequest("GET", "/props")
+
+    def read_properties(self, reply: EngineReply) -> tuple[int | None, int | None]:
+        """Return the tokens of a slot and the slots that a reply to ``properties`` tells, None for what it
+        does not."""
+        body = read_json(reply)
+        settings = body.get("default_generation_settings") if isinstance(body, dict) else None
+        context = settings.get("n_ctx") if isinstance(settings, dict) else None
+        slots = body.get("total_slots") if isinstance(body, dict) else None
+        return _positive(context), _positive(slots)
+
     def embed(self, texts: Sequence[str]) -> EngineRequest:
         """Return the request for the vectors of at most ``max_texts`` texts."""
         return json_request("/embedding", {"content": texts[0]})
@@ -169,3 +200,7 @@ class EngineFamily(ABC):
     def generation_body(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the body of a generation as this family reads it."""
         return body
+
+
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -6,7 +6,9 @@ explicit slots the context is divided among them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.family import EngineFamily
@@ -27,6 +29,22 @@ class UpstreamServer(EngineFamily):
             *("--recompile", "--nocompile", "--tinyblas"),
         }
     )
+    #: Words of 2026: ``common/arg.cpp``, ``common/fit.cpp``, ``tools/server/server-context.cpp`` and
+    #: ``ggml/src/ggml-vulkan`` of llama-cpp-python 0.3.36, beside those of May 2024.
+    log_words = replace(
+        EngineFamily.log_words,
+        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d+)|new slot, n_ctx = (\d+)"),
+        causes=(
+            *EngineFamily.log_words.causes,
+            (
+                re.compile(r"no usable GPU found"),
+                "the engine was built without GPU support, or the library of its GPU code does not load",
+            ),
+            (re.compile(r"ggml_vulkan: No devices found"), "Vulkan finds no device"),
+            (re.compile(r"failed to fit params to free device memory: (.+)"), "{0}"),
+            (re.compile(r"(the slot context .* exceeds the training context of the model) .*"), "{0}"),
+        ),
+    )
     takes_flash_attention = True
     keeps_conversations = True
     vector_space = "v10"
@@ -40,6 +58,7 @@ class UpstreamServer(EngineFamily):
             *("--server", "--host", settings.host, "--port", str(settings.port)),
             *given("-m", settings.model),
             *("-c", str(context), "-np", str(settings.slots), "-t", str(settings.threads)),
+            *given("-tb", settings.batch_threads),
             *given("-b", batch),
             *given("-ub", batch),
             *_role_flags(settings),
@@ -47,6 +66,7 @@ class UpstreamServer(EngineFamily):
             *given("--cache-ram", settings.prompt_cache_mib),
             *gpu_flags(settings),
             *name_flags(settings),
+            *self.telling_flags,
             "--no-webui",
         )
 

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from llamafile_mgr.machine.gpu_vendor import GpuBackend, GpuVendor
 from llamafile_mgr.machine.hardware import Gpu
 from llamafile_mgr.machine.reading import run_tool, whole_number
 
-__all__ = ["NVIDIA", "find_nvidia", "parse_smi"]
+__all__ = ["NVIDIA", "find_nvidia", "find_process_memory", "parse_process_memory", "parse_smi"]
 
 _FIELDS = ("index", "name", "memory.total", "memory.free", "driver_version")
 #: Where the tool lies when PATH does not say: WSL mounts it there, Windows drivers install it there.
@@ -69,7 +70,7 @@ def _mebibytes(cell: str) -> int | None:
 
 
 def _ask_smi() -> tuple[Gpu, ...]:
-    tool = shutil.which("nvidia-smi") or next((place for place in _PLACES if Path(place).is_file()), None)
+    tool = _find_tool()
     if tool is None:
         return ()
     # Drivers before 510 do not know compute_cap, and then refuse the whole query.
@@ -79,6 +80,56 @@ def _ask_smi() -> tuple[Gpu, ...]:
         if text is not None:
             return parse_smi(text)
     return ()
+
+
+def _find_tool() -> str | None:
+    return shutil.which("nvidia-smi") or next((place for place in _PLACES if Path(place).is_file()), None)
+
+
+def find_process_memory(pids: Collection[int]) -> int | None:
+    """Return the GPU memory of these processes, None where the driver does not list one of them.
+
+    It lists processes by the numbers of the host, so that one in a container may not find itself: not being
+    listed proves nothing.
+    """
+    listed = _list_nvml_processes()
+    if listed is None:
+        tool = _find_tool()
+        argv = [tool or "", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+        text = run_tool(argv, timeout_seconds=5.0) if tool is not None else None
+        listed = () if text is None else parse_process_memory(text)
+    sizes = [size for pid, size in listed if pid in pids and size is not None]
+    return sum(sizes) if sizes else None
+
+
+def parse_process_memory(text: str) -> tuple[tuple[int, int | None], ...]:
+    """Read ``nvidia-smi --query-compute-apps=pid,used_memory`` in the form ``--format=csv,noheader,nounits``:
+    processes and their bytes, None for ``[N/A]`` and its like; other lines are left out."""
+    rows = ([cell.strip() for cell in line.split(",")] for line in text.splitlines())
+    numbered = ((whole_number(row[0]), row[1]) for row in rows if len(row) == 2)
+    return tuple((pid, _mebibytes(size)) for pid, size in numbered if pid is not None)
+
+
+def _list_nvml_processes() -> tuple[tuple[int, int | None], ...] | None:
+    """Return the processes that compute, with their bytes; None without the package or the driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        processes = [
+            each for handle in handles for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        ]
+        return tuple((int(each.pid), each.usedGpuMemory) for each in processes)
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _ask_nvml() -> tuple[Gpu, ...] | None:
@@ -145,6 +196,7 @@ NVIDIA = GpuVendor(
     integrated=_shares_memory,
     quick_unified=True,
     probe=find_nvidia,
+    process_memory=find_process_memory,
     devices=("nvidia[0-9]*",),
     helpers=("nvidia*", "nvidia-caps/*"),
     late=("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"),

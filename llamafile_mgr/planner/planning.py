@@ -125,6 +125,8 @@ def _plan_model(
         situation = replace(situation, gpus=())
     sizing = choose_sizing(spec, gguf, selection.family, situation.share, override, tuned)
     fit = _fit(spec, selection, sizing, situation)
+    if override.require_gpu and fit.placement.offload is None:
+        raise _no_gpu(spec, fit.placement)
     gpu_reason = fit.placement.reason
     if tuned is not None and tuned.variant.cpu_only:
         gpu_reason = replace(gpu_reason, why=tuned.describe())
@@ -139,7 +141,7 @@ def _plan_model(
         role=spec.role,
         family=selection.family,
         program=selection.program,
-        settings=_settings(spec, selection, fit, pooling),
+        settings=replace(_settings(spec, selection, fit, pooling), gpu_required=override.require_gpu),
         environment=_environment(selection.family, situation, fit.placement),
         reasons=tuple(reasons),
         path=spec.path,
@@ -151,6 +153,7 @@ def _plan_model(
         replicas=fit.sizing.replicas,
         memory=fit.memory,
         device=fit.placement.device,
+        layers=_layers_of(fit.placement),
         accelerated=fit.placement.accelerated,
         crowded=fit.warning is not None,
         append_eos=append_eos,
@@ -235,6 +238,19 @@ def _environment(family: Family, situation: _Situation, placement: Placement) ->
     passed = {name: environ[name] for name in (*_PASSED, *gpu_variables()) if name in environ}
     ours = {"HOME": str(toolbox.home), "TMPDIR": str(toolbox.temporary), **placement.environment}
     return passed | ours | family_rules(family).environment(toolbox)
+
+
+def _layers_of(placement: Placement) -> tuple[int, int] | None:
+    offload = placement.offload
+    return None if offload is None else (offload.layers, offload.of)
+
+
+def _no_gpu(spec: ModelSpec, placement: Placement) -> PlanError:
+    return PlanError(
+        f"{spec.name} would run without a GPU, and its settings require one",
+        cause=placement.reason.why,
+        hint=f'see `llamafile-mgr doctor`, or unset require_gpu in [models."{spec.name}"]',
+    )
 
 
 def _device_bytes(fit: _Fit) -> int:
