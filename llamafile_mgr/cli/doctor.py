@@ -20,6 +20,9 @@ _MARKS = {"pass": ("pass", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL"
 def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) -> None:
     """Check this machine: pass, warn or fail, the consequence and the fix.
 
+    Where serve runs, its engines are compared with their plans: whether the GPU is used, and with how many
+    layers.
+
     Exit code 0 when nothing fails (warnings are allowed), 10 when something does. The file that --json
     writes can be read by plan --machine and recommend --machine on another computer.
 
@@ -30,13 +33,16 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
       llamafile-mgr doctor --json > server.json
       llamafile-mgr recommend --machine server.json
     """
+    from llamafile_mgr.cli.running import running_models
     from llamafile_mgr.errors import PlanError
     from llamafile_mgr.machine import detect_machine, diagnose, failures, launch_facts
+    from llamafile_mgr.machine.check_engines import check_running
 
     context = ctx.ensure_object(Context)
     machine = detect_machine()
     wanted = context.load_config({"serve.port": port}).serve.port
     checks = diagnose(machine, launch_facts(context.paths, port=wanted))
+    checks += check_running(running_models(context))
     bad = failures(checks)
     if as_json:
         print_json(

@@ -83,6 +83,8 @@ class EngineFamily(ABC):
     #: More than one slot divides the context and nulls embeddings.
     one_slot: bool = False
     takes_flash_attention: bool = False
+    #: Whether prompts may have threads of their own number (``-tb``).
+    takes_batch_threads: bool = False
     #: Whether it computes flash attention on the processor too.
     flash_attention_on_cpu: bool = False
     #: Whether it keeps finished conversations in memory, up to 8 GiB unless told otherwise.
@@ -92,7 +94,7 @@ class EngineFamily(ABC):
     #: Flags with which its log tells where the layers lie.
     telling_flags: tuple[str, ...] = ()
     #: Words of May 2024: ``llama.cpp`` and ``examples/server/server.cpp`` of llama-cpp-python 0.2.68, lines
-    #: that engines of 2026 still print; on causes llamafile 0.9.3, ``llamafile/gpu.c`` and ``ggml-cuda.cu``.
+    #: that engines of 2026 still print; on causes llamafile 0.9.3, ``llamafile/gpu.c``, and ``ggml`` itself.
     log_words: LogWords = LogWords(
         weights=re.compile(r"load_tensors:\s+(\S+)(?: model)? buffer size =\s*([\d.]+) MiB"),
         layers=re.compile(r"offloaded (\d+)/(\d+) layers to GPU"),
@@ -101,7 +103,7 @@ class EngineFamily(ABC):
         batch=re.compile(r"\bn_ubatch\s*=\s*(\d+)"),
         causes=(
             (re.compile(r"no GPUs were found"), "the engine found no GPU, and computes on the processor"),
-            (re.compile(r"failed to initialize (CUDA|ROCm|MUSA): (.+)"), "{0} did not start: {1}"),
+            (re.compile(r"ggml_\w+: failed to initialize (\w+): (.+)"), "{0} did not start: {1}"),
         ),
     )
 

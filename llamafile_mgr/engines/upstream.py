@@ -46,6 +46,7 @@ class UpstreamServer(EngineFamily):
         ),
     )
     takes_flash_attention = True
+    takes_batch_threads = True
     keeps_conversations = True
     vector_space = "v10"
     max_texts = 2048

@@ -41,9 +41,9 @@ class Embedded(UpstreamServer):
     reads_shell_words = True
     weights_prefix = "/zip/"
     flag_notes: ClassVar = {}
-    base_bytes = 56 * MIB
+    base_bytes = 40 * MIB
     #: Vectors that it holds as JSON, at most.
-    request_bytes = 32 * MIB
+    request_bytes = 28 * MIB
     uses_gpus = False
     flash_attention_on_cpu = True
     picks_port = True

@@ -24,6 +24,7 @@ __all__ = [
     "MemoryEstimate",
     "Offload",
     "cache_bytes_per_token",
+    "context_bytes",
     "format_size",
     "predict_memory",
 ]
@@ -157,6 +158,14 @@ def cache_bytes_per_token(gguf: GgufFacts) -> int:
     return (gguf.block_count or _DEFAULT_LAYERS) * kv_heads * lengths * _HALF
 
 
+def context_bytes(gguf: GgufFacts, load: Load) -> int:
+    """Return what grows with the context: the key/value caches of all slots, and the buffers of a batch that
+    looks back at all of it."""
+    return cache_bytes_per_token(gguf) * load.context * load.slots + _compute_bytes(
+        gguf, load, _batch_of(load)
+    )
+
+
 def predict_memory(
     facts: FileFacts, load: Load, *, replicas: int = 1, offload: Offload | None = None
 ) -> MemoryEstimate:
@@ -165,7 +174,7 @@ def predict_memory(
     gguf = model.gguf if model is not None else None
     if gguf is None:
         return MemoryEstimate(rules.base_bytes, 0, 0, 0, 0, replicas=replicas)
-    batch = load.batch or min(_DEFAULT_BATCH, load.context * load.slots)
+    batch = _batch_of(load)
     weights = _weights_bytes(facts)
     cache = cache_bytes_per_token(gguf) * load.context * load.slots
     compute = _compute_bytes(gguf, load, batch)
@@ -190,6 +199,10 @@ def predict_memory(
         device_weights=device_weights,
         replicas=replicas,
     )
+
+
+def _batch_of(load: Load) -> int:
+    return load.batch or min(_DEFAULT_BATCH, load.context * load.slots)
 
 
 def _weights_bytes(facts: FileFacts) -> int:

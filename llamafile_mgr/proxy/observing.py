@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from llamafile_mgr import __version__
+from llamafile_mgr.planner.deviations import RunFacts
 from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.metrics import Sample, render_metric
@@ -61,6 +63,22 @@ async def render_metrics(front: Front) -> str:
             "Whether an engine's throughput is below half of its best.",
             of_engines(lambda engine: engine.slow),
         ),
+        "llamafile_engine_gpu_memory_bytes": (
+            "GPU memory of an engine once it was ready, as the driver tells it.",
+            of_engines(lambda engine: None if engine.actual is None else engine.actual.gpu_bytes),
+        ),
+        "llamafile_engine_layers_offloaded": (
+            "Layers of an engine that lie on GPUs, as it says itself.",
+            of_engines(lambda engine: _offloaded(engine.actual)),
+        ),
+        "llamafile_engine_layers_planned": (
+            "Layers of an engine that the plan puts on GPUs.",
+            of_engines(lambda engine: _offloaded(engine.planned)),
+        ),
+        "llamafile_engine_deviations": (
+            "Settings of an engine that are not as planned.",
+            of_engines(lambda engine: None if engine.actual is None else len(engine.deviations)),
+        ),
         "llamafile_queue_items": ("Texts that run or wait.", of_queues(lambda queue: queue.items)),
         "llamafile_queue_tokens": (
             "Estimated tokens that run or wait.",
@@ -72,6 +90,10 @@ async def render_metrics(front: Front) -> str:
     measured = [render_metric(name, "gauge", text, samples) for name, (text, samples) in gauges.items()]
     stats = {name: embedder.stats() for name, embedder in front.embedders.items()}
     return front.metrics.render() + render_embedding_metrics(stats) + "".join(measured)
+
+
+def _offloaded(facts: RunFacts | None) -> int | None:
+    return None if facts is None or facts.layers is None else facts.layers[0]
 
 
 async def describe_status(front: Front) -> dict[str, Any]:
@@ -107,11 +129,18 @@ def _describe_model(front: Front, pool: Pool, memory: Mapping[int | None, int]) 
                 "in_flight": engine.in_flight,
                 "speed": engine.speed,
                 "slow": engine.slow,
+                "planned": _plain(engine.planned),
+                "actual": _plain(engine.actual),
+                "deviations": engine.deviations,
                 "memory_bytes": None if engine.pid is None else memory.get(engine.pid),
             }
             for engine in pool.snapshot().engines
         ],
     }
+
+
+def _plain(facts: RunFacts | None) -> dict[str, Any] | None:
+    return None if facts is None else dataclasses.asdict(facts)
 
 
 def describe_readiness(front: Front) -> tuple[bool, dict[str, Any]]:
