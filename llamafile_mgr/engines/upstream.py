@@ -42,7 +42,7 @@ class UpstreamServer(EngineFamily):
             ),
             (re.compile(r"ggml_vulkan: No devices found"), "Vulkan finds no device"),
             (re.compile(r"failed to fit params to free device memory: (.+)"), "{0}"),
-            (re.compile(r"(the slot context .* exceeds the training context of the model) .*"), "{0}"),
+            (re.compile(r"(the slot context .* exceeds the training context of the model \(\d+\))"), "{0}"),
         ),
     )
     takes_flash_attention = True

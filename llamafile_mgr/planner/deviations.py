@@ -73,7 +73,10 @@ def find_deviations(plan: Plan, settings: LaunchSettings, report: EngineReport) 
     More context than was asked for is none either: engines round it up.
     """
     planned, actual = planned_run(plan, settings), actual_run(report)
-    found = [*_device_deviations(plan, planned, actual, report)]
+    found = _device_deviations(plan, planned, actual, report)
+    if settings.gpu_required and report.on_gpu is None:
+        cause = "neither its log nor the GPU's driver tells whether it is used"
+        found.append(Deviation("device", planned.device or "cpu", "unknown", cause))
     context, slots, batch = planned.context or 0, planned.slots, planned.batch
     if actual.slots is not None and slots is not None and actual.slots != slots:
         found.append(Deviation("slots", str(slots), str(actual.slots), _cause(report, "its own arguments")))

@@ -1,0 +1,53 @@
+"""GPU memory by process, as NVIDIA's tools tell it. The form is that of nvidia-smi's manual page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llamafile_mgr.machine import nvidia
+from llamafile_mgr.machine.nvidia import find_process_memory, parse_process_memory
+from llamafile_mgr.machine.vendors import gpu_memory_of
+
+MIB = 1 << 20
+LISTED = "4711, 5012\n4712, 350\n815, [N/A]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (LISTED, ((4711, 5012 * MIB), (4712, 350 * MIB), (815, None))),
+        ("4711, [Insufficient Permissions]\n", ((4711, None),)),
+        ("", ()),
+        ("No running processes found\n", ()),
+        ("4711, 5, 6\nx, 7\n", ()),
+    ],
+)
+def test_the_list_of_processes(text: str, expected: tuple[tuple[int, int | None], ...]) -> None:
+    assert parse_process_memory(text) == expected
+
+
+@pytest.fixture
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a tool of that name on the path, on a computer without NVML."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{LISTED}END\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(nvidia, "_list_nvml_processes", lambda: None)
+
+
+@pytest.mark.usefixtures("smi")
+@pytest.mark.parametrize(
+    ("pids", "expected"),
+    [({4711}, 5012 * MIB), ({4711, 4712}, 5362 * MIB), ({815}, None), ({1}, None), (set(), None)],
+)
+def test_what_is_not_listed_is_unknown(pids: set[int], expected: int | None) -> None:
+    assert find_process_memory(pids) == expected
+    assert gpu_memory_of(pids) == expected
+
+
+def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_process_memory({1}) is None
