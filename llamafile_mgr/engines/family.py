@@ -68,6 +68,8 @@ class EngineFamily(ABC):
     #: The engine without a model and the requests that it holds, and what it holds of embedding requests.
     base_bytes: int = 64 * MIB
     request_bytes: int = 0
+    #: Whether its buffers hold results over the whole vocabulary for every token of a batch of a prompt.
+    reserves_logits: bool = True
     uses_gpus: bool = True
     #: What stays free on a GPU.
     gpu_margin: int = 512 * MIB

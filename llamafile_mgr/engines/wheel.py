@@ -41,9 +41,10 @@ class Embedded(UpstreamServer):
     reads_shell_words = True
     weights_prefix = "/zip/"
     flag_notes: ClassVar = {}
-    base_bytes = 40 * MIB
+    base_bytes = 44 * MIB
     #: Vectors that it holds as JSON, at most.
     request_bytes = 28 * MIB
+    reserves_logits = False
     uses_gpus = False
     flash_attention_on_cpu = True
     picks_port = True

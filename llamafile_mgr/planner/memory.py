@@ -2,12 +2,13 @@
 
 The whole process is predicted: the engine itself, the mapped weights, the key/value cache, the buffers of
 one computation, and the results of one batch. Measured here (xllamacpp 2026.10.11549, CPython 3.11, Linux
-x86-64): the embedded engine without a model takes 33 MiB; beside model and buffers it takes 34 to 38 MiB when
-generating, and 48 to 67 MiB when eight connections send embedding requests of 16 and 32 texts, whose vectors
-it holds as JSON. Requests of 500 texts took it to 140 MiB, and the proxy never
-sends such. llama.cpp keeps vocabulary-wide results for every token of a batch, of embedding models too
-(MiniLM with batches of 512, 1024 and 2048 tokens grew by 59, 116 and 231 MiB). The constants of llamafiles
-and of GPUs are estimates: neither was run.
+x86-64): beside model and buffers the embedded engine takes 38 to 42 MiB when generating, and 48 to 67 MiB
+when eight connections send embedding requests of 16 and 32 texts, whose vectors it holds as JSON. Requests of
+500 texts took it to 140 MiB, and the proxy never sends such. It keeps vocabulary-wide results for every token
+of a batch of an embedding model (MiniLM with batches of 512, 1024 and 2048 tokens grew by 59, 116 and 231
+MiB). Its own figures for compute buffers: 7.3 MiB (MiniLM) and 18.5 MiB (a BERT of 1,024 dimensions) for 512
+tokens, 38 MiB (a llama of 1,024 dimensions, 4,096 tokens of context) and 74 MiB (1,536 dimensions, 32,768
+tokens). The constants of llamafiles and of GPUs are estimates: neither was run.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "context_bytes",
     "format_size",
     "predict_memory",
+    "weights_bytes",
 ]
 
 MIB = 1 << 20
@@ -175,7 +177,7 @@ def predict_memory(
     if gguf is None:
         return MemoryEstimate(rules.base_bytes, 0, 0, 0, 0, replicas=replicas)
     batch = _batch_of(load)
-    weights = _weights_bytes(facts)
+    weights = weights_bytes(facts)
     cache = cache_bytes_per_token(gguf) * load.context * load.slots
     compute = _compute_bytes(gguf, load, batch)
     output = _output_bytes(gguf, load, batch)
@@ -205,7 +207,7 @@ def _batch_of(load: Load) -> int:
     return load.batch or min(_DEFAULT_BATCH, load.context * load.slots)
 
 
-def _weights_bytes(facts: FileFacts) -> int:
+def weights_bytes(facts: FileFacts) -> int:
     """Return the bytes of all weights that are loaded; the parts of a split model count as equal."""
     return sum(w.size * (w.gguf.split[1] if w.gguf.split else 1) for w in facts.weights)
 
@@ -213,10 +215,12 @@ def _weights_bytes(facts: FileFacts) -> int:
 def _compute_bytes(gguf: GgufFacts, load: Load, batch: int) -> int:
     """Return the buffers of one forward pass: activations, the mask, and attention where it is in full."""
     width = gguf.embedding_length or _DEFAULT_WIDTH
-    hidden = (gguf.feed_forward_length or 4 * width) + 4 * width
+    forward = gguf.feed_forward_length or 4 * width
+    # As measured; encoders have one matrix behind attention, generators two that are multiplied.
+    hidden = forward + 5 * width if gguf.causal is False else 2 * forward + 9 * width
     seen = batch if gguf.causal is False else load.context
     size = batch * hidden * _FLOAT + batch * seen * (_FLOAT + _HALF)
-    if load.role is Role.GENERATE:
+    if load.role is Role.GENERATE and family_rules(load.family).reserves_logits:
         size += batch * (gguf.vocab_size or _DEFAULT_VOCABULARY) * _FLOAT
     if not load.flash_attention:
         size += (gguf.head_count or 1) * batch * seen * _FLOAT

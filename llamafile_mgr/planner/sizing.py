@@ -15,7 +15,14 @@ from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Cpu
-from llamafile_mgr.planner.memory import MIB, Load, cache_bytes_per_token, context_bytes, format_size
+from llamafile_mgr.planner.memory import (
+    MIB,
+    Load,
+    cache_bytes_per_token,
+    context_bytes,
+    format_size,
+    weights_bytes,
+)
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.tuning import TunedSettings
 
@@ -42,7 +49,9 @@ _MOST_THREADS, _MOST_SMALL_THREADS = 20, 8
 #: A GPU computes a batch of so many tokens of an encoder about as fast as one of 512; the texts of one batch
 #: are no more than there are slots, and an encoder keeps nothing per slot.
 _GPU_BATCH, _GPU_SLOTS = 2048, 32
-_LARGEST_PROMPT_CACHE = 1024 * MIB
+#: What engines may remember of finished conversations (their own limit is 8 GiB): it fills slowly, and more
+#: would make what is planned much larger than what is taken.
+_LARGEST_PROMPT_CACHE, _CACHE_PART, _CACHE_WORD = 1024 * MIB, 5, "fifth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +110,8 @@ def choose_sizing(
     choice = _Choice(family_rules(family), family, spec.role, gguf, override)
     flash = on_gpu or choice.rules.flash_attention_on_cpu
     context = choice.context(spec.text_limit, free, flash=flash)
-    slots, batch, prompt_cache = choice.slots(context), choice.batch(context), choice.prompt_cache(context)
+    slots, batch = choice.slots(context), choice.batch(context)
+    prompt_cache = choice.prompt_cache(context, slots, weights_bytes(spec.facts))
     threads, replicas = choice.compute(share)
     sizing = Sizing(
         family=family,
@@ -274,12 +284,15 @@ class _Choice:
         self.why["batch"] = "a causal model's text may be split over batches"
         return min(context, _BATCH)
 
-    def prompt_cache(self, context: int) -> int | None:
-        """Return the bytes of remembered conversations, None where the engine remembers none."""
+    def prompt_cache(self, context: int, slots: int, weights: int) -> int | None:
+        """Return the bytes of remembered conversations, None where the engine remembers none. ``weights``:
+        bytes of the model."""
         if self.role is not Role.GENERATE or not self.rules.keeps_conversations:
             return None
-        self.why["prompt_cache"] = "two conversations beside those under way; the engine's own limit is 8 GiB"
-        needed = 2 * cache_bytes_per_token(self.gguf) * context
+        part = f"at most a {_CACHE_WORD} of what the model and its slots take"
+        self.why["prompt_cache"] = f"two conversations beside those under way, {part}"
+        conversation = cache_bytes_per_token(self.gguf) * context
+        needed = min(2 * conversation, (weights + slots * conversation) // _CACHE_PART)
         return min(_LARGEST_PROMPT_CACHE, max(MIB, -(-needed // MIB) * MIB))
 
     def compute(self, share: CoreShare) -> tuple[int, int]:

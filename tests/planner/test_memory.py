@@ -46,7 +46,7 @@ def test_the_parts_of_minilm() -> None:
     # Measured: the engine grew by 59 MiB when its first full batch was computed.
     assert 59 * MIB <= memory.output <= 62 * MIB
     # Measured: "compute buffer size = 7.27 MiB".
-    assert 7.27 * MIB <= memory.compute <= 8 * MIB
+    assert 7.27 * MIB <= memory.compute <= 8.5 * MIB
 
 
 def test_replicas_share_the_weights() -> None:
