@@ -6,9 +6,10 @@ x86-64): beside model and buffers the embedded engine takes 38 to 42 MiB when ge
 when eight connections send embedding requests of 16 and 32 texts, whose vectors it holds as JSON. Requests of
 500 texts took it to 140 MiB, and the proxy never sends such. It keeps vocabulary-wide results for every token
 of a batch of an embedding model (MiniLM with batches of 512, 1024 and 2048 tokens grew by 59, 116 and 231
-MiB). Its own figures for compute buffers: 7.3 MiB (MiniLM) and 18.5 MiB (a BERT of 1,024 dimensions) for 512
-tokens, 38 MiB (a llama of 1,024 dimensions, 4,096 tokens of context) and 74 MiB (1,536 dimensions, 32,768
-tokens). The constants of llamafiles and of GPUs are estimates: neither was run.
+MiB). Its own figures for compute buffers of 512 tokens: 7.3 MiB (MiniLM), 18.5 MiB (a BERT of 1,024
+dimensions), 38 MiB (a llama of 1,024 dimensions, 4,096 tokens of context), 74 MiB (1,536 dimensions, 32,768
+tokens), 82 MiB (the same when it embeds, with 4,096 tokens). The constants of llamafiles and of GPUs are
+estimates: neither was run.
 """
 
 from __future__ import annotations
@@ -216,12 +217,14 @@ def _compute_bytes(gguf: GgufFacts, load: Load, batch: int) -> int:
     """Return the buffers of one forward pass: activations, the mask, and attention where it is in full."""
     width = gguf.embedding_length or _DEFAULT_WIDTH
     forward = gguf.feed_forward_length or 4 * width
-    # As measured; encoders have one matrix behind attention, generators two that are multiplied.
-    hidden = forward + 5 * width if gguf.causal is False else 2 * forward + 9 * width
-    seen = batch if gguf.causal is False else load.context
+    # As measured; encoders have one matrix behind attention, others two that are multiplied.
+    encoder = gguf.causal is False
+    hidden = forward + 5 * width if encoder else 2 * forward + 9 * width
+    if not encoder and (load.role is not Role.GENERATE or family_rules(load.family).reserves_logits):
+        # Results over the vocabulary come last, when most of the rest is no longer needed.
+        hidden = max(hidden, (gguf.vocab_size or _DEFAULT_VOCABULARY) + 3 * width)
+    seen = batch if encoder else load.context
     size = batch * hidden * _FLOAT + batch * seen * (_FLOAT + _HALF)
-    if load.role is Role.GENERATE and family_rules(load.family).reserves_logits:
-        size += batch * (gguf.vocab_size or _DEFAULT_VOCABULARY) * _FLOAT
     if not load.flash_attention:
         size += (gguf.head_count or 1) * batch * seen * _FLOAT
     return size

@@ -134,7 +134,7 @@ def test_the_figure_of_sfr_is_that_of_its_header(toolbox: Toolbox, needed: float
 
 def test_what_was_pulled_counts_as_it_is() -> None:
     pulled = dataclasses.replace(samples.sfr_gguf.facts, weights=samples.qwen_embed.facts.weights)
-    machine = computer(40 * GB)
+    machine = dataclasses.replace(computer(40 * GB), cpu=samples.DESKTOP_32GB.cpu)
     stored = site(machine, samples.EMBEDDED_ONLY, {(SFR.id, Q4.name): pulled})
     (verdict,) = recommend(stored, only(SFR, Q4), Use()).verdicts
     subject = ModelSpec(SFR.id, Role.EMBED, Path("/f"), pulled, SFR)
