@@ -11,7 +11,6 @@ import click
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import format_table, print_json, print_json_line, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
-from llamafile_mgr.planner.memory import format_size
 
 __all__ = ["command"]
 
@@ -103,7 +102,7 @@ def _describe_run(facts: dict[str, Any]) -> str:
     parts = [
         facts["device"] and f"on {facts['device']}",
         layers and f"{layers[0]} of {layers[1]} layers offloaded",
-        memory is not None and f"{format_size(memory)} of GPU memory",
+        memory is not None and f"{memory / 1e9:.2f} GB of GPU memory",
         facts["context"] and f"{facts['context']} tokens a slot",
         facts["slots"] and f"{facts['slots']} slots",
         facts["batch"] and f"batches of {facts['batch']}",

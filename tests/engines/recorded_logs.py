@@ -222,6 +222,23 @@ llm_load_tensors:        CPU buffer size =  5459.93 MiB
         weights={"CPU": 5459.93},
         cause="the engine found no GPU, and computes on the processor",
     ),
+    "cpu-2024": Recording(
+        "recorded here: a random llama on the server of llama-cpp-python 0.2.68, -c 512 -np 2",
+        """\
+llm_load_tensors:        CPU buffer size =     0.42 MiB
+llama_new_context_with_model: n_ctx      = 512
+llama_new_context_with_model: n_batch    = 512
+llama_new_context_with_model: n_ubatch   = 512
+llama_kv_cache_init:        CPU KV buffer size =     0.13 MiB
+{"level":"INFO","function":"init","line":708,"msg":"initializing slots","n_slots":2}
+{"level":"INFO","function":"init","line":717,"msg":"new slot","id_slot":0,"n_ctx_slot":256}
+""",
+        gpu=False,
+        batch=512,
+        slots=2,
+        context=256,
+        weights={"CPU": 0.42},
+    ),
     "cpu-2026": Recording(
         "recorded here: MiniLM on the wheel (xllamacpp 2026.10.11549) at -lv 4",
         """\
