@@ -89,6 +89,7 @@ def _details(engine: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "slow", f"{100 * engine['speed']:.0f} % of the best throughput that it has shown"
     if engine["actual"]:
         yield "runs", _describe_run(engine["actual"])
+        yield "planned", _describe_run(engine["planned"])
     for text in engine["deviations"]:
         yield "not as planned", text
     shown = engine["transitions"][-_SHOWN_STATES:]
@@ -102,7 +103,7 @@ def _describe_run(facts: dict[str, Any]) -> str:
     parts = [
         facts["device"] and f"on {facts['device']}",
         layers and f"{layers[0]} of {layers[1]} layers offloaded",
-        memory is not None and f"{memory / 1e9:.2f} GB of GPU memory",
+        memory and f"{memory / 1e9:.2f} GB of GPU memory",
         facts["context"] and f"{facts['context']} tokens a slot",
         facts["slots"] and f"{facts['slots']} slots",
         facts["batch"] and f"batches of {facts['batch']}",

@@ -141,6 +141,8 @@ async def observe_engine(
             reply = await client.request(request, deadline_seconds=_HEALTH_SECONDS)
             context, slots = rules.read_properties(reply)
             told = replace(told, context=context or told.context, slots=slots or told.slots)
+    if not rules.uses_gpus:
+        return replace(told, gpu_bytes=0)
     if settings.gpu in (None, "disable"):
         return told
     return replace(told, gpu_bytes=await asyncio.to_thread(_gpu_bytes, pid))

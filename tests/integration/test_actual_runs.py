@@ -10,7 +10,7 @@ import httpx
 from tests.support.service import Service, read_models, run_program, running_service, share_store
 
 MODEL = "all-minilm-l6-v2"
-NOTHING_ELSE = {"device": "cpu", "layers": None, "gpu_bytes": None}
+NOTHING_ELSE = {"device": "cpu", "layers": None, "gpu_bytes": 0}
 
 
 def test_it_runs_as_planned_and_says_so(service: Service, model_home: Path) -> None:

@@ -34,9 +34,9 @@ function facts(pairs) {
       element("dd", { textContent: value, className: name === "Vector space" ? "code" : "" }))));
 }
 
-function places(engines) {
-  const shown = engines.filter((engine) => engine.actual && engine.actual.device).map(({ actual }) =>
-    (actual.layers ? `${actual.device}, ${actual.layers[0]} of ${actual.layers[1]} layers` : actual.device));
+function places(engines, which) {
+  const shown = engines.map((engine) => engine[which]).filter((run) => run && run.device).map((run) =>
+    (run.layers ? `${run.device}, ${run.layers[0]} of ${run.layers[1]} layers` : run.device));
   return [...new Set(shown)].join("; ") || "–";
 }
 
@@ -66,7 +66,8 @@ function showModel(entry) {
       ["Memory", bytes(memory)],
       ["Restarts", `${entry.engines.reduce((sum, engine) => sum + engine.restarts, 0)}`],
       ["Engine", entry.engine_family],
-      ["Computes on", places(entry.engines)],
+      ["Computes on", places(entry.engines, "actual")],
+      ["Planned on", places(entry.engines, "planned")],
       ...(entry.dimensions ? [["Dimensions", `${entry.dimensions}`]] : []),
       ...(entry.max_tokens ? [["Longest text", `${entry.max_tokens} tokens`]] : []),
       ...(entry.vector_space ? [["Vector space", entry.vector_space]] : []),
