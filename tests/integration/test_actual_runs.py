@@ -14,15 +14,16 @@ NOTHING_ELSE = {"device": "cpu", "layers": None, "gpu_bytes": 0}
 
 
 def test_it_runs_as_planned_and_says_so(service: Service, model_home: Path) -> None:
+    metrics = httpx.get(f"{service.url}/metrics").text
     for model in read_models(model_home, service):
         for engine in model["engines"]:
+            labels = f'{{model="{model["model"]}",engine="{engine["name"]}"}}'
+            assert f"llamafile_engine_deviations{labels} 0" in metrics
             assert engine["deviations"] == []
             actual, planned = engine["actual"], engine["planned"]
             assert {key: actual[key] for key in NOTHING_ELSE} == NOTHING_ELSE
             assert (actual["context"], actual["slots"]) == (planned["context"], planned["slots"])
             assert actual["batch"] == (planned["batch"] or 512)
-    metrics = httpx.get(f"{service.url}/metrics").text
-    assert f'llamafile_engine_deviations{{model="{MODEL}",engine="{MODEL}-1"}} 0' in metrics
     page = httpx.get(f"{service.url}/ui/status.json").json()
     assert {engine["actual"]["device"] for each in page["models"] for engine in each["engines"]} == {"cpu"}
 
