@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llamafile_mgr.machine import CheckOutcome
 from llamafile_mgr.machine.check_engines import check_running
+from llamafile_mgr.machine.findings import CheckOutcome
 
 
 def model(*engines: dict[str, Any]) -> dict[str, Any]:
