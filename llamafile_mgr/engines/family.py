@@ -98,11 +98,11 @@ class EngineFamily(ABC):
     #: Words of May 2024: ``llama.cpp`` and ``examples/server/server.cpp`` of llama-cpp-python 0.2.68, lines
     #: that engines of 2026 still print; on causes llamafile 0.9.3, ``llamafile/gpu.c``, and ``ggml`` itself.
     log_words: LogWords = LogWords(
-        weights=re.compile(r"load_tensors:\s+(\S+)(?: model)? buffer size =\s*([\d.]+) MiB"),
-        layers=re.compile(r"offloaded (\d+)/(\d+) layers to GPU"),
-        slots=re.compile(r"\bn_slots\"?\s*[=:]\s*(\d+)"),
-        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d+)"),
-        batch=re.compile(r"\bn_ubatch\s*=\s*(\d+)"),
+        weights=re.compile(r"load_tensors:\s+(\S+)(?: model)? buffer size =\s*(\d{1,9}(?:\.\d{1,4})?) MiB"),
+        layers=re.compile(r"offloaded (\d{1,5})/(\d{1,5}) layers to GPU"),
+        slots=re.compile(r"\bn_slots\"?\s*[=:]\s*(\d{1,9})"),
+        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d{1,9})"),
+        batch=re.compile(r"\bn_ubatch\s*=\s*(\d{1,9})"),
         causes=(
             (re.compile(r"no GPUs were found"), "the engine found no GPU, and computes on the processor"),
             (re.compile(r"ggml_\w+: failed to initialize (\w+): (.+)"), "{0} did not start: {1}"),

@@ -33,7 +33,7 @@ class UpstreamServer(EngineFamily):
     #: ``ggml/src/ggml-vulkan`` of llama-cpp-python 0.3.36, beside those of May 2024.
     log_words = replace(
         EngineFamily.log_words,
-        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d+)|new slot, n_ctx = (\d+)"),
+        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d{1,9})|new slot, n_ctx = (\d{1,9})"),
         causes=(
             *EngineFamily.log_words.causes,
             (

@@ -73,7 +73,7 @@ def find_deviations(plan: Plan, settings: LaunchSettings, report: EngineReport) 
     More context than was asked for is none either: engines round it up.
     """
     planned, actual = planned_run(plan, settings), actual_run(report)
-    found = _device_deviations(plan, planned, actual, report)
+    found = _device_deviations(plan, settings, planned, actual, report)
     if settings.gpu_required and report.on_gpu is None:
         cause = "neither its log nor the GPU's driver tells whether it is used"
         found.append(Deviation("device", planned.device or "cpu", "unknown", cause))
@@ -90,7 +90,7 @@ def find_deviations(plan: Plan, settings: LaunchSettings, report: EngineReport) 
 
 
 def _device_deviations(
-    plan: Plan, planned: RunFacts, actual: RunFacts, report: EngineReport
+    plan: Plan, settings: LaunchSettings, planned: RunFacts, actual: RunFacts, report: EngineReport
 ) -> list[Deviation]:
     wanted = planned.device or "cpu"
     if planned.device == "cpu":
@@ -105,7 +105,9 @@ def _device_deviations(
         return [Deviation("device", wanted, "cpu", cause, of_gpu=True)]
     if planned.layers and actual.layers and actual.layers[0] < planned.layers[0]:
         cause = _cause(report, "less GPU memory was free than when it was planned")
-        return [Deviation("layers", _of(planned.layers), _of(actual.layers), cause, of_gpu=True)]
+        # Of a part that the engine fits itself the plan has but an estimate.
+        certain = planned.layers[0] == planned.layers[1] or settings.gpu_layers is not None
+        return [Deviation("layers", _of(planned.layers), _of(actual.layers), cause, of_gpu=certain)]
     expected = plan.memory.device_weights if plan.memory is not None else 0
     if actual.gpu_bytes is not None and not report.weights and actual.gpu_bytes < _LEAST_SHARE * expected:
         shown = format_size(expected), format_size(actual.gpu_bytes)

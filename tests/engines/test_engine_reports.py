@@ -54,10 +54,21 @@ def test_a_capped_context_has_its_cause() -> None:
     assert read(line).causes == ("the slot context (4096) exceeds the training context of the model (512)",)
 
 
-@given(st.text())
-def test_no_line_is_too_odd(line: str) -> None:
+NUMBERS = st.one_of(st.from_regex(r"[0-9.]{1,8}", fullmatch=True), st.just("9" * 5000), st.text(max_size=5))
+
+
+@given(st.text(), NUMBERS, NUMBERS)
+def test_no_line_is_too_odd(line: str, one: str, other: str) -> None:
+    odd = [
+        line,
+        f"load_tensors: {line} model buffer size = {one} MiB",
+        f"load_tensors: X buffer size = {one} MiB",
+        f"offloaded {one}/{other} layers to GPU",
+        f"n_slots = {one}, n_ctx_slot = {other}, n_ubatch = {one}",
+        f"ggml_{line}: failed to initialize {one}: {line}{{0}}",
+    ]
     for family in Family:
-        read(line, family)
+        read("\n".join(odd), family)
 
 
 def test_memory_that_the_driver_tells_is_a_sign_where_the_log_has_none() -> None:

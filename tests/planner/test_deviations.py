@@ -75,6 +75,21 @@ def test_deviations(row: Row) -> None:
     assert [text.startswith(expected or "never") for text in told] == ([True] if expected else []), told
 
 
+def test_what_a_required_gpu_is_lost_for() -> None:
+    """The part that an engine fits itself is an estimate; what it was told, or all of it, is none."""
+    fitted = plan(samples.mistral, samples.GPU_4GB)
+    for planned, layers, expected in (
+        (WHOLE, (32, 33), True),
+        (PART, (3, 33), True),
+        (fitted, (3, 33), False),
+        (fitted, (0, 33), True),
+    ):
+        weights = {"CPU": MIB} if layers[0] == 0 else ON_GPU.weights
+        report = replace(ON_GPU, weights=weights, layers=layers)
+        (found,) = find_deviations(planned, planned.settings, report)
+        assert found.of_gpu is expected
+
+
 def test_the_shown_facts_have_the_same_form() -> None:
     wanted, found = planned_run(WHOLE, WHOLE.settings), actual_run(ON_GPU)
     assert (wanted.device, wanted.layers) == ("RTX 4090", (33, 33))
