@@ -31,9 +31,8 @@ def test_it_runs_as_planned_and_says_so(service: Service, model_home: Path) -> N
 def test_what_the_engine_caps_is_told_with_its_cause(model_home: Path, tmp_path: Path) -> None:
     """The model's own context is 512 tokens; settings may ask for more, and do not get it."""
     share_store(model_home, tmp_path)
-    settings = tmp_path / "config.toml"
-    settings.write_text(f'[models."{MODEL}"]\ncontext = 1024\nreplicas = 1\n')
-    with running_service(tmp_path, MODEL, "--config", str(settings)) as running:
+    (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\ncontext = 1024\nreplicas = 1\n')
+    with running_service(tmp_path, MODEL) as running:
         [model] = read_models(tmp_path, running)
         [engine] = model["engines"]
         assert engine["planned"]["context"] == 1024
@@ -52,8 +51,7 @@ def test_what_the_engine_caps_is_told_with_its_cause(model_home: Path, tmp_path:
 
 def test_a_gpu_that_is_required_and_not_there(model_home: Path, tmp_path: Path) -> None:
     share_store(model_home, tmp_path)
-    settings = tmp_path / "config.toml"
-    settings.write_text(f'[models."{MODEL}"]\nrequire_gpu = true\n')
-    result = run_program(tmp_path, "serve", MODEL, "--config", str(settings))
+    (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nrequire_gpu = true\n')
+    result = run_program(tmp_path, "serve", MODEL)
     assert result.returncode == 10, result.stderr
     assert f"{MODEL} would run without a GPU, and its settings require one" in result.stderr
