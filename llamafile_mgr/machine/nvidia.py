@@ -87,19 +87,31 @@ def _find_tool() -> str | None:
 
 
 def find_process_memory(pids: Collection[int]) -> int | None:
-    """Return the GPU memory of these processes, None where the driver does not list one of them.
+    """Return the GPU memory of these processes, None where nothing tells.
 
-    It lists processes by the numbers of the host, so that one in a container may not find itself: not being
-    listed proves nothing.
+    The driver numbers processes as the host does, so that those of a container do not find themselves: none
+    listed is none only where the numbers are the same. nvidia-smi leaves out what computes by Vulkan.
     """
     listed = _list_nvml_processes()
+    complete = listed is not None and _numbers_as_host()
     if listed is None:
         tool = _find_tool()
         argv = [tool or "", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
         text = run_tool(argv, timeout_seconds=5.0) if tool is not None else None
         listed = () if text is None else parse_process_memory(text)
-    sizes = [size for pid, size in listed if pid in pids and size is not None]
+    own = [size for pid, size in listed if pid in pids]
+    if not own:
+        return 0 if complete else None
+    sizes = [size for size in own if size is not None]
     return sum(sizes) if sizes else None
+
+
+def _numbers_as_host() -> bool:
+    """Tell whether this process is in the first namespace of process numbers, whose file Linux numbers so."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino == 0xEFFFFFFC
+    except OSError:
+        return False
 
 
 def parse_process_memory(text: str) -> tuple[tuple[int, int | None], ...]:
@@ -111,7 +123,7 @@ def parse_process_memory(text: str) -> tuple[tuple[int, int | None], ...]:
 
 
 def _list_nvml_processes() -> tuple[tuple[int, int | None], ...] | None:
-    """Return the processes that compute, with their bytes; None without the package or the driver."""
+    """Return the processes on all GPUs, with their bytes; None without the package or the driver."""
     try:
         import pynvml
     except ImportError:
@@ -122,10 +134,15 @@ def _list_nvml_processes() -> tuple[tuple[int, int | None], ...] | None:
         return None
     try:
         handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        processes = [
-            each for handle in handles for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        ]
-        return tuple((int(each.pid), each.usedGpuMemory) for each in processes)
+        found: dict[tuple[int, int], int | None] = {}
+        for number, handle in enumerate(handles):
+            # Vulkan's processes stand in the second list; one that stands in both holds its memory once.
+            for ask in (
+                pynvml.nvmlDeviceGetComputeRunningProcesses,
+                pynvml.nvmlDeviceGetGraphicsRunningProcesses,
+            ):
+                found |= {(number, int(each.pid)): each.usedGpuMemory for each in ask(handle)}
+        return tuple((pid, size) for (_, pid), size in found.items())
     except pynvml.NVMLError:
         return None
     finally:

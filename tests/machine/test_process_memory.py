@@ -48,6 +48,30 @@ def test_what_is_not_listed_is_unknown(pids: set[int], expected: int | None) -> 
     assert gpu_memory_of(pids) == expected
 
 
+@pytest.mark.parametrize(
+    ("listed", "as_host", "expected"),
+    [
+        (((4711, 5 * MIB), (4712, MIB)), True, 5 * MIB),
+        (((4711, 5 * MIB), (4711, 3 * MIB)), False, 8 * MIB),  # on two GPUs
+        (((4711, None),), True, None),
+        (((4711, None), (4711, MIB)), True, MIB),
+        (((1, MIB),), True, 0),
+        ((), True, 0),
+        ((), False, None),  # a container, whose processes have other numbers for the driver
+        (((1, MIB),), False, None),
+    ],
+)
+def test_nvml(
+    monkeypatch: pytest.MonkeyPatch,
+    listed: tuple[tuple[int, int | None], ...],
+    as_host: bool,
+    expected: int | None,
+) -> None:
+    monkeypatch.setattr(nvidia, "_list_nvml_processes", lambda: listed)
+    monkeypatch.setattr(nvidia, "_numbers_as_host", lambda: as_host)
+    assert find_process_memory({4711}) == expected
+
+
 def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_process_memory({1}) is None
