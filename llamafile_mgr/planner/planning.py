@@ -207,7 +207,7 @@ def _place(spec: ModelSpec, selection: Selection, sizing: Sizing, situation: _Si
 
     filled = fill_gpu(sizing)
     placement = place(filled)
-    if placement.full and placement.accelerated:
+    if placement.accelerated:
         sizing = filled
     elif filled is not sizing:
         placement = place(sizing)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ModelConfig
@@ -232,7 +233,7 @@ class _Choice:
 
         def fits(context: int) -> bool:
             load = Load(self.role, self.family, context, slots, None, flash_attention=flash)
-            return context_bytes(self.gguf, load) * _CONTEXT_PART <= free
+            return isfinite(free) and context_bytes(self.gguf, load) * _CONTEXT_PART <= free
 
         lengths = [limit, *(1 << power for power in range(30, 11, -1) if 1 << power < limit)]
         context = next((each for each in lengths if each <= _USUAL_CONTEXT or fits(each)), limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,29 @@ def test_nvml(
     monkeypatch.setattr(nvidia, "_list_nvml_processes", lambda: listed)
     monkeypatch.setattr(nvidia, "_numbers_as_host", lambda: as_host)
     assert find_process_memory({4711}) == expected
+
+
+NVML = """
+class NVMLError(Exception): pass
+class Process:
+    def __init__(self, pid, size): self.pid, self.usedGpuMemory = pid, size
+def nvmlInit(): pass
+def nvmlShutdown(): pass
+def nvmlDeviceGetCount(): return 2
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetComputeRunningProcesses(gpu): return [Process(4711, 5 << 20)] if gpu == 0 else []
+def nvmlDeviceGetGraphicsRunningProcesses(gpu): return [Process(4711, 5 << 20), Process(99, None)]
+"""
+
+
+def test_the_lists_of_nvml_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names are those of nvidia-ml-py; a process that computes and draws stands in both lists."""
+    (tmp_path / "pynvml.py").write_text(NVML)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    assert find_process_memory({4711}) == 10 * MIB
+    assert find_process_memory({99}) is None
+    sys.modules.pop("pynvml")
 
 
 def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.machine import Machine, Memory
@@ -42,6 +43,15 @@ def test_a_conversation_is_as_long_as_memory_and_the_model_allow(spec: ModelSpec
         caches = each.memory.kv_cache + each.memory.compute
         assert each.settings.context <= 4096 or 4 * caches <= free
         assert each.memory.prompt_cache <= (each.memory.weights + each.memory.kv_cache) // 5 + (1 << 20)
+
+
+def test_what_nothing_tells_of_memory_is_no_reason_for_more() -> None:
+    assert plan(samples.mistral, samples.UNKNOWN, samples.EMBEDDED_ONLY).settings.context == 4096
+
+
+def test_a_length_that_no_model_has_is_bounded_by_memory() -> None:
+    endless = samples.weights("endless", replace(samples.MISTRAL, context_length=1 << 62), GB, Role.GENERATE)
+    assert plan(endless, with_memory(16 * GB), samples.EMBEDDED_ONLY).settings.context <= 65536
 
 
 def test_the_settings_win_over_the_rule() -> None:
