@@ -20,6 +20,7 @@ from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVec
 from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import EngineError
+from llamafile_mgr.machine.hardware import Cpu
 
 __all__ = ["EngineFamily"]
 
@@ -139,6 +140,10 @@ class EngineFamily(ABC):
         """Return the first row that fits, those that fail before those that are slow; None for a good one."""
         rows = [row for row in self.known_bad if row.fits(candidate)]
         return min(rows, key=lambda row: row.slow, default=None)
+
+    def repacked_types(self, cpu: Cpu) -> frozenset[str]:
+        """Return the types of tensors of which it keeps a copy in a layout that suits this processor."""
+        return frozenset()
 
     def installed_program(self, toolbox: Toolbox) -> tuple[str, ...] | None:
         """Return the argv of an engine of this family that is no file in the store, None without one."""

@@ -14,11 +14,14 @@ from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
 from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.engines.upstream import UpstreamServer
+from llamafile_mgr.machine.hardware import Cpu
 
 __all__ = ["Embedded"]
 
 _PROGRAM = "llamafile_mgr.engines.embedded"
 _PYTHON = "LLAMAFILE_MGR_PYTHON"
+_REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
+_REPACKED_BY_ARM = _REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 #: The first eight bytes are those of an Actually Portable Executable; the quote opens a shell string
 #: that ends on the line after, so that the shell sees one assignment.
 _LAUNCHER = f"""\
@@ -48,6 +51,13 @@ class Embedded(UpstreamServer):
     uses_gpus = False
     flash_attention_on_cpu = True
     picks_port = True
+
+    def repacked_types(self, cpu: Cpu) -> frozenset[str]:
+        """Return the types of tensors of which it keeps a copy in a layout that suits this processor.
+
+        Source: ``ggml/src/ggml-cpu/repack.cpp`` of llama-cpp-python 0.3.36; the wheel reports REPACK.
+        """
+        return _REPACKED_BY_ARM if cpu.has("neon") else _REPACKED
 
     def installed_program(self, toolbox: Toolbox) -> tuple[str, ...] | None:
         """Return the interpreter with the wheel and the program's name."""

@@ -48,7 +48,7 @@ class Load:
 
     ``context``: tokens per slot. ``batch``: tokens per physical batch, None for the engine's own.
     ``prompt_cache``: bytes of remembered conversations. ``flash_attention``: False where attention is
-    computed in full.
+    computed in full. ``repacked``: types of tensors that are copied into another layout.
     """
 
     role: Role
@@ -58,6 +58,7 @@ class Load:
     batch: int | None
     prompt_cache: int = 0
     flash_attention: bool = True
+    repacked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class Offload:
 class MemoryEstimate:
     """What one engine takes, in bytes, and all ``replicas`` together.
 
-    ``base``: the program. ``weights``: mapped from the file, so that replicas share them. ``kv_cache``,
+    ``base``: the program. ``weights``: mapped from the file, so that replicas share them. ``repacked``: an
+    engine's own copies of some of them, in a layout that suits the processor. ``kv_cache``,
     ``prompt_cache``: of causal models. ``compute``: buffers of one batch. ``output``: its results.
     ``device``: the part of an engine's total that lies in GPU memory of its own; ``host`` is the rest.
     ``device_weights``: the weights in it.
@@ -93,12 +95,13 @@ class MemoryEstimate:
     device: int = 0
     device_weights: int = 0
     replicas: int = 1
+    repacked: int = 0
 
     @property
     def total(self) -> int:
         """Return what one engine takes, wherever it lies."""
         parts = (self.base, self.weights, self.kv_cache, self.compute, self.output, self.prompt_cache)
-        return sum(parts)
+        return sum(parts) + self.repacked
 
     @property
     def host(self) -> int:
@@ -107,9 +110,13 @@ class MemoryEstimate:
 
     @property
     def joint(self) -> int:
-        """Return what all replicas take of main memory; the mapped weights are there once."""
+        """Return what all replicas need of main memory.
+
+        The mapped weights are there once, and those that were copied need not stay: the system takes their
+        pages back when it is short of memory.
+        """
         shared = self.weights - self.device_weights
-        return self.replicas * (self.host - shared) + shared
+        return self.replicas * (self.host - shared) + max(0, shared - self.repacked)
 
     @property
     def joint_device(self) -> int:
@@ -125,6 +132,7 @@ class MemoryEstimate:
         """Return the sum in words, without the parts that are nothing."""
         parts = (
             ("weights", self.weights),
+            ("their copies for this processor", self.repacked),
             ("key/value cache", self.kv_cache),
             ("compute buffers", self.compute),
             ("results", self.output),
@@ -132,6 +140,8 @@ class MemoryEstimate:
             ("engine", self.base),
         )
         text = " + ".join(f"{name} {format_size(size)}" for name, size in parts if size)
+        if self.repacked:
+            text += f"; the system may take back {format_size(self.repacked)} of weights that were copied"
         if self.replicas > 1:
             text += f"; {self.replicas} engines share the weights: {format_size(self.joint)}"
         if self.device:
@@ -201,7 +211,15 @@ def predict_memory(
         device=device,
         device_weights=device_weights,
         replicas=replicas,
+        repacked=int(_repacked_bytes(gguf, load, weights) * (1 - share)),
     )
+
+
+def _repacked_bytes(gguf: GgufFacts, load: Load, weights: int) -> int:
+    """Return the bytes of tensors that are copied; where their types are unknown, the file's tells."""
+    dominant = (gguf.quantisation or "").removesuffix("_S").removesuffix("_M")
+    known = gguf.tensor_types or ((dominant, weights),)
+    return sum(size for name, size in known if name in load.repacked)
 
 
 def _batch_of(load: Load) -> int:

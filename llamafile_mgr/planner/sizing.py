@@ -69,8 +69,8 @@ class Sizing:
     """One choice. ``batch_threads``: for prompts, where they are more. ``prompt_cache``: bytes, None where
     the engine has none. ``why``: the rule per setting.
 
-    ``pinned``: settings that never give way. ``whole_text``: a batch must hold the longest text. ``tuned``:
-    measured here.
+    ``pinned``: settings that never give way. ``whole_text``: a batch must hold the longest text.
+    ``tuned``: measured here. ``repacked``: types of tensors that the engine copies into another layout.
     """
 
     family: Family
@@ -87,13 +87,15 @@ class Sizing:
     pinned: frozenset[str] = frozenset()
     whole_text: bool = False
     tuned: bool = False
+    repacked: frozenset[str] = frozenset()
 
     def load(self, *, on_gpu: bool) -> Load:
         """Return what the memory prediction asks for."""
         flash = on_gpu or family_rules(self.family).flash_attention_on_cpu
         flash = flash and self.flash_attention is not False
         cache = self.prompt_cache or 0
-        return Load(self.role, self.family, self.context, self.slots, self.batch, cache, flash)
+        load = Load(self.role, self.family, self.context, self.slots, self.batch, cache, flash)
+        return replace(load, repacked=self.repacked)
 
 
 def choose_sizing(
@@ -127,6 +129,7 @@ def choose_sizing(
         why=choice.why,
         pinned=frozenset(choice.pinned),
         whole_text=spec.role is not Role.GENERATE and gguf.causal is False,
+        repacked=choice.rules.repacked_types(share.cpu),
     )
     return sizing if tuned is None else _apply_tuned(sizing, tuned, share)
 
