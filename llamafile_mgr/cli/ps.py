@@ -10,8 +10,6 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import format_table, print_json, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
-__all__ = ["command"]
-
 _KEYS = (
     *("name", "state", "pid", "port", "restarts", "in_flight"),
     *("planned", "actual", "deviations"),

@@ -12,8 +12,6 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import print_result
 from llamafile_mgr.errors import Error, NotReadyError, UsageError
 
-__all__ = ["ask_running", "change_model", "port_option", "running_models"]
-
 _STATUS_SECONDS = 5.0
 
 port_option = click.option(

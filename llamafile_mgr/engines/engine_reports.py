@@ -11,8 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["EngineReport", "LogReader", "LogWords"]
-
 _MIB = 1 << 20
 #: Buffers in main memory: ``CPU``, ``CPU_Mapped``, ``CPU_REPACK``, ``AMX``, and ``CUDA_Host`` and its like.
 _HOST = re.compile(r"(?:CPU|AMX|BLAS)|.*_Host$")

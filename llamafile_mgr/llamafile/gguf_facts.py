@@ -9,8 +9,6 @@ from llamafile_mgr.llamafile.byte_source import ByteSource, WorkBudget
 from llamafile_mgr.llamafile.ggml_types import FILE_TYPES, TENSOR_TYPES
 from llamafile_mgr.llamafile.gguf_header import MODEL_NUMBERS, MetadataPairs, TensorTable, read_header
 
-__all__ = ["GgufFacts", "read_gguf"]
-
 #: ``ARCH.pooling_type`` -> llama.cpp's ``--pooling`` word.
 _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 _U32_MAX = (1 << 32) - 1
@@ -24,8 +22,8 @@ class GgufFacts:
     as its maximum. ``context_length``: tokens it was trained for. ``causal``: False for BERT-like
     models. ``file_type``: the number in the file; ``quantisation``: its name, or that of the tensor
     type with most bytes. ``parameters``: elements of all tensors of this file. ``tensor_bytes``: their
-    bytes; ``tensor_types``: those by the type's name. ``split``: (index from 0, count) of one part of a split model. ``kind``: ``general.type``,
-    such as ``model``, ``mmproj`` or ``adapter``.
+    bytes; ``tensor_types``: those by the type's name. ``split``: (index from 0, count) of one part of a
+    split model. ``kind``: ``general.type``, such as ``model``, ``mmproj`` or ``adapter``.
     """
 
     version: int

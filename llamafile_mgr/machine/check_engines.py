@@ -7,8 +7,6 @@ from typing import Any
 
 from llamafile_mgr.machine.findings import Check, passed, warned
 
-__all__ = ["check_running"]
-
 
 def check_running(models: Iterable[Mapping[str, Any]]) -> tuple[Check, ...]:
     """Judge the engines of a running serve, as its status tells of them; nothing where none is ready."""

@@ -9,8 +9,6 @@ from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.planner.memory import format_size
 from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Deviation", "RunFacts", "actual_run", "find_deviations", "planned_run"]
-
 #: A process that holds less of a GPU than this share of the weights that were planned there lacks layers.
 _LEAST_SHARE = 0.5
 

@@ -12,8 +12,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-__all__ = ["Shape", "write_large_encoder", "write_large_generator"]
-
 _TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
