@@ -129,10 +129,19 @@ def test_the_tiny_generator_takes_what_was_predicted(
 PROMPT = "w1 " * 520
 
 
-@pytest.mark.parametrize("wish", [ModelConfig(context=4096), ModelConfig(context=16384, slots=1)])
-def test_a_large_generator_takes_what_was_predicted(tmp_path: Path, wish: ModelConfig) -> None:
-    shape = Shape(width=1536, hidden=4608, heads=12, kv_heads=4)
-    model = write_large_generator(tmp_path / "large.gguf", shape, gguf.GGMLQuantizationType.Q8_0)
+@pytest.mark.parametrize(
+    ("wish", "blocks", "kind"),
+    [
+        (ModelConfig(context=4096), 18, gguf.GGMLQuantizationType.Q8_0),
+        (ModelConfig(context=16384, slots=1), 18, gguf.GGMLQuantizationType.Q8_0),
+        (ModelConfig(context=4096), 32, gguf.GGMLQuantizationType.Q4_0),
+    ],
+)
+def test_a_large_generator_takes_what_was_predicted(
+    tmp_path: Path, wish: ModelConfig, blocks: int, kind: gguf.GGMLQuantizationType
+) -> None:
+    shape = Shape(width=1536, hidden=4608, blocks=blocks, heads=12, kv_heads=4)
+    model = write_large_generator(tmp_path / "large.gguf", shape, kind)
     plan = plan_for(model, Role.GENERATE, tmp_path, wish)
     with running_engine(plan) as (process, url):
         reply = ask(f"{url}/completion", {"prompt": PROMPT, "n_predict": 4})
