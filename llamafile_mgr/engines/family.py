@@ -94,8 +94,6 @@ class EngineFamily(ABC):
     keeps_conversations: bool = False
 
     # --- what it tells of itself -----------------------------------------------------------------
-    #: Flags with which its log tells where the layers lie.
-    telling_flags: tuple[str, ...] = ()
     #: Words of May 2024: ``llama.cpp`` and ``examples/server/server.cpp`` of llama-cpp-python 0.2.68, lines
     #: that engines of 2026 still print; on causes llamafile 0.9.3, ``llamafile/gpu.c``, and ``ggml`` itself.
     log_words: LogWords = LogWords(

@@ -67,7 +67,6 @@ class UpstreamServer(EngineFamily):
             *given("--cache-ram", settings.prompt_cache_mib),
             *gpu_flags(settings),
             *name_flags(settings),
-            *self.telling_flags,
             "--no-webui",
         )
 
