@@ -15,8 +15,13 @@ from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_openai_vectors
+from llamafile_mgr.machine.hardware import Cpu
 
 __all__ = ["UpstreamServer"]
+
+
+_REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
+_REPACKED_BY_ARM = _REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 
 
 class UpstreamServer(EngineFamily):
@@ -51,12 +56,19 @@ class UpstreamServer(EngineFamily):
     vector_space = "v10"
     max_texts = 2048
     tells_token_texts = True
+    #: What makes the program a server.
+    serving: tuple[str, ...] = ("--server",)
+
+    def placing(self, settings: LaunchSettings) -> tuple[str, ...]:
+        """Return the flags that say where to compute."""
+        return gpu_flags(settings)
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
         context, batch, flash = settings.context * settings.slots, settings.batch, settings.flash_attention
         return (
-            *("--server", "--host", settings.host, "--port", str(settings.port)),
+            *self.serving,
+            *("--host", settings.host, "--port", str(settings.port)),
             *given("-m", settings.model),
             *("-c", str(context), "-np", str(settings.slots), "-t", str(settings.threads)),
             *given("-tb", settings.batch_threads),
@@ -65,7 +77,7 @@ class UpstreamServer(EngineFamily):
             *_role_flags(settings),
             *given("-fa", None if flash is None else "on" if flash else "off"),
             *given("--cache-ram", settings.prompt_cache_mib),
-            *gpu_flags(settings),
+            *self.placing(settings),
             *name_flags(settings),
             "--no-webui",
         )
@@ -77,6 +89,14 @@ class UpstreamServer(EngineFamily):
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
         """Return the vectors of an OpenAI-shaped reply. Raises EngineError."""
         return read_openai_vectors(reply, count)
+
+
+def repacked_on(cpu: Cpu) -> frozenset[str]:
+    """Return the types of tensors of which llama.cpp keeps a copy in a layout that suits this processor.
+
+    Source: ``ggml/src/ggml-cpu/repack.cpp`` of llama-cpp-python 0.3.36.
+    """
+    return _REPACKED_BY_ARM if cpu.has("neon") else _REPACKED
 
 
 def _role_flags(settings: LaunchSettings) -> tuple[str, ...]:

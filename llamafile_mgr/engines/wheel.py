@@ -12,16 +12,14 @@ from typing import ClassVar
 
 from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
-from llamafile_mgr.engines.toolbox import Toolbox
-from llamafile_mgr.engines.upstream import UpstreamServer
+from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
+from llamafile_mgr.engines.upstream import UpstreamServer, repacked_on
 from llamafile_mgr.machine.hardware import Cpu
 
 __all__ = ["Embedded"]
 
 _PROGRAM = "llamafile_mgr.engines.embedded"
 _PYTHON = "LLAMAFILE_MGR_PYTHON"
-_REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
-_REPACKED_BY_ARM = _REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 #: The first eight bytes are those of an Actually Portable Executable; the quote opens a shell string
 #: that ends on the line after, so that the shell sees one assignment.
 _LAUNCHER = f"""\
@@ -53,15 +51,13 @@ class Embedded(UpstreamServer):
     picks_port = True
 
     def repacked_types(self, cpu: Cpu) -> frozenset[str]:
-        """Return the types of tensors of which it keeps a copy in a layout that suits this processor.
+        """Return the types of tensors of which it keeps a copy; the wheel reports REPACK, and no AMX."""
+        return repacked_on(cpu)
 
-        Source: ``ggml/src/ggml-cpu/repack.cpp`` of llama-cpp-python 0.3.36; the wheel reports REPACK.
-        """
-        return _REPACKED_BY_ARM if cpu.has("neon") else _REPACKED
-
-    def installed_program(self, toolbox: Toolbox) -> tuple[str, ...] | None:
+    def installed_programs(self, toolbox: Toolbox) -> tuple[InstalledProgram, ...]:
         """Return the interpreter with the wheel and the program's name."""
-        return None if toolbox.python is None else (str(toolbox.python), "-m", _PROGRAM)
+        command = (str(toolbox.python), "-m", _PROGRAM)
+        return () if toolbox.python is None else (InstalledProgram("the embedded engine", command),)
 
     def environment(self, toolbox: Toolbox) -> dict[str, str]:
         """Return what the launcher and the interpreter need to find this package."""

@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.config import EnginesConfig, ModelConfig
 from llamafile_mgr.launching.local_plans import make_toolbox
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.machine.detection import detect_machine
@@ -35,14 +35,25 @@ from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import read_listening_port
 from tests.support.large_models import Shape, write_large_encoder, write_large_generator
+from tests.support.llama_programs import find_native
 
 MIB = 1 << 20
 LARGE, SMALL_RATIO, LARGE_RATIO = 500 * 10**6, 1.5, 1.3
 
 
-def plan_for(path: Path, role: Role, home: Path, wish: ModelConfig) -> Plan:
-    """Plan one model for the embedded engine alone."""
-    toolbox = replace(make_toolbox(resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})), runtimes=())
+@pytest.fixture(params=["wheel", "native"])
+def engines(request: pytest.FixtureRequest) -> EnginesConfig:
+    """Return the settings with the embedded engine alone, or with a native build before it."""
+    native = find_native()
+    if request.param == "native" and native is None:
+        pytest.skip("nobody has built llama.cpp here: scripts/build-engines current")
+    programs = (str(native),) if request.param == "native" else ()
+    return EnginesConfig(programs, search_path=False)
+
+
+def plan_for(path: Path, role: Role, home: Path, wish: ModelConfig, engines: EnginesConfig) -> Plan:
+    """Plan one model for one of these engines."""
+    toolbox = replace(make_toolbox(resolve_paths({"LLAMAFILE_MGR_HOME": str(home)}), engines), runtimes=())
     subject = ModelSpec("model", role, path, inspect_file(path))
     (plan,) = plan_models((subject,), detect_machine(), toolbox, os.environ, {"model": wish})
     return plan
@@ -96,8 +107,10 @@ def check(plan: Plan, process: psutil.Process) -> None:
 
 
 @pytest.mark.parametrize("wish", [ModelConfig(), ModelConfig(context=256, threads=1, slots=2)])
-def test_minilm_takes_what_was_predicted(minilm: Path, tmp_path: Path, wish: ModelConfig) -> None:
-    plan = plan_for(minilm, Role.EMBED, tmp_path, wish)
+def test_minilm_takes_what_was_predicted(
+    minilm: Path, tmp_path: Path, wish: ModelConfig, engines: EnginesConfig
+) -> None:
+    plan = plan_for(minilm, Role.EMBED, tmp_path, wish, engines)
     assert plan.max_tokens is not None
     # "word" is one token; two are special.
     longest, short = "word " * (plan.max_tokens - 2), "word " * 60
@@ -111,9 +124,9 @@ def test_minilm_takes_what_was_predicted(minilm: Path, tmp_path: Path, wish: Mod
 
 @pytest.mark.parametrize("wish", [ModelConfig(), ModelConfig(context=256, slots=4)])
 def test_the_tiny_generator_takes_what_was_predicted(
-    tiny_generator: Path, tmp_path: Path, wish: ModelConfig
+    tiny_generator: Path, tmp_path: Path, wish: ModelConfig, engines: EnginesConfig
 ) -> None:
-    plan = plan_for(tiny_generator, Role.GENERATE, tmp_path, wish)
+    plan = plan_for(tiny_generator, Role.GENERATE, tmp_path, wish, engines)
     with running_engine(plan) as (process, url):
         bodies = [
             {"prompt": f"{chr(97 + n)} " * 40, "n_predict": 100, "ignore_eos": True, "cache_prompt": True}
@@ -138,20 +151,21 @@ PROMPT = "w1 " * 520
     ],
 )
 def test_a_large_generator_takes_what_was_predicted(
-    tmp_path: Path, wish: ModelConfig, blocks: int, kind: gguf.GGMLQuantizationType
+    tmp_path: Path, wish: ModelConfig, blocks: int, kind: gguf.GGMLQuantizationType, engines: EnginesConfig
 ) -> None:
     shape = Shape(width=1536, hidden=4608, blocks=blocks, heads=12, kv_heads=4)
     model = write_large_generator(tmp_path / "large.gguf", shape, kind)
-    plan = plan_for(model, Role.GENERATE, tmp_path, wish)
+    plan = plan_for(model, Role.GENERATE, tmp_path, wish, engines)
     with running_engine(plan) as (process, url):
         reply = ask(f"{url}/completion", {"prompt": PROMPT, "n_predict": 4})
         assert "content" in reply
         check(plan, process)
 
 
-def test_a_large_encoder_takes_what_was_predicted(tmp_path: Path) -> None:
+def test_a_large_encoder_takes_what_was_predicted(tmp_path: Path, engines: EnginesConfig) -> None:
     shape = Shape(blocks=24, vocabulary=30522, context=512)
-    plan = plan_for(write_large_encoder(tmp_path / "large.gguf", shape), Role.EMBED, tmp_path, ModelConfig())
+    model = write_large_encoder(tmp_path / "large.gguf", shape)
+    plan = plan_for(model, Role.EMBED, tmp_path, ModelConfig(), engines)
     assert plan.memory is not None
     assert plan.memory.weights > LARGE
     with running_engine(plan) as (process, url):
