@@ -160,6 +160,7 @@ class ModelConfig:
     ``context``: tokens. ``threads``: compute threads of one engine. ``replicas``: engines of this model.
     ``idle_unload``: end the engines after so long without calls, such as ``"10m"``; a call starts them.
     ``pinned``: never end them to make room for another model (embedding models are pinned by default).
+    ``require_gpu``: fail instead of computing without the planned GPU.
     ``memory_limit``: replace an engine that grows beyond it, such as ``"2GB"``. ``aliases``: further names
     that callers may use. ``remote``: engines elsewhere that serve the same model, a URL or a table of
     ``RemoteConfig``'s keys each; with ``replicas = 0`` none is started here.
@@ -171,6 +172,7 @@ class ModelConfig:
     replicas: int | None = None
     idle_unload: str | None = None
     pinned: bool | None = None
+    require_gpu: bool = False
     memory_limit: str | None = None
     aliases: tuple[str, ...] = ()
     remote: tuple[RemoteConfig, ...] = ()

@@ -13,12 +13,14 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from llamafile_mgr.catalog import Pooling, Role
+from llamafile_mgr.engines.engine_reports import LogWords
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.errors import EngineError
+from llamafile_mgr.machine.hardware import Cpu
 
 __all__ = ["EngineFamily"]
 
@@ -72,6 +74,8 @@ class EngineFamily(ABC):
     #: The engine without a model and the requests that it holds, and what it holds of embedding requests.
     base_bytes: int = 64 * MIB
     request_bytes: int = 0
+    #: Whether its buffers hold results over the whole vocabulary for every token of a batch of a prompt.
+    reserves_logits: bool = True
     uses_gpus: bool = True
     #: What stays free on a GPU.
     gpu_margin: int = 512 * MIB
@@ -87,10 +91,27 @@ class EngineFamily(ABC):
     #: More than one slot divides the context and nulls embeddings.
     one_slot: bool = False
     takes_flash_attention: bool = False
+    #: Whether prompts may have threads of their own number (``-tb``).
+    takes_batch_threads: bool = False
     #: Whether it computes flash attention on the processor too.
     flash_attention_on_cpu: bool = False
     #: Whether it keeps finished conversations in memory, up to 8 GiB unless told otherwise.
     keeps_conversations: bool = False
+
+    # --- what it tells of itself -----------------------------------------------------------------
+    #: Words of May 2024: ``llama.cpp`` and ``examples/server/server.cpp`` of llama-cpp-python 0.2.68, lines
+    #: that engines of 2026 still print; on causes llamafile 0.9.3, ``llamafile/gpu.c``, and ``ggml`` itself.
+    log_words: LogWords = LogWords(
+        weights=re.compile(r"load_tensors:\s+(\S+)(?: model)? buffer size =\s*(\d{1,9}(?:\.\d{1,4})?) MiB"),
+        layers=re.compile(r"offloaded (\d{1,5})/(\d{1,5}) layers to GPU"),
+        slots=re.compile(r"\bn_slots\"?\s*[=:]\s*(\d{1,9})"),
+        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d{1,9})"),
+        batch=re.compile(r"\bn_ubatch\s*=\s*(\d{1,9})"),
+        causes=(
+            (re.compile(r"no GPUs were found"), "the engine found no GPU, and computes on the processor"),
+            (re.compile(r"ggml_\w+: failed to initialize (\w+): (.+)"), "{0} did not start: {1}"),
+        ),
+    )
 
     # --- texts and vectors -----------------------------------------------------------------------
     #: Families of one name give vectors of one space.
@@ -125,6 +146,10 @@ class EngineFamily(ABC):
         rows = [row for row in self.known_bad if row.fits(candidate)]
         return min(rows, key=lambda row: row.slow, default=None)
 
+    def repacked_types(self, cpu: Cpu) -> frozenset[str]:
+        """Return the types of tensors of which it keeps a copy in a layout that suits this processor."""
+        return frozenset()
+
     def installed_programs(self, toolbox: Toolbox) -> tuple[InstalledProgram, ...]:
         """Return the engines of this family that are no files in the store, the preferred one first."""
         names = {" ".join(words) for words in self.program_names}
@@ -157,6 +182,19 @@ class EngineFamily(ABC):
     def health(self) -> EngineRequest:
         """Return the cheapest request that an engine answers once its model is loaded."""
         return EngineRequest("GET", "/health")
+
+    def properties(self) -> EngineRequest | None:
+        """Return the request that tells how it was started, None where there is none."""
+        return EngineRequest("GET", "/props")
+
+    def read_properties(self, reply: EngineReply) -> tuple[int | None, int | None]:
+        """Return the tokens of a slot and the slots that a reply to ``properties`` tells, None for what it
+        does not."""
+        body = read_json(reply)
+        settings = body.get("default_generation_settings") if isinstance(body, dict) else None
+        context = settings.get("n_ctx") if isinstance(settings, dict) else None
+        slots = body.get("total_slots") if isinstance(body, dict) else None
+        return _positive(context), _positive(slots)
 
     def embed(self, texts: Sequence[str]) -> EngineRequest:
         """Return the request for the vectors of at most ``max_texts`` texts."""
@@ -193,3 +231,7 @@ class EngineFamily(ABC):
     def generation_body(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the body of a generation as this family reads it."""
         return body
+
+
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -16,7 +16,8 @@ from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
-from llamafile_mgr.engines.upstream import UpstreamServer
+from llamafile_mgr.engines.upstream import UpstreamServer, repacked_on
+from llamafile_mgr.machine.hardware import Cpu
 
 #: ``version: 0.5.0-dev (build 1, commit 0c1e570)``, before August 2026 ``version: 6795 (1a2b3c4)``.
 _VERSION = re.compile(r"^version: (\S{1,40}) \((?:build (\d{1,9}))?[^)\n]*\)\s+built with ", re.MULTILINE)
@@ -28,6 +29,11 @@ _CHOICES = re.compile(r"[\[{](\w+(?:[|,]\w+)+)[\]}]")
 _ALLOWED = "allowed values: "
 _DEVICES = "Available devices:"
 _DEVICE = re.compile(r"  ([A-Za-z]+\w*: \S.{0,200})")
+
+#: The verbosity that is listed with this word, since it came between information and debugging.
+_TRACE, _TRACE_ENTRY = "4", re.compile(r"\s+- 4: trace\b.*")
+#: ``ggml/src/ggml-cpu/amx`` of llama-cpp-python 0.3.36.
+_REPACKED_BY_AMX = frozenset({"F16", "Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"})
 
 #: Without these it would serve the wrong thing, or everybody.
 _NEEDED = ("--host", "--port", "-m", "-c", "-np", "-t", "--api-key-file")
@@ -56,6 +62,10 @@ class LlamaCpp(UpstreamServer):
     picks_port = True
     serving = ()
 
+    def repacked_types(self, cpu: Cpu) -> frozenset[str]:
+        """Return the types of tensors of which it keeps a copy: with AMX nearly all, as was seen with F16."""
+        return repacked_on(cpu) | (_REPACKED_BY_AMX if cpu.has("amx_int8") else frozenset())
+
     def read_version(self, text: str) -> str | None:
         """Return the version, with the build's number where it is told too."""
         found = _VERSION.search(text)
@@ -76,6 +86,8 @@ class LlamaCpp(UpstreamServer):
                     choices = _CHOICES.fullmatch(value)
                     known.update(f"{flag} *" for flag in flags)
                     _add(known, flags, re.split(r"[|,]", choices[1]) if choices else ())
+            elif "-lv" in flags and _TRACE_ENTRY.fullmatch(line):
+                known.add(f"-lv {_TRACE}")
             elif _ALLOWED in line:
                 _add(known, flags, line.partition(_ALLOWED)[2].split(", "))
         return frozenset(known)
@@ -99,12 +111,18 @@ class LlamaCpp(UpstreamServer):
         return f"its build has no {missing[0]}" if missing else None
 
     def placing(self, settings: LaunchSettings) -> tuple[str, ...]:
-        """Return the flags for the processor alone, or for all layers where it fits none to a GPU itself."""
+        """Return the flags for the processor alone, or for all layers where it fits none to a GPU itself.
+
+        With a GPU its log shall tell where the layers lie: by traces, which print no text of callers. Builds
+        without that level would print debugging, with all texts.
+        """
         known = settings.known_flags or frozenset()
         if settings.gpu == "disable":
             return ("--device", "none") if "--device" in known else ("-ngl", "0")
         fitted = settings.gpu is None or "--fit" in known
-        return given("-ngl", settings.gpu_layers if fitted else settings.gpu_layers or _ALL_LAYERS)
+        layers = settings.gpu_layers if fitted else settings.gpu_layers or _ALL_LAYERS
+        tells = settings.gpu is not None and f"-lv {_TRACE}" in known
+        return (*given("-ngl", layers), *(("-lv", _TRACE) if tells else ()))
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name, as far as its help lists them."""

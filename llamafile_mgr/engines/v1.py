@@ -70,11 +70,13 @@ class V1(EngineFamily):
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
         embedding = settings.role is Role.EMBED
+        slots = 1 if embedding else settings.slots
         return (
             *("--server", "--nobrowser", "--host", settings.host, "--port", str(settings.port)),
             *given("-m", settings.model),
-            *("-c", str(settings.context), *thread_flags(settings)),
-            *(("--embedding", "-np", "1") if embedding else ("-np", str(settings.slots))),
+            *("-c", str(settings.context * slots), *thread_flags(settings)),
+            *(("--embedding",) if embedding else ()),
+            *("-np", str(slots)),
             *gpu_flags(settings),
             *name_flags(settings),
         )

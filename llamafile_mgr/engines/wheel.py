@@ -13,7 +13,8 @@ from typing import ClassVar
 from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
-from llamafile_mgr.engines.upstream import UpstreamServer
+from llamafile_mgr.engines.upstream import UpstreamServer, repacked_on
+from llamafile_mgr.machine.hardware import Cpu
 
 __all__ = ["Embedded"]
 
@@ -41,12 +42,17 @@ class Embedded(UpstreamServer):
     reads_shell_words = True
     weights_prefix = "/zip/"
     flag_notes: ClassVar = {}
-    base_bytes = 56 * MIB
+    base_bytes = 44 * MIB
     #: Vectors that it holds as JSON, at most.
-    request_bytes = 32 * MIB
+    request_bytes = 28 * MIB
+    reserves_logits = False
     uses_gpus = False
     flash_attention_on_cpu = True
     picks_port = True
+
+    def repacked_types(self, cpu: Cpu) -> frozenset[str]:
+        """Return the types of tensors of which it keeps a copy; the wheel reports REPACK, and no AMX."""
+        return repacked_on(cpu)
 
     def installed_programs(self, toolbox: Toolbox) -> tuple[InstalledProgram, ...]:
         """Return the interpreter with the wheel and the program's name."""

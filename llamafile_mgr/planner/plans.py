@@ -33,8 +33,9 @@ class Plan:
     ``max_tokens``: the longest text an embedding engine takes, special tokens included; of a reranker, query
     and document together. ``dimensions``: of its vectors. ``replicas``: engines that are started alike.
     ``memory``: what they will take. ``remotes``: engines elsewhere that stand beside them. ``device``: the
-    GPUs' names or ``cpu``. ``accelerated``: GPUs that are worth their while hold all of it. ``append_eos``:
-    the model wants the end-of-sequence text behind every text and this engine does not put it there.
+    GPUs' names or ``cpu``. ``layers``: how many lie on GPUs, of how many; None without a GPU.
+    ``accelerated``: GPUs that are worth their while hold all of it. ``append_eos``: the model wants the
+    end-of-sequence text behind every text and this engine does not put it there.
     ``tuned``: settings come from a measurement on this machine.
     ``crowded``: the machine has room for it, but not now. ``warnings``: what works, but not well.
     """
@@ -55,6 +56,7 @@ class Plan:
     replicas: int = 1
     memory: MemoryEstimate | None = None
     device: str = "cpu"
+    layers: tuple[int, int] | None = None
     accelerated: bool = False
     crowded: bool = False
     append_eos: bool = False
