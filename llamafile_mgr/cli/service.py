@@ -168,10 +168,11 @@ def _read_request(
             )
     for option, value in (("--host", host), ("--port", port)):
         arguments += [option, str(value)] if value is not None else []
+    specs = find_specs(wanted, target.paths, config.models)
     return ServiceSpec(
         name=name,
         arguments=(*arguments, *(["--no-cache"] if no_cache else [])),
-        needed=tuple(spec.path for spec in find_specs(wanted, target.paths)),
+        needed=tuple(path for spec in specs for path in (spec.path, *spec.beside.paths)),
         hosts=addresses_of(settings.host, public=settings.keys_file is not None),
         port=settings.port,
         drain_seconds=settings.drain_seconds,

@@ -13,12 +13,15 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engine_settings import is_quantised
+from llamafile_mgr.engines.engine_args import ExtraFlag, drop_flags, read_engine_args, take_flags
+from llamafile_mgr.engines.features import KEYS, Features
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.toolbox import Toolbox
-from llamafile_mgr.errors import EngineError
+from llamafile_mgr.errors import EngineError, PlanError
 
 __all__ = ["EngineFamily"]
 
@@ -87,6 +90,16 @@ class EngineFamily(ABC):
     #: Whether it keeps finished conversations in memory, up to 8 GiB unless told otherwise.
     keeps_conversations: bool = False
 
+    # --- what settings may ask for ---------------------------------------------------------------
+    #: Field of ``Features`` -> the flag that carries it; what does not stand here it cannot do.
+    feature_flags: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Field of ``Features`` -> why it cannot do it, where that is worth saying.
+    feature_notes: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Types that its key/value cache can have.
+    cache_types: frozenset[str] = frozenset()
+    #: What ``engine_args`` may hold, by every spelling.
+    extra_flags: ClassVar[Mapping[str, ExtraFlag]] = MappingProxyType({})
+
     # --- texts and vectors -----------------------------------------------------------------------
     #: Families of one name give vectors of one space.
     vector_space: str
@@ -130,6 +143,51 @@ class EngineFamily(ABC):
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
 
+    def command_flags(self, settings: LaunchSettings) -> tuple[str, ...]:
+        """Return all flags: what settings ask for stands last, and in the place of the same flag of ours."""
+        return (*drop_flags(self.arguments(settings), self._asked_names(settings)), *settings.asked)
+
+    def replaced_flags(self, settings: LaunchSettings) -> tuple[str, ...]:
+        """Return the flags of ours, with their values, in whose place settings ask for others."""
+        return take_flags(self.arguments(settings), self._asked_names(settings))
+
+    def _asked_names(self, settings: LaunchSettings) -> frozenset[str]:
+        flags = (self.extra_flags.get(word) for word in settings.asked)
+        return frozenset(name for flag in flags if flag is not None for name in flag.names)
+
+    def refuse_asked(self, features: Features, engine_args: Sequence[str]) -> str | None:
+        """Return why this family cannot do what settings ask for, None when it can."""
+        for name, value in features.asked().items():
+            if name not in self.feature_flags:
+                key = KEYS.get(name, name)
+                return f"it has no {key}" + (
+                    f": {self.feature_notes[key]}" if key in self.feature_notes else ""
+                )
+            if name.startswith("cache_type") and value not in self.cache_types:
+                return f"its key/value cache cannot be {value}"
+            if name == "cache_type_v" and is_quantised(str(value)) and not self.takes_flash_attention:
+                return f"values of the type {value} need flash attention, which it is not told of"
+        try:
+            read_engine_args(engine_args, self.extra_flags)
+        except PlanError as error:
+            return ": ".join(filter(None, (error.message, error.cause)))
+        return None
+
+    def asked_flags(self, features: Features, engine_args: Sequence[str]) -> tuple[str, ...]:
+        """Return the words for what settings ask for, which ``refuse_asked`` let pass."""
+        extra = read_engine_args(engine_args, self.extra_flags)
+        return (*self.feature_words(features), *(word for each in extra for word in each.words))
+
+    def vector_arguments(self, engine_args: Sequence[str]) -> tuple[str, ...]:
+        """Return the words of those flags that change vectors."""
+        extra = read_engine_args(engine_args, self.extra_flags)
+        return tuple(word for each in extra if each.flag.shapes_vectors for word in each.words)
+
+    def feature_words(self, features: Features) -> tuple[str, ...]:
+        """Return the flags of ``features`` with their values."""
+        pairs = ((self.feature_flags[name], value) for name, value in features.asked().items())
+        return tuple(word for flag, value in pairs for word in (flag, _as_word(value)))
+
     def health(self) -> EngineRequest:
         """Return the cheapest request that an engine answers once its model is loaded."""
         return EngineRequest("GET", "/health")
@@ -169,3 +227,7 @@ class EngineFamily(ABC):
     def generation_body(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the body of a generation as this family reads it."""
         return body
+
+
+def _as_word(value: object) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

@@ -19,7 +19,8 @@ class LaunchSettings:
     ``gpu_layers``: for engines without an automatic fit. ``flash_attention``: on or off, where the family
     can be told. ``prompt_cache_mib``: the most memory for conversations that are remembered, where the
     family has such a cache. ``model``: weights to load instead of those inside the file that is run.
-    ``port``: 0 lets the engine pick one, where the family can.
+    ``port``: 0 lets the engine pick one, where the family can. ``asked``: the words that the model's settings
+    ask for, in the family's own flags; they stand last.
     """
 
     role: Role
@@ -37,6 +38,7 @@ class LaunchSettings:
     alias: str | None = None
     api_key_file: Path | None = None
     host: str = "127.0.0.1"
+    asked: tuple[str, ...] = ()
 
 
 def given(flag: str, value: object) -> tuple[str, ...]:

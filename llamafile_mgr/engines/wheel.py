@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from llamafile_mgr.engines.embedded import FLAGS
 from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
 from llamafile_mgr.engines.toolbox import Toolbox
@@ -44,6 +45,7 @@ class Embedded(UpstreamServer):
     base_bytes = 56 * MIB
     #: Vectors that it holds as JSON, at most.
     request_bytes = 32 * MIB
+    extra_flags: ClassVar = {name: flag for name, flag in UpstreamServer.extra_flags.items() if name in FLAGS}
     uses_gpus = False
     flash_attention_on_cpu = True
     picks_port = True

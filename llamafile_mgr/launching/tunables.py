@@ -44,7 +44,7 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
         InvalidFileError: the file is no llamafile or GGUF, or a broken one.
         PlanError: it cannot run here.
     """
-    (spec,) = find_specs(WantedModels((Wanted(name),)), paths)
+    (spec,) = find_specs(WantedModels((Wanted(name),)), paths, config.models)
     if spec.role is Role.RERANK:
         raise PlanError(f"{spec.name} reranks: only embedding and generation are measured")
     machine = detect_machine()

@@ -12,16 +12,19 @@ and of GPUs are estimates: neither was run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.llamafile import FileFacts, GgufFacts
+from llamafile_mgr.llamafile.ggml_types import TENSOR_TYPES
 
 __all__ = [
     "MIB",
     "Load",
     "MemoryEstimate",
+    "MemoryExtras",
     "Offload",
     "cache_bytes_per_token",
     "format_size",
@@ -30,6 +33,8 @@ __all__ = [
 
 MIB = 1 << 20
 _FLOAT, _HALF = 4, 2
+#: What an element of a key/value cache takes, by llama.cpp's word for its type.
+_ELEMENT_BYTES = {each.name.lower(): each.block_bytes / each.block_elements for each in TENSOR_TYPES.values()}
 #: What a GPU's driver and libraries take of main memory and of the GPU's own, beside the model.
 _GPU_HOST, _GPU_BASE = 256 * MIB, 512 * MIB
 #: Tokens of a physical batch where the plan leaves it to the engine.
@@ -39,12 +44,22 @@ _DEFAULT_WIDTH, _DEFAULT_VOCABULARY, _DEFAULT_LAYERS = 4096, 128_256, 32
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryExtras:
+    """What settings add to a model. ``cache_types``: of keys and of values. ``fixed``: bytes of adapters and
+    of a projector. ``draft``: the header of a draft model and its bytes."""
+
+    cache_types: tuple[str, str] = ("f16", "f16")
+    fixed: int = 0
+    draft: tuple[GgufFacts, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What an engine is asked to hold at once.
 
     ``context``: tokens per slot. ``batch``: tokens per physical batch, None for the engine's own.
     ``prompt_cache``: bytes of remembered conversations. ``flash_attention``: False where attention is
-    computed in full.
+    computed in full. ``extras``: what settings add.
     """
 
     role: Role
@@ -54,6 +69,7 @@ class Load:
     batch: int | None
     prompt_cache: int = 0
     flash_attention: bool = True
+    extras: MemoryExtras = field(default_factory=MemoryExtras)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +93,7 @@ class MemoryEstimate:
     ``base``: the program. ``weights``: mapped from the file, so that replicas share them. ``kv_cache``,
     ``prompt_cache``: of causal models. ``compute``: buffers of one batch. ``output``: its results.
     ``device``: the part of an engine's total that lies in GPU memory of its own; ``host`` is the rest.
-    ``device_weights``: the weights in it.
+    ``device_weights``: the weights in it. ``beside``: adapters, a projector and a draft model.
     """
 
     base: int
@@ -89,12 +105,13 @@ class MemoryEstimate:
     device: int = 0
     device_weights: int = 0
     replicas: int = 1
+    beside: int = 0
 
     @property
     def total(self) -> int:
         """Return what one engine takes, wherever it lies."""
         parts = (self.base, self.weights, self.kv_cache, self.compute, self.output, self.prompt_cache)
-        return sum(parts)
+        return sum(parts) + self.beside
 
     @property
     def host(self) -> int:
@@ -125,6 +142,7 @@ class MemoryEstimate:
             ("compute buffers", self.compute),
             ("results", self.output),
             ("prompt cache", self.prompt_cache),
+            ("adapters, projector and draft model", self.beside),
             ("engine", self.base),
         )
         text = " + ".join(f"{name} {format_size(size)}" for name, size in parts if size)
@@ -143,8 +161,10 @@ def format_size(count: float) -> str:
     return f"{count} B"
 
 
-def cache_bytes_per_token(gguf: GgufFacts) -> int:
-    """Return the key/value cache of one token in half floats; 0 for a model that looks both ways.
+def cache_bytes_per_token(gguf: GgufFacts, types: tuple[str, str] = ("f16", "f16")) -> int:
+    """Return the key/value cache of one token; 0 for a model that looks both ways.
+
+    ``types``: of keys and of values.
 
     Layers with a sliding window, or with none, count in full: more than they take.
     """
@@ -153,8 +173,9 @@ def cache_bytes_per_token(gguf: GgufFacts) -> int:
     heads = gguf.head_count or 1
     kv_heads = gguf.head_count_kv or heads
     width = (gguf.embedding_length or _DEFAULT_WIDTH) // heads
-    lengths = (gguf.key_length or width) + (gguf.value_length or width)
-    return (gguf.block_count or _DEFAULT_LAYERS) * kv_heads * lengths * _HALF
+    keys, values = (_ELEMENT_BYTES[name] for name in types)
+    one = (gguf.key_length or width) * keys + (gguf.value_length or width) * values
+    return math.ceil((gguf.block_count or _DEFAULT_LAYERS) * kv_heads * one)
 
 
 def predict_memory(
@@ -167,9 +188,10 @@ def predict_memory(
         return MemoryEstimate(rules.base_bytes, 0, 0, 0, 0, replicas=replicas)
     batch = load.batch or min(_DEFAULT_BATCH, load.context * load.slots)
     weights = _weights_bytes(facts)
-    cache = cache_bytes_per_token(gguf) * load.context * load.slots
+    cache = cache_bytes_per_token(gguf, load.extras.cache_types) * load.context * load.slots
     compute = _compute_bytes(gguf, load, batch)
     output = _output_bytes(gguf, load, batch)
+    beside = _beside_bytes(load, batch)
     base = rules.base_bytes + (rules.request_bytes if load.role is not Role.GENERATE else 0)
     share, device, device_weights = 0.0, 0, 0
     if offload is not None and offload.layers:
@@ -178,7 +200,7 @@ def predict_memory(
         if not offload.unified:
             base += _GPU_BASE
             device_weights = int(weights * share)
-            device = device_weights + int(cache * share) + compute + _GPU_BASE
+            device = device_weights + int(cache * share) + compute + beside + _GPU_BASE
     return MemoryEstimate(
         base=base,
         weights=weights,
@@ -189,6 +211,22 @@ def predict_memory(
         device=device,
         device_weights=device_weights,
         replicas=replicas,
+        beside=beside,
+    )
+
+
+def _beside_bytes(load: Load, batch: int) -> int:
+    """Return what settings add: a draft model has a cache as long as the model's own, in half floats."""
+    if load.extras.draft is None:
+        return load.extras.fixed
+    gguf, size = load.extras.draft
+    cache = cache_bytes_per_token(gguf) * load.context * load.slots
+    return (
+        load.extras.fixed
+        + size
+        + cache
+        + _compute_bytes(gguf, load, batch)
+        + _output_bytes(gguf, load, batch)
     )
 
 

@@ -17,6 +17,7 @@ from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileKind
 from llamafile_mgr.machine import Machine, System
+from llamafile_mgr.planner.asked_features import AskedFeatures
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.plans import Reason
 
@@ -52,8 +53,14 @@ class _Option:
     slow: bool = False
 
 
-def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: Pooling | None) -> Selection:
-    """Return the engine for ``spec``; ``pooling`` is what its vectors need.
+def select_engine(
+    spec: ModelSpec,
+    machine: Machine,
+    toolbox: Toolbox,
+    pooling: Pooling | None,
+    asked: AskedFeatures,
+) -> Selection:
+    """Return the engine for ``spec``; ``pooling`` is what its vectors need, ``asked`` what its settings want.
 
     Raises:
         PlanError: nothing that is installed can run it; the hint says what to pull.
@@ -63,7 +70,7 @@ def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: 
             f"{spec.name} is an engine without weights",
             hint="pack weights onto it: llamafile-mgr pack --runtime R --weights W.gguf -o X.llamafile",
         )
-    search = _Search(spec, machine, toolbox, pooling)
+    search = _Search(spec, machine, toolbox, pooling, asked)
     own = list(search.own_options())
     options = [*own[:1], *search.runtime_options(), *search.installed_options(), *own[1:]]
     because = _why_not_own(spec, own)
@@ -84,6 +91,7 @@ class _Search:
     machine: Machine
     toolbox: Toolbox
     pooling: Pooling | None
+    asked: AskedFeatures
 
     def own_options(self) -> Iterator[_Option]:
         """Yield the engines inside the file: its server, and a second one where it carries that too."""
@@ -150,8 +158,11 @@ class _Search:
             arguments=arguments,
             uses_gpu=any(gpu.backend and (machine.memory_of(gpu) or 0) > facts.size for gpu in machine.gpus),
             borrowed=selection.weights is not None,
+            features=frozenset(self.asked.features.asked()),
         )
-        bad = family_rules(selection.family).find_known_bad(candidate)
+        rules = family_rules(selection.family)
+        missing = missing or rules.refuse_asked(self.asked.features, self.asked.engine_args)
+        bad = rules.find_known_bad(candidate)
         if missing is not None or bad is None:
             return _Option(selection, whose, missing)
         if bad.no_gpu:

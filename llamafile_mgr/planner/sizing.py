@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.engine_settings import is_quantised
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Cpu
-from llamafile_mgr.planner.memory import MIB, Load, cache_bytes_per_token, format_size
+from llamafile_mgr.planner.memory import MIB, Load, MemoryExtras, cache_bytes_per_token, format_size
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.tuning import TunedSettings
 
@@ -51,7 +52,8 @@ class CoreShare:
 class Sizing:
     """One choice. ``prompt_cache``: bytes, None where the engine has none. ``why``: the rule per setting.
 
-    ``pinned``: settings that never give way. ``whole_text``: a batch must hold the longest text.
+    ``pinned``: settings that never give way. ``whole_text``: a batch must hold the longest text. ``extras``:
+    what settings add to the memory.
     """
 
     family: Family
@@ -66,13 +68,14 @@ class Sizing:
     why: Mapping[str, str] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
     whole_text: bool = False
+    extras: MemoryExtras = field(default_factory=MemoryExtras)
 
     def load(self, *, on_gpu: bool) -> Load:
         """Return what the memory prediction asks for."""
         flash = on_gpu or family_rules(self.family).flash_attention_on_cpu
         flash = flash and self.flash_attention is not False
         cache = self.prompt_cache or 0
-        return Load(self.role, self.family, self.context, self.slots, self.batch, cache, flash)
+        return Load(self.role, self.family, self.context, self.slots, self.batch, cache, flash, self.extras)
 
 
 def choose_sizing(
@@ -82,12 +85,14 @@ def choose_sizing(
     share: CoreShare,
     override: ModelConfig,
     tuned: TunedSettings | None,
+    extras: MemoryExtras,
 ) -> Sizing:
     """Return the best choice, before memory has its say."""
-    choice = _Choice(family_rules(family), spec.role, gguf, override)
+    choice = _Choice(family_rules(family), spec.role, gguf, override, extras.cache_types)
     context = choice.context(spec.text_limit)
     slots, batch, prompt_cache = choice.slots(context), choice.batch(context), choice.prompt_cache(context)
     threads, replicas = choice.compute(share)
+    flash_attention = choice.flash_attention()
     sizing = Sizing(
         family=family,
         role=spec.role,
@@ -97,6 +102,8 @@ def choose_sizing(
         threads=threads,
         replicas=replicas,
         prompt_cache=prompt_cache,
+        flash_attention=flash_attention,
+        extras=extras,
         why=choice.why,
         pinned=frozenset(choice.pinned),
         whole_text=spec.role is not Role.GENERATE and gguf.causal is False,
@@ -163,6 +170,7 @@ class _Choice:
     role: Role
     gguf: GgufFacts
     override: ModelConfig
+    cache_types: tuple[str, str] = ("f16", "f16")
     why: dict[str, str] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
 
@@ -200,7 +208,7 @@ class _Choice:
         if self.gguf.causal is False:
             self.why["slots"] = "texts of one request are computed together"
             return _ENCODER_SLOTS
-        size = format_size(cache_bytes_per_token(self.gguf) * context)
+        size = format_size(cache_bytes_per_token(self.gguf, self.cache_types) * context)
         self.why["slots"] = f"two texts are computed together; each slot costs {size} of key/value cache"
         return _CAUSAL_SLOTS
 
@@ -221,8 +229,15 @@ class _Choice:
         if self.role is not Role.GENERATE or not self.rules.keeps_conversations:
             return None
         self.why["prompt_cache"] = "two conversations beside those under way; the engine's own limit is 8 GiB"
-        needed = 2 * cache_bytes_per_token(self.gguf) * context
+        needed = 2 * cache_bytes_per_token(self.gguf, self.cache_types) * context
         return min(_LARGEST_PROMPT_CACHE, max(MIB, -(-needed // MIB) * MIB))
+
+    def flash_attention(self) -> bool | None:
+        """Return whether it is asked for, None where that is left to the engine."""
+        if not is_quantised(self.cache_types[1]):
+            return None
+        self._pin("flash_attention", f"values of the type {self.cache_types[1]} need it")
+        return True
 
     def compute(self, share: CoreShare) -> tuple[int, int]:
         """Return the threads of an engine, and how many engines there are."""
@@ -278,7 +293,7 @@ def _apply_tuned(sizing: Sizing, tuned: TunedSettings, share: CoreShare) -> Sizi
         values["slots"] = best.slots
     if sizing.batch is not None and best.batch is not None:
         values["batch"] = max(best.batch, sizing.context) if sizing.whole_text else best.batch
-    if best.flash_attention is not None:
+    if best.flash_attention is not None and "flash_attention" not in sizing.pinned:
         values["flash_attention"] = best.flash_attention
     for setting in values:
         why[setting] = note

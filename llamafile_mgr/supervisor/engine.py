@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.engine_args import drop_flags
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.backend import FAILED_GRACE_SECONDS, Backend
-from llamafile_mgr.supervisor.degradation import drop_flags
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
 from llamafile_mgr.supervisor.engine_start import (
     EngineChecks,

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.engine_args import drop_flags
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.llamafile import Family
-from llamafile_mgr.supervisor.degradation import degrade, drop_flags
+from llamafile_mgr.supervisor.degradation import degrade
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, Kind, diagnose
 
 CHAT = LaunchSettings(Role.GENERATE, 0, 4096, 4, slots=2, gpu="nvidia", gpu_layers=999)
