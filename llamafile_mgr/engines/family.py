@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engine_settings import is_quantised
 from llamafile_mgr.engines.engine_args import ExtraFlag, drop_flags, read_engine_args, take_flags
-from llamafile_mgr.engines.features import KEYS, Features
+from llamafile_mgr.engines.engine_features import KEYS, Features
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request

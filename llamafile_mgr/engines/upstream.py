@@ -12,8 +12,8 @@ from typing import ClassVar
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engine_settings import CACHE_TYPES
 from llamafile_mgr.engines.engine_args import parse_flag_table
+from llamafile_mgr.engines.engine_features import Adapter, Features
 from llamafile_mgr.engines.family import EngineFamily
-from llamafile_mgr.engines.features import Adapter, Features
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_openai_vectors

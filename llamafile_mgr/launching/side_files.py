@@ -5,10 +5,12 @@ A file is named as the store knows it, by its path, or by the source from which 
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 
 from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.engine_settings import CHAT_TEMPLATES
 from llamafile_mgr.errors import ConfigError, InvalidFileError, NotFoundError
 from llamafile_mgr.launching.wanted import locate
 from llamafile_mgr.llamafile import FileKind, inspect_file
@@ -19,8 +21,6 @@ from llamafile_mgr.store import Store
 __all__ = ["find_side_files", "is_source", "side_sources"]
 
 _SOURCE = re.compile(r"(?:hf|github|pypi):|https?://")
-#: What a built-in template is called; anything else is a file.
-_TEMPLATE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _MOST_TEMPLATE_BYTES = 1 << 20
 
 
@@ -80,11 +80,15 @@ def _find_template(model: str, text: str | None) -> Path | None:
     """Return the file that holds the template, None for a built-in one or none."""
     if text is None:
         return None
-    path, where = Path(text).expanduser(), f"models.{model}.chat_template"
-    if _TEMPLATE_NAME.fullmatch(text) and not path.is_file():
+    if text in CHAT_TEMPLATES:
         return None
+    path, where = Path(text).expanduser(), f"models.{model}.chat_template"
     if "\n" in text or "{" in text:
         raise ConfigError(f"{where} is a template itself", hint="write it into a file, and name that")
+    if not path.exists() and Path(text).name == text:
+        near = difflib.get_close_matches(text, CHAT_TEMPLATES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"built in are {', '.join(CHAT_TEMPLATES)}"
+        raise ConfigError(f"{where}: {text} is neither a built-in template nor a file", hint=hint)
     try:
         if path.stat().st_size > _MOST_TEMPLATE_BYTES:
             raise ConfigError(f"{where}: {text} is too large for a template")

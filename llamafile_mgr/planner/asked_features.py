@@ -10,8 +10,8 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.engine_settings import is_quantised
 from llamafile_mgr.engines.engine_args import read_engine_args
+from llamafile_mgr.engines.engine_features import Adapter, Features
 from llamafile_mgr.engines.families import Family, family_rules
-from llamafile_mgr.engines.features import Adapter, Features
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.planner.memory import MIB, MemoryExtras, format_size

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Model, Role
+from llamafile_mgr.engines.engine_features import Features
 from llamafile_mgr.engines.families import Family, family_rules
-from llamafile_mgr.engines.features import Features
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.planner.memory import MemoryEstimate
 

@@ -43,9 +43,9 @@ def write_reranker(encoder: Path, path: Path, head: np.ndarray, bias: float = 0.
     return path
 
 
-def write_tiny_generator(path: Path, *, context: int = 512) -> Path:
+def write_tiny_generator(path: Path, *, context: int = 512, width: int = 64) -> Path:
     """Write a ``llama`` of 64 dimensions and two blocks with random weights (450 KB); its text is noise."""
-    width, hidden, blocks, heads, kv_heads = 64, 128, 2, 4, 2
+    hidden, blocks, heads, kv_heads = 128, 2, 4, 2
     tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{n:02X}>".encode() for n in range(256))]
     kinds = [2, 3, 3, *([6] * 256)]
     letters = ["\u2581", *(chr(c) for c in range(ord("a"), ord("z") + 1))]
