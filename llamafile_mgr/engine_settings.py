@@ -12,64 +12,15 @@ __all__ = ["CACHE_TYPES", "CHAT_TEMPLATES", "LoraConfig", "RopeConfig", "YarnCon
 #: Types of a key/value cache in llama.cpp's words (``common/arg.cpp``, ``kv_cache_types``).
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 #: Built-in chat templates (llama.cpp b11100, ``src/llama-chat.cpp``); older engines have some of them.
-CHAT_TEMPLATES = tuple(
-    [
-        "chatml",
-        "llama2",
-        "llama2-sys",
-        "llama2-sys-bos",
-        "llama2-sys-strip",
-        "mistral-v1",
-        "mistral-v3",
-        "mistral-v3-tekken",
-        "mistral-v7",
-        "mistral-v7-tekken",
-        "phi3",
-        "phi4",
-        "falcon3",
-        "zephyr",
-        "monarch",
-        "gemma",
-        "orion",
-        "openchat",
-        "vicuna",
-        "vicuna-orca",
-        "deepseek",
-        "deepseek2",
-        "deepseek3",
-        "deepseek-ocr",
-        "command-r",
-        "llama3",
-        "chatglm3",
-        "chatglm4",
-        "glmedge",
-        "minicpm",
-        "exaone3",
-        "exaone4",
-        "exaone-moe",
-        "rwkv-world",
-        "granite",
-        "granite-4.0",
-        "granite-4.1",
-        "gigachat",
-        "megrez",
-        "yandex",
-        "bailing",
-        "bailing-think",
-        "bailing2",
-        "llama4",
-        "smolvlm",
-        "hunyuan-moe",
-        "gpt-oss",
-        "hunyuan-dense",
-        "hunyuan-vl",
-        "kimi-k2",
-        "seed_oss",
-        "grok-2",
-        "pangu-embedded",
-        "solar-open",
-    ]
-)
+_TEMPLATES = """
+    chatml llama2 llama2-sys llama2-sys-bos llama2-sys-strip mistral-v1 mistral-v3 mistral-v3-tekken
+    mistral-v7 mistral-v7-tekken phi3 phi4 falcon3 zephyr monarch gemma orion openchat vicuna
+    vicuna-orca deepseek deepseek2 deepseek3 deepseek-ocr command-r llama3 chatglm3 chatglm4 glmedge
+    minicpm exaone3 exaone4 exaone-moe rwkv-world granite granite-4.0 granite-4.1 gigachat megrez
+    yandex bailing bailing-think bailing2 llama4 smolvlm hunyuan-moe gpt-oss hunyuan-dense
+    hunyuan-vl kimi-k2 seed_oss grok-2 pangu-embedded solar-open
+"""
+CHAT_TEMPLATES = tuple(_TEMPLATES.split())
 _SCALINGS = ("none", "linear")
 
 

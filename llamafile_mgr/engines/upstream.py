@@ -68,7 +68,7 @@ _EXTRA_FLAGS = parse_flag_table("""
     -n --predict --n-predict int
     --keep int
     --samplers text
-    -s --seed int
+    --seed int
     --sampler-seq --sampling-seq text
     --ignore-eos
     --temp --temperature float
@@ -95,7 +95,7 @@ _EXTRA_FLAGS = parse_flag_table("""
     --mirostat int
     --mirostat-lr float
     --mirostat-ent float
-    -l --logit-bias text
+    --logit-bias text
     --grammar text
     -j --json-schema text
     -bs --backend-sampling

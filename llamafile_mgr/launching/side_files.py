@@ -31,8 +31,11 @@ def is_source(text: str) -> bool:
 
 def side_sources(model: str, settings: ModelConfig) -> dict[str, str]:
     """Return the sources that the settings of ``model`` name, by their files' names in the store."""
-    stem = model.replace(":", ".")
-    return {f"{stem}.{key}": text for key, text in settings.files.items() if is_source(text)}
+    return {_name(model, key): text for key, text in settings.files.items() if is_source(text)}
+
+
+def _name(model: str, key: str) -> str:
+    return f"{model.replace(':', '.')}.{key}"
 
 
 def find_side_files(model: str, settings: ModelConfig, store: Store) -> SideFiles:
@@ -73,7 +76,9 @@ def _locate(model: str, key: str, text: str, store: Store) -> Path:
     for entry in store.entries():
         if entry.source == text and not entry.damaged:
             return entry.path
-    raise NotFoundError(f"{where}: {text} is not in the store", hint=f"llamafile-mgr pull {model}")
+    raise NotFoundError(
+        f"{where}: {text} is not in the store", hint=f"llamafile-mgr pull {text} --name {_name(model, key)}"
+    )
 
 
 def _find_template(model: str, text: str | None) -> Path | None:

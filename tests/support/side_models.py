@@ -16,20 +16,14 @@ import numpy as np
 __all__ = ["data_url", "write_adapter", "write_projector"]
 
 
-def write_adapter(
-    path: Path,
-    *,
-    width: int = 64,
-    architecture: str = "llama",
-    tensors: tuple[str, ...] = ("attn_q", "attn_output"),
-) -> Path:
+def write_adapter(path: Path, *, width: int = 64, architecture: str = "llama") -> Path:
     """Write an adapter of rank 4 for the first block of a model of this width, strong enough to be seen."""
     random = np.random.default_rng(11)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 64.0)
-    for name in tensors:
+    for name in ("attn_q", "attn_output"):
         for half, shape in (("lora_a", (4, width)), ("lora_b", (width, 4))):
             values = random.normal(0, 1, shape).astype(np.float32)
             writer.add_tensor(f"blk.0.{name}.weight.{half}", values)
