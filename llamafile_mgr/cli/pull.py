@@ -95,11 +95,8 @@ def command(
         work = locked_jobs(lock_file, names, restart)
     else:
         options = PullOptions(update=update, restart=restart)
-        targets = targets_of(names, as_name, sha256)
-        work = [
-            (target, options)
-            for target in (*targets, *side_targets([as_name] if as_name else names, settings.models))
-        ]
+        beside = side_targets([as_name] if as_name else names, settings.models)
+        work = [(target, options) for target in (*targets_of(names, as_name, sha256), *beside)]
     if dry_run:
         print_previews([target for target, _ in work], store, config, as_json=as_json)
         return

@@ -76,9 +76,8 @@ def _locate(model: str, key: str, text: str, store: Store) -> Path:
     for entry in store.entries():
         if entry.source == text and not entry.damaged:
             return entry.path
-    raise NotFoundError(
-        f"{where}: {text} is not in the store", hint=f"llamafile-mgr pull {text} --name {_name(model, key)}"
-    )
+    command = f"llamafile-mgr pull {text} --name {_name(model, key)}"
+    raise NotFoundError(f"{where}: {text} is not in the store", hint=command)
 
 
 def _find_template(model: str, text: str | None) -> Path | None:
