@@ -66,3 +66,9 @@ def test_dropping_flags_takes_their_values_along() -> None:
     assert "--gpu" not in drop_flags(arguments, ["--gpu"])
     assert "nvidia" not in drop_flags(arguments, ["--gpu"])
     assert drop_flags(["-a", "--b", "1", "-c"], ["-a", "--b"]) == ("-c",)
+
+
+def test_what_settings_ask_for_is_never_dropped() -> None:
+    asked = replace(CHAT, asked=("--lora-scaled", "/a:1", "--no-webui"))
+    for flag in ("--lora-scaled", "--no-webui"):
+        assert degrade(asked, diagnose(1, [f"error: invalid argument: {flag}"], 0.1), ()) is None
