@@ -160,7 +160,9 @@ def _read_request(
     for option, names in told.items():
         for model in names:
             arguments += [f"--{option}", anchor_name(model, store)]
-    for model in {each.name for each in wanted.models}.difference(models, *told.values()):
+    specs = find_specs(wanted, target.paths, config.models)
+    beside = [name for spec in specs for name in spec.beside.names]
+    for model in {*beside, *(each.name for each in wanted.models)}.difference(models, *told.values()):
         if not Path(model).expanduser().is_absolute() and anchor_name(model, store) != model:
             raise ConfigError(
                 f"the settings name {model}, and the service starts in another directory",
@@ -168,7 +170,6 @@ def _read_request(
             )
     for option, value in (("--host", host), ("--port", port)):
         arguments += [option, str(value)] if value is not None else []
-    specs = find_specs(wanted, target.paths, config.models)
     return ServiceSpec(
         name=name,
         arguments=(*arguments, *(["--no-cache"] if no_cache else [])),

@@ -38,7 +38,7 @@ class ExtraArgument:
 _READERS: Mapping[str, tuple[Callable[[str], object], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
-    "text": (str, "a text"),
+    "text": (str, "a text that does not begin like a flag"),
 }
 
 #: Why a flag is not passed on, by its spellings; what a family lists is passed on all the same.
@@ -133,10 +133,13 @@ def read_engine_args(words: Sequence[str], allowed: Mapping[str, ExtraFlag]) -> 
 
 
 def _check_value(name: str, kind: str, text: str) -> None:
+    """Refuse a value of the wrong kind. Texts that look like flags are refused too: a llamafile takes its own
+    flags out of the line before the rest is read, so that such a value might not be one any more."""
     read, meaning = _READERS[kind]
     try:
         value = read(text)
         good = "\0" not in text and (not isinstance(value, float) or math.isfinite(value))
+        good = good and not (isinstance(value, str) and value.startswith("-"))
     except ValueError:
         good = False
     if not good:

@@ -17,7 +17,7 @@ from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.machine.detection import detect_machine
 from llamafile_mgr.paths import Paths
-from llamafile_mgr.planner.memory import Load, Offload, predict_memory
+from llamafile_mgr.planner.memory import Load, MemoryExtras, Offload, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
@@ -84,6 +84,10 @@ def _limits_for(plan: Plan, spec: ModelSpec, machine: Machine) -> TuneLimits:
 def _estimate(plan: Plan, facts: FileFacts, variant: Variant) -> int:
     cache = (plan.settings.prompt_cache_mib or 0) << 20
     flash = variant.flash_attention is not False
-    load = Load(plan.role, plan.family, plan.settings.context, variant.slots, variant.batch, cache, flash)
+    types = (plan.features.cache_type_k or "f16", plan.features.cache_type_v or "f16")
+    extras = MemoryExtras(types, plan.memory.beside if plan.memory is not None else 0)
+    load = Load(
+        plan.role, plan.family, plan.settings.context, variant.slots, variant.batch, cache, flash, extras
+    )
     offload = None if variant.cpu_only or plan.device == "cpu" else Offload(1, 1)
     return predict_memory(facts, load, replicas=variant.replicas, offload=offload).joint

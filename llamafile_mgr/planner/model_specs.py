@@ -38,9 +38,17 @@ class SideFiles:
     @property
     def paths(self) -> tuple[Path, ...]:
         """Return all of them."""
-        ggufs = (self.mmproj, *self.lora, self.draft)
-        named = tuple(file.path for file in ggufs if file is not None)
-        return named if self.chat_template is None else (*named, self.chat_template)
+        template = () if self.chat_template is None else (self.chat_template,)
+        return (*(file.path for file in self._ggufs), *template)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what settings call those that are GGUFs."""
+        return tuple(file.name for file in self._ggufs)
+
+    @property
+    def _ggufs(self) -> tuple[SideFile, ...]:
+        return tuple(file for file in (self.mmproj, *self.lora, self.draft) if file is not None)
 
 
 @dataclass(frozen=True, slots=True)

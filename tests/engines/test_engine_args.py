@@ -45,7 +45,6 @@ FORBIDDEN = _FORBIDDEN.split()
         (["-k", "-1", "--temp", "0.5"], ["-k", "-1", "--temp", "0.5"]),
         (["--no-kv-offload"], ["--no-kv-offload"]),
         (["--grammar=root ::= a=b"], ["--grammar", "root ::= a=b"]),
-        (["--grammar", "--host"], ["--grammar", "--host"]),  # a value, which no engine takes for a flag
         ([], []),
     ],
 )
@@ -71,6 +70,8 @@ def test_both_forms_are_read(words: list[str], passed: list[str]) -> None:
         (["--temp=nan"], "must be a number", None),
         (["--temp", "inf"], "must be a number", None),
         (["--grammar", "a\0b"], "must be a text", None),
+        (["--grammar", "--server"], "must be a text that does not begin like a flag", None),
+        (["--grammar=--host"], "must be a text that does not begin like a flag", None),
         (["-nkvo=1"], "takes no value", None),
         (["--top-k", "1", "-k", "2"], "-k is there twice", None),
         (["--no-kv-offload", "-nkvo"], "-nkvo is there twice", None),
