@@ -14,7 +14,13 @@ from typing import Any, ClassVar
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engine_settings import is_quantised
-from llamafile_mgr.engines.engine_args import ExtraFlag, drop_flags, read_engine_args, take_flags
+from llamafile_mgr.engines.engine_args import (
+    ExtraArgument,
+    ExtraFlag,
+    drop_flags,
+    read_engine_args,
+    take_flags,
+)
 from llamafile_mgr.engines.engine_features import KEYS, Features
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
@@ -97,8 +103,6 @@ class EngineFamily(ABC):
     feature_notes: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: Types that its key/value cache can have.
     cache_types: frozenset[str] = frozenset()
-    #: What ``engine_args`` may hold, by every spelling.
-    extra_flags: ClassVar[Mapping[str, ExtraFlag]] = MappingProxyType({})
 
     # --- texts and vectors -----------------------------------------------------------------------
     #: Families of one name give vectors of one space.
@@ -143,6 +147,11 @@ class EngineFamily(ABC):
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
 
+    @property
+    def extra_flags(self) -> Mapping[str, ExtraFlag]:
+        """Return what ``engine_args`` may hold, by every spelling."""
+        return MappingProxyType({})
+
     def command_flags(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return all flags: what settings ask for stands last, and in the place of the same flag of ours."""
         return (*drop_flags(self.arguments(settings), self._asked_names(settings)), *settings.asked)
@@ -152,8 +161,12 @@ class EngineFamily(ABC):
         return take_flags(self.arguments(settings), self._asked_names(settings))
 
     def _asked_names(self, settings: LaunchSettings) -> frozenset[str]:
-        flags = (self.extra_flags.get(word) for word in settings.asked)
+        known = self.extra_flags if settings.asked else {}
+        flags = (known.get(word) for word in settings.asked)
         return frozenset(name for flag in flags if flag is not None for name in flag.names)
+
+    def _read_extra(self, engine_args: Sequence[str]) -> tuple[ExtraArgument, ...]:
+        return read_engine_args(engine_args, self.extra_flags) if engine_args else ()
 
     def refuse_asked(self, features: Features, engine_args: Sequence[str]) -> str | None:
         """Return why this family cannot do what settings ask for, None when it can."""
@@ -168,19 +181,19 @@ class EngineFamily(ABC):
             if name == "cache_type_v" and is_quantised(str(value)) and not self.takes_flash_attention:
                 return f"values of the type {value} need flash attention, which it is not told of"
         try:
-            read_engine_args(engine_args, self.extra_flags)
+            self._read_extra(engine_args)
         except PlanError as error:
             return ": ".join(filter(None, (error.message, error.cause)))
         return None
 
     def asked_flags(self, features: Features, engine_args: Sequence[str]) -> tuple[str, ...]:
         """Return the words for what settings ask for, which ``refuse_asked`` let pass."""
-        extra = read_engine_args(engine_args, self.extra_flags)
+        extra = self._read_extra(engine_args)
         return (*self.feature_words(features), *(word for each in extra for word in each.words))
 
     def vector_arguments(self, engine_args: Sequence[str]) -> tuple[str, ...]:
         """Return the words of those flags that change vectors."""
-        extra = read_engine_args(engine_args, self.extra_flags)
+        extra = self._read_extra(engine_args)
         return tuple(word for each in extra if each.flag.shapes_vectors for word in each.words)
 
     def feature_words(self, features: Features) -> tuple[str, ...]:

@@ -6,12 +6,12 @@ explicit slots the context is divided among them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engine_settings import CACHE_TYPES
-from llamafile_mgr.engines.engine_args import parse_flag_table
+from llamafile_mgr.engines.engine_args import ExtraFlag, parse_flag_table
 from llamafile_mgr.engines.engine_features import Adapter, Features
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags
@@ -187,7 +187,6 @@ class UpstreamServer(EngineFamily):
         "reasoning_budget": "--reasoning-budget",
     }
     cache_types = frozenset(CACHE_TYPES)
-    extra_flags: ClassVar = _EXTRA_FLAGS
     takes_flash_attention = True
     keeps_conversations = True
     vector_space = "v10"
@@ -210,6 +209,11 @@ class UpstreamServer(EngineFamily):
             *name_flags(settings),
             "--no-webui",
         )
+
+    @property
+    def extra_flags(self) -> Mapping[str, ExtraFlag]:
+        """Return what ``engine_args`` may hold."""
+        return _EXTRA_FLAGS
 
     def feature_words(self, features: Features) -> tuple[str, ...]:
         """Return the flags of ``features``.

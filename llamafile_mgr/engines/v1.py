@@ -7,10 +7,11 @@ Flags and shapes: llamafile 0.8.4 and 0.9.3, ``llama.cpp/server/server.cpp``; no
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import ClassVar
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.engines.engine_args import parse_flag_table
+from llamafile_mgr.engines.engine_args import ExtraFlag, parse_flag_table
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags
@@ -91,7 +92,6 @@ class V1(EngineFamily):
         "lora": "it reads adapters of the format before GGUF alone",
     }
     cache_types = frozenset({"f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"})
-    extra_flags: ClassVar = _EXTRA_FLAGS
     loads_gpu_modules = False
     no_batch_why = "passing a batch could only shrink it in this engine"
     #: It cannot be told a batch and aborts on a BERT text above this.
@@ -114,6 +114,11 @@ class V1(EngineFamily):
             *gpu_flags(settings),
             *name_flags(settings),
         )
+
+    @property
+    def extra_flags(self) -> Mapping[str, ExtraFlag]:
+        """Return what ``engine_args`` may hold."""
+        return _EXTRA_FLAGS
 
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
         """Return the vector.

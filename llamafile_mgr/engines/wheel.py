@@ -8,9 +8,10 @@ that made it, so equal weights make equal files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
-from llamafile_mgr.engines.embedded import FLAGS
+from llamafile_mgr.engines.engine_args import ExtraFlag
 from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
 from llamafile_mgr.engines.toolbox import Toolbox
@@ -45,7 +46,6 @@ class Embedded(UpstreamServer):
     base_bytes = 56 * MIB
     #: Vectors that it holds as JSON, at most.
     request_bytes = 32 * MIB
-    extra_flags: ClassVar = {name: flag for name, flag in UpstreamServer.extra_flags.items() if name in FLAGS}
     uses_gpus = False
     flash_attention_on_cpu = True
     picks_port = True
@@ -53,6 +53,13 @@ class Embedded(UpstreamServer):
     def installed_program(self, toolbox: Toolbox) -> tuple[str, ...] | None:
         """Return the interpreter with the wheel and the program's name."""
         return None if toolbox.python is None else (str(toolbox.python), "-m", _PROGRAM)
+
+    @property
+    def extra_flags(self) -> Mapping[str, ExtraFlag]:
+        """Return what ``engine_args`` may hold: of llama.cpp's flags, those that the program reads."""
+        from llamafile_mgr.engines.embedded import FLAGS
+
+        return {name: flag for name, flag in super().extra_flags.items() if name in FLAGS}
 
     def environment(self, toolbox: Toolbox) -> dict[str, str]:
         """Return what the launcher and the interpreter need to find this package."""

@@ -144,6 +144,8 @@ def _wrong_file(spec: ModelSpec, key: str, file: SideFile, why: str) -> PlanErro
 
 def _check_engine_args(spec: ModelSpec, words: tuple[str, ...]) -> None:
     """Refuse what no family takes; what one of them does not is its own reason not to be taken."""
+    if not words:
+        return
     known = {name: flag for family in Family for name, flag in family_rules(family).extra_flags.items()}
     try:
         read_engine_args(words, known)
