@@ -10,6 +10,10 @@ from pathlib import Path
 __all__ = ["KEYS", "Adapter", "Features"]
 
 
+#: What engines take by themselves for keys and for values.
+_DEFAULT_CACHE = "f16"
+
+
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """A LoRA adapter. ``digest``: of its tensors, as weights are told apart."""
@@ -58,7 +62,8 @@ class Features:
     def vector_facts(self) -> Mapping[str, object]:
         """Return what of it changes vectors."""
         shaping = ("rope_", "yarn_", "cache_type_")
-        facts = {name: value for name, value in self.asked().items() if name.startswith(shaping)}
+        asked = self.asked().items()
+        facts = {name: value for name, value in asked if name.startswith(shaping) and value != _DEFAULT_CACHE}
         if self.lora:
             facts["lora"] = [[each.digest, each.scale] for each in self.lora]
         return facts

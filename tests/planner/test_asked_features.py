@@ -241,4 +241,5 @@ def test_what_changes_vectors_changes_their_space() -> None:
     spaces = [fingerprint_space(each) for each in made]
     assert len(set(spaces)) == len(spaces)
     # What is not asked for is no part of it: spaces of before stay what they were.
+    assert fingerprint_space(plan(EMBEDDER, cache_type=("f16",))) == spaces[0]
     assert fingerprint_space(plan(EMBEDDER, threads=1, engine_args=("--poll", "0"))) == spaces[0]
