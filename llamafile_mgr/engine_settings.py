@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from llamafile_mgr.errors import ConfigError
 
-__all__ = ["CACHE_TYPES", "CHAT_TEMPLATES", "LoraConfig", "RopeConfig", "YarnConfig", "is_quantised"]
-
 #: Types of a key/value cache in llama.cpp's words (``common/arg.cpp``, ``kv_cache_types``).
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 #: Built-in chat templates (llama.cpp b11100, ``src/llama-chat.cpp``); older engines have some of them.

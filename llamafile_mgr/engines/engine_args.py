@@ -14,8 +14,6 @@ from itertools import pairwise
 
 from llamafile_mgr.errors import PlanError
 
-__all__ = ["ExtraArgument", "ExtraFlag", "drop_flags", "parse_flag_table", "read_engine_args", "take_flags"]
-
 
 @dataclass(frozen=True, slots=True)
 class ExtraFlag:

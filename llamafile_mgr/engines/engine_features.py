@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["KEYS", "Adapter", "Features"]
-
-
 #: What engines take by themselves for keys and for values.
 _DEFAULT_CACHE = "f16"
 

@@ -18,8 +18,6 @@ from llamafile_mgr.llamafile.identity import identify_weights
 from llamafile_mgr.planner.model_specs import SideFile, SideFiles
 from llamafile_mgr.store import Store
 
-__all__ = ["find_side_files", "is_source", "side_sources"]
-
 _SOURCE = re.compile(r"(?:hf|github|pypi):|https?://")
 _MOST_TEMPLATE_BYTES = 1 << 20
 

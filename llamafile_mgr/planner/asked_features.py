@@ -18,8 +18,6 @@ from llamafile_mgr.planner.memory import MIB, MemoryExtras, format_size
 from llamafile_mgr.planner.model_specs import ModelSpec, SideFile
 from llamafile_mgr.planner.plans import Reason
 
-__all__ = ["AskedFeatures", "read_asked"]
-
 _TOLD = "set in the configuration"
 _FOR_CHATS = ("mmproj", "draft", "chat_template", "reasoning_budget")
 #: Architectures whose positions are learned rows and not rotations.

@@ -20,17 +20,6 @@ from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.llamafile import FileFacts, GgufFacts
 from llamafile_mgr.llamafile.ggml_types import TENSOR_TYPES
 
-__all__ = [
-    "MIB",
-    "Load",
-    "MemoryEstimate",
-    "MemoryExtras",
-    "Offload",
-    "cache_bytes_per_token",
-    "format_size",
-    "predict_memory",
-]
-
 MIB = 1 << 20
 _FLOAT, _HALF = 4, 2
 #: What an element of a key/value cache takes, by llama.cpp's word for its type.

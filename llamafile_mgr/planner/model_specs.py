@@ -8,8 +8,6 @@ from pathlib import Path
 from llamafile_mgr.catalog import Model, Role
 from llamafile_mgr.llamafile import FileFacts, GgufFacts
 
-__all__ = ["ModelSpec", "SideFile", "SideFiles"]
-
 #: Used where neither the file nor the catalog tells.
 _DEFAULT_CONTEXT = 4096
 

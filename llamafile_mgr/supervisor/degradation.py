@@ -13,8 +13,6 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, Kind
 
-__all__ = ["Degradation", "degrade"]
-
 _SHORTEST_CONTEXT = 1024
 #: Without these an engine would serve the wrong thing, or everybody.
 _ESSENTIAL = frozenset(

@@ -13,8 +13,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-__all__ = ["data_url", "write_adapter", "write_projector"]
-
 
 def write_adapter(path: Path, *, width: int = 64, architecture: str = "llama") -> Path:
     """Write an adapter of rank 4 for the first block of a model of this width, strong enough to be seen."""
