@@ -26,16 +26,23 @@ from tests.support.service import Service, run_program, running_service, share_s
 from tests.support.side_models import data_url, write_adapter, write_projector
 
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
-THINKING = (
-    "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
-)
+#: As models that think have it: each answer begins with a thought, also those of before.
+THINKING = """\
+{%- for m in messages %}<|{{ m['role'] }}|>
+{%- if m['role'] == 'assistant' and m.reasoning_content %}<think>
+{{ m.reasoning_content }}
+</think>
+
+{% endif %}{{ m['content'] }}<|end|>
+{%- endfor %}{% if add_generation_prompt %}<|assistant|><think>
+{% endif %}"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model of heads of 32 numbers, and what may stand beside it."""
     path = tmp_path_factory.mktemp("settings")
-    write_tiny_generator(path / "m.gguf", width=128)
+    write_tiny_generator(path / "m.gguf", width=128, words=("<think>", "</think>"))
     write_adapter(path / "adapter.gguf", width=128)
     write_projector(path / "projector.gguf", width=128)
     (path / "template.jinja").write_text(TEMPLATE)
@@ -110,16 +117,21 @@ def test_templates_from_a_file_and_by_name(folder: Path) -> None:
 
 def test_thinking_ends_at_its_budget(folder: Path) -> None:
     """The noise would think to its end; with a budget the engine closes the thought itself."""
-    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 60, "temperature": 0}
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 40, "temperature": 0}
     thoughts = []
-    for budget in (-1, 8):
+    for budget in (-1, 0, 8):
         settings = f'chat_template = "{folder / "thinking.jinja"}"\nreasoning_budget = {budget}'
         with engine(plan_of(folder, settings)) as (_, client):
-            reply = client.post("/v1/chat/completions", json=body)
+            reply = client.post("/v1/chat/completions", json={**body, "ignore_eos": True})
             assert reply.status_code == 200, reply.text
             thoughts.append(reply.json()["choices"][0]["message"])
-    assert not thoughts[0].get("content")
-    assert thoughts[1].get("content")
+    endless, none, short = ((each.get("reasoning_content") or "", each["content"]) for each in thoughts)
+    assert endless[0]
+    assert not endless[1]
+    assert not none[0]
+    assert none[1]
+    assert 0 < len(short[0]) < len(endless[0])
+    assert short[1]
 
 
 def test_yarn_takes_texts_longer_than_the_model_was_trained_for(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -43,14 +44,21 @@ def write_reranker(encoder: Path, path: Path, head: np.ndarray, bias: float = 0.
     return path
 
 
-def write_tiny_generator(path: Path, *, context: int = 512, width: int = 64) -> Path:
-    """Write a ``llama`` of 64 dimensions and two blocks with random weights (450 KB); its text is noise."""
+def write_tiny_generator(
+    path: Path, *, context: int = 512, width: int = 64, words: Sequence[str] = ()
+) -> Path:
+    """Write a ``llama`` of 64 dimensions and two blocks with random weights (450 KB); its text is noise.
+
+    ``words``: further tokens of their own, whatever stands around them.
+    """
     hidden, blocks, heads, kv_heads = 128, 2, 4, 2
     tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{n:02X}>".encode() for n in range(256))]
     kinds = [2, 3, 3, *([6] * 256)]
     letters = ["\u2581", *(chr(c) for c in range(ord("a"), ord("z") + 1))]
     tokens += [letter.encode() for letter in letters]
     kinds += [1] * len(letters)
+    tokens += [word.encode() for word in words]
+    kinds += [4] * len(words)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny-generator")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
