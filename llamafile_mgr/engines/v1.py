@@ -87,6 +87,8 @@ class V1(EngineFamily):
         "yarn_beta_slow": "--yarn-beta-slow",
         "chat_template": "--chat-template",
     }
+    #: Seen on llama.cpp's server of May 2024: a GGUF adapter has a "bad file magic" to it, and a quantised value
+    #: cache ends it with an assertion, since flash attention is off.
     feature_notes: ClassVar = {
         "mmproj": "its chat route takes no images",
         "lora": "it reads adapters of the format before GGUF alone",
