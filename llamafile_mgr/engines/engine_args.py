@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,6 +34,7 @@ class ExtraArgument:
     words: tuple[str, ...]
 
 
+_FLAG = re.compile(r"--?[A-Za-z]")
 _READERS: Mapping[str, tuple[Callable[[str], object], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
@@ -157,6 +159,24 @@ def _not_allowed(name: str, allowed: Mapping[str, ExtraFlag]) -> PlanError:
     return PlanError(
         f"engine_args: {name} is not passed on", cause=why or "it is no flag of the list", hint=hint
     )
+
+
+def find_unlisted(words: Sequence[str], known: Collection[str]) -> str | None:
+    """Return the first flag in ``words``, or flag with its value, that a program's help does not list.
+
+    ``known``: as ``LaunchSettings.known_flags``; a flag for which it names no values takes any.
+    """
+    flag = ""
+    for word in words:
+        if _FLAG.match(word):
+            flag = word
+            if flag not in known:
+                return flag
+        elif f"{flag} {word}" not in known and any(
+            each.startswith(f"{flag} ") and not each.endswith(" *") for each in known
+        ):
+            return f"{flag} {word}"
+    return None
 
 
 def drop_flags(arguments: Sequence[str], dropped: Collection[str]) -> tuple[str, ...]:

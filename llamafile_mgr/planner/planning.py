@@ -272,6 +272,7 @@ def _settings(
         prompt_cache_mib=None if cache is None else cache // MIB,
         model=selection.weights,
         alias=spec.name,
+        known_flags=selection.known_flags,
         asked=family_rules(selection.family).asked_flags(asked.features, asked.engine_args),
     )
 
