@@ -1,4 +1,4 @@
-"""What settings ask for, seen on the real embedded engine: in its log, in its answers and in its memory."""
+"""What settings ask for, seen on real engines: in their answers and in their memory."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.plans import Plan
 from tests.integration.test_memory_prediction import MIB, running_engine
+from tests.support.llama_programs import find_native
 from tests.support.models import write_tiny_generator
 from tests.support.service import Service, run_program, running_service, share_store
 from tests.support.side_models import data_url, write_adapter, write_projector
@@ -38,10 +39,12 @@ THINKING = """\
 {% endif %}"""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of heads of 32 numbers, and what may stand beside it."""
+@pytest.fixture(scope="module", params=["wheel", "native"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of heads of 32 numbers, what may stand beside it, and settings that name an engine:
+    the wheel's, and a native build where this machine has one."""
     path = tmp_path_factory.mktemp("settings")
+    write_engine(path, request.param)
     write_tiny_generator(path / "m.gguf", width=128, words=("<think>", "</think>"))
     write_adapter(path / "adapter.gguf", width=128)
     write_projector(path / "projector.gguf", width=128)
@@ -50,12 +53,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def write_engine(folder: Path, name: str) -> None:
+    native = find_native() if name == "native" else None
+    if name == "native" and native is None:
+        pytest.skip("nobody has built llama.cpp here: scripts/build-engines current")
+    programs = [str(native)] if native is not None else []
+    (folder / "engine.toml").write_text(
+        f"[engines]\nprograms = {json.dumps(programs)}\nsearch_path = false\n"
+    )
+
+
 def plan_of(folder: Path, settings: str = "") -> Plan:
     """Plan the model with these lines in its table of a settings file."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
     file = home / "config.toml"
-    file.write_text(f"[models.m]\nthreads = 1\nslots = 1\n{settings}\n")
+    engine = (folder / "engine.toml").read_text()
+    file.write_text(f"{engine}[models.m]\nthreads = 1\nslots = 1\n{settings}\n")
     config = load_config(file, environ={})
     wanted = WantedModels((Wanted(str(folder / "m.gguf")),))
     (plan,) = make_plans(wanted, config, resolve_paths({"LLAMAFILE_MGR_HOME": str(home)}))
@@ -164,10 +178,12 @@ def see(client: httpx.Client, red: int) -> str:
     return str(reply.json()["choices"][0]["message"]["content"])
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["wheel", "native"])
+def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A llama of 700 million parameters, all zero, of which the disk holds only the header."""
-    return write_sparse_llama(tmp_path_factory.mktemp("large") / "m.gguf")
+    folder = tmp_path_factory.mktemp("large")
+    write_engine(folder, request.param)
+    return write_sparse_llama(folder / "m.gguf")
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
@@ -191,7 +207,8 @@ def test_serve_with_settings(model_home: Path, folder: Path, tmp_path: Path) -> 
     home = tmp_path / "home"
     share_store(model_home, home)
     settings = home / "config.toml"
-    table = f'[models.m]\nmmproj = "{folder / "projector.gguf"}"\n'
+    engine = (folder / "engine.toml").read_text()
+    table = f'{engine}[models.m]\nmmproj = "{folder / "projector.gguf"}"\n'
     settings.write_text(table + 'engine_args = ["--seed", "7"]\n')
     with running_service(home, "--generate", str(folder / "m.gguf")) as service:
         assert ask_image(service, 10) != ask_image(service, 250)
