@@ -41,7 +41,7 @@ THINKING = """\
 
 @pytest.fixture(scope="module", params=["wheel", "native"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of heads of 32 numbers, what may stand beside it, and settings that name an engine:
+    """A folder with a model of heads of 32 numbers, what may stand beside it, and the engine to run it with:
     the wheel's, and a native build where this machine has one."""
     path = tmp_path_factory.mktemp("settings")
     write_engine(path, request.param)
@@ -58,9 +58,8 @@ def write_engine(folder: Path, name: str) -> None:
     if name == "native" and native is None:
         pytest.skip("nobody has built llama.cpp here: scripts/build-engines current")
     programs = [str(native)] if native is not None else []
-    (folder / "engine.toml").write_text(
-        f"[engines]\nprograms = {json.dumps(programs)}\nsearch_path = false\n"
-    )
+    lines = ("[engines]", f"programs = {json.dumps(programs)}", "search_path = false", "")
+    (folder / "engine.toml").write_text("\n".join(lines))
 
 
 def plan_of(folder: Path, settings: str = "") -> Plan:
