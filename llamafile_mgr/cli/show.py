@@ -44,7 +44,7 @@ def command(context: Context, what: str, as_json: bool) -> None:
     if path.exists() or "/" in what or what.lower().endswith((".llamafile", ".gguf", ".encoderfile")):
         _show_file(path, as_json)
     else:
-        _show_entry(what, as_json)
+        _show_entry(context, what, as_json)
 
 
 def _show_file(path: Path, as_json: bool) -> None:
@@ -97,7 +97,7 @@ def _show_encoderfile(facts: EncoderfileFacts, as_json: bool) -> None:
     print_line(f"To use it, {printable(facts.use)}")
 
 
-def _show_entry(name: str, as_json: bool) -> None:
+def _show_entry(context: Context, name: str, as_json: bool) -> None:
     from llamafile_mgr.catalog import load_catalog
     from llamafile_mgr.errors import NotFoundError
 
@@ -114,10 +114,24 @@ def _show_entry(name: str, as_json: bool) -> None:
         print_rows([("Runtime", artifact.name), *_artifact_rows(artifact)])
         return
     print_rows(_model_rows(model))
+    told = context.load_config().models.get(name)
+    if told is not None:
+        print_line()
+        print_line(f'Settings of [models."{name}"] (`llamafile-mgr plan {name}` says what follows)')
+        print_rows([(key, _setting(value)) for key, value in asdict(told).items() if value not in (None, ())])
     print_line()
     print_line("Files (the first is the recommended one)")
     header = ("NAME", "KIND", "SIZE", "QUANTISATION", "ENGINE", "SOURCE")
     print_line(format_table(header, [_artifact_cells(entry) for entry in model.artifacts]))
+
+
+def _setting(value: object) -> str:
+    """Return a setting as the settings file has it, more or less."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {_setting(each)}" for key, each in value.items() if each is not None)
+    if isinstance(value, tuple):
+        return "; ".join(map(_setting, value))
+    return str(value)
 
 
 def _print_effects(effects: Iterable[ArgumentEffect]) -> None:
@@ -174,7 +188,9 @@ def _weights_rows(weights: Weights) -> Rows:
     if gguf.split is not None:
         rows.append(("Part", f"{gguf.split[0] + 1} of {gguf.split[1]}"))
     if gguf.is_projector:
-        rows.append(("Role", "projector of a multimodal model"))
+        rows.append(("Role", "projector of a multimodal model (the key mmproj)"))
+    if gguf.is_adapter:
+        rows.append(("Role", f"adapter for a model of the architecture {gguf.architecture} (the key lora)"))
     return rows
 
 

@@ -105,7 +105,9 @@ class EmbeddingChecks:
         self._plan = plan
         self._baselines = baselines
         self._records = records
-        self._golden = load_golden(plan.model) if plan.model is not None else ()
+        # Golden vectors are those of the model alone.
+        plain = not (plan.features.vector_facts() or plan.vector_arguments)
+        self._golden = load_golden(plan.model) if plan.model is not None and plain else ()
         self._texts = [entry.text for entry in self._golden] or list(PROBE_TEXTS)
         self._first: NDArray[np.float32] | None = None
 

@@ -13,13 +13,23 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from llamafile_mgr.catalog import Pooling, Role
+from llamafile_mgr.engine_settings import is_quantised
+from llamafile_mgr.engines.engine_args import (
+    ExtraArgument,
+    ExtraFlag,
+    drop_flags,
+    find_unlisted,
+    read_engine_args,
+    take_flags,
+)
+from llamafile_mgr.engines.engine_features import KEYS, Features
 from llamafile_mgr.engines.engine_reports import LogWords
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
-from llamafile_mgr.errors import EngineError
+from llamafile_mgr.errors import EngineError, PlanError
 from llamafile_mgr.machine.hardware import Cpu
 
 __all__ = ["EngineFamily"]
@@ -112,6 +122,13 @@ class EngineFamily(ABC):
             (re.compile(r"ggml_\w+: failed to initialize (\w+): (.+)"), "{0} did not start: {1}"),
         ),
     )
+    # --- what settings may ask for ---------------------------------------------------------------
+    #: Field of ``Features`` -> the flag that carries it; what does not stand here it cannot do.
+    feature_flags: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Field of ``Features`` -> why it cannot do it, where that is worth saying.
+    feature_notes: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Types that its key/value cache can have.
+    cache_types: frozenset[str] = frozenset()
 
     # --- texts and vectors -----------------------------------------------------------------------
     #: Families of one name give vectors of one space.
@@ -179,6 +196,66 @@ class EngineFamily(ABC):
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
 
+    @property
+    def extra_flags(self) -> Mapping[str, ExtraFlag]:
+        """Return what ``engine_args`` may hold, by every spelling."""
+        return MappingProxyType({})
+
+    def command_flags(self, settings: LaunchSettings) -> tuple[str, ...]:
+        """Return all flags: what settings ask for stands last, and in the place of the same flag of ours."""
+        return (*drop_flags(self.arguments(settings), self._asked_names(settings)), *settings.asked)
+
+    def replaced_flags(self, settings: LaunchSettings) -> tuple[str, ...]:
+        """Return the flags of ours, with their values, in whose place settings ask for others."""
+        return take_flags(self.arguments(settings), self._asked_names(settings))
+
+    def _asked_names(self, settings: LaunchSettings) -> frozenset[str]:
+        known = self.extra_flags if settings.asked else {}
+        flags = (known.get(word) for word in settings.asked)
+        return frozenset(name for flag in flags if flag is not None for name in flag.names)
+
+    def _read_extra(self, engine_args: Sequence[str]) -> tuple[ExtraArgument, ...]:
+        return read_engine_args(engine_args, self.extra_flags) if engine_args else ()
+
+    def refuse_asked(
+        self, features: Features, engine_args: Sequence[str], known: frozenset[str] | None = None
+    ) -> str | None:
+        """Return why this family cannot do what settings ask for, None when it can.
+
+        ``known``: as ``LaunchSettings.known_flags``.
+        """
+        for name, value in features.asked().items():
+            if name not in self.feature_flags:
+                key = KEYS.get(name, name)
+                return f"it has no {key}" + (
+                    f": {self.feature_notes[key]}" if key in self.feature_notes else ""
+                )
+            if name.startswith("cache_type") and value not in self.cache_types:
+                return f"its key/value cache cannot be {value}"
+            if name == "cache_type_v" and is_quantised(str(value)) and not self.takes_flash_attention:
+                return f"values of the type {value} need flash attention, which it is not told of"
+        try:
+            words = self.asked_flags(features, engine_args)
+        except PlanError as error:
+            return ": ".join(filter(None, (error.message, error.cause)))
+        unlisted = find_unlisted(words, known) if known is not None else None
+        return None if unlisted is None else f"its build has no {unlisted}"
+
+    def asked_flags(self, features: Features, engine_args: Sequence[str]) -> tuple[str, ...]:
+        """Return the words for what settings ask for, which ``refuse_asked`` let pass."""
+        extra = self._read_extra(engine_args)
+        return (*self.feature_words(features), *(word for each in extra for word in each.words))
+
+    def vector_arguments(self, engine_args: Sequence[str]) -> tuple[str, ...]:
+        """Return the words of those flags that change vectors."""
+        extra = self._read_extra(engine_args)
+        return tuple(word for each in extra if each.flag.shapes_vectors for word in each.words)
+
+    def feature_words(self, features: Features) -> tuple[str, ...]:
+        """Return the flags of ``features`` with their values."""
+        pairs = ((self.feature_flags[name], value) for name, value in features.asked().items())
+        return tuple(word for flag, value in pairs for word in (flag, _as_word(value)))
+
     def health(self) -> EngineRequest:
         """Return the cheapest request that an engine answers once its model is loaded."""
         return EngineRequest("GET", "/health")
@@ -235,3 +312,7 @@ class EngineFamily(ABC):
 
 def _positive(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _as_word(value: object) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

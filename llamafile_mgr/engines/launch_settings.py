@@ -23,7 +23,8 @@ class LaunchSettings:
     family has such a cache. ``model``: weights to load instead of those inside the file that is run.
     ``port``: 0 lets the engine pick one, where the family can. ``known_flags``: what the program's own help
     lists: a flag (``-fa``), that it takes a value (``-fa *``), and each value that is listed (``-fa on``);
-    None where its release tells.
+    None where its release tells. ``asked``: the words that the model's settings ask for, in the family's own
+    flags; they stand last.
     """
 
     role: Role
@@ -44,6 +45,7 @@ class LaunchSettings:
     api_key_file: Path | None = None
     host: str = "127.0.0.1"
     known_flags: frozenset[str] | None = None
+    asked: tuple[str, ...] = ()
 
 
 def given(flag: str, value: object) -> tuple[str, ...]:

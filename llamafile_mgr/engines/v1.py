@@ -8,9 +8,11 @@ server of May 2024, runs in the tests. There is no
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import ClassVar
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.engine_args import ExtraFlag, parse_flag_table
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags, thread_flags
@@ -18,6 +20,27 @@ from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVec
 from llamafile_mgr.errors import EngineError
 
 __all__ = ["V1"]
+
+
+#: ``engine_args``, from the parser of llamafile 0.8.4 and of llama.cpp's server of May 2024.
+_EXTRA_FLAGS = parse_flag_table("""
+    -tb --threads-batch int
+    -n --n-predict int
+    -gan --grp-attn-n int
+    -gaw --grp-attn-w int
+    -dt --defrag-thold float
+    -ngl --gpu-layers --n-gpu-layers int
+    -sm --split-mode text
+    -ts --tensor-split text
+    -mg --main-gpu int
+    -nkvo --no-kv-offload
+    -cb --cont-batching
+    -fa --flash-attn
+    --mlock
+    --no-mmap
+    --numa text
+    --override-kv text !
+""")
 
 
 class V1(EngineFamily):
@@ -53,6 +76,25 @@ class V1(EngineFamily):
         "-np": "more than one slot gives null or swapped embeddings in engines before 0.10",
         "-b": "can only shrink the batch here (to 512 at most): longer texts then give null embeddings",
     }
+    feature_flags: ClassVar = {
+        "cache_type_k": "--cache-type-k",
+        "cache_type_v": "--cache-type-v",
+        "rope_scaling": "--rope-scaling",
+        "rope_freq_base": "--rope-freq-base",
+        "rope_freq_scale": "--rope-freq-scale",
+        "yarn_ext_factor": "--yarn-ext-factor",
+        "yarn_attn_factor": "--yarn-attn-factor",
+        "yarn_beta_fast": "--yarn-beta-fast",
+        "yarn_beta_slow": "--yarn-beta-slow",
+        "chat_template": "--chat-template",
+    }
+    #: Seen on llama.cpp's server of May 2024: a GGUF adapter has a "bad file magic" to it, and a quantised
+    #: value cache ends it with an assertion, since flash attention is off.
+    feature_notes: ClassVar = {
+        "mmproj": "its chat route takes no images",
+        "lora": "it reads adapters of the format before GGUF alone",
+    }
+    cache_types = frozenset({"f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"})
     loads_gpu_modules = False
     no_batch_why = "passing a batch could only shrink it in this engine"
     #: It cannot be told a batch and aborts on a BERT text above this.
@@ -80,6 +122,11 @@ class V1(EngineFamily):
             *gpu_flags(settings),
             *name_flags(settings),
         )
+
+    @property
+    def extra_flags(self) -> Mapping[str, ExtraFlag]:
+        """Return what ``engine_args`` may hold."""
+        return _EXTRA_FLAGS
 
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
         """Return the vector.

@@ -8,8 +8,10 @@ that made it, so equal weights make equal files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
+from llamafile_mgr.engines.engine_args import ExtraFlag
 from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
@@ -58,6 +60,13 @@ class Embedded(UpstreamServer):
         """Return the interpreter with the wheel and the program's name."""
         command = (str(toolbox.python), "-m", _PROGRAM)
         return () if toolbox.python is None else (InstalledProgram("the embedded engine", command),)
+
+    @property
+    def extra_flags(self) -> Mapping[str, ExtraFlag]:
+        """Return what ``engine_args`` may hold: of llama.cpp's flags, those that the program reads."""
+        from llamafile_mgr.engines.embedded import FLAGS
+
+        return {name: flag for name, flag in super().extra_flags.items() if name in FLAGS}
 
     def environment(self, toolbox: Toolbox) -> dict[str, str]:
         """Return what the launcher and the interpreter need to find this package."""

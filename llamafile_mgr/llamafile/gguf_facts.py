@@ -63,6 +63,11 @@ class GgufFacts:
         """Whether this is the image or audio half of a multimodal model, no language model."""
         return self.kind == "mmproj" or self.architecture == "clip"
 
+    @property
+    def is_adapter(self) -> bool:
+        """Whether this changes a model (LoRA), and is none itself."""
+        return self.kind == "adapter"
+
 
 def read_gguf(source: ByteSource, start: int, size: int, budget: WorkBudget) -> GgufFacts:
     """Read the GGUF that lies in ``[start, start + size)`` of ``source``.

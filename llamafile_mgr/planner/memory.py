@@ -14,26 +14,18 @@ estimates: neither was run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.llamafile import FileFacts, GgufFacts
-
-__all__ = [
-    "MIB",
-    "Load",
-    "MemoryEstimate",
-    "Offload",
-    "cache_bytes_per_token",
-    "context_bytes",
-    "format_size",
-    "predict_memory",
-    "weights_bytes",
-]
+from llamafile_mgr.llamafile.ggml_types import TENSOR_TYPES
 
 MIB = 1 << 20
 _FLOAT, _HALF = 4, 2
+#: What an element of a key/value cache takes, by llama.cpp's word for its type.
+_ELEMENT_BYTES = {each.name.lower(): each.block_bytes / each.block_elements for each in TENSOR_TYPES.values()}
 #: What a GPU's driver and libraries take of main memory and of the GPU's own, beside the model.
 _GPU_HOST, _GPU_BASE = 256 * MIB, 512 * MIB
 #: Tokens of a physical batch where the plan leaves it to the engine.
@@ -43,12 +35,23 @@ _DEFAULT_WIDTH, _DEFAULT_VOCABULARY, _DEFAULT_LAYERS = 4096, 128_256, 32
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryExtras:
+    """What settings add to a model. ``cache_types``: of keys and of values. ``fixed``: bytes of adapters and
+    of a projector. ``draft``: the header of a draft model and its bytes."""
+
+    cache_types: tuple[str, str] = ("f16", "f16")
+    fixed: int = 0
+    draft: tuple[GgufFacts, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What an engine is asked to hold at once.
 
     ``context``: tokens per slot. ``batch``: tokens per physical batch, None for the engine's own.
     ``prompt_cache``: bytes of remembered conversations. ``flash_attention``: False where attention is
-    computed in full. ``repacked``: types of tensors that are copied into another layout.
+    computed in full. ``repacked``: types of tensors that are copied into another layout. ``extras``: what
+    settings add.
     """
 
     role: Role
@@ -59,6 +62,7 @@ class Load:
     prompt_cache: int = 0
     flash_attention: bool = True
     repacked: frozenset[str] = frozenset()
+    extras: MemoryExtras = field(default_factory=MemoryExtras)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class MemoryEstimate:
     engine's own copies of some of them, in a layout that suits the processor. ``kv_cache``,
     ``prompt_cache``: of causal models. ``compute``: buffers of one batch. ``output``: its results.
     ``device``: the part of an engine's total that lies in GPU memory of its own; ``host`` is the rest.
-    ``device_weights``: the weights in it.
+    ``device_weights``: the weights in it. ``beside``: adapters, a projector and a draft model.
     """
 
     base: int
@@ -96,12 +100,13 @@ class MemoryEstimate:
     device_weights: int = 0
     replicas: int = 1
     repacked: int = 0
+    beside: int = 0
 
     @property
     def total(self) -> int:
         """Return what one engine takes, wherever it lies."""
         parts = (self.base, self.weights, self.kv_cache, self.compute, self.output, self.prompt_cache)
-        return sum(parts) + self.repacked
+        return sum(parts) + self.repacked + self.beside
 
     @property
     def host(self) -> int:
@@ -137,6 +142,7 @@ class MemoryEstimate:
             ("compute buffers", self.compute),
             ("results", self.output),
             ("prompt cache", self.prompt_cache),
+            ("adapters, projector and draft model", self.beside),
             ("engine", self.base),
         )
         text = " + ".join(f"{name} {format_size(size)}" for name, size in parts if size)
@@ -157,8 +163,10 @@ def format_size(count: float) -> str:
     return f"{count} B"
 
 
-def cache_bytes_per_token(gguf: GgufFacts) -> int:
-    """Return the key/value cache of one token in half floats; 0 for a model that looks both ways.
+def cache_bytes_per_token(gguf: GgufFacts, types: tuple[str, str] = ("f16", "f16")) -> int:
+    """Return the key/value cache of one token; 0 for a model that looks both ways.
+
+    ``types``: of keys and of values.
 
     Layers with a sliding window, or with none, count in full: more than they take.
     """
@@ -167,16 +175,23 @@ def cache_bytes_per_token(gguf: GgufFacts) -> int:
     heads = gguf.head_count or 1
     kv_heads = gguf.head_count_kv or heads
     width = (gguf.embedding_length or _DEFAULT_WIDTH) // heads
-    lengths = (gguf.key_length or width) + (gguf.value_length or width)
-    return (gguf.block_count or _DEFAULT_LAYERS) * kv_heads * lengths * _HALF
+    keys, values = (_ELEMENT_BYTES[name] for name in types)
+    one = (gguf.key_length or width) * keys + (gguf.value_length or width) * values
+    return math.ceil((gguf.block_count or _DEFAULT_LAYERS) * kv_heads * one)
 
 
 def context_bytes(gguf: GgufFacts, load: Load) -> int:
     """Return what grows with the context: the key/value caches of all slots, and the buffers of a batch that
-    looks back at all of it."""
-    return cache_bytes_per_token(gguf) * load.context * load.slots + _compute_bytes(
-        gguf, load, _batch_of(load)
-    )
+    looks back at all of it; those of a draft model too."""
+    grown = _cache_bytes(gguf, load, load.extras.cache_types) + _compute_bytes(gguf, load, _batch_of(load))
+    if load.extras.draft is None:
+        return grown
+    draft, _ = load.extras.draft
+    return grown + _cache_bytes(draft, load) + _compute_bytes(draft, load, _batch_of(load))
+
+
+def _cache_bytes(gguf: GgufFacts, load: Load, types: tuple[str, str] = ("f16", "f16")) -> int:
+    return cache_bytes_per_token(gguf, types) * load.context * load.slots
 
 
 def predict_memory(
@@ -189,9 +204,10 @@ def predict_memory(
         return MemoryEstimate(rules.base_bytes, 0, 0, 0, 0, replicas=replicas)
     batch = _batch_of(load)
     weights = weights_bytes(facts)
-    cache = cache_bytes_per_token(gguf) * load.context * load.slots
+    cache = _cache_bytes(gguf, load, load.extras.cache_types)
     compute = _compute_bytes(gguf, load, batch)
     output = _output_bytes(gguf, load, batch)
+    beside = _beside_bytes(load, batch)
     base = rules.base_bytes + (rules.request_bytes if load.role is not Role.GENERATE else 0)
     share, device, device_weights = 0.0, 0, 0
     if offload is not None and offload.layers:
@@ -200,7 +216,7 @@ def predict_memory(
         if not offload.unified:
             base += _GPU_BASE
             device_weights = int(weights * share)
-            device = device_weights + int(cache * share) + compute + _GPU_BASE
+            device = device_weights + int(cache * share) + compute + beside + _GPU_BASE
     return MemoryEstimate(
         base=base,
         weights=weights,
@@ -212,7 +228,17 @@ def predict_memory(
         device_weights=device_weights,
         replicas=replicas,
         repacked=int(_repacked_bytes(gguf, load, weights) * (1 - share)),
+        beside=beside,
     )
+
+
+def _beside_bytes(load: Load, batch: int) -> int:
+    """Return what settings add: a draft model has a cache as long as the model's own, in half floats."""
+    if load.extras.draft is None:
+        return load.extras.fixed
+    gguf, size = load.extras.draft
+    computed = _compute_bytes(gguf, load, batch) + _output_bytes(gguf, load, batch)
+    return load.extras.fixed + size + _cache_bytes(gguf, load) + computed
 
 
 def _repacked_bytes(gguf: GgufFacts, load: Load, weights: int) -> int:

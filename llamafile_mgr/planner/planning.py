@@ -6,6 +6,7 @@ shrinks into what is left. Where even the smallest settings do not fit, the erro
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -19,6 +20,7 @@ from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.machine.vendors import gpu_variables
+from llamafile_mgr.planner.asked_features import AskedFeatures, read_asked
 from llamafile_mgr.planner.budget import GpuBudget, HostBudget, gpu_budgets, is_worthwhile
 from llamafile_mgr.planner.memory import MIB, MemoryEstimate, format_size, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec
@@ -115,7 +117,8 @@ def _plan_model(
     spec: ModelSpec, situation: _Situation, override: ModelConfig, measured: Sequence[TunedSettings]
 ) -> tuple[Plan, _Fit]:
     pooling, pooling_reason = _choose_pooling(spec)
-    selection = select_engine(spec, situation.machine, situation.toolbox, pooling)
+    asked = read_asked(spec, override)
+    selection = select_engine(spec, situation.machine, situation.toolbox, pooling, asked)
     gguf = spec.gguf
     if gguf is None:
         raise PlanError(f"{spec.name} holds no model")
@@ -125,7 +128,9 @@ def _plan_model(
     if tuned is not None and tuned.variant.cpu_only:
         situation = replace(situation, gpus=())
     free, on_gpu = _best_memory(selection.family, situation)
-    sizing = choose_sizing(spec, gguf, selection.family, situation.share, override, tuned, free, on_gpu)
+    sizing = choose_sizing(
+        spec, gguf, selection.family, situation.share, override, tuned, asked.extras, free, on_gpu
+    )
     fit = _fit(spec, selection, sizing, situation)
     if override.require_gpu and fit.placement.offload is None:
         raise _no_gpu(spec, fit.placement)
@@ -136,14 +141,17 @@ def _plan_model(
     reasons += [pooling_reason] if pooling_reason is not None else []
     append_eos, eos_reason = _choose_eos(spec, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
+    reasons += asked.reasons
     reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))
+    settings = _settings(spec, selection, fit, pooling, asked)
     warnings = [text for text in (selection.warning, fit.warning) if text is not None]
+    warnings += _replaced(selection.family, settings)
     plan = Plan(
         name=spec.name,
         role=spec.role,
         family=selection.family,
         program=selection.program,
-        settings=replace(_settings(spec, selection, fit, pooling), gpu_required=override.require_gpu),
+        settings=replace(settings, gpu_required=override.require_gpu),
         environment=_environment(selection.family, situation, fit.placement),
         reasons=tuple(reasons),
         path=spec.path,
@@ -161,6 +169,8 @@ def _plan_model(
         append_eos=append_eos,
         tuned=tuned is not None and any(reason.why == tuned.describe() for reason in reasons),
         warnings=tuple(warnings),
+        features=asked.features,
+        vector_arguments=family_rules(selection.family).vector_arguments(asked.engine_args),
     )
     return plan, fit
 
@@ -278,7 +288,9 @@ def _device_bytes(fit: _Fit) -> int:
     return fit.memory.joint if offload.unified else fit.memory.joint_device
 
 
-def _settings(spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling | None) -> LaunchSettings:
+def _settings(
+    spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling | None, asked: AskedFeatures
+) -> LaunchSettings:
     sizing = fit.sizing
     cache = sizing.prompt_cache
     return LaunchSettings(
@@ -297,7 +309,14 @@ def _settings(spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling
         model=selection.weights,
         alias=spec.name,
         known_flags=selection.known_flags,
+        asked=family_rules(selection.family).asked_flags(asked.features, asked.engine_args),
     )
+
+
+def _replaced(family: Family, settings: LaunchSettings) -> list[str]:
+    """Say which of our own flags those of the settings take the place of."""
+    gone = shlex.join(family_rules(family).replaced_flags(settings))
+    return [f"engine_args stand in for {gone}, with which memory and speed were planned"] if gone else []
 
 
 def _sizing_reasons(sizing: Sizing) -> list[Reason]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.catalog import Model, Role
+from llamafile_mgr.engines.engine_features import Features
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.planner.memory import MemoryEstimate
@@ -35,7 +36,8 @@ class Plan:
     ``memory``: what they will take. ``remotes``: engines elsewhere that stand beside them. ``device``: the
     GPUs' names or ``cpu``. ``layers``: how many lie on GPUs, of how many; None without a GPU.
     ``accelerated``: GPUs that are worth their while hold all of it. ``append_eos``: the model wants the
-    end-of-sequence text behind every text and this engine does not put it there.
+    end-of-sequence text behind every text and this engine does not put it there. ``features``: what the
+    model's settings ask for. ``vector_arguments``: of their further flags, those that change vectors.
     ``tuned``: settings come from a measurement on this machine.
     ``crowded``: the machine has room for it, but not now. ``warnings``: what works, but not well.
     """
@@ -63,8 +65,10 @@ class Plan:
     tuned: bool = False
     warnings: tuple[str, ...] = ()
     remotes: tuple[RemoteConfig, ...] = ()
+    features: Features = field(default_factory=Features)
+    vector_arguments: tuple[str, ...] = ()
 
     def command(self, port: int, api_key_file: Path | None) -> tuple[str, ...]:
         """Return the whole argv for this port and key file."""
         settings = replace(self.settings, port=port, api_key_file=api_key_file)
-        return (*self.program, *family_rules(self.family).arguments(settings))
+        return (*self.program, *family_rules(self.family).command_flags(settings))

@@ -18,6 +18,7 @@ from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileKind
 from llamafile_mgr.machine import Machine, System
+from llamafile_mgr.planner.asked_features import AskedFeatures
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.plans import Reason
 
@@ -54,8 +55,14 @@ class _Option:
     slow: bool = False
 
 
-def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: Pooling | None) -> Selection:
-    """Return the engine for ``spec``; ``pooling`` is what its vectors need.
+def select_engine(
+    spec: ModelSpec,
+    machine: Machine,
+    toolbox: Toolbox,
+    pooling: Pooling | None,
+    asked: AskedFeatures,
+) -> Selection:
+    """Return the engine for ``spec``; ``pooling`` is what its vectors need, ``asked`` what its settings want.
 
     Raises:
         PlanError: nothing that is installed can run it; the hint says what to pull.
@@ -65,7 +72,7 @@ def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: 
             f"{spec.name} is an engine without weights",
             hint="pack weights onto it: llamafile-mgr pack --runtime R --weights W.gguf -o X.llamafile",
         )
-    search = _Search(spec, machine, toolbox, pooling)
+    search = _Search(spec, machine, toolbox, pooling, asked)
     own = list(search.own_options())
     told, found = search.installed_options(told=True), search.installed_options(told=False)
     options = [*told, *own[:1], *search.runtime_options(), *found, *own[1:]]
@@ -87,6 +94,7 @@ class _Search:
     machine: Machine
     toolbox: Toolbox
     pooling: Pooling | None
+    asked: AskedFeatures
 
     def own_options(self) -> Iterator[_Option]:
         """Yield the engines inside the file: its server, and a second one where it carries that too."""
@@ -167,8 +175,12 @@ class _Search:
             arguments=arguments,
             uses_gpu=any(gpu.backend and (machine.memory_of(gpu) or 0) > facts.size for gpu in machine.gpus),
             borrowed=selection.weights is not None,
+            features=frozenset(self.asked.features.asked()),
         )
-        bad = family_rules(selection.family).find_known_bad(candidate)
+        rules = family_rules(selection.family)
+        asked = self.asked
+        missing = missing or rules.refuse_asked(asked.features, asked.engine_args, selection.known_flags)
+        bad = rules.find_known_bad(candidate)
         if missing is not None or bad is None:
             return _Option(selection, whose, missing)
         if bad.no_gpu:

@@ -12,6 +12,7 @@ from math import isfinite
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.engine_settings import is_quantised
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.llamafile import GgufFacts
@@ -19,6 +20,7 @@ from llamafile_mgr.machine import Cpu
 from llamafile_mgr.planner.memory import (
     MIB,
     Load,
+    MemoryExtras,
     cache_bytes_per_token,
     context_bytes,
     format_size,
@@ -71,6 +73,7 @@ class Sizing:
 
     ``pinned``: settings that never give way. ``whole_text``: a batch must hold the longest text.
     ``tuned``: measured here. ``repacked``: types of tensors that the engine copies into another layout.
+    ``extras``: what settings add to the memory.
     """
 
     family: Family
@@ -88,14 +91,24 @@ class Sizing:
     whole_text: bool = False
     tuned: bool = False
     repacked: frozenset[str] = frozenset()
+    extras: MemoryExtras = field(default_factory=MemoryExtras)
 
     def load(self, *, on_gpu: bool) -> Load:
         """Return what the memory prediction asks for."""
         flash = on_gpu or family_rules(self.family).flash_attention_on_cpu
         flash = flash and self.flash_attention is not False
         cache = self.prompt_cache or 0
-        load = Load(self.role, self.family, self.context, self.slots, self.batch, cache, flash)
-        return replace(load, repacked=self.repacked)
+        return Load(
+            self.role,
+            self.family,
+            self.context,
+            self.slots,
+            self.batch,
+            cache,
+            flash,
+            self.repacked,
+            self.extras,
+        )
 
 
 def choose_sizing(
@@ -105,17 +118,19 @@ def choose_sizing(
     share: CoreShare,
     override: ModelConfig,
     tuned: TunedSettings | None,
+    extras: MemoryExtras,
     free: float,
     on_gpu: bool,
 ) -> Sizing:
     """Return the best choice, before memory has its say. ``free``: bytes where it would best compute, which
     is ``on_gpu`` or in main memory."""
-    choice = _Choice(family_rules(family), family, spec.role, gguf, override)
+    choice = _Choice(family_rules(family), family, spec.role, gguf, override, extras)
     flash = on_gpu or choice.rules.flash_attention_on_cpu
     context = choice.context(spec.text_limit, free, flash=flash)
     slots, batch = choice.slots(context), choice.batch(context)
     prompt_cache = choice.prompt_cache(context, slots, weights_bytes(spec.facts))
     threads, replicas = choice.compute(share)
+    flash_attention = choice.flash_attention()
     sizing = Sizing(
         family=family,
         role=spec.role,
@@ -126,6 +141,8 @@ def choose_sizing(
         replicas=replicas,
         batch_threads=choice.batch_threads(share, threads),
         prompt_cache=prompt_cache,
+        flash_attention=flash_attention,
+        extras=extras,
         why=choice.why,
         pinned=frozenset(choice.pinned),
         whole_text=spec.role is not Role.GENERATE and gguf.causal is False,
@@ -208,6 +225,7 @@ class _Choice:
     role: Role
     gguf: GgufFacts
     override: ModelConfig
+    extras: MemoryExtras
     why: dict[str, str] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
 
@@ -235,7 +253,9 @@ class _Choice:
         slots = self._generation_slots()
 
         def fits(context: int) -> bool:
-            load = Load(self.role, self.family, context, slots, None, flash_attention=flash)
+            load = Load(
+                self.role, self.family, context, slots, None, flash_attention=flash, extras=self.extras
+            )
             return isfinite(free) and context_bytes(self.gguf, load) * _CONTEXT_PART <= free
 
         lengths = [limit, *(1 << power for power in range(30, 11, -1) if 1 << power < limit)]
@@ -269,7 +289,7 @@ class _Choice:
         if self.gguf.causal is False:
             self.why["slots"] = "texts of one request are computed together"
             return _ENCODER_SLOTS
-        size = format_size(cache_bytes_per_token(self.gguf) * context)
+        size = format_size(cache_bytes_per_token(self.gguf, self.extras.cache_types) * context)
         self.why["slots"] = f"two texts are computed together; each slot costs {size} of key/value cache"
         return _CAUSAL_SLOTS
 
@@ -295,9 +315,17 @@ class _Choice:
             return None
         part = f"at most a {_CACHE_WORD} of what the model and its slots take"
         self.why["prompt_cache"] = f"two conversations beside those under way, {part}"
-        conversation = cache_bytes_per_token(self.gguf) * context
+        conversation = cache_bytes_per_token(self.gguf, self.extras.cache_types) * context
         needed = min(2 * conversation, (weights + slots * conversation) // _CACHE_PART)
         return min(_LARGEST_PROMPT_CACHE, max(MIB, -(-needed // MIB) * MIB))
+
+    def flash_attention(self) -> bool | None:
+        """Return whether it is asked for, None where that is left to the engine."""
+        kind = self.extras.cache_types[1]
+        if not is_quantised(kind):
+            return None
+        self._pin("flash_attention", f"values of the type {kind} need it")
+        return True
 
     def compute(self, share: CoreShare) -> tuple[int, int]:
         """Return the threads of an engine, and how many engines there are."""
@@ -364,7 +392,7 @@ def _apply_tuned(sizing: Sizing, tuned: TunedSettings, share: CoreShare) -> Sizi
         values["slots"] = best.slots
     if sizing.batch is not None and best.batch is not None:
         values["batch"] = max(best.batch, sizing.context) if sizing.whole_text else best.batch
-    if best.flash_attention is not None:
+    if best.flash_attention is not None and "flash_attention" not in sizing.pinned:
         values["flash_attention"] = best.flash_attention
     for setting in values:
         why[setting] = note

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.engine_args import drop_flags
 from llamafile_mgr.engines.engine_reports import LogReader
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, Error, StoreError
@@ -19,7 +20,6 @@ from llamafile_mgr.planner.deviations import RunFacts, actual_run, find_deviatio
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.ape_loader import clear_way
 from llamafile_mgr.supervisor.backend import FAILED_GRACE_SECONDS, Backend
-from llamafile_mgr.supervisor.degradation import drop_flags
 from llamafile_mgr.supervisor.diagnosis import NOT_RUN, Diagnosis, diagnose
 from llamafile_mgr.supervisor.engine_start import (
     EngineChecks,

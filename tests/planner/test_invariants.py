@@ -36,7 +36,7 @@ EXPLAINED = {
     "model": "engine",
 }
 #: Settings that are no choice: who is served, where, and what keeps others out.
-GIVEN = {"role", "port", "alias", "api_key_file", "host", "gpu_required"}
+GIVEN = {"asked", "role", "port", "alias", "api_key_file", "host", "gpu_required"}
 
 
 @st.composite
