@@ -60,8 +60,9 @@ def _read_model(model_id: str, entry: dict[str, object]) -> Model:
 def _read_artifact(entry: dict[str, object], owner: str) -> Artifact:
     artifact = _build(Artifact, entry, owner)
     _check_id(artifact.name)
-    if artifact.sha256 is not None and not _SHA256.fullmatch(artifact.sha256):
-        raise ConfigError(f"catalog: the sha256 of {owner} {artifact.name} is not 64 hex digits")
+    for digest in (artifact.sha256, artifact.converted_sha256):
+        if digest is not None and not _SHA256.fullmatch(digest):
+            raise ConfigError(f"catalog: a sha256 of {owner} {artifact.name} is not 64 hex digits")
     return artifact
 
 

@@ -19,6 +19,7 @@ from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVec
 from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import EngineError
+from llamafile_mgr.machine import Cpu
 
 __all__ = ["EngineFamily"]
 
@@ -125,6 +126,11 @@ class EngineFamily(ABC):
     def environment(self, toolbox: Toolbox) -> dict[str, str]:
         """Return the variables that this family needs beside those of every engine."""
         return {}
+
+    def type_speed(self, quantisation: str, cpu: Cpu) -> float | None:
+        """Return how fast it computes weights of a type on this processor, as a part of the fastest type's
+        speed; None where that was not measured."""
+        return None
 
     @abstractmethod
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:

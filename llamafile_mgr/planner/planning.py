@@ -20,6 +20,7 @@ from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.machine.vendors import gpu_variables
 from llamafile_mgr.planner.budget import GpuBudget, HostBudget, gpu_budgets
+from llamafile_mgr.planner.file_types import explain_file_type
 from llamafile_mgr.planner.memory import MIB, MemoryEstimate, format_size, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.placement import Placement, place_model, take_from
@@ -132,6 +133,11 @@ def _plan_model(
     reasons += [pooling_reason] if pooling_reason is not None else []
     append_eos, eos_reason = _choose_eos(spec, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
+    if fit.placement.offload is None:
+        file_reason = explain_file_type(
+            spec.model, gguf.quantisation, selection.family, situation.machine.cpu
+        )
+        reasons += [file_reason] if file_reason is not None else []
     reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))
     warnings = [text for text in (selection.warning, fit.warning) if text is not None]
     plan = Plan(

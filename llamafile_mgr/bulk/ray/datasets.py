@@ -26,6 +26,7 @@ from llamafile_mgr.bulk.text_records import make_record
 from llamafile_mgr.bulk.vector_sources import EmbedSettings, NodeSource
 from llamafile_mgr.config import load_config
 from llamafile_mgr.errors import Error, NotReadyError, UsageError
+from llamafile_mgr.launching.file_choice import stored_name
 from llamafile_mgr.paths import resolve_paths
 
 __all__ = ["embed_dataset"]
@@ -83,7 +84,9 @@ def embed_dataset(
         paths = resolve_paths()
         predicted, reference = predict_space(model, load_config(paths.config_file), paths)
         vector_space = vector_space or predicted
-        connect: Connect = functools.partial(node_source, model, settings, exact=exact)
+        connect: Connect = functools.partial(
+            node_source, model, settings, file=stored_name(model, paths), exact=exact
+        )
     else:
         connect = model
     nodes = nodes or len(find_nodes(ray, cpus, gpus))
