@@ -5,6 +5,7 @@ from __future__ import annotations
 from llamafile_mgr.engines.arguments import ArgumentSyntax, EmbeddedArguments, parse_arguments
 from llamafile_mgr.engines.families import Family, family_of_version, parse_version
 from llamafile_mgr.llamafile.effects import ArgumentEffect, explain_arguments
+from llamafile_mgr.llamafile.encoderfile import EncoderfileFacts, read_encoderfile
 from llamafile_mgr.llamafile.gguf_facts import GgufFacts
 from llamafile_mgr.llamafile.inspection import FileFacts, FileKind, Weights, inspect_file
 from llamafile_mgr.llamafile.packing import PackResult, pack
@@ -13,6 +14,7 @@ __all__ = [
     "ArgumentEffect",
     "ArgumentSyntax",
     "EmbeddedArguments",
+    "EncoderfileFacts",
     "Family",
     "FileFacts",
     "FileKind",
@@ -25,4 +27,5 @@ __all__ = [
     "pack",
     "parse_arguments",
     "parse_version",
+    "read_encoderfile",
 ]

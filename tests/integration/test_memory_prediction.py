@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.config import EnginesConfig, ModelConfig
 from llamafile_mgr.launching.local_plans import make_toolbox
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.machine import detect_machine
@@ -39,7 +39,8 @@ SLACK = 64 * MIB
 
 def plan_for(path: Path, role: Role, home: Path, wish: ModelConfig) -> Plan:
     """Plan one model for the embedded engine alone."""
-    toolbox = replace(make_toolbox(resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})), runtimes=())
+    paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})
+    toolbox = replace(make_toolbox(paths, EnginesConfig(search_path=False)), runtimes=())
     subject = ModelSpec("model", role, path, inspect_file(path))
     (plan,) = plan_models((subject,), detect_machine(), toolbox, os.environ, {"model": wish})
     return plan
