@@ -85,16 +85,17 @@ def command(
 
     if locked and (lock or update or as_name or sha256):
         raise UsageError("--locked takes what the lock file says; --lock, --update, --name, --sha256 differ")
-    config = context.load_config(
+    settings = context.load_config(
         {"download.jobs": jobs, "download.limit_rate": limit_rate, "download.offline": offline}
-    ).download
+    )
+    config = settings.download
     store = Store(context.paths.store)
     told: list[Noticed] = []
     if locked:
         work = locked_jobs(lock_file, names, restart)
     else:
         options = PullOptions(update=update, restart=restart)
-        chosen = [choose_file(name, load_catalog(), context.paths) for name in names]
+        chosen = [choose_file(name, load_catalog(), context.paths, settings.engines) for name in names]
         work = [(target, options) for target in targets_of([each.name for each in chosen], as_name, sha256)]
         told = [Noticed(each.name, each.why) for each in chosen if each.why is not None]
     if dry_run:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamafile_mgr.catalog import Artifact, Catalog, Model
-from llamafile_mgr.errors import IntegrityError, NotFoundError
+from llamafile_mgr.config import EnginesConfig
+from llamafile_mgr.errors import ConfigError, IntegrityError, NotFoundError
 from llamafile_mgr.launching.local_plans import find_site
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.file_types import FasterFile, fastest_file, file_types
@@ -23,7 +24,7 @@ class FileChoice:
     why: str | None = None
 
 
-def choose_file(name: str, catalog: Catalog, paths: Paths) -> FileChoice:
+def choose_file(name: str, catalog: Catalog, paths: Paths, engines: EnginesConfig) -> FileChoice:
     """Return the file that ``name`` means to a pull on this machine.
 
     Of a model whose files differ in their type alone it is the one that is here already, since another one's
@@ -34,7 +35,10 @@ def choose_file(name: str, catalog: Catalog, paths: Paths) -> FileChoice:
     if model is None or len(types := file_types(model)) < 2:
         return FileChoice(name)
     here = _find(model.id, Store(paths.store))
-    site = find_site(catalog, paths)
+    try:
+        site = find_site(catalog, paths, engines=engines)
+    except ConfigError:  # an engine of the settings that is none is told by whatever runs engines
+        site = None
     if here is not None and any(each.name == here.artifact for each in types):
         artifact = model.artifact(here.artifact)
         return FileChoice(here.name, _tell_faster(model, artifact, site, here.name))
@@ -57,7 +61,7 @@ def stored_name(model: str, paths: Paths) -> str | None:
     return entry.name if entry is not None else None
 
 
-def _tell_faster(model: Model, artifact: Artifact, site: Site, here: str) -> str | None:
+def _tell_faster(model: Model, artifact: Artifact, site: Site | None, here: str) -> str | None:
     faster = _fastest(_plan(model, artifact, site), site)
     if faster is None:
         return None
@@ -75,13 +79,13 @@ def _find(name: str, store: Store) -> StoredArtifact | None:
         return None
 
 
-def _plan(model: Model, artifact: Artifact, site: Site) -> Prospect | None:
-    planned = site.plan((model, artifact))
+def _plan(model: Model, artifact: Artifact, site: Site | None) -> Prospect | None:
+    planned = site.plan((model, artifact)) if site is not None else ""
     return planned[0] if not isinstance(planned, str) else None
 
 
-def _fastest(prospect: Prospect | None, site: Site) -> FasterFile | None:
-    if prospect is None or prospect.plan.device != "cpu":
+def _fastest(prospect: Prospect | None, site: Site | None) -> FasterFile | None:
+    if site is None or prospect is None or prospect.plan.device != "cpu":
         return None
     plan = prospect.plan
     return fastest_file(prospect.model, prospect.artifact.quantisation, plan.family, site.machine.cpu)
