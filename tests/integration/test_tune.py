@@ -55,14 +55,17 @@ async def test_a_generator_is_tuned_and_the_plan_says_so(tiny_generator: Path, t
     assert any("measured on this machine by tune" in reason.why for reason in plan.reasons)
 
 
+def rename(minilm: Path, folder: Path) -> Path:
+    """Return a file of the model that the catalog does not know by its name."""
+    model = folder / "mine.gguf"
+    model.write_bytes(minilm.read_bytes().replace(b"all-minilm-l6-v2", b"some-other-model", 1))
+    return model
+
+
 @pytest.mark.parametrize("known", [True, False])
 async def test_other_types_of_the_file_are_measured(minilm: Path, tmp_path: Path, known: bool) -> None:
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
-    model = minilm
-    if not known:
-        model = tmp_path / "mine.gguf"
-        model.write_bytes(minilm.read_bytes().replace(b"all-minilm-l6-v2", b"some-other-model", 1))
-    plan = find_tunable(str(model), Config(), paths).plan
+    plan = find_tunable(str(minilm if known else rename(minilm, tmp_path)), Config(), paths).plan
     assert [each.path for each in find_other_types(plan, paths)] == [None]
     seen: list[FileTypeRun] = []
     runs = await compare_file_types(plan, Variant(1, 1, 4, 512), paths, 4, seen.append)
