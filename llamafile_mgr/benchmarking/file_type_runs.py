@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,14 +27,14 @@ from llamafile_mgr.errors import Error
 from llamafile_mgr.launching.other_types import OtherType, exchange_file, find_other_types, make_other
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.planner.tuning import RunJudgement, RunVerdict, Variant, judge_run
+from llamafile_mgr.planner.tuning import MeasuredType, RunJudgement, RunVerdict, Variant, judge_run
 
-__all__ = ["Accuracy", "FileTypeRun", "compare_file_types"]
+__all__ = ["Accuracy", "FileTypeRun", "compare_file_types", "measured_types"]
 
 #: Texts whose vectors are compared where a model has no golden ones.
 _COMPARED = 10
-#: A run of the whole budget is calibrated for many A/B runs; this one is alone.
-_CALIBRATED = 4.0
+#: A budget is calibrated for many A/B runs, of which this is one.
+_CALIBRATED = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,16 @@ class FileTypeRun:
     judgement: RunJudgement
     accuracy: Accuracy | None = None
     failure: str | None = None
+
+
+def measured_types(runs: Sequence[FileTypeRun]) -> tuple[MeasuredType, ...]:
+    """Return what was measured to the end, for later plans."""
+    ended = (run for run in runs if run.judgement.rounds and run.judgement.verdict is not RunVerdict.OPEN)
+    return tuple(
+        MeasuredType(run.other.quantisation, run.judgement.gain, run.accuracy.least)
+        for run in ended
+        if run.accuracy is not None
+    )
 
 
 async def compare_file_types(
@@ -79,41 +89,46 @@ async def compare_file_types(
         itself = OtherType(plan.quantisation or "unknown", plan.name, plan.path)
         same = RunJudgement(RunVerdict.NOT_BETTER, 1.0, 0.0, 0)
         runs.append(FileTypeRun(itself, same, _accuracy(await own.vectors(texts), known)))
+        bench = _FileBench(own, plan, variant, paths, own_paths, texts, known)
         for other in others:
-            end = time.monotonic() + seconds / len(others)
             try:
-                runs.append(await _compare(own, plan, other, variant, (paths, own_paths), end))
+                runs.append(await bench.compare(other, seconds / len(others)))
             except Error as error:
                 runs.append(FileTypeRun(other, judge_run((), ()), failure=error.describe()))
             progress(runs[-1])
     return tuple(runs)
 
 
-async def _compare(
-    own: VariantRunner,
-    plan: Plan,
-    other: OtherType,
-    variant: Variant,
-    places: tuple[Paths, Paths],
-    end: float,
-) -> FileTypeRun:
-    paths, own_paths = places
-    path = other.path
-    made = path is None
-    if path is None:
-        path = await asyncio.to_thread(make_other, plan, other, paths)
-    try:
-        rival_plan = await asyncio.to_thread(exchange_file, plan, path)
-        label = f"{other.quantisation.lower()}-"
-        async with running_variant(rival_plan, variant, own_paths, label) as rival:
-            units, _ = await calibrate(own, _CALIBRATED * max(1.0, end - time.monotonic()))
-            ours, theirs = await measure_in_turn(own, rival, units, end)
-            texts, known = await _known_vectors(plan, own)
-            accuracy = _accuracy(await rival.vectors(texts), known)
-    finally:
-        if made:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-    return FileTypeRun(other, judge_run(ours, theirs), accuracy)
+@dataclass(frozen=True, slots=True)
+class _FileBench:
+    """Where the other types meet ``own``, the engines of the plan's own file. ``known``: the vectors that
+    ``texts`` should have. ``own_paths``: the directories of the engines that are measured."""
+
+    own: VariantRunner
+    plan: Plan
+    variant: Variant
+    paths: Paths
+    own_paths: Paths
+    texts: list[str]
+    known: NDArray[np.float32]
+
+    async def compare(self, other: OtherType, seconds: float) -> FileTypeRun:
+        """Measure for so long once its file is made and its engines are ready. Raises Error."""
+        path, made = other.path, other.path is None
+        if path is None:
+            path = await asyncio.to_thread(make_other, self.plan, other, self.paths)
+        try:
+            plan = await asyncio.to_thread(exchange_file, self.plan, path)
+            label = f"{other.quantisation.lower()}-"
+            async with running_variant(plan, self.variant, self.own_paths, label) as rival:
+                end = time.monotonic() + seconds
+                units, _ = await calibrate(self.own, _CALIBRATED * seconds)
+                ours, theirs = await measure_in_turn(self.own, rival, units, end)
+                accuracy = _accuracy(await rival.vectors(self.texts), self.known)
+        finally:
+            if made:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+        return FileTypeRun(other, judge_run(ours, theirs), accuracy)
 
 
 async def _known_vectors(plan: Plan, own: VariantRunner) -> tuple[list[str], NDArray[np.float32]]:

@@ -54,7 +54,7 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     """
     import asyncio
 
-    from llamafile_mgr.benchmarking.file_type_runs import compare_file_types
+    from llamafile_mgr.benchmarking.file_type_runs import compare_file_types, measured_types
     from llamafile_mgr.benchmarking.tune_runs import tune_plan
     from llamafile_mgr.launching.other_types import find_other_types
     from llamafile_mgr.launching.tunables import find_tunable, keep_tuned
@@ -76,6 +76,8 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     path = keep_tuned(tunable, report.best, context.paths)
     best = report.best.variant
     types = asyncio.run(compare_file_types(tunable.plan, best, context.paths, files_seconds, show_type))
+    if types:
+        keep_tuned(tunable, dataclasses.replace(report.best, types=measured_types(types)), context.paths)
     if as_json:
         told = {**_report_as_json(report), "file_types": [_type_as_json(run) for run in types]}
         print_json({"model": name, "file": str(path), **told})
@@ -126,12 +128,14 @@ def _type_row(run: FileTypeRun) -> tuple[str, ...]:
 
 def _advise(types: Sequence[FileTypeRun]) -> Iterator[str]:
     """Yield how the fastest other type is had, where it is faster."""
-    faster = [run for run in types if run.judgement.verdict.value == "better"]
-    if not faster:
+    best = max(types, key=lambda run: run.judgement.gain)
+    name, kind, judged = best.other.name, best.other.quantisation, best.judgement
+    if judged.verdict.value == "open" and judged.gain > 1.0 + judged.noise:
+        yield f"{kind} may be faster, but {judged.rounds} rounds are no proof: try a larger --budget"
+        return
+    if judged.verdict.value != "better":
         yield "no other type was faster"
         return
-    best = max(faster, key=lambda run: run.judgement.gain)
-    name, kind = best.other.name, best.other.quantisation
     if name is None:
         yield f"{kind} is faster: make such a file with llama.cpp's llama-quantize, and index again"
         return

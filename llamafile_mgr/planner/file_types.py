@@ -13,6 +13,7 @@ from llamafile_mgr.catalog import Artifact, Model
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.machine import Cpu
 from llamafile_mgr.planner.plans import Reason
+from llamafile_mgr.planner.tuning import MeasuredType
 
 __all__ = ["FasterFile", "explain_file_type", "fastest_file", "file_types"]
 
@@ -48,9 +49,18 @@ def fastest_file(model: Model, quantisation: str | None, family: Family, cpu: Cp
 
 
 def explain_file_type(
-    model: Model | None, quantisation: str | None, family: Family, cpu: Cpu
+    model: Model | None,
+    quantisation: str | None,
+    family: Family,
+    cpu: Cpu,
+    measured: Sequence[MeasuredType] = (),
 ) -> Reason | None:
-    """Return what is known of the speed of weights of this type on the processor, None where nothing is."""
+    """Return what is known of the speed of weights of this type on the processor, None where nothing is.
+
+    ``measured``: what tune found here, which counts before what was found elsewhere.
+    """
+    if measured and quantisation is not None:
+        return _explain_measured(model, quantisation, measured)
     rules = family_rules(family)
     speed = None if quantisation is None else rules.type_speed(quantisation, cpu)
     if quantisation is None or speed is None:
@@ -61,9 +71,27 @@ def explain_file_type(
         why = f"the fastest type of the {family.value} engine on this processor"
     faster = fastest_file(model, quantisation, family, cpu) if model is not None and types else None
     if model is not None and faster is not None:
-        name = f"{model.id}:{faster.artifact.name}"
-        why += (
-            f"; about {faster.gain:.1f} times as fast is {faster.artifact.quantisation}: "
-            f"llamafile-mgr pull {name}, then serve {name} (other vectors: index again)"
-        )
+        why += f"; about {faster.gain:.1f} times as fast is {faster.artifact.quantisation}"
+        why += _how_to_get(model, faster.artifact)
     return Reason("file type", quantisation, why)
+
+
+def _explain_measured(model: Model | None, quantisation: str, measured: Sequence[MeasuredType]) -> Reason:
+    best = max(measured, key=lambda each: each.gain)
+    why = "measured on this machine by tune: "
+    if best.gain < _LEAST_GAIN:
+        return Reason("file type", quantisation, why + "no other type that was tried is faster")
+    why += (
+        f"{best.quantisation} is {best.gain:.2f} times as fast, with cosines of {best.least_cosine:.4f} and "
+    )
+    why += "more to known vectors"
+    types = file_types(model) if model is not None else ()
+    artifact = next((each for each in types if each.quantisation == best.quantisation), None)
+    if model is not None and artifact is not None:
+        why += _how_to_get(model, artifact)
+    return Reason("file type", quantisation, why)
+
+
+def _how_to_get(model: Model, artifact: Artifact) -> str:
+    name = f"{model.id}:{artifact.name}"
+    return f": llamafile-mgr pull {name}, then serve {name} (other vectors: index again)"

@@ -134,8 +134,9 @@ def _plan_model(
     append_eos, eos_reason = _choose_eos(spec, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
     if fit.placement.offload is None:
+        measured_types = tuned.types if tuned is not None else ()
         file_reason = explain_file_type(
-            spec.model, gguf.quantisation, selection.family, situation.machine.cpu
+            spec.model, gguf.quantisation, selection.family, situation.machine.cpu, measured_types
         )
         reasons += [file_reason] if file_reason is not None else []
     reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))

@@ -11,6 +11,7 @@ from llamafile_mgr.engines.families import Family
 from llamafile_mgr.machine import Cpu
 from llamafile_mgr.planner.file_types import explain_file_type, fastest_file, file_types
 from llamafile_mgr.planner.planning import plan_models
+from llamafile_mgr.planner.tuning import MeasuredType
 from tests.planner import samples
 
 MODEL = load_catalog().model("all-minilm-l6-v2")
@@ -61,6 +62,22 @@ def test_a_slow_type_is_told_with_what_to_do() -> None:
     assert best is not None
     assert "fastest" in best.why
     assert explain_file_type(MODEL, "F16", Family.V1, X86) is None
+
+
+def test_what_was_measured_here_counts_before_what_was_measured_elsewhere() -> None:
+    fast, slow = MeasuredType("Q8_0", 1.31, 0.9983), MeasuredType("Q8_0", 0.9, 0.9983)
+    reason = explain_file_type(MODEL, "F16", Family.EMBEDDED, X86, (fast,))
+    assert reason is not None
+    assert "1.31 times" in reason.why
+    assert "0.9983" in reason.why
+    assert "pull all-minilm-l6-v2:pypi-q8_0" in reason.why
+    reason = explain_file_type(MODEL, "F16", Family.EMBEDDED, X86, (slow,))
+    assert reason is not None
+    assert "no other type" in reason.why
+    reason = explain_file_type(None, "F16", Family.V1, ARM, (fast,))
+    assert reason is not None
+    assert "1.31 times" in reason.why
+    assert "pull" not in reason.why
 
 
 def test_a_plan_tells_it_on_the_processor() -> None:
