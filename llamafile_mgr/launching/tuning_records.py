@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.files import store_errors, write_atomically
@@ -118,7 +118,7 @@ def _read_types(values: object) -> Iterator[MeasuredType]:
             yield MeasuredType(each["quantisation"], float(each["gain"]), float(each["least_cosine"]))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
