@@ -89,7 +89,7 @@ class LlamaCpp(UpstreamServer):
 
     def environment(self, toolbox: Toolbox) -> dict[str, str]:
         """Return what the unpacker needs to find this package."""
-        return {"PYTHONPATH": str(toolbox.package_root), "PYTHONUNBUFFERED": "1"}
+        return {"PYTHONPATH": str(toolbox.package_root)}
 
     def find_lack(self, program: InstalledProgram, role: Role, pooling: Pooling | None) -> str | None:
         """Return the first flag that this role cannot do without and that its help does not list."""
