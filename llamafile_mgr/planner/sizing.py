@@ -25,7 +25,9 @@ _TOLD = "set in the configuration"
 #: Causal embedding models are advised to 4,096 tokens; generation starts there: the KV cache grows with it.
 _LARGEST_CONTEXT = 4096
 _SMALLEST_CONTEXT = 512
-_ENCODER_SLOTS, _CAUSAL_SLOTS = 4, 2
+#: With fewer, the texts of a request are computed in several smaller batches (measured with MiniLM and a native
+#: build: 16 take 0.94 of the time of 4).
+_ENCODER_SLOTS, _CAUSAL_SLOTS = 16, 2
 _BATCH = 512
 _SMALL_BATCH = 128
 #: Below it one thread per engine and several engines beat several threads (measured with MiniLM, 23

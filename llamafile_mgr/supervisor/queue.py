@@ -16,7 +16,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 
 from llamafile_mgr.supervisor.calls import Batch, BatchPolicy, Item, PendingCall, Priority, Weight
 
@@ -316,7 +316,7 @@ class CallQueue:
             if priority is None:
                 continue
             self._note_turn(priority)
-            items = self._pack(priority, policy)
+            items = self._pack(priority, policy, self._room(priority, policy, workers))
             return Batch(priority, items, worker.key, sum(item.tokens for item in items))
         return None
 
@@ -333,7 +333,21 @@ class CallQueue:
             return Priority.BULK if load.has_room(Priority.BULK, width, policy) else None
         return Priority.QUERY if query and load.has_room(Priority.QUERY, width, policy) else None
 
-    def _pack(self, priority: Priority, policy: BatchPolicy) -> tuple[Item, ...]:
+    def _room(self, priority: Priority, policy: BatchPolicy, workers: Sequence[Worker]) -> int:
+        """Return the tokens that a batch may have now: of the last that wait, each of several engines that are
+        alike gets a share, so that they end together."""
+        engines = sum(worker.width for worker in workers)
+        if engines < 2 or any(worker.rate is not None for worker in workers):
+            return policy.batch_tokens
+        waiting = 0
+        for calls in self._waiting[priority].values():
+            for item in chain.from_iterable(calls.values()):
+                waiting += item.tokens
+                if waiting >= engines * policy.batch_tokens:
+                    return policy.batch_tokens
+        return min(policy.batch_tokens, max(policy.least_share, -(-waiting // engines)))
+
+    def _pack(self, priority: Priority, policy: BatchPolicy, room: int) -> tuple[Item, ...]:
         """Take items from clients and calls in turn until the batch is full; the first always fits.
 
         The call whose turn it is fills the batch as far as it can; a remainder is filled by the next ones.
@@ -341,7 +355,6 @@ class CallQueue:
         clients = self._waiting[priority]
         limit = 1 if priority is Priority.CONTROL else policy.batch_texts
         taken: list[Item] = []
-        room = policy.batch_tokens
         for client, call in _turns(clients, limit):
             if len(taken) == limit:
                 break
