@@ -25,8 +25,8 @@ _TOLD = "set in the configuration"
 #: Causal embedding models are advised to 4,096 tokens; generation starts there: the KV cache grows with it.
 _LARGEST_CONTEXT = 4096
 _SMALLEST_CONTEXT = 512
-#: With fewer, the texts of a request are computed in several smaller batches (measured with MiniLM and a native
-#: build: 16 take 0.94 of the time of 4).
+#: With fewer, the texts of a request are computed in several smaller batches (measured with MiniLM and a
+#: native build: 16 take 0.94 of the time of 4).
 _ENCODER_SLOTS, _CAUSAL_SLOTS = 16, 2
 _BATCH = 512
 _SMALL_BATCH = 128
