@@ -17,6 +17,7 @@ from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.engines.upstream import UpstreamServer
+from llamafile_mgr.machine import Cpu
 
 __all__ = ["LlamaCpp"]
 
@@ -108,9 +109,19 @@ class LlamaCpp(UpstreamServer):
         fitted = settings.gpu is None or "--fit" in known
         return given("-ngl", settings.gpu_layers if fitted else settings.gpu_layers or _ALL_LAYERS)
 
+    def repacks(self, quantisation: str | None, cpu: Cpu) -> bool | None:
+        """Return False for quantised weights where a native build repacks them for AMX: it crashes.
+
+        Seen with llama.cpp 0.5.0 on a Xeon with AMX: SIGSEGV in ``ggml_backend_amx_mul_mat`` with Q8_0 files,
+        also of its own ``llama-quantize``; F16 runs, and so does Q8_0 with ``--no-repack``.
+        """
+        whole = quantisation in (None, "F16", "BF16", "F32")
+        return False if "amx_int8" in (cpu.features or ()) and not whole else None
+
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name, as far as its help lists them."""
         words = super().arguments(settings)
+        words += ("--no-repack",) if settings.repack is False else ()
         return words if settings.known_flags is None else tuple(_fit(words, settings.known_flags))
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamafile_mgr.catalog import Model, Role
+from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.errors import IntegrityError, InvalidFileError, NotFoundError
 from llamafile_mgr.files import store_errors, temporary_name
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
 from llamafile_mgr.llamafile.requantising import MADE_TYPES, requantise
+from llamafile_mgr.machine import detect_machine
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.file_types import file_types
 from llamafile_mgr.planner.plans import Plan
@@ -78,14 +80,15 @@ def make_other(plan: Plan, other: OtherType, paths: Paths) -> Path:
 
 
 def exchange_file(plan: Plan, path: Path) -> Plan:
-    """Return ``plan`` with the weights of another file of the model. Raises InvalidFileError."""
+    """Return ``plan`` with the weights of another file of the model. Blocks. Raises InvalidFileError."""
     weights = inspect_file(path).model
     if weights is None:
         raise InvalidFileError(f"{path} holds no model")
+    repack = family_rules(plan.family).repacks(weights.gguf.quantisation, detect_machine().cpu)
     return replace(
         plan,
         path=path,
-        settings=replace(plan.settings, model=path),
+        settings=replace(plan.settings, model=path, repack=repack),
         quantisation=weights.gguf.quantisation,
         weights_digest=identify_weights(path, weights),
     )

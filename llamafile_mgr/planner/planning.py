@@ -139,6 +139,9 @@ def _plan_model(
             spec.model, gguf.quantisation, selection.family, situation.machine.cpu, measured_types
         )
         reasons += [file_reason] if file_reason is not None else []
+    repack = family_rules(selection.family).repacks(gguf.quantisation, situation.machine.cpu)
+    if repack is False:
+        reasons.append(Reason("repack", "no", "builds for AMX were seen to crash on quantised weights"))
     reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))
     warnings = [text for text in (selection.warning, fit.warning) if text is not None]
     plan = Plan(
@@ -146,7 +149,7 @@ def _plan_model(
         role=spec.role,
         family=selection.family,
         program=selection.program,
-        settings=_settings(spec, selection, fit, pooling),
+        settings=replace(_settings(spec, selection, fit, pooling), repack=repack),
         environment=_environment(selection.family, situation, fit.placement),
         reasons=tuple(reasons),
         path=spec.path,
