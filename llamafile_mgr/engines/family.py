@@ -150,8 +150,8 @@ class EngineFamily(ABC):
         return {}
 
     def repacks(self, quantisation: str | None, cpu: Cpu) -> bool | None:
-        """Return False where weights of a type must stay as they are in the file on this processor, None where
-        that is left to the engine."""
+        """Return False where weights of a type must stay as they are in the file on this processor, None
+        where that is left to the engine."""
         return None
 
     def type_speed(self, quantisation: str, cpu: Cpu) -> float | None:
