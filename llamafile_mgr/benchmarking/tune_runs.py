@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
+<<<<<<< HEAD
 from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.vectors import normalise
+=======
+from llamafile_mgr.embedding.checked_engines import running_pools
+>>>>>>> main
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
@@ -46,6 +50,7 @@ from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.tasks import run_all
 
+<<<<<<< HEAD
 __all__ = [
     "ABRun",
     "TuneReport",
@@ -60,6 +65,8 @@ __all__ = [
     "tuning_paths",
 ]
 
+=======
+>>>>>>> main
 #: Part of the budget that is kept to measure the winner against the default once more.
 _FINAL_PART = 0.35
 _TURN_SECONDS = 1.0
@@ -202,14 +209,8 @@ async def running_variant(
     # The engines' own queues are measured, not ours.
     open_doors = PoolOptions(policy=replace(make_policy(varied), batch_texts=1, bulk_batches=_MOST_REQUESTS))
     options = SupervisorOptions(stall_seconds=_START_SECONDS, pools={each.name: open_doors for each in plans})
-    supervisor = make_supervisor(plans, paths, options)
-    try:
-        await supervisor.start()
-        for pool in supervisor.pools:
-            await pool.calls.until_ready(Caller("", Deadline.after(wait_seconds, wait_seconds)))
-        yield VariantRunner(varied, supervisor.pools)
-    finally:
-        await supervisor.stop()
+    async with running_pools(plans, paths, wait_seconds, options) as pools:
+        yield VariantRunner(varied, pools)
 
 
 async def tune_once(model: str, config: Config, paths: Paths) -> bool:

@@ -9,20 +9,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamafile_mgr.cli.context import Context
+<<<<<<< HEAD
 from llamafile_mgr.cli.model_names import complete_models
 from llamafile_mgr.cli.output import format_table, print_json, print_line
+=======
+from llamafile_mgr.cli.model_names import complete_models, engine_option
+from llamafile_mgr.cli.output import print_json, print_line
+>>>>>>> main
 
 if TYPE_CHECKING:
     from llamafile_mgr.benchmarking.file_type_runs import FileTypeRun
     from llamafile_mgr.benchmarking.tune_runs import ABRun, TuneReport
     from llamafile_mgr.planner.plans import Plan
 
+<<<<<<< HEAD
 __all__ = ["command"]
 
 #: Part of the budget for the other types of the file, where there are any.
 _FILES_PART = 0.25
 _TYPE_HEADERS = ("TYPE", "FILE", "SPEED", "LEAST COSINE", "MEAN")
 
+=======
+>>>>>>> main
 
 @click.command("tune")
 @click.argument("model", metavar="MODEL", shell_complete=complete_models)
@@ -34,9 +42,10 @@ _TYPE_HEADERS = ("TYPE", "FILE", "SPEED", "LEAST COSINE", "MEAN")
     metavar="SECONDS",
     help="Measure for so long, 20 to 90.",
 )
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def command(context: Context, model: str, budget: int, as_json: bool) -> None:
+def command(context: Context, model: str, budget: int, engine: tuple[str, ...] | None, as_json: bool) -> None:
     """Start MODEL's real engine in several ways, measure them in turn, and keep the fastest for serve.
 
     Threads, engines, flash attention, batch, slots and, where there is one, the GPU are varied. A change
@@ -58,13 +67,15 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     from llamafile_mgr.benchmarking.tune_runs import tune_plan
     from llamafile_mgr.launching.other_types import find_other_types
     from llamafile_mgr.launching.tunables import find_tunable, keep_tuned
+    from llamafile_mgr.planner.tuning import variant_of
 
-    tunable = find_tunable(model, context.load_config(), context.paths)
+    tunable = find_tunable(model, context.load_config({"engines.programs": engine}), context.paths)
     name = tunable.plan.name
 
     def show(run: ABRun) -> None:
         click.echo(f"{name}: {describe_run(run, tunable.plan)}", err=True)
 
+<<<<<<< HEAD
     def show_type(run: FileTypeRun) -> None:
         click.echo(f"{name}: {describe_type(run)}", err=True)
 
@@ -73,6 +84,11 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     part = _FILES_PART if find_other_types(tunable.plan, context.paths) else 0.0
     settings_seconds, files_seconds = (1.0 - part) * budget, part * budget
     report = asyncio.run(tune_plan(tunable.plan, tunable.limits, context.paths, settings_seconds, show))
+=======
+    default = variant_of(tunable.plan).describe()
+    click.echo(f"{name}: tuning for about {budget} seconds, by default {default}", err=True)
+    report = asyncio.run(tune_plan(tunable.plan, tunable.limits, context.paths, budget, show))
+>>>>>>> main
     path = keep_tuned(tunable, report.best, context.paths)
     best = report.best.variant
     types = asyncio.run(compare_file_types(tunable.plan, best, context.paths, files_seconds, show_type))
@@ -107,6 +123,7 @@ def describe_run(run: ABRun, plan: Plan) -> str:
     )
 
 
+<<<<<<< HEAD
 def describe_type(run: FileTypeRun) -> str:
     """Return one file type as a line of text."""
     kind, judged, accuracy = run.other.quantisation, run.judgement, run.accuracy
@@ -162,6 +179,8 @@ def _default(plan: Plan) -> str:
     return variant_of(plan).describe()
 
 
+=======
+>>>>>>> main
 def _report_as_json(report: TuneReport) -> dict[str, Any]:
     return {
         "family": report.best.family.value,

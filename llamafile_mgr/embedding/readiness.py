@@ -27,16 +27,6 @@ from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import EngineChecks
 
-__all__ = [
-    "GOLDEN_COSINE",
-    "PROBE_TEXTS",
-    "Baselines",
-    "EmbeddingChecks",
-    "GenerationChecks",
-    "golden_limit",
-    "make_checks",
-]
-
 #: Against vectors of the unquantised model: F16 measured at 0.999999 and more, Q8_0 at 0.998 and more.
 GOLDEN_COSINE = 0.999
 _QUANTISED_COSINE = 0.99

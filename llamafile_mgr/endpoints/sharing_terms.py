@@ -18,8 +18,6 @@ from llamafile_mgr.machine.vendors import gpu_variables
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.store import Store
 
-__all__ = ["ServiceChoice", "choose", "for_users", "service_key"]
-
 
 @dataclass(frozen=True, slots=True)
 class ServiceChoice:
@@ -92,6 +90,7 @@ def service_key(
         "version": __version__,
         "models": [(role, str(file), *_stamp(file)) for role, file in zip(roles, files, strict=True)],
         "serve": serve,
+        "engines": dataclasses.asdict(config.engines),
         "settings": {name: dataclasses.asdict(model) for name, model in config.models.items()},
         "port": port,
         # Two users who show engines different GPUs need different engines.

@@ -111,6 +111,8 @@ class EngineFamily(ABC):
     picks_port: bool = False
     #: Routes of the newest servers that it does not have.
     missing_routes: frozenset[str] = frozenset()
+    #: Whether the health route answers while texts are computed, and not only once they are.
+    health_while_computing: bool = True
 
     def serves_in(self, version: Version) -> bool:
         """Tell whether ``--server`` of this llamafile release starts this family."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import Pooling, Role
 
-__all__ = ["LaunchSettings", "given", "gpu_flags", "name_flags"]
+__all__ = ["LaunchSettings", "given", "gpu_flags", "name_flags", "thread_flags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,13 @@ def given(flag: str, value: object) -> tuple[str, ...]:
 def gpu_flags(settings: LaunchSettings) -> tuple[str, ...]:
     """Return the flags that say where to compute, as every llamafile takes them."""
     return (*given("--gpu", settings.gpu), *given("-ngl", settings.gpu_layers))
+
+
+def thread_flags(settings: LaunchSettings) -> tuple[str, ...]:
+    """Return the flags for the threads of generation and, without which releases from 0.8.17 on take all
+    cores for them, of prompts and embeddings (llamafile 0.9.3, ``common.h`` and ``flags.cpp``)."""
+    threads = str(settings.threads)
+    return ("-t", threads, "-tb", threads)
 
 
 def name_flags(settings: LaunchSettings) -> tuple[str, ...]:

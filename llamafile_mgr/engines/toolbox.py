@@ -45,11 +45,6 @@ class InstalledProgram:
     told: bool = False
 
     @property
-    def label(self) -> str:
-        """Return its name and version in one."""
-        return self.name if self.version is None else f"{self.name} {self.version}"
-
-    @property
     def gpu_modules(self) -> tuple[str, ...]:
         """Return the GPU libraries that its devices tell of, named as llamafiles name theirs."""
         words = (re.match(r"[A-Za-z]+", device) for device in self.devices)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from llamafile_mgr.config import Config
-from llamafile_mgr.engines.families import Family, family_rules
+from llamafile_mgr.engines.families import Family, family_of_version, family_rules
 from llamafile_mgr.errors import Error
 from llamafile_mgr.launching.local_plans import find_toolbox
 from llamafile_mgr.launching.programs import ProgramSearch, find_programs
 from llamafile_mgr.launching.wanted import locate
-from llamafile_mgr.llamafile import family_of_version, inspect_file
+from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.machine.findings import Check, failed, passed, warned
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.store import Store
@@ -63,10 +63,17 @@ def _find_engines(search: ProgramSearch, paths: Paths) -> Iterator[EngineFacts]:
     for each in Family:
         for program in family_rules(each).installed_programs(toolbox):
             asked = program.flags is not None
-            version = program.version if asked else importlib.metadata.version(_WHEEL)
+            version = program.version if asked else _wheel_version()
             yield EngineFacts(
                 each.value, version, " ".join(program.command), program.devices if asked else None
             )
+
+
+def _wheel_version() -> str | None:
+    try:
+        return importlib.metadata.version(_WHEEL)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _check_engines(engines: tuple[EngineFacts, ...], search: ProgramSearch) -> Iterator[Check]:

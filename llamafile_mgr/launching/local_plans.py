@@ -33,8 +33,6 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.prospects import Site
 from llamafile_mgr.store import Store, StoredArtifact
 
-__all__ = ["find_site", "find_specs", "find_toolbox", "hold_files", "make_plans", "make_toolbox"]
-
 _UNPACKER = "llamafile_mgr.engines.unpacking"
 
 

@@ -14,7 +14,7 @@ from llamafile_mgr.files import store_errors, temporary_name
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
 from llamafile_mgr.llamafile.requantising import MADE_TYPES, requantise
-from llamafile_mgr.machine import detect_machine
+from llamafile_mgr.machine.detection import detect_machine
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.file_types import file_types
 from llamafile_mgr.planner.plans import Plan

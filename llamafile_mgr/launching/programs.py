@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,9 @@ from llamafile_mgr.paths import ensure_private_dir
 __all__ = ["ProgramSearch", "UnusableProgram", "find_folders", "find_programs"]
 
 _VERSION = 1
-_SECONDS = 10.0
+_SECONDS = 5.0
+#: A program of PATH that is something else is left alone for so long; ``doctor`` asks it.
+_REFUSED_SECONDS = 86_400.0
 #: The help of a server of August 2026 has 60 KB.
 _MOST_BYTES = 1 << 20
 #: Programs whose answers are kept; the oldest go first.
@@ -81,6 +84,8 @@ def find_programs(settings: EnginesConfig, cache: Path, *, anew: bool = False) -
     unusable: list[UnusableProgram] = []
     seen: set[tuple[str, ...]] = set()
     for name, words, told in _candidates(settings):
+        if not told and any(not each.told for each in programs):
+            break  # one of PATH is enough
         where = shutil.which(os.path.expanduser(name))
         if where is None:
             if told:
@@ -122,8 +127,10 @@ def _describe(path: Path, words: tuple[str, ...], told: bool, memory: _Memory) -
     """Return what this program is, or why it cannot be used."""
     command = (str(path), *words)
     try:
-        said = _ask((*command, "--version"))
         digest = memory.digest(path)
+        if not told and (refused := memory.refusal(digest)) is not None:
+            return refused
+        said = _ask((*command, "--version"))
     except OSError as error:
         return error.strerror or str(error)
     if said is None:
@@ -141,7 +148,9 @@ def _describe(path: Path, words: tuple[str, ...], told: bool, memory: _Memory) -
             name = " ".join(rules.program_names[0])
             return InstalledProgram(name, command, version, kept.flags, kept.devices, told)
     first = next((line.strip() for line in said.splitlines() if line.strip()), "nothing")
-    return f"it is no engine that is known: for --version it printed {first[:120]!r}"
+    cause = f"it is no engine that is known: for --version it printed {first[:120]!r}"
+    memory.refuse(digest, cause)
+    return cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +198,8 @@ def _ask(argv: Sequence[str]) -> str | None:
             process.wait()
         finally:
             timer.cancel()
+            if process.poll() is None:
+                _kill(process)
     return None if late.is_set() else said.decode("utf-8", "replace")
 
 
@@ -246,6 +257,21 @@ class _Memory:
         except (TypeError, LookupError):
             pass
         return None
+
+    def refusal(self, digest: str) -> str | None:
+        """Return why this program was no engine when it was asked of late."""
+        record = self.programs.get(digest)
+        try:
+            if record is not None and 0 <= time.time() - record["at"] < _REFUSED_SECONDS:
+                return str(record["refused"])
+        except (TypeError, LookupError):
+            pass
+        return None
+
+    def refuse(self, digest: str, cause: str) -> None:
+        """Remember that this program is none, so that it is not started for every plan."""
+        self.programs[digest] = {"refused": cause, "at": time.time()}
+        self.changed = True
 
     def keep(self, digest: str, said: str, answers: _Answers) -> None:
         """Remember what this program told."""

@@ -23,8 +23,11 @@ from llamafile_mgr.llamafile.requantising import describe_tools, is_gguf, requan
 if TYPE_CHECKING:
     import numpy as np
 
+<<<<<<< HEAD
 __all__ = ["convert", "describe_tools", "made_of"]
 
+=======
+>>>>>>> main
 _BERT_WHEEL = "bert-wheel"
 #: Conversion -> the one whose result it re-encodes, and as what.
 _REQUANTISED = {"bert-wheel-q8_0": (_BERT_WHEEL, "Q8_0")}

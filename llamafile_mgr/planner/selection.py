@@ -72,10 +72,10 @@ def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: 
     because = _why_not_own(spec, own)
     for at, option in enumerate(options):
         if option.unfit is None:
-            return _finish(spec, option, _why_passed(because, options[:at]))
+            return _finish(option, _why_passed(because, options[:at]))
     for option in options:
         if option.slow:
-            return _finish(spec, option, because, warning=option.unfit)
+            return _finish(option, because, warning=option.unfit)
     raise _nothing_runs(spec, options, because)
 
 
@@ -209,10 +209,9 @@ def _why_passed(because: str | None, passed: list[_Option]) -> str | None:
     return "; ".join(said) or None
 
 
-def _finish(spec: ModelSpec, option: _Option, because: str | None, warning: str | None = None) -> Selection:
+def _finish(option: _Option, because: str | None, warning: str | None = None) -> Selection:
     selection = option.selection
-    first = option.whose == "own" and selection.family is spec.facts.family
-    if because is not None and not first:
+    if because is not None and because != warning:
         reason = selection.reason
         selection = replace(selection, reason=replace(reason, why=f"{because}; {reason.why}"))
     return replace(selection, warning=warning)

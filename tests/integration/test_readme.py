@@ -23,7 +23,7 @@ import pytest
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.benchmarking.reports import BenchReport, report_json
 from llamafile_mgr.catalog import Role, load_catalog
-from llamafile_mgr.config import DownloadConfig, ModelConfig, ServeConfig, load_config
+from llamafile_mgr.config import DownloadConfig, EnginesConfig, ModelConfig, ServeConfig, load_config
 from tests.support.commands import all_commands, find_commands, parse_command
 from tests.support.readme import README, Fence, fences, inline_commands, json_keys, json_rows, table_after
 from tests.support.service import share_store
@@ -155,6 +155,7 @@ def test_commands_in_sentences_parse(line: str) -> None:
     [
         ("`[serve]`", ServeConfig),
         ("`[download]`", DownloadConfig),
+        ("`[engines]`", EnginesConfig),
         ('`[models."NAME"]`, unset keys are the planner\'s choice', ModelConfig),
         ("`remote`, of one table", RemoteConfig),
     ],
@@ -181,7 +182,7 @@ def written(value: object) -> str:
 def test_the_table_of_models_is_the_catalogs() -> None:
     catalog = load_catalog()
     for row in table_after("for"):
-        model = catalog.model(row[1].strip("`"))
+        model = catalog.models[row[1].strip("`")]
         memory = "" if model.memory_gb is None else f"{model.memory_gb:g} GB"
         assert row[2:] == [model.licence, memory, str(model.dimensions)]
         assert model.role is Role.EMBED

@@ -114,6 +114,33 @@ def test_answers_are_kept_until_the_program_or_its_version_changes(search_path: 
     assert "--help" in asked
 
 
+def test_another_program_of_that_name_is_not_started_for_every_plan(
+    search_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = write_program(search_path / "llama", "echo usage: llama stack"), tmp_path / "cache"
+    for settings, anew, asked in (
+        (EnginesConfig(), False, True),
+        (EnginesConfig(), False, False),
+        (EnginesConfig(), True, True),
+        (EnginesConfig((str(path),), search_path=False), False, True),
+        (EnginesConfig(), False, False),
+    ):
+        [bad] = find_programs(settings, cache, anew=anew).unusable
+        assert "usage: llama stack" in bad.cause
+        assert bool(calls(path)) is asked
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 90_000)
+    find_programs(EnginesConfig(), cache)
+    assert calls(path)
+
+
+def test_one_of_the_path_is_enough(search_path: Path, tmp_path: Path) -> None:
+    write_server(search_path / "llama-server")
+    other = write_server(search_path / "llama", words="serve ")
+    assert len(find_programs(EnginesConfig(), tmp_path / "cache").require()) == 1
+    assert calls(other) == []
+
+
 def test_a_gpu_that_was_out_of_sight_is_looked_for_again(search_path: Path, tmp_path: Path) -> None:
     path = write_server(search_path / "llama-server")
     find_programs(EnginesConfig(), tmp_path / "cache")

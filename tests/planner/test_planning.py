@@ -12,7 +12,8 @@ from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, FileFacts, FileKind
-from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Gpu, Machine, System
+from llamafile_mgr.machine.hardware import Memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
@@ -35,7 +36,7 @@ def test_the_posts_small_model_on_its_own_engine() -> None:
     made = plan(subject())
     assert made.command(8081, Path("/k")) == (
         *("sh", "/f", "--server", "--nobrowser", "--host", "127.0.0.1", "--port", "8081"),
-        *("-c", "512", "-t", "8", "--embedding", "-np", "1", "--gpu", "disable"),
+        *("-c", "512", "-t", "8", "-tb", "8", "--embedding", "-np", "1", "--gpu", "disable"),
         *("--alias", "mxbai-embed-large-v1", "--api-key-file", "/k"),
     )
     assert (made.dimensions, made.max_tokens) == (1024, 512)

@@ -15,7 +15,16 @@ from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileKind
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.selection import select_engine
-from tests.planner.samples import EMBEDDED_ONLY, LAPTOP_8GB, MINILM, NOTHING, RUNTIME, subject, weights
+from tests.planner.samples import (
+    EMBEDDED_ONLY,
+    GPU_24GB,
+    LAPTOP_8GB,
+    MINILM,
+    NOTHING,
+    RUNTIME,
+    subject,
+    weights,
+)
 from tests.support.llama_programs import HELP
 
 FLAGS = family_rules(Family.LLAMA_CPP).read_flags(HELP.read_text(encoding="utf-8"))
@@ -65,6 +74,14 @@ def test_one_that_lacks_what_is_needed_is_passed_over_and_says_so() -> None:
     assert "install llama.cpp" in str(raised.value.hint)
 
 
+def test_a_named_one_that_cannot_is_told_where_the_files_own_engine_takes_its_place() -> None:
+    spec = subject(version="0.10.5", family=Family.V10)
+    old = replace(TOLD, flags=FLAGS - {"--pooling cls"})
+    selection = select_engine(spec, LAPTOP_8GB, toolbox(old), Pooling.CLS)
+    assert selection.family is Family.V10
+    assert "its build has no --pooling cls" in selection.reason.why
+
+
 def test_several_ggufs_in_a_file_stay_with_its_own_engine() -> None:
     spec = subject(ggufs=2, version="0.10.5", family=Family.V10)
     assert select_engine(spec, LAPTOP_8GB, toolbox(TOLD), Pooling.CLS).family is Family.V10
@@ -100,3 +117,22 @@ def test_quantised_weights_stay_as_they_are_where_repacked_ones_crash(
     (plan,) = plan_models((spec,), machine, tools, {}, {})
     assert ("--no-repack" in plan.command(1, Path("/k"))) is kept
     assert any(reason.setting == "repack" for reason in plan.reasons) is kept
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "flags"),
+    [
+        (("CUDA0: NVIDIA GeForce RTX 4090 (24564 MiB, 23000 MiB free)",), "RTX 4090", ()),
+        (("Vulkan0: NVIDIA GeForce RTX 4090 (24564 MiB, 23000 MiB free)",), "RTX 4090", ()),
+        ((), "cpu", ("--device", "none")),
+    ],
+)
+def test_a_gpu_is_used_where_the_program_lists_it(
+    devices: tuple[str, ...], device: str, flags: tuple[str, ...]
+) -> None:
+    tools = toolbox(replace(FOUND, devices=devices))
+    (plan,) = plan_models((BARE,), GPU_24GB, tools, {}, {"minilm": ModelConfig()})
+    command = plan.command(1, Path("/k"))
+    assert plan.device == device
+    assert ("--device" in command) is bool(flags)
+    assert not {"--gpu", "-ngl"} & set(command)
