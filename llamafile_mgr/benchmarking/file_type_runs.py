@@ -29,8 +29,6 @@ from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.tuning import MeasuredType, RunJudgement, RunVerdict, Variant, judge_run
 
-__all__ = ["Accuracy", "FileTypeRun", "compare_file_types", "measured_types"]
-
 #: Texts whose vectors are compared where a model has no golden ones.
 _COMPARED = 10
 #: A budget is calibrated for many A/B runs, of which this is one.

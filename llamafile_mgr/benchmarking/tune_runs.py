@@ -19,12 +19,8 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
-<<<<<<< HEAD
-from llamafile_mgr.embedding.checked_engines import make_supervisor
-from llamafile_mgr.embedding.vectors import normalise
-=======
 from llamafile_mgr.embedding.checked_engines import running_pools
->>>>>>> main
+from llamafile_mgr.embedding.vectors import normalise
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
@@ -50,23 +46,6 @@ from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.tasks import run_all
 
-<<<<<<< HEAD
-__all__ = [
-    "ABRun",
-    "TuneReport",
-    "VariantRunner",
-    "calibrate",
-    "compare_plans",
-    "make_text",
-    "measure_in_turn",
-    "running_variant",
-    "tune_once",
-    "tune_plan",
-    "tuning_paths",
-]
-
-=======
->>>>>>> main
 #: Part of the budget that is kept to measure the winner against the default once more.
 _FINAL_PART = 0.35
 _TURN_SECONDS = 1.0

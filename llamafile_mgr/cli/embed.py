@@ -255,14 +255,8 @@ def _run_on_ray(
         contextlib.redirect_stdout(nowhere),
     ):
         first = tune_once if tune else None
-<<<<<<< HEAD
         file = stored_name(model, context.paths)
-        connect = functools.partial(
-            node_source, model, job.settings, file=file, exact=overrides.exact, tune=first
-        )
-=======
-        connect = partial(node_source, model, job.settings, exact=overrides.exact, tune=first)
->>>>>>> main
+        connect = partial(node_source, model, job.settings, file=file, exact=overrides.exact, tune=first)
         work = run_on_ray(
             job,
             cluster,

@@ -9,28 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamafile_mgr.cli.context import Context
-<<<<<<< HEAD
-from llamafile_mgr.cli.model_names import complete_models
-from llamafile_mgr.cli.output import format_table, print_json, print_line
-=======
 from llamafile_mgr.cli.model_names import complete_models, engine_option
-from llamafile_mgr.cli.output import print_json, print_line
->>>>>>> main
+from llamafile_mgr.cli.output import format_table, print_json, print_line
 
 if TYPE_CHECKING:
     from llamafile_mgr.benchmarking.file_type_runs import FileTypeRun
     from llamafile_mgr.benchmarking.tune_runs import ABRun, TuneReport
     from llamafile_mgr.planner.plans import Plan
 
-<<<<<<< HEAD
-__all__ = ["command"]
-
 #: Part of the budget for the other types of the file, where there are any.
 _FILES_PART = 0.25
 _TYPE_HEADERS = ("TYPE", "FILE", "SPEED", "LEAST COSINE", "MEAN")
 
-=======
->>>>>>> main
 
 @click.command("tune")
 @click.argument("model", metavar="MODEL", shell_complete=complete_models)
@@ -75,20 +65,15 @@ def command(context: Context, model: str, budget: int, engine: tuple[str, ...] |
     def show(run: ABRun) -> None:
         click.echo(f"{name}: {describe_run(run, tunable.plan)}", err=True)
 
-<<<<<<< HEAD
     def show_type(run: FileTypeRun) -> None:
         click.echo(f"{name}: {describe_type(run)}", err=True)
 
-    click.echo(f"{name}: tuning for about {budget} seconds, by default {_default(tunable.plan)}", err=True)
+    default = variant_of(tunable.plan).describe()
+    click.echo(f"{name}: tuning for about {budget} seconds, by default {default}", err=True)
     # What is left to try of the settings matters less than what other files cost and bring.
     part = _FILES_PART if find_other_types(tunable.plan, context.paths) else 0.0
     settings_seconds, files_seconds = (1.0 - part) * budget, part * budget
     report = asyncio.run(tune_plan(tunable.plan, tunable.limits, context.paths, settings_seconds, show))
-=======
-    default = variant_of(tunable.plan).describe()
-    click.echo(f"{name}: tuning for about {budget} seconds, by default {default}", err=True)
-    report = asyncio.run(tune_plan(tunable.plan, tunable.limits, context.paths, budget, show))
->>>>>>> main
     path = keep_tuned(tunable, report.best, context.paths)
     best = report.best.variant
     types = asyncio.run(compare_file_types(tunable.plan, best, context.paths, files_seconds, show_type))
@@ -123,7 +108,6 @@ def describe_run(run: ABRun, plan: Plan) -> str:
     )
 
 
-<<<<<<< HEAD
 def describe_type(run: FileTypeRun) -> str:
     """Return one file type as a line of text."""
     kind, judged, accuracy = run.other.quantisation, run.judgement, run.accuracy
@@ -173,14 +157,6 @@ def _type_as_json(run: FileTypeRun) -> dict[str, Any]:
     }
 
 
-def _default(plan: Plan) -> str:
-    from llamafile_mgr.planner.tuning import variant_of
-
-    return variant_of(plan).describe()
-
-
-=======
->>>>>>> main
 def _report_as_json(report: TuneReport) -> dict[str, Any]:
     return {
         "family": report.best.family.value,

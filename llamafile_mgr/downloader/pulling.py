@@ -337,7 +337,8 @@ class _Pull:
         Raises:
             IntegrityError: it is not the one that the catalog pins.
         """
-        from llamafile_mgr.llamafile.conversion import convert, describe_tools
+        from llamafile_mgr.llamafile.conversion import convert
+        from llamafile_mgr.llamafile.requantising import describe_tools
 
         target = self._target
         conversion = target.conversion or ""

@@ -13,8 +13,6 @@ from llamafile_mgr.planner.file_types import FasterFile, fastest_file, file_type
 from llamafile_mgr.planner.prospects import Prospect, Site
 from llamafile_mgr.store import Store, StoredArtifact
 
-__all__ = ["FileChoice", "choose_file", "stored_name"]
-
 
 @dataclass(frozen=True, slots=True)
 class FileChoice:

@@ -20,8 +20,6 @@ from llamafile_mgr.planner.file_types import file_types
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.store import Store
 
-__all__ = ["OtherType", "exchange_file", "find_other_types", "make_other"]
-
 _HALF = ("F16", "BF16")
 #: Larger files take too long to make for a measurement of a minute.
 _LARGEST_MADE = 1 << 30

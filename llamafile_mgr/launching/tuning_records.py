@@ -6,28 +6,21 @@ finds none. A file that cannot be read counts as none: tuning again makes it ane
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeGuard
 
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.llamafile import Family
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.paths import Paths, ensure_private_dir
-<<<<<<< HEAD
 from llamafile_mgr.planner.tuning import MeasuredType, TunedSettings, Variant
-
-__all__ = ["fingerprint_machine", "load_tuned", "save_tuned", "tuned_path"]
-=======
-from llamafile_mgr.planner.tuning import TunedSettings, Variant
 from llamafile_mgr.typed_values import FieldError, read_record
->>>>>>> main
 
 _VERSION = 1
 _GIB = 1 << 30
@@ -105,26 +98,16 @@ def _read(path: Path, digest: str, family: Family) -> TunedSettings | None:
     if document.get("weights") != digest or document.get("family") != family.value:
         return None
     gain, variant = document.get("gain"), _read_variant(document.get("variant"))
-    if variant is None or not _is_number(gain) or not gain >= 1.0:
+    if variant is None or not isinstance(gain, (int, float)) or isinstance(gain, bool) or not gain >= 1.0:
         return None
     return TunedSettings(family, variant, float(gain), tuple(_read_types(document.get("file_types"))))
 
 
 def _read_types(values: object) -> Iterator[MeasuredType]:
-    """Yield what an older result has not, and a broken one not readably."""
+    """Yield those that can be read; an older result has none."""
     for each in values if isinstance(values, list) else ():
-        if not isinstance(each, dict) or set(each) != set(MeasuredType.__dataclass_fields__):
-            continue
-        if (
-            isinstance(each["quantisation"], str)
-            and _is_number(each["gain"])
-            and _is_number(each["least_cosine"])
-        ):
-            yield MeasuredType(each["quantisation"], float(each["gain"]), float(each["least_cosine"]))
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        with contextlib.suppress(FieldError):
+            yield read_record(each, MeasuredType, "a file type")
 
 
 def _read_variant(values: object) -> Variant | None:

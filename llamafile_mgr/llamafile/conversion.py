@@ -18,16 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamafile_mgr.errors import InvalidFileError, StoreError, UsageError
-from llamafile_mgr.llamafile.requantising import describe_tools, is_gguf, requantise, require_extra
+from llamafile_mgr.llamafile.requantising import is_gguf, requantise, require_extra
 
 if TYPE_CHECKING:
     import numpy as np
 
-<<<<<<< HEAD
-__all__ = ["convert", "describe_tools", "made_of"]
-
-=======
->>>>>>> main
 _BERT_WHEEL = "bert-wheel"
 #: Conversion -> the one whose result it re-encodes, and as what.
 _REQUANTISED = {"bert-wheel-q8_0": (_BERT_WHEEL, "Q8_0")}

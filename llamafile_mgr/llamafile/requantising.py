@@ -13,8 +13,6 @@ from typing import Any
 
 from llamafile_mgr.errors import InvalidFileError, UsageError
 
-__all__ = ["MADE_TYPES", "describe_tools", "is_gguf", "requantise", "require_extra"]
-
 #: What can be made, and of what.
 MADE_TYPES = ("Q8_0", "F16")
 _HALF = frozenset({"F16", "BF16"})

@@ -15,8 +15,6 @@ from llamafile_mgr.machine import Cpu
 from llamafile_mgr.planner.plans import Reason
 from llamafile_mgr.planner.tuning import MeasuredType
 
-__all__ = ["FasterFile", "explain_file_type", "fastest_file", "file_types"]
-
 #: What is less is not worth other vectors.
 _LEAST_GAIN = 1.1
 

@@ -83,7 +83,7 @@ def test_no_wheel_and_no_such_conversion(tmp_path: Path) -> None:
 
 
 def test_every_file_that_is_made_is_the_one_that_the_catalog_pins(minilm: Path, tmp_path: Path) -> None:
-    model = load_catalog().model("all-minilm-l6-v2")
+    model = load_catalog().models["all-minilm-l6-v2"]
     half, byte = model.artifact("pypi-f16"), model.artifact("pypi-q8_0")
     assert hashlib.sha256(minilm.read_bytes()).hexdigest() == half.converted_sha256
     assert minilm.stat().st_size == half.converted_size

@@ -14,8 +14,8 @@ from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.tuning import MeasuredType
 from tests.planner import samples
 
-MODEL = load_catalog().model("all-minilm-l6-v2")
-OTHER = load_catalog().model("mxbai-embed-large-v1")
+MODEL = load_catalog().models["all-minilm-l6-v2"]
+OTHER = load_catalog().models["mxbai-embed-large-v1"]
 X86 = Cpu(physical_cores=2, features=("avx", "avx2", "f16c", "fma"))
 ARM = Cpu(physical_cores=2, features=("neon", "dotprod"))
 
