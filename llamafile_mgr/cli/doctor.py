@@ -42,14 +42,7 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
     checks = (*diagnose(machine, launch_facts(context.paths, port=config.serve.port)), *installed)
     bad = failures(checks)
     if as_json:
-        print_json(
-            {
-                "ok": not bad,
-                "machine": machine_to_dict(machine),
-                "engines": [engine.to_dict() for engine in engines],
-                "checks": checks,
-            }
-        )
+        print_json({"ok": not bad, "machine": machine_to_dict(machine), "engines": engines, "checks": checks})
     else:
         for check in checks:
             if quiet and check.outcome.value == "pass":

@@ -19,8 +19,6 @@ from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.engines.upstream import UpstreamServer
 from llamafile_mgr.machine import Cpu
 
-__all__ = ["LlamaCpp"]
-
 #: ``version: 0.5.0-dev (build 1, commit 0c1e570)``, before August 2026 ``version: 6795 (1a2b3c4)``.
 _VERSION = re.compile(r"^version: (\S{1,40}) \((?:build (\d{1,9}))?[^)\n]*\)\s+built with ", re.MULTILINE)
 _FLAG = r"--?[A-Za-z][\w.-]*"
@@ -49,9 +47,9 @@ class LlamaCpp(UpstreamServer):
     install_hint = "install llama.cpp (https://llama.app), so that llama-server or llama is on PATH"
     known_bad = (SEVERAL_MODELS,)
     flag_notes: ClassVar = {}
-    #: A build without GPU code took 14 MiB beside a tiny model, and 25 while 128 texts were embedded.
+    #: A build without GPU code took 14 MiB beside a tiny model, and 66 while eight connections sent texts.
     base_bytes = 24 * MIB
-    request_bytes = 24 * MIB
+    request_bytes = 56 * MIB
     #: What it leaves by itself (``--fit-target``).
     gpu_margin = 1024 * MIB
     fits_layers = True
