@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from llamafile_mgr.errors import Error
 from llamafile_mgr.launching.other_types import OtherType, exchange_file, find_other_types, make_other
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.planner.sizing import encoder_slots
 from llamafile_mgr.planner.tuning import MeasuredType, RunJudgement, RunVerdict, Variant, judge_run
 
 #: Texts whose vectors are compared where a model has no golden ones.
@@ -117,8 +118,9 @@ class _FileBench:
             path = await asyncio.to_thread(make_other, self.plan, other, self.paths)
         try:
             plan = await asyncio.to_thread(exchange_file, self.plan, path)
-            label = f"{other.quantisation.lower()}-"
-            async with running_variant(plan, self.variant, self.own_paths, label) as rival:
+            slots = min(self.variant.slots, encoder_slots(plan.quantisation))
+            variant, label = replace(self.variant, slots=slots), f"{other.quantisation.lower()}-"
+            async with running_variant(plan, variant, self.own_paths, label) as rival:
                 end = time.monotonic() + seconds
                 units, _ = await calibrate(self.own, _CALIBRATED * seconds)
                 ours, theirs = await measure_in_turn(self.own, rival, units, end)

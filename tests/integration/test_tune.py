@@ -116,6 +116,7 @@ def test_minilm_is_tuned_in_time(minilm: Path, tmp_path: Path) -> None:
     assert "tuning for about 20 seconds" in result.stderr
     assert Path(report["file"]).is_file()
     assert [each["type"] for each in report["file_types"]] == ["F16", "Q8_0"]
+    assert [each["failure"] for each in report["file_types"]] == [None, None]
     assert all(each["least_cosine"] > 0.99 for each in report["file_types"])
     planned = run_program(tmp_path, "plan", str(minilm), "--json")
     assert json.loads(planned.stdout)["plans"][0]["tuned"] is True

@@ -85,3 +85,14 @@ def test_a_plan_tells_it_on_the_processor() -> None:
     (plan,) = plan_models((samples.minilm,), machine, samples.EMBEDDED_ONLY, {}, {})
     (reason,) = [each for each in plan.reasons if each.setting == "file type"]
     assert (reason.value, plan.quantisation) == ("F16", "F16")
+
+
+def test_vectors_of_quantised_weights_do_not_depend_on_many_others() -> None:
+    quantised = replace(
+        samples.minilm, facts=samples.weights("m", replace(samples.MINILM, quantisation="Q8_0"), 9).facts
+    )
+    plans = [
+        plan_models((spec,), samples.LAPTOP_8GB, samples.EMBEDDED_ONLY, {}, {})[0]
+        for spec in (samples.minilm, quantised)
+    ]
+    assert [plan.settings.slots for plan in plans] == [16, 4]
