@@ -192,6 +192,16 @@ class EngineFamily(ABC):
         """Return the variables that this family needs beside those of every engine."""
         return {}
 
+    def repacks(self, quantisation: str | None, cpu: Cpu) -> bool | None:
+        """Return False where weights of a type must stay as they are in the file on this processor, None
+        where that is left to the engine."""
+        return None
+
+    def type_speed(self, quantisation: str, cpu: Cpu) -> float | None:
+        """Return how fast it computes weights of a type on this processor, as a part of the fastest type's
+        speed; None where that was not measured."""
+        return None
+
     @abstractmethod
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""

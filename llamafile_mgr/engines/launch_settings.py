@@ -21,6 +21,7 @@ class LaunchSettings:
     GPU. ``flash_attention``: on or off, where the family
     can be told. ``prompt_cache_mib``: the most memory for conversations that are remembered, where the
     family has such a cache. ``model``: weights to load instead of those inside the file that is run.
+    ``repack``: False keeps weights as they are in the file, where the family would arrange them anew.
     ``port``: 0 lets the engine pick one, where the family can. ``known_flags``: what the program's own help
     lists: a flag (``-fa``), that it takes a value (``-fa *``), and each value that is listed (``-fa on``);
     None where its release tells. ``asked``: the words that the model's settings ask for, in the family's own
@@ -40,6 +41,7 @@ class LaunchSettings:
     gpu_required: bool = False
     flash_attention: bool | None = None
     prompt_cache_mib: int | None = None
+    repack: bool | None = None
     model: Path | None = None
     alias: str | None = None
     api_key_file: Path | None = None

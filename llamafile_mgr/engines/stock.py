@@ -124,9 +124,19 @@ class LlamaCpp(UpstreamServer):
         tells = settings.gpu is not None and f"-lv {_TRACE}" in known
         return (*given("-ngl", layers), *(("-lv", _TRACE) if tells else ()))
 
+    def repacks(self, quantisation: str | None, cpu: Cpu) -> bool | None:
+        """Return False for quantised weights where a native build repacks them for AMX: it crashes.
+
+        Seen with llama.cpp 0.5.0 on a Xeon with AMX: SIGSEGV in ``ggml_backend_amx_mul_mat`` with Q8_0 files,
+        also of its own ``llama-quantize``; F16 runs, and so does Q8_0 with ``--no-repack``.
+        """
+        whole = quantisation in (None, "F16", "BF16", "F32")
+        return False if "amx_int8" in (cpu.features or ()) and not whole else None
+
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name, as far as its help lists them."""
         words = super().arguments(settings)
+        words += ("--no-repack",) if settings.repack is False else ()
         return words if settings.known_flags is None else tuple(_fit(words, settings.known_flags))
 
 

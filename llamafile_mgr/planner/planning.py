@@ -22,6 +22,7 @@ from llamafile_mgr.machine import Machine
 from llamafile_mgr.machine.vendors import gpu_variables
 from llamafile_mgr.planner.asked_features import AskedFeatures, read_asked
 from llamafile_mgr.planner.budget import GpuBudget, HostBudget, gpu_budgets, is_worthwhile
+from llamafile_mgr.planner.file_types import explain_file_type
 from llamafile_mgr.planner.memory import MIB, MemoryEstimate, format_size, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.placement import Placement, place_model, take_from
@@ -142,6 +143,15 @@ def _plan_model(
     append_eos, eos_reason = _choose_eos(spec, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
     reasons += asked.reasons
+    if fit.placement.offload is None:
+        measured_types = tuned.types if tuned is not None else ()
+        file_reason = explain_file_type(
+            spec.model, gguf.quantisation, selection.family, situation.machine.cpu, measured_types
+        )
+        reasons += [file_reason] if file_reason is not None else []
+    repack = family_rules(selection.family).repacks(gguf.quantisation, situation.machine.cpu)
+    if repack is False:
+        reasons.append(Reason("repack", "no", "builds for AMX were seen to crash on quantised weights"))
     reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))
     settings = _settings(spec, selection, fit, pooling, asked)
     warnings = [text for text in (selection.warning, fit.warning) if text is not None]
@@ -151,7 +161,7 @@ def _plan_model(
         role=spec.role,
         family=selection.family,
         program=selection.program,
-        settings=replace(settings, gpu_required=override.require_gpu),
+        settings=replace(settings, gpu_required=override.require_gpu, repack=repack),
         environment=_environment(selection.family, situation, fit.placement),
         reasons=tuple(reasons),
         path=spec.path,

@@ -64,7 +64,7 @@ ROWS: dict[str, Row] = {
     "more context": (CPU, EngineReport(context=16640), None),
     "other slots": (CPU, EngineReport(slots=4), "slots: 1 planned, 4 found"),
     "another batch": (ENCODER, EngineReport(batch=2048), "batch: 512 tokens planned, 2048 tokens found"),
-    "its batch": (ENCODER, EngineReport(batch=512, slots=4, context=512), None),
+    "its batch": (ENCODER, EngineReport(batch=512, slots=16, context=512), None),
 }
 
 

@@ -37,14 +37,14 @@ TABLE: list[Row] = [
         samples.LAPTOP_8GB,
         (samples.minilm,),
         BOTH,
-        ("v10 sh -m c512 s4 b512 t1 x4 disable",),
+        ("v10 sh -m c512 s16 b512 t1 x4 disable",),
         "23 million parameters scales badly with threads",
     ),
     (
         samples.LAPTOP_8GB,
         (samples.minilm,),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c512 s4 b512 t1 x4 disable",),
+        ("embedded python -m c512 s16 b512 t1 x4 disable",),
         "the embedded engine can load it",
     ),
     (
@@ -79,7 +79,7 @@ TABLE: list[Row] = [
         samples.LAPTOP_8GB,
         (samples.bge_m3,),
         BOTH,
-        ("v10 sh -m c2048 s4 b2048 t4 x1 disable",),
+        ("v10 sh -m c2048 s16 b2048 t4 x1 disable",),
         "less than 4096, for memory's sake",
     ),
     (
@@ -89,7 +89,7 @@ TABLE: list[Row] = [
             samples.qwen,
         ),
         BOTH,
-        ("v10 sh -m c512 s4 b512 t1 x2 disable", "v10 sh c8192 s2 b- t2 x1 disable"),
+        ("v10 sh -m c512 s16 b512 t1 x2 disable", "v10 sh c8192 s2 b- t2 x1 disable"),
         "shared with 1 other model",
     ),
     (
@@ -109,7 +109,7 @@ TABLE: list[Row] = [
             samples.mxbai_gguf,
         ),
         BOTH,
-        ("v10 sh c8192 s2 b- t2 x1 disable", "v10 sh -m c512 s4 b512 t2 x1 disable"),
+        ("v10 sh c8192 s2 b- t2 x1 disable", "v10 sh -m c512 s16 b512 t2 x1 disable"),
         "shared with 1 other model",
     ),
     (
@@ -189,7 +189,7 @@ TABLE: list[Row] = [
         samples.BUSY_8GB,
         (samples.minilm,),
         BOTH,
-        ("v10 sh -m c512 s4 b512 t1 x3 disable",),
+        ("v10 sh -m c512 s16 b512 t1 x3 disable",),
         "less than 4, for memory's sake",
     ),
     (
@@ -210,7 +210,7 @@ TABLE: list[Row] = [
         samples.CONTAINER_4GB,
         (samples.minilm,),
         BOTH,
-        ("v10 sh -m c512 s4 b512 t1 x2 disable",),
+        ("v10 sh -m c512 s16 b512 t1 x2 disable",),
         "of 2 usable cores",
     ),
     (
@@ -234,14 +234,14 @@ TABLE: list[Row] = [
             samples.qwen,
         ),
         BOTH,
-        ("v10 sh -m c512 s4 b512 t1 x1 disable", "v10 sh c4096 s2 b- t1 x1 disable"),
+        ("v10 sh -m c512 s16 b512 t1 x1 disable", "v10 sh c4096 s2 b- t1 x1 disable"),
         "of 2 usable cores, shared with 1 other model",
     ),
     (
         samples.CONTAINER_4GB,
         (samples.bge_m3,),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c2048 s4 b2048 t2 x1 disable",),
+        ("embedded python -m c2048 s16 b2048 t2 x1 disable",),
         "less than 4096, for memory's sake",
     ),
     (
@@ -255,14 +255,14 @@ TABLE: list[Row] = [
         samples.GPU_24GB,
         (samples.minilm,),
         THIN_RUNTIME,
-        ("v10 sh -m c512 s4 b512 t2 x4 disable",),
+        ("v10 sh -m c512 s16 b512 t2 x4 disable",),
         "this engine has no support for the GPU that is there",
     ),
     (
         samples.GPU_24GB,
         (samples.minilm,),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c512 s4 b512 t2 x4 disable",),
+        ("embedded python -m c512 s16 b512 t2 x4 disable",),
         "the embedded engine computes on the processor",
     ),
     (
@@ -455,14 +455,14 @@ TABLE: list[Row] = [
         samples.NO_AVX,
         (samples.mxbai,),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c512 s4 b512 t2 x1 disable",),
+        ("embedded python -m c512 s16 b512 t2 x1 disable",),
         "the processor has no AVX",
     ),
     (
         samples.NO_AVX,
         (samples.minilm,),
         BOTH,
-        ("embedded python -m c512 s4 b512 t1 x2 disable",),
+        ("embedded python -m c512 s16 b512 t1 x2 disable",),
         "llamafile-0.10.5: the processor has no AVX",
     ),
     (
@@ -486,7 +486,7 @@ TABLE: list[Row] = [
         samples.RASPBERRY,
         (samples.minilm,),
         BOTH,
-        ("v10 sh -m c512 s4 b512 t1 x4 disable",),
+        ("v10 sh -m c512 s16 b512 t1 x4 disable",),
         "one engine per core, 4 at most",
     ),
     (
@@ -500,7 +500,7 @@ TABLE: list[Row] = [
         samples.RASPBERRY_1GB,
         (samples.minilm,),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c512 s4 b512 t1 x2 disable",),
+        ("embedded python -m c512 s16 b512 t1 x2 disable",),
         "less than 3, for memory",
     ),
     (
@@ -514,7 +514,7 @@ TABLE: list[Row] = [
         samples.RASPBERRY_32BIT,
         (samples.minilm,),
         BOTH,
-        ("embedded python -m c512 s4 b512 t1 x4 disable",),
+        ("embedded python -m c512 s16 b512 t1 x4 disable",),
         "llamafile-0.10.5: llamafiles run on x86-64 and 64-bit ARM alone",
     ),
     (
@@ -528,7 +528,7 @@ TABLE: list[Row] = [
         samples.SERVER_192,
         (samples.minilm,),
         BOTH,
-        ("v10 sh -m c512 s4 b512 t8 x24 disable",),
+        ("v10 sh -m c512 s16 b512 t8 x24 disable",),
         "more than 8 threads in one engine rarely pay",
     ),
     (
@@ -559,7 +559,7 @@ TABLE: list[Row] = [
         samples.RISCV,
         (samples.minilm,),
         BOTH,
-        ("embedded python -m c512 s4 b512 t2 x4 disable",),
+        ("embedded python -m c512 s16 b512 t2 x4 disable",),
         "llamafile-0.10.5: llamafiles run on x86-64 and 64-bit ARM alone",
     ),
     (
@@ -622,14 +622,14 @@ TABLE: list[Row] = [
         samples.UNKNOWN,
         (samples.minilm,),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c512 s4 b512 t1 x1 disable",),
+        ("embedded python -m c512 s16 b512 t1 x1 disable",),
         "of 1 usable cores",
     ),
     (
         samples.TWO_CORES,
         (samples.minilm,),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c512 s4 b512 t1 x2 disable",),
+        ("embedded python -m c512 s16 b512 t1 x2 disable",),
         "2 engines share them",
     ),
     (
@@ -639,14 +639,14 @@ TABLE: list[Row] = [
             samples.qwen,
         ),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c512 s4 b512 t1 x1 disable", "v10 sh c32768 s2 b- t1 x1 disable"),
+        ("embedded python -m c512 s16 b512 t1 x1 disable", "v10 sh c32768 s2 b- t1 x1 disable"),
         "of 2 usable cores, shared with 1 other model",
     ),
     (
         samples.TWO_CORES,
         (samples.mxbai_gguf,),
         samples.EMBEDDED_ONLY,
-        ("embedded python -m c512 s4 b512 t2 x1 disable",),
+        ("embedded python -m c512 s16 b512 t2 x1 disable",),
         "keeps all cores busy with one engine",
     ),
     (
@@ -667,7 +667,7 @@ TABLE: list[Row] = [
         samples.LAPTOP_8GB,
         (samples.mxbai,),
         EMBEDDED_WITHOUT_SHELL,
-        ("embedded python -m c512 s4 b512 t4 x1 disable",),
+        ("embedded python -m c512 s16 b512 t4 x1 disable",),
         "there is no sh, and no ape loader",
     ),
 ]
