@@ -1,7 +1,8 @@
 """The vector space: a fingerprint of everything that shapes a vector.
 
 Vectors of different fingerprints must never share an index. What shapes a vector: the weights, how token
-vectors are pooled, the normalisation, the prompts and the engine family.
+vectors are pooled, the normalisation, the prompts and the engine family; and that vectors are accepted
+which are not what they should be.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def fingerprint_space(plan: Plan) -> str:
     """Return 16 hex digits that change when vectors of this plan would."""
     model = plan.model
     pooling = plan.settings.pooling
-    facts = {
+    facts: dict[str, object] = {
         "weights": plan.weights_digest,
         "pooling": pooling.value if pooling else None,
         "normalise": "l2",
@@ -28,5 +29,8 @@ def fingerprint_space(plan: Plan) -> str:
         "append_eos": model.append_eos if model else False,
         "family": family_rules(plan.family).vector_space,
     }
+    accepted = plan.accepted
+    if accepted.known_bad is not None or accepted.least_cosine is not None:
+        facts["accepted"] = [accepted.known_bad is not None, accepted.least_cosine]
     text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]

@@ -64,6 +64,11 @@ class GgufFacts:
         """Whether this is the image or audio half of a multimodal model, no language model."""
         return self.kind == "mmproj" or self.architecture == "clip"
 
+    @property
+    def is_word_piece(self) -> bool:
+        """Whether its tokens are the WordPieces of BERT."""
+        return self.tokenizer_model == "bert"
+
 
 def read_gguf(source: ByteSource, start: int, size: int, budget: WorkBudget) -> GgufFacts:
     """Read the GGUF that lies in ``[start, start + size)`` of ``source``.

@@ -23,7 +23,7 @@ from llamafile_mgr.planner.budget import GpuBudget, HostBudget, gpu_budgets
 from llamafile_mgr.planner.memory import MIB, MemoryEstimate, format_size, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.placement import Placement, place_model, take_from
-from llamafile_mgr.planner.plans import Plan, Reason
+from llamafile_mgr.planner.plans import Acceptance, Plan, Reason
 from llamafile_mgr.planner.remotes import add_remotes, only_remotes
 from llamafile_mgr.planner.selection import Selection, select_engine
 from llamafile_mgr.planner.sizing import (
@@ -114,7 +114,13 @@ def _plan_model(
     spec: ModelSpec, situation: _Situation, override: ModelConfig, measured: Sequence[TunedSettings]
 ) -> tuple[Plan, _Fit]:
     pooling, pooling_reason = _choose_pooling(spec)
-    selection = select_engine(spec, situation.machine, situation.toolbox, pooling)
+    selection = select_engine(
+        spec,
+        situation.machine,
+        situation.toolbox,
+        pooling,
+        allow_known_bad=override.allow_known_bad,
+    )
     gguf = spec.gguf
     if gguf is None:
         raise PlanError(f"{spec.name} holds no model")
@@ -133,7 +139,8 @@ def _plan_model(
     append_eos, eos_reason = _choose_eos(spec, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
     reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))
-    warnings = [text for text in (selection.warning, fit.warning) if text is not None]
+    accepted = Acceptance(selection.known_bad, override.least_cosine, override.any_meaning)
+    told = (*accepted.describe(), selection.warning, fit.warning)
     plan = Plan(
         name=spec.name,
         role=spec.role,
@@ -155,7 +162,8 @@ def _plan_model(
         crowded=fit.warning is not None,
         append_eos=append_eos,
         tuned=tuned is not None and any(reason.why == tuned.describe() for reason in reasons),
-        warnings=tuple(warnings),
+        warnings=tuple(text for text in told if text is not None),
+        accepted=accepted,
     )
     return plan, fit
 

@@ -31,7 +31,7 @@ class Selection:
     """The engine: its family, the argv in front of the flags, and the weights that it must be given.
 
     ``gpu_modules``: the GPU libraries that it brings, None when unknown. ``warning``: what is wrong with
-    it all the same.
+    it all the same. ``known_bad``: what is so wrong that it had to be allowed.
     """
 
     family: Family
@@ -40,20 +40,32 @@ class Selection:
     reason: Reason
     gpu_modules: tuple[str, ...] | None = None
     warning: str | None = None
+    known_bad: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """One engine that could be taken, and ``unfit``: why not, None when it can."""
+    """One engine that could be taken, and ``unfit``: why not, None when it can. ``bad``: it is there, and
+    known to fail."""
 
     selection: Selection
     whose: str
     unfit: str | None = None
     slow: bool = False
+    bad: bool = False
 
 
-def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: Pooling | None) -> Selection:
+def select_engine(
+    spec: ModelSpec,
+    machine: Machine,
+    toolbox: Toolbox,
+    pooling: Pooling | None,
+    *,
+    allow_known_bad: bool = False,
+) -> Selection:
     """Return the engine for ``spec``; ``pooling`` is what its vectors need.
+
+    ``allow_known_bad``: the file's own engine is taken even so.
 
     Raises:
         PlanError: nothing that is installed can run it; the hint says what to pull.
@@ -67,6 +79,8 @@ def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: 
     own = list(search.own_options())
     options = [*own[:1], *search.runtime_options(), *search.installed_options(), *own[1:]]
     because = _why_not_own(spec, own)
+    if allow_known_bad and own and own[0].bad:
+        return replace(own[0].selection, known_bad=own[0].unfit)
     for at, option in enumerate(options):
         if option.unfit is None:
             return _finish(spec, option, _why_passed(because, options[:at]))
@@ -150,13 +164,14 @@ class _Search:
             arguments=arguments,
             uses_gpu=any(gpu.backend and (machine.memory_of(gpu) or 0) > facts.size for gpu in machine.gpus),
             borrowed=selection.weights is not None,
+            word_pieces=spec.gguf is not None and spec.gguf.is_word_piece,
         )
         bad = family_rules(selection.family).find_known_bad(candidate)
         if missing is not None or bad is None:
             return _Option(selection, whose, missing)
         if bad.no_gpu:
             selection = replace(selection, gpu_modules=())
-        return _Option(selection, whose, bad.explain(version), bad.slow)
+        return _Option(selection, whose, bad.explain(version), bad.slow, bad=not bad.slow)
 
     def _launch_prefix(self, path: Path) -> tuple[str, ...] | None:
         """Return the argv that starts a llamafile, None when nothing can; never the bare file on POSIX."""
