@@ -50,7 +50,9 @@ def command(context: Context, what: str, as_json: bool) -> None:
 
 
 def _show_file(path: Path, as_json: bool) -> None:
+    from llamafile_mgr.launching.local_plans import role_of_file
     from llamafile_mgr.llamafile import explain_arguments, inspect_file
+    from llamafile_mgr.planner.selection import judge_own_engine
 
     facts = inspect_file(path)
     effects: tuple[ArgumentEffect, ...] = ()
@@ -61,10 +63,13 @@ def _show_file(path: Path, as_json: bool) -> None:
             version=facts.engine_version,
             members=frozenset(w.member for w in facts.weights if w.member is not None),
         )
+    bad = judge_own_engine(facts, role_of_file(facts))
     if as_json:
-        print_json(_file_as_json(facts, effects))
+        print_json({**_file_as_json(facts, effects), "known_bad": bad})
         return
     print_rows(_file_rows(facts))
+    if bad is not None:
+        print_line(f"  ! {bad}: plan and serve run its weights on another engine, where one is installed")
     for weights in facts.weights:
         print_line()
         print_rows(_weights_rows(weights))

@@ -33,8 +33,9 @@ def command(context: Context, port: int | None, watched: bool, interval: float, 
 
     Below each engine stand why it last died and when it is started next, what was changed to make it start,
     whether it is slow (below half of the best throughput that it has shown), and its latest states with the
-    time of each. Above them stands what the settings accept that is refused otherwise. WORK/S are tokens embedded, or calls of other kinds, per second of work. --json has up to 32
-    states, and the reason for every launch setting.
+    time of each; above the engines, what the model's settings accept that is refused otherwise. WORK/S are
+    tokens embedded, or calls of other kinds, per second of work. --json has up to 32 states, and the reason
+    for every launch setting.
 
     \b
     Examples:

@@ -15,12 +15,12 @@ from llamafile_mgr.engines.families import Family, family_of_version, family_rul
 from llamafile_mgr.engines.known_bad import Candidate, Version
 from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.llamafile import FileKind
+from llamafile_mgr.llamafile import FileFacts, FileKind
 from llamafile_mgr.machine import Machine, System
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.plans import Reason
 
-__all__ = ["Selection", "select_engine"]
+__all__ = ["Selection", "judge_own_engine", "select_engine"]
 
 _UNKNOWN_RELEASE = "the release of its engine could not be told"
 _NO_SHELL = "there is no sh, and no ape loader, to start llamafiles with"
@@ -88,6 +88,26 @@ def select_engine(
         if option.slow:
             return _finish(spec, option, because, warning=option.unfit)
     raise _nothing_runs(spec, options, because)
+
+
+def judge_own_engine(facts: FileFacts, role: Role) -> str | None:
+    """Return what is known to be bad about the engine in a file, on whatever machine; None for nothing."""
+    weights, version = facts.model, parse_version(facts.engine_version or "")
+    if weights is None or facts.family is None:
+        return None
+    gguf = weights.gguf
+    candidate = Candidate(
+        version,
+        role,
+        Pooling(gguf.pooling) if gguf.pooling is not None else None,
+        Machine(System.OTHER),
+        program_bytes=0,
+        ends_sequences=gguf.add_eos is True,
+        models=len(facts.weights),
+        word_pieces=gguf.is_word_piece,
+    )
+    bad = family_rules(facts.family).find_known_bad(candidate)
+    return None if bad is None or bad.slow else bad.explain(version)
 
 
 @dataclass(frozen=True, slots=True)
