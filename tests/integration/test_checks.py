@@ -114,7 +114,7 @@ def test_a_coarser_file_than_its_kind_is_served_on_purpose(minilm: Path, tmp_pat
     assert "with the model's known vectors (Q8_0 weights)" in result.stderr
     assert 'least_cosine in [models."all-minilm-l6-v2"]' in result.stderr
     (tmp_path / "config.toml").write_text(f"{table}least_cosine = 0.6\n")
-    with running_service(tmp_path, "--embed", str(coarse)) as service:
+    with running_service(tmp_path, "--embed", str(coarse)):
         told = run_program(tmp_path, "status").stdout
         assert "accepted: least_cosine accepts a cosine of 0.6 with the known vectors" in told
 

@@ -21,7 +21,7 @@ RANDOM = np.random.default_rng(3)
 def write(path: Path, kind: Kind, damage: Damage | None = None, name: str = DAMAGED) -> Path:
     """Write five layers of normal numbers, each half as large again as the one before."""
     writer = gguf.GGUFWriter(path, "bert")
-    shapes = {"token_embd.weight": (600, 256), "token_types.weight": (2, 256)}
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (600, 256), "token_types.weight": (2, 256)}
     shapes |= {f"blk.{n}.ffn_up.weight": (512, 256) for n in range(5)}
     shapes |= {f"blk.{n}.ffn_up.bias": (512,) for n in range(5)}
     for tensor, shape in shapes.items():

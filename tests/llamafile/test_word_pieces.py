@@ -71,9 +71,8 @@ def test_the_longest_pieces_are_taken(text: str, words: list[str]) -> None:
 
 def test_a_trap_is_made_of_pieces_that_are_no_two_tokens() -> None:
     # 'able' is 'ab' and 'le', and no engine took it for a special token.
-    assert VOCABULARY.trap() is None
-    without = {word: number for word, number in VOCABULARY.ids.items() if word not in ("or", "ld")}
-    assert WordPieces(without, 0).trap() == "world"
+    assert VOCABULARY.trap() == "world"
+    assert WordPieces({**VOCABULARY.ids, "wo": 98, "rld": 99}, 0).trap() is None
     assert WordPieces({"▁world": 0}, None).trap() is None
 
 
