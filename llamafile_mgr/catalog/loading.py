@@ -70,8 +70,13 @@ def _check_id(text: str) -> None:
         raise ConfigError(f"catalog: {text!r} is no id (lower-case letters, digits, dot, dash, underscore)")
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, object]:
+    return typing.get_type_hints(cls)
+
+
 def _build(cls: type[_T], entry: dict[str, object], owner: str) -> _T:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable
     values: dict[str, object] = {}
     for key, value in entry.items():
         if key not in hints:

@@ -31,7 +31,9 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
       llamafile-mgr recommend --machine server.json
     """
     from llamafile_mgr.errors import PlanError
-    from llamafile_mgr.machine import detect_machine, diagnose, failures, launch_facts
+    from llamafile_mgr.machine.checks import diagnose, failures
+    from llamafile_mgr.machine.detection import detect_machine
+    from llamafile_mgr.machine.launch import launch_facts
 
     context = ctx.ensure_object(Context)
     machine = detect_machine()

@@ -51,7 +51,8 @@ def command(
       llamafile-mgr plan all-minilm-l6-v2 --machine server.json --json
     """
     from llamafile_mgr.launching.local_plans import make_plans
-    from llamafile_mgr.machine import detect_machine, read_snapshot
+    from llamafile_mgr.machine.detection import detect_machine
+    from llamafile_mgr.machine.snapshot import read_snapshot
     from llamafile_mgr.planner.rendering import joint_memory, plan_to_dict
 
     config = context.load_config()

@@ -120,7 +120,7 @@ def command(
     from llamafile_mgr.catalog import load_catalog
     from llamafile_mgr.errors import PlanError
     from llamafile_mgr.launching.local_plans import find_site
-    from llamafile_mgr.machine import read_snapshot
+    from llamafile_mgr.machine.snapshot import read_snapshot
     from llamafile_mgr.paths import resolve_paths
     from llamafile_mgr.planner.recommendation import recommend
     from llamafile_mgr.planner.verdicts import DocLength, Use

@@ -22,7 +22,8 @@ from llamafile_mgr.launching.tuning_records import load_tuned
 from llamafile_mgr.launching.wanted import Wanted, WantedModels, locate
 from llamafile_mgr.llamafile import FileFacts, inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
-from llamafile_mgr.machine import Machine, detect_machine
+from llamafile_mgr.machine import Machine
+from llamafile_mgr.machine.detection import detect_machine
 from llamafile_mgr.machine.launch import SHELL_TOOLS
 from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.model_specs import ModelSpec

@@ -14,7 +14,8 @@ from llamafile_mgr.launching.local_plans import find_specs, make_toolbox
 from llamafile_mgr.launching.tuning_records import save_tuned
 from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.llamafile import FileFacts
-from llamafile_mgr.machine import Machine, detect_machine
+from llamafile_mgr.machine import Machine
+from llamafile_mgr.machine.detection import detect_machine
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.memory import Load, Offload, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec

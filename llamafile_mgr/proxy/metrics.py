@@ -60,7 +60,10 @@ class Timings(_Family[Histogram]):
 
     def observe(self, seconds: float, *labels: str) -> None:
         """Count one observation."""
-        self.values.setdefault(labels, Histogram()).add(seconds)
+        histogram = self.values.get(labels)
+        if histogram is None:
+            histogram = self.values[labels] = Histogram()
+        histogram.add(seconds)
 
     def quantile(self, share: float, *labels: str) -> float | None:
         """Return the upper bound of the bucket in which ``share`` of the observations end."""

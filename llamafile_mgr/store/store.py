@@ -326,6 +326,8 @@ def _is_file(path: Path) -> bool:
 
 def _of_model(model_id: str, records: list[NameRecord]) -> list[NameRecord]:
     """Order the artifacts of one model: the catalog's recommended one first, then the newest."""
+    if len(records) < 2:
+        return records  # people wait for this: no catalog is read to choose from one
     model = load_catalog().models.get(model_id)
     recommended = model.artifacts[0].name if model else None
     newest = sorted(records, key=lambda record: record.verified_at, reverse=True)

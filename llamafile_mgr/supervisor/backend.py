@@ -65,6 +65,7 @@ class Backend(ABC):
         self.client: EngineClient | None = None
         self.in_flight = 0
         self.served = 0
+        self._worked = 0  # of those, more than counting tokens, which an engine does that dies of every text
         self.width = 1
         self._rules = family_rules(plan.family)
         self._port: int | None = None
@@ -129,6 +130,7 @@ class Backend(ABC):
             _LOG.warning("%s %s: %.0f %% of the best throughput that it has shown", self.name, said, share)
         self.in_flight -= 1
         self.served += answered
+        self._worked += answered and job is not None
         if self.in_flight == 0:
             self._idle.set()
             self._surroundings.changed()
@@ -232,7 +234,7 @@ class Backend(ABC):
 
     async def _die(self, death: Diagnosis) -> None:
         before, now = self.state, time.monotonic()
-        aftermath = self._life.die(death, served=self.served, now=now, jitter=random.random())  # noqa: S311
+        aftermath = self._life.die(death, worked=self._worked, now=now, jitter=random.random())  # noqa: S311
         self._tell_move(before)
         self._settle_fates(death)
         if aftermath.step is not None:

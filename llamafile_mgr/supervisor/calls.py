@@ -126,20 +126,16 @@ class BatchPolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Items for one engine at once, the longest first. ``worker``: the engine's key. ``alone``: nothing else
-    is under way there, for an engine has died with these items."""
+    """Items for one engine at once, the longest first. ``worker``: the engine's key. ``tokens``: the
+    estimated ones of all. ``alone``: nothing else is under way there, for an engine has died with these."""
 
     priority: Priority
     items: tuple[Item, ...]
     worker: Any
+    tokens: int
     alone: bool = False
 
     @property
     def work(self) -> Work:
         """Return the work of its calls."""
         return self.items[0].call.work
-
-    @property
-    def tokens(self) -> int:
-        """Return the estimated tokens of its items."""
-        return sum(item.tokens for item in self.items)

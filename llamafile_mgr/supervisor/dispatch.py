@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -38,7 +39,7 @@ from llamafile_mgr.supervisor.calls import (
     Weight,
     Work,
 )
-from llamafile_mgr.supervisor.meters import MeteredWork
+from llamafile_mgr.supervisor.meters import MeteredWork, retry_seconds
 from llamafile_mgr.supervisor.queue import CallQueue, QueueLimits, Worker
 from llamafile_mgr.supervisor.resending import EngineLoss, Resend, judge_loss
 
@@ -46,6 +47,8 @@ __all__ = ["Dispatcher", "Fleet", "Permit", "RequestWork", "WorkerSlot"]
 
 #: Deaths under calls, with no call answered in between, of which none counts as the engine's own.
 _MOST_EXCUSED = 8
+#: A timer may ring so much too early: loops count in milliseconds.
+_TIMER_SECONDS = 0.002
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 
 
@@ -191,7 +194,6 @@ class _Call(PendingCall):
     results: list[Any]
     missing: int
     began: float
-    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,8 @@ class Dispatcher:
         self._excused_in_a_row = 0
         self._looking = False
         self._alarm: asyncio.TimerHandle | None = None
+        self._next_end = math.inf
+        self._end_alarm: asyncio.TimerHandle | None = None
 
     # What callers do.
 
@@ -230,14 +234,15 @@ class Dispatcher:
         Raises:
             BusyError: there is none.
         """
-        refusal = self.queue.admit(caller.client, weight, self.rate())
-        if refusal is None:
+        if self.queue.admit(caller.client, weight):
             return Permit(self, caller, weight)
+        queue = self.queue
+        seconds = retry_seconds(queue.tokens, self.rate())
         busy = BusyError(
-            f"the queue is full: {refusal.held.items} texts of about {refusal.held.tokens} tokens",
-            hint=f"try again in {refusal.retry_seconds} seconds",
+            f"the queue is full: {queue.items} texts of about {queue.tokens} tokens",
+            hint=f"try again in {seconds} seconds",
         )
-        busy.retry_after_seconds = refusal.retry_seconds
+        busy.retry_after_seconds = seconds
         raise busy
 
     async def compute(
@@ -258,24 +263,24 @@ class Dispatcher:
         """
         if not payloads:
             return []
-        loop, now, deadline = asyncio.get_running_loop(), time.monotonic(), caller.deadline
-        count = len(payloads)
+        now, deadline, count = time.monotonic(), caller.deadline, len(payloads)
         call = _Call(
             work, caller.client, priority, deadline.ready_by, deadline.end, deadline.ready_by - now,
-            caller, stop_early, loop.create_future(), [None] * count, count, now,
+            caller, stop_early, asyncio.get_running_loop().create_future(), [None] * count, count, now,
         )  # fmt: skip
-        call.timer = loop.call_later(max(0.0, deadline.end - now), self._expire, call)
         self._calls.add(call)
+        if deadline.end < self._next_end:
+            self._watch_deadlines(deadline.end)
         items = [Item(call, at, payloads[at], tokens[at]) for at in range(count)]
-        # Who finds all engines idle is sent at once and waits for its engine itself, without a task or a turn
-        # of the loop; while one is busy the next ones better share a batch.
-        alone = not self._looking and self.queue.idle
-        self.queue.add(call, items)
         try:
-            if alone:
-                await self._send_alone(call)
-            else:
+            # Who need not wait is sent at once and waits for its engine itself, without a task or a turn of
+            # the loop.
+            batch = self.queue.start_at_once(items, sum(tokens), self._workers(), self._fleet.policy)
+            if batch is None:
+                self.queue.add(call, items)
                 self.look_soon()
+            elif (slot := self._try_send(batch, now)) is not None:
+                await self._run_here(call, batch, slot)
             if not call.done.done():
                 await call.done
             call.done.result()
@@ -347,15 +352,11 @@ class Dispatcher:
         now = time.monotonic()
         return [Worker(engine, engine.width, engine.meter.rate(now)) for engine in members]
 
-    async def _send_alone(self, call: _Call) -> None:
-        """Compute a call that found nobody waiting, in its own task when one batch can hold all of it."""
-        sent = self._look(call)
-        if sent is None:
-            return
-        batch, slot = sent
+    async def _run_here(self, call: _Call, batch: Batch, slot: WorkerSlot) -> None:
+        """Compute a whole call in its own task."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101
-        self._batches[task] = sent
+        self._batches[task] = batch, slot
         try:
             outcome = await self._run(batch, slot)
         except asyncio.CancelledError:
@@ -369,14 +370,13 @@ class Dispatcher:
             self._cancelled.discard(task)
         self._hand_out(batch, slot, outcome)
 
-    def _look(self, caller: _Call | None = None) -> tuple[Batch, WorkerSlot] | None:
-        """Do what the queue says; a batch that holds all of ``caller`` is returned and not started."""
+    def _look(self) -> None:
+        """Do what the queue says."""
         self._looking = False
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
         now, fleet = time.monotonic(), self._fleet
-        unsent: list[Batch] = []
         try:
             effects = self.queue.advance(
                 now, self._workers(), fleet.policy, loaded=fleet.loaded, hopeless=fleet.hopeless
@@ -385,26 +385,31 @@ class Dispatcher:
                 self._fail(call, fleet.not_ready())
             if effects.load:
                 fleet.load_soon()
-            unsent += effects.start
-            for batch in effects.start:
-                slot = self._send(batch, now)
-                unsent.remove(batch)
-                if caller is not None and len(batch.items) == caller.missing:
-                    return batch, slot
+        except Exception as error:
+            self._report_defect(error)
+            return
+        for batch in effects.start:
+            if (slot := self._try_send(batch, now)) is not None:
                 task = asyncio.get_running_loop().create_task(self._run(batch, slot), name="batch")
                 self._batches[task] = batch, slot
                 task.add_done_callback(self._note_end)
-        except Exception as error:  # the boundary of the queue: a defect must not leave callers waiting
-            _LOG.exception("the queue: defect")
-            for batch in unsent:
-                self.queue.finish(batch)
-            for each in [*self._calls]:
-                self._fail(each, InternalError(f"the queue failed: {type(error).__name__}: {error}"))
-            return None
         if effects.look_at is not None:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(max(0.0, effects.look_at - now), self._look)
-        return None
+
+    def _report_defect(self, error: Exception) -> None:
+        """End all calls: a defect of ours must not leave callers waiting."""
+        _LOG.error("the queue: defect", exc_info=error)
+        for each in [*self._calls]:
+            self._fail(each, InternalError(f"the queue failed: {type(error).__name__}: {error}"))
+
+    def _try_send(self, batch: Batch, now: float) -> WorkerSlot | None:
+        try:
+            return self._send(batch, now)
+        except Exception as error:  # the boundary of the queue
+            self.queue.finish(batch)
+            self._report_defect(error)
+            return None
 
     def _send(self, batch: Batch, now: float) -> WorkerSlot:
         """Note that a batch is sent, and take its place at the engine."""
@@ -422,8 +427,8 @@ class Dispatcher:
 
     async def _run(self, batch: Batch, slot: WorkerSlot) -> Sequence[Any] | _Lost:
         try:
-            payloads, tokens = zip(*((item.payload, item.tokens) for item in batch.items), strict=True)
-            results = await batch.work.compute(slot, payloads, tokens)
+            payloads = [item.payload for item in batch.items]
+            results = await batch.work.compute(slot, payloads, [item.tokens for item in batch.items])
             if len(results) != len(payloads):
                 raise InternalError(f"{len(results)} results were made of {len(payloads)} requests")
             return results
@@ -480,7 +485,7 @@ class Dispatcher:
         else:
             slot.end_computing()
             # That tokens were counted says nothing of an engine that dies of every text.
-            counts = batch.priority is not Priority.CONTROL
+            counts = self._excused_in_a_row and batch.priority is not Priority.CONTROL
             if counts and not all(isinstance(result, Error) for result in outcome):
                 self._excused_in_a_row = 0
             for item, result in zip(batch.items, outcome, strict=True):
@@ -525,17 +530,27 @@ class Dispatcher:
         if not call.done.done():
             call.done.set_exception(error)
 
-    def _expire(self, call: _Call) -> None:
-        seconds = call.caller.deadline.seconds
-        self._fail(call, DeadlineError(f"there was no answer within {seconds:g} seconds"))
+    def _watch_deadlines(self, end: float) -> None:
+        """Look at the calls' deadlines at ``end``: one timer for all of them, set anew when it has rung."""
+        if self._end_alarm is not None:
+            self._end_alarm.cancel()
+        self._next_end = end
+        loop = asyncio.get_running_loop()
+        self._end_alarm = loop.call_later(max(0.0, end - time.monotonic()), self._expire_calls)
+
+    def _expire_calls(self) -> None:
+        now, self._end_alarm, self._next_end = time.monotonic() + _TIMER_SECONDS, None, math.inf
+        for call in [each for each in self._calls if each.end <= now]:
+            seconds = call.caller.deadline.seconds
+            self._fail(call, DeadlineError(f"there was no answer within {seconds:g} seconds"))
+        if self._calls:
+            self._watch_deadlines(min(call.end for call in self._calls))
 
     def _forget(self, call: _Call) -> None:
         """Drop a call's items, and end the batches in which nobody is interested any more."""
         if call not in self._calls:
             return
         self._calls.remove(call)
-        if call.timer is not None:
-            call.timer.cancel()
         if not call.missing:
             return
         self.queue.cancel(call)

@@ -108,7 +108,7 @@ class Lifecycle:
         self.steps: tuple[str, ...] = ()
         self._policy = policy
         self._was_ready = False
-        self._served = 0
+        self._worked = 0
         self._deaths: deque[_Death] = deque(maxlen=64)
 
     def move(self, event: EngineEvent) -> None:
@@ -120,14 +120,14 @@ class Lifecycle:
             self._was_ready = False
         self._was_ready |= event is EngineEvent.CHECKED
 
-    def die(self, cause: Diagnosis, *, served: int, now: float, jitter: float) -> Aftermath:
-        """Take in a death, and return what follows. ``served``: calls answered in all lives. ``jitter``: as
-        for ``decide_restart``."""
-        if served > self._served:
+    def die(self, cause: Diagnosis, *, worked: int, now: float, jitter: float) -> Aftermath:
+        """Take in a death, and return what follows. ``worked``: calls that it has computed in
+        all lives. ``jitter``: as for ``decide_restart``."""
+        if worked > self._worked:
             # It worked in this life, so this is no crash loop: what killed it came from outside or is rare.
             self._deaths.clear()
         last_try = bool(self._deaths) and self._deaths[-1].half_open
-        self._served, self.cause = served, cause
+        self._worked, self.cause = worked, cause
         death = _Death(self.tries, now, jitter, cause)
         self._deaths.append(death)
         aftermath = self._decide(death, half_open=last_try)

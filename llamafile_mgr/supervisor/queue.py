@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from llamafile_mgr.supervisor.calls import Batch, BatchPolicy, Item, PendingCall, Priority, Weight
-from llamafile_mgr.supervisor.meters import retry_seconds
 
-__all__ = ["CallQueue", "Effects", "QueueLimits", "Refusal", "Worker"]
+__all__ = ["CallQueue", "Effects", "QueueLimits", "Worker"]
 
 _THRESHOLD = 2
+_NOTHING = Weight(0, 0)
 _TURNS = (Priority.QUERY, Priority.BULK)
 
 
@@ -33,14 +33,6 @@ class QueueLimits:
 
     items: int
     tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """There is no room. ``retry_seconds``: when there should be; ``held``: what is in the queue."""
-
-    retry_seconds: int
-    held: Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +71,17 @@ class _Load:
     def total(self) -> int:
         return self.bulk + self.query + self.control
 
+    def has_room(self, priority: Priority, width: int, policy: BatchPolicy) -> bool:
+        """Tell whether the engine takes one more batch.
+
+        Bulk waits while queries are with the engine: texts that share a batch wait for each other.
+        """
+        if priority is Priority.CONTROL:
+            return self.control < policy.control_batches * width
+        if priority is Priority.BULK:
+            return self.bulk < policy.bulk_batches * width and not self.query
+        return self.bulk + self.query < (policy.bulk_batches + policy.extra_batches) * width
+
     def add(self, batch: Batch, sign: int) -> None:
         if batch.priority is Priority.BULK:
             self.bulk += sign
@@ -91,6 +94,7 @@ class _Load:
             self.alone = sign > 0
 
 
+_NO_LOAD = _Load()
 Calls = OrderedDict[PendingCall, deque[Item]]
 
 
@@ -111,12 +115,12 @@ class CallQueue:
 
     # Admission.
 
-    def admit(self, client: str, weight: Weight, rate: float | None) -> Refusal | None:
-        """Take a call in, or say when to come back. ``rate``: tokens a second of all engines together.
+    def admit(self, client: str, weight: Weight) -> bool:
+        """Take a call in, or say that there is no room.
 
         A call larger than the whole queue is taken while the queue is empty: it could never run else.
         """
-        share = self._shares.get(client, Weight(0, 0))
+        share = self._shares.get(client, _NOTHING)
         limits = self._limits
         if (
             limits is not None
@@ -126,20 +130,20 @@ class CallQueue:
                 and _fits(share.tokens, weight.tokens, limits.tokens - self.tokens)
             )
         ):
-            return Refusal(retry_seconds(self.tokens, rate), Weight(self.items, self.tokens))
+            return False
         self._hold(client, share, weight.items, weight.tokens)
-        return None
+        return True
 
     def release(self, client: str, weight: Weight) -> None:
         """Let an admitted call go."""
-        self._hold(client, self._shares.get(client, Weight(0, 0)), -weight.items, -weight.tokens)
+        self._hold(client, self._shares.get(client, _NOTHING), -weight.items, -weight.tokens)
 
     def _hold(self, client: str, share: Weight, items: int, tokens: int) -> None:
         self.items += items
         self.tokens += tokens
-        left = Weight(share.items + items, share.tokens + tokens)
-        if left.items > 0 or left.tokens > 0:
-            self._shares[client] = left
+        items, tokens = share.items + items, share.tokens + tokens
+        if items > 0 or tokens > 0:
+            self._shares[client] = Weight(items, tokens)
         else:
             self._shares.pop(client, None)
 
@@ -174,7 +178,7 @@ class CallQueue:
 
     def add(self, call: PendingCall, items: Iterable[Item]) -> None:
         """Put a call's items at the end of its priority class; within the call the longest go first."""
-        ordered = deque(sorted(items, key=lambda item: -item.tokens))
+        ordered = deque(sorted(items, key=_longest_first))
         if ordered:
             clients = self._waiting[call.priority]
             clients.setdefault(call.client, OrderedDict())[call] = ordered
@@ -241,6 +245,31 @@ class CallQueue:
         left = [at for at in until.values() if at > now]
         return Effects(overdue=tuple(overdue), look_at=min(left) if left and not hopeless else None)
 
+    def start_at_once(
+        self, items: Sequence[Item], tokens: int, workers: Sequence[Worker], policy: BatchPolicy
+    ) -> Batch | None:
+        """Return the batch that ``add`` and ``advance`` would make of a call's items, ``tokens`` together; it
+        counts as under way. None where they have to wait, make several batches, or should share one.
+
+        While an engine is busy the next calls better share a batch, if ever they do.
+        """
+        call = items[0].call
+        limit = 1 if call.priority is Priority.CONTROL else policy.batch_texts
+        if self.anything_waits or (self._loads and policy.batch_texts > 1):
+            return None
+        if len(items) > limit or (len(items) > 1 and tokens > policy.batch_tokens):
+            return None
+        for worker in _in_order(workers, self._loads):
+            load = self._loads.get(worker.key)
+            if load is None:
+                load = _Load()
+            elif load.alone or not load.has_room(call.priority, worker.width, policy):
+                continue
+            self._note_turn(call.priority)
+            ordered = items if len(items) == 1 else sorted(items, key=_longest_first)
+            return self._send(Batch(call.priority, tuple(ordered), worker.key, tokens), load)
+        return None
+
     def drop_all(self) -> list[PendingCall]:
         """Forget everything that waits; return its calls."""
         calls = self._waiting_calls()
@@ -260,17 +289,17 @@ class CallQueue:
         free = list(workers)
         if self._suspects and not any(load.alone for load in self._loads.values()):
             if self._suspect_was_last and (batch := self._next_batch(free, loads, policy)) is not None:
-                yield self._send(batch, loads)
+                yield self._send(batch, loads[batch.worker])
             kept = min(free, key=lambda worker: loads[worker.key].total)
             free.remove(kept)  # it gets nothing new until it is idle, and then the suspect
             if not loads[kept.key].total:
                 item = self._suspects.popleft()
-                yield self._send(Batch(item.call.priority, (item,), kept.key, alone=True), loads)
+                batch = Batch(item.call.priority, (item,), kept.key, item.tokens, alone=True)
+                yield self._send(batch, loads[kept.key])
         while free and self.anything_waits and (batch := self._next_batch(free, loads, policy)) is not None:
-            yield self._send(batch, loads)
+            yield self._send(batch, loads[batch.worker])
 
-    def _send(self, batch: Batch, loads: dict[object, _Load]) -> Batch:
-        load = loads[batch.worker]
+    def _send(self, batch: Batch, load: _Load) -> Batch:
         self._suspect_was_last = batch.alone
         self._loads[batch.worker] = load
         load.add(batch, +1)
@@ -286,24 +315,23 @@ class CallQueue:
             priority = self._choose_priority(load, worker.width, policy)
             if priority is None:
                 continue
-            if priority is not Priority.CONTROL:
-                self._queries_in_a_row = self._queries_in_a_row + 1 if priority is Priority.QUERY else 0
-            return Batch(priority, self._pack(priority, policy), worker.key)
+            self._note_turn(priority)
+            items = self._pack(priority, policy)
+            return Batch(priority, items, worker.key, sum(item.tokens for item in items))
         return None
 
-    def _choose_priority(self, load: _Load, width: int, policy: BatchPolicy) -> Priority | None:
-        """Return whose batch goes to an engine with this load.
+    def _note_turn(self, priority: Priority) -> None:
+        if priority is not Priority.CONTROL:
+            self._queries_in_a_row = self._queries_in_a_row + 1 if priority is Priority.QUERY else 0
 
-        Bulk waits while queries are with the engine: texts that share a batch wait for each other.
-        """
-        if self._waiting[Priority.CONTROL] and load.control < policy.control_batches * width:
+    def _choose_priority(self, load: _Load, width: int, policy: BatchPolicy) -> Priority | None:
+        """Return whose batch goes to an engine with this load."""
+        if self._waiting[Priority.CONTROL] and load.has_room(Priority.CONTROL, width, policy):
             return Priority.CONTROL
         bulk, query = (bool(self._waiting[priority]) for priority in (Priority.BULK, Priority.QUERY))
         if bulk and (not query or self._queries_in_a_row >= policy.queries_in_a_row):
-            fits = load.bulk < policy.bulk_batches * width and not load.query
-            return Priority.BULK if fits else None
-        room = (policy.bulk_batches + policy.extra_batches) * width
-        return Priority.QUERY if query and load.bulk + load.query < room else None
+            return Priority.BULK if load.has_room(Priority.BULK, width, policy) else None
+        return Priority.QUERY if query and load.has_room(Priority.QUERY, width, policy) else None
 
     def _pack(self, priority: Priority, policy: BatchPolicy) -> tuple[Item, ...]:
         """Take items from clients and calls in turn until the batch is full; the first always fits.
@@ -335,7 +363,11 @@ class CallQueue:
                 clients.move_to_end(client)
             if items and items[-1].tokens > room:
                 break
-        return tuple(sorted(taken, key=lambda item: -item.tokens))
+        return tuple(sorted(taken, key=_longest_first))
+
+
+def _longest_first(item: Item) -> int:
+    return -item.tokens
 
 
 def _fits(own: int, more: int, free: int) -> bool:
@@ -353,7 +385,7 @@ def _turns(clients: OrderedDict[str, Calls], limit: int) -> Iterator[tuple[str, 
         yield from (each for each in row if each is not None)
 
 
-def _in_order(workers: Sequence[Worker], loads: dict[object, _Load]) -> Sequence[Worker]:
+def _in_order(workers: Sequence[Worker], loads: Mapping[object, _Load]) -> Sequence[Worker]:
     """Return the engines, the best one for a batch first.
 
     Engines of one machine are alike, and the one with the fewest batches is the best. Remote ones are not: a
@@ -364,6 +396,10 @@ def _in_order(workers: Sequence[Worker], loads: dict[object, _Load]) -> Sequence
         return workers
     known = [worker.rate for worker in workers if worker.rate]
     if not known:
-        return sorted(workers, key=lambda worker: loads[worker.key].total / worker.width)
+        return sorted(workers, key=lambda worker: loads.get(worker.key, _NO_LOAD).total / worker.width)
     usual = sum(known) / len(known)
-    return sorted(workers, key=lambda worker: (loads[worker.key].tokens + 1) / (worker.rate or usual))
+
+    def expected_wait(worker: Worker) -> float:
+        return (loads.get(worker.key, _NO_LOAD).tokens + 1) / (worker.rate or usual)
+
+    return sorted(workers, key=expected_wait)

@@ -11,8 +11,7 @@ import pytest
 
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.machine import read_snapshot
-from llamafile_mgr.machine.snapshot import machine_from_dict
+from llamafile_mgr.machine.snapshot import machine_from_dict, read_snapshot
 
 
 @pytest.fixture(autouse=True)

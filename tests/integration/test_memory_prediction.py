@@ -26,7 +26,7 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.launching.local_plans import make_toolbox
 from llamafile_mgr.llamafile import inspect_file
-from llamafile_mgr.machine import detect_machine
+from llamafile_mgr.machine.detection import detect_machine
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models

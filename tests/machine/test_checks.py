@@ -6,22 +6,11 @@ import dataclasses
 
 import pytest
 
-from llamafile_mgr.machine import (
-    Check,
-    CheckOutcome,
-    Cpu,
-    Gpu,
-    LaunchFacts,
-    Machine,
-    Memory,
-    PlaceFacts,
-    PlaceRole,
-    PortFacts,
-    System,
-    diagnose,
-    failures,
-)
+from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
 from llamafile_mgr.machine.binfmt import BinfmtHandler
+from llamafile_mgr.machine.checks import diagnose, failures
+from llamafile_mgr.machine.findings import Check, CheckOutcome
+from llamafile_mgr.machine.launch import LaunchFacts, PlaceFacts, PlaceRole, PortFacts
 
 GIB = 1024**3
 GOOD = Machine(

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llamafile_mgr.machine import PlaceRole, launch_facts
 from llamafile_mgr.machine.binfmt import BinfmtHandler, parse_handler, read_handlers
-from llamafile_mgr.machine.launch import SHELL_TOOLS, inspect_place, probe_port
+from llamafile_mgr.machine.launch import SHELL_TOOLS, PlaceRole, inspect_place, launch_facts, probe_port
 from llamafile_mgr.paths import resolve_paths
 from tests.machine.machine_captures import capture
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llamafile_mgr.machine import System, detect_machine
-from llamafile_mgr.machine.detection import detect_other, name_architecture
+from llamafile_mgr.machine import System
+from llamafile_mgr.machine.detection import detect_machine, detect_other, name_architecture
 from llamafile_mgr.machine.library import affinity, port_owner
 from llamafile_mgr.machine.reading import read_text, run_tool
 

@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr.errors import ConfigError, NotFoundError
-from llamafile_mgr.machine import (
-    Cpu,
-    Gpu,
-    Machine,
-    Memory,
-    System,
-    detect_machine,
-    read_snapshot,
-)
-from llamafile_mgr.machine.snapshot import machine_from_dict
+from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.machine.detection import detect_machine
+from llamafile_mgr.machine.snapshot import machine_from_dict, read_snapshot
 from llamafile_mgr.machine.vendors import vendor_names
 
 SIZES = st.none() | st.integers(0, 2**60)

@@ -16,9 +16,10 @@ from llamafile_mgr.bulk.ray.cluster import hide_gpus
 from llamafile_mgr.config import Config
 from llamafile_mgr.endpoints.sharing_terms import service_key
 from llamafile_mgr.launching.wanted import WantedModels
-from llamafile_mgr.machine import Cpu, Gpu, LaunchFacts, Machine, Memory, System, diagnose, vendors
+from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System, vendors
+from llamafile_mgr.machine.checks import diagnose
 from llamafile_mgr.machine.gpu_vendor import DrmCard, GpuBackend, GpuVendor
-from llamafile_mgr.machine.launch import launch_facts
+from llamafile_mgr.machine.launch import LaunchFacts, launch_facts
 from llamafile_mgr.machine.linux_gpu import find_gpus
 from llamafile_mgr.machine.snapshot import machine_from_dict, machine_to_dict
 from llamafile_mgr.paths import resolve_paths

@@ -264,3 +264,15 @@ async def test_a_stop_ends_every_wait(tmp_path: Path) -> None:
         began = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - began < 5
     assert [each.state for each in scene.engine.snapshot().transitions][-1] is EngineState.STOPPED
+
+
+async def test_counting_tokens_does_not_clear_an_engine_that_dies_of_every_text(tmp_path: Path) -> None:
+    policy = RestartPolicy(first_delay_seconds=0.001, longest_delay_seconds=0.001, budget=3)
+    async with life(tmp_path, spawn_engine, policy) as scene:
+        engine = scene.engine
+        for _ in range(3):
+            await scene.until_state(EngineState.READY)
+            engine.end(engine.begin(0), answered=True)
+            await scene.kill(signal.SIGSEGV)
+        await scene.until(lambda: (engine.retry_seconds or 0.0) > 1.0)
+        assert engine.snapshot().served == 3

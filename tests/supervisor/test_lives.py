@@ -46,7 +46,7 @@ class Scene:
 
     def die(self, cause: Diagnosis = CRASH) -> Aftermath:
         """Let it die; unless it has failed for good, start it when that is due."""
-        aftermath = self.life.die(cause, served=self.served, now=self.now, jitter=1.0)
+        aftermath = self.life.die(cause, worked=self.served, now=self.now, jitter=1.0)
         if self.life.retry_at is not None:
             self.now = self.life.retry_at
             self.begin(EngineEvent.RETRY)
@@ -127,7 +127,7 @@ def test_one_that_waits_long_or_has_failed_is_started_when_its_death_is_excused(
     for _ in range(7):
         scene.die()
     life = scene.life
-    assert life.die(CRASH, served=0, now=scene.now, jitter=1.0).delay_seconds == 30.0
+    assert life.die(CRASH, worked=0, now=scene.now, jitter=1.0).delay_seconds == 30.0
     assert life.excuse(life.tries, scene.now + 2)
     assert life.retry_at == scene.now + 2
     assert not life.excuse(life.tries, scene.now + 3)  # that was it
@@ -147,7 +147,7 @@ def test_excusing_an_earlier_death_shortens_the_wait_of_the_last() -> None:
     for _ in range(5):
         scene.die()
     life, died_at = scene.life, scene.now
-    assert life.die(CRASH, served=0, now=died_at, jitter=1.0).delay_seconds == 3.2
+    assert life.die(CRASH, worked=0, now=died_at, jitter=1.0).delay_seconds == 3.2
     assert life.excuse(2, died_at + 0.5)
     assert life.retry_at == pytest.approx(died_at + 1.6)
     assert not life.excuse(2, died_at + 0.6)
@@ -221,7 +221,7 @@ class EngineLife(RuleBasedStateMachine):
             self.counted.clear()
         self.served_then = self.served
         self.counted.append((self.life.tries, self.now))
-        aftermath = self.life.die(cause, served=self.served, now=self.now, jitter=jitter)
+        aftermath = self.life.die(cause, worked=self.served, now=self.now, jitter=jitter)
         self.permanent = cause.permanent
         assert self.life.cause == cause
         assert aftermath.delay_seconds is None or 0 < aftermath.delay_seconds <= 30
@@ -295,7 +295,7 @@ def test_a_remote_that_was_ready_once_is_given_up_as_one_that_never_was() -> Non
             life.move(event)
         found = []
         for n in range(3):
-            found.append(life.die(wrong, served=0, now=float(n), jitter=0.0).event)
+            found.append(life.die(wrong, worked=0, now=float(n), jitter=0.0).event)
             if found[-1] is DIED:
                 life.move(EngineEvent.RETRY)
                 life.move(EngineEvent.ANSWERS)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from llamafile_mgr.supervisor.calls import Batch, BatchPolicy, Item, PendingCall, Priority, Weight
 from llamafile_mgr.supervisor.dispatch import RequestWork
-from llamafile_mgr.supervisor.queue import CallQueue, Effects, QueueLimits, Refusal, Worker
+from llamafile_mgr.supervisor.queue import CallQueue, Effects, QueueLimits, Worker
 from llamafile_mgr.supervisor.resending import EngineLoss, Resend, judge_loss
 
 POLICY = BatchPolicy(batch_tokens=100, batch_texts=5, bulk_batches=1, extra_batches=1, queries_in_a_row=2)
@@ -61,31 +61,31 @@ def drain(queue: CallQueue) -> list[Batch]:
 
 def test_a_client_that_fills_the_queue_leaves_room() -> None:
     queue, taken = CallQueue(QueueLimits(90, 10**9)), 0
-    while queue.admit("greedy", ONE, None) is None:
+    while queue.admit("greedy", ONE):
         taken += 1
     assert taken == 60
-    assert queue.admit("modest", ONE, None) is None
+    assert queue.admit("modest", ONE)
 
 
 def test_tokens_bound_as_well_as_items() -> None:
     queue = CallQueue(QueueLimits(100, 100))
-    assert queue.admit("a", Weight(1, 60), None) is None
-    assert queue.admit("b", Weight(1, 60), 10.0) == Refusal(3, Weight(1, 60))
-    assert queue.admit("b", Weight(1, 30), None) is None
+    assert queue.admit("a", Weight(1, 60))
+    assert not queue.admit("b", Weight(1, 60))
+    assert queue.admit("b", Weight(1, 30))
 
 
 def test_what_is_larger_than_the_queue_is_taken_alone() -> None:
     queue = CallQueue(QueueLimits(10, 100))
     huge = Weight(1000, 10_000)
-    assert queue.admit("a", huge, None) is None
-    assert queue.admit("b", ONE, None) is not None
+    assert queue.admit("a", huge)
+    assert not queue.admit("b", ONE)
     queue.release("a", huge)
-    assert queue.admit("b", ONE, None) is None
+    assert queue.admit("b", ONE)
 
 
 def test_without_limits_all_are_taken() -> None:
     queue = CallQueue()
-    assert all(queue.admit("a", Weight(10**6, 10**9), None) is None for _ in range(3))
+    assert all(queue.admit("a", Weight(10**6, 10**9)) for _ in range(3))
 
 
 ARRIVALS = st.lists(
@@ -101,7 +101,7 @@ def test_no_bound_is_broken(arrivals: list[tuple[str, int, bool, int]]) -> None:
         weight = Weight(items, items * 9)
         if not arrives and held:
             queue.release(*held.pop(which % len(held)))
-        elif queue.admit(client, weight, None) is None:
+        elif queue.admit(client, weight):
             held.append((client, weight))
         assert queue.items == sum(weight.items for _, weight in held) <= 40
         assert queue.tokens == sum(weight.tokens for _, weight in held) <= 400
@@ -167,6 +167,43 @@ def test_queries_overtake_and_bulk_still_moves(calls: list[tuple[Priority, str, 
             assert waiting[Priority.BULK] == 0 or in_a_row < narrow.queries_in_a_row
             in_a_row += 1
         queue.finish(batch)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(Priority),
+    st.lists(st.integers(1, 150), min_size=1, max_size=7),
+    st.lists(st.tuples(st.sampled_from(Priority), st.integers(1, 3)), max_size=4),
+    st.sampled_from([1, 5]),
+)
+def test_what_is_started_at_once_is_what_would_have_started(
+    priority: Priority, tokens: list[int], before: list[tuple[Priority, int]], texts: int
+) -> None:
+    """Two queues in the same state, one asked the short way, one the long way."""
+    policy = BatchPolicy(batch_tokens=100, batch_texts=texts, bulk_batches=2, control_batches=2)
+    short, long = CallQueue(), CallQueue()
+    for queue in (short, long):
+        for each, count in before:
+            add(queue, each, *[40] * count)
+        start(queue, 2, policy)
+    was_waiting = short.anything_waits
+    call = PendingCall(WORK, "a", priority, FOREVER, FOREVER, 0.0)
+    items = [Item(call, at, f"text {at}", count) for at, count in enumerate(tokens)]
+    batch = short.start_at_once(items, sum(tokens), workers(2), policy)
+    long.add(call, items)
+    started = start(long, 2, policy)
+    if batch is None:
+        whole = len(started) == 1 and len(started[0].items) == len(items)
+        assert was_waiting or not whole or (short.active and texts > 1)
+        short.add(call, items)
+        told = [(each.worker, each.tokens) for each in start(short, 2, policy)]
+        assert told == [(each.worker, each.tokens) for each in started]
+    else:
+        [other] = started
+        assert (batch.items, batch.worker, batch.tokens) == (other.items, other.worker, other.tokens)
+        assert not short.anything_waits
+        assert not long.anything_waits
+    assert short._queries_in_a_row == long._queries_in_a_row
 
 
 def test_batches_under_way_are_limited_by_engine() -> None:
