@@ -7,6 +7,8 @@ model's own it was 0.12 at most.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,16 @@ from llamafile_mgr.embedding.vectors import cosines
 from llamafile_mgr.errors import EngineStartError
 from llamafile_mgr.llamafile.word_pieces import WordPieces
 
-__all__ = ["LONGER_TEXT", "PROBE_TEXTS", "check_meaning", "check_tokens", "make_traps", "require_near"]
+__all__ = [
+    "LONGER_TEXT",
+    "PROBE_TEXTS",
+    "KnownTokens",
+    "check_meaning",
+    "check_tokens",
+    "make_traps",
+    "require_near",
+    "tell_tokens",
+]
 
 #: Each text means what the one after or before it does, in other words, and nothing that others do.
 PROBE_TEXTS = (
@@ -33,6 +44,7 @@ LONGER_TEXT = "How do I reset my password today?"
 _LEAST_SHARE = 0.2
 #: A word more moves a text by this part of what parts it from an unrelated one, at most.
 _MOST_MOVED = 0.5
+_PLAIN_WORDS = "hello world"
 #: Nothing that embeds puts unrelated texts so near.
 _ALL_ALIKE = 0.99
 
@@ -93,9 +105,27 @@ def make_traps(words: WordPieces | None) -> tuple[str, ...]:
     return () if trap is None else (trap, trap.upper())
 
 
-def check_tokens(words: WordPieces, text: str, tokens: list[object]) -> None:
-    """Raise EngineStartError when the engine's tokens of ``text`` are not those of the file's vocabulary."""
-    expected = words.tokenize(text)
+@dataclass(frozen=True, slots=True)
+class KnownTokens:
+    """A text and the ids of its tokens, without special ones."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+def tell_tokens(words: WordPieces | None) -> KnownTokens | None:
+    """Return a text with the tokens that the vocabulary makes of it, None where that cannot be computed."""
+    if words is None:
+        return None
+    trap = words.trap()
+    text = _PLAIN_WORDS if trap is None else f"{_PLAIN_WORDS} {trap}"
+    ids = tuple(each for each in words.tokenize(text) if each is not None)
+    return KnownTokens(text, ids) if len(ids) == len(words.tokenize(text)) else None
+
+
+def check_tokens(known: KnownTokens, tokens: list[object]) -> None:
+    """Raise EngineStartError when the engine's tokens of a text are not those of the file's vocabulary."""
+    expected, text = known.ids, known.text
     if tuple(tokens) == expected:
         return
     at = next((n for n, pair in enumerate(zip(tokens, expected, strict=False)) if pair[0] != pair[1]), 0)

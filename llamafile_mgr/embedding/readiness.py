@@ -17,10 +17,12 @@ from llamafile_mgr.embedding.limits import cosine_limits
 from llamafile_mgr.embedding.probing import (
     LONGER_TEXT,
     PROBE_TEXTS,
+    KnownTokens,
     check_meaning,
     check_tokens,
     make_traps,
     require_near,
+    tell_tokens,
 )
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.vectors import cosines, normalise
@@ -29,11 +31,11 @@ from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.engines.reranking import read_scores, rerank_request
 from llamafile_mgr.engines.transport import EngineClient
-from llamafile_mgr.errors import EngineError, EngineStartError
+from llamafile_mgr.errors import EngineError, EngineStartError, InvalidFileError, NotFoundError
 from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.llamafile.tensor_damage import find_damage
-from llamafile_mgr.llamafile.word_pieces import WordPieces, read_word_pieces
+from llamafile_mgr.llamafile.word_pieces import read_word_pieces
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import EngineChecks
@@ -44,7 +46,6 @@ _UNIT_TOLERANCE = 1e-2
 _REQUEST_SECONDS = 600.0
 #: Texts that are also embedded alone, and as many in another order: enough to tell, and quick.
 _FEW = 3
-_PLAIN_WORDS = "hello world"
 #: To the first of the probe texts.
 _ANSWER = "To reset your password, open the settings and choose a new one."
 #: A pair alone and among others differs by rounding only; the share is of the distance that it must keep.
@@ -97,10 +98,12 @@ class Baselines:
 
 @dataclass(frozen=True, slots=True)
 class _FileView:
-    """What an engine's file tells of it. ``damage``: what is wrong with its weights, None for nothing."""
+    """What an engine's file tells of it. ``traps``: as ``make_traps`` returns them; ``damage``: what is wrong
+    with its weights, None for nothing."""
 
-    words: WordPieces | None
-    damage: str | None
+    traps: tuple[str, ...] = ()
+    tokens: KnownTokens | None = None
+    damage: str | None = None
 
 
 class EmbeddingChecks:
@@ -113,6 +116,7 @@ class EmbeddingChecks:
         self._baselines = baselines
         self._ours = records
         self._limits = cosine_limits(plan.quantisation)
+        self._weights = f"({plan.quantisation or 'unknown'} weights)"
         self._first: NDArray[np.float32] | None = None
 
     async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
@@ -124,9 +128,10 @@ class EmbeddingChecks:
                 cause=file.damage,
                 hint="pull, copy or convert them again; verify checks files that were pulled",
             )
-        traps = () if self._plan.accepted.known_bad is not None else make_traps(file.words)
-        if self._ours and traps and file.words is not None:
-            await _compare_tokens(client, rules, file.words, f"{_PLAIN_WORDS} {traps[0]}")
+        insists = self._plan.accepted.known_bad is not None
+        traps = () if insists else file.traps
+        if self._ours and not insists and file.tokens is not None:
+            await _compare_tokens(client, rules, file.tokens)
         vectors = await self._compare_with_itself(client, rules, (*PROBE_TEXTS, LONGER_TEXT, *traps))
         if traps:
             between = "of a text in small letters and in capitals, which the model does not tell apart"
@@ -158,10 +163,10 @@ class EmbeddingChecks:
         return vectors
 
     def _require_alike(self, left: NDArray[np.float32], right: NDArray[np.float32], between: str) -> None:
-        require_near(cosines(left, right), self._limits.repeat, between)
+        require_near(cosines(left, right), self._limits.repeat, f"{between} {self._weights}")
 
     def _require_as_before(self, now: NDArray[np.float32], then: NDArray[np.float32], when: str) -> None:
-        require_near(cosines(now, then), self._limits.elsewhere, f"with {when}")
+        require_near(cosines(now, then), self._limits.elsewhere, f"with {when} {self._weights}")
 
     async def _compare_golden(self, client: EngineClient, rules: EngineFamily) -> None:
         plan, accepted = self._plan, self._plan.accepted
@@ -176,7 +181,7 @@ class EmbeddingChecks:
         require_near(
             near,
             limit,
-            f"with the model's known vectors ({plan.quantisation or 'unknown'} weights)",
+            f"with the model's known vectors {self._weights}",
             hint=f'if weights so far off are wanted, accept them: least_cosine in [models."{plan.name}"]',
         )
 
@@ -247,28 +252,31 @@ async def _embed(client: EngineClient, rules: EngineFamily, texts: Sequence[str]
     return np.concatenate(found)
 
 
-async def _compare_tokens(client: EngineClient, rules: EngineFamily, words: WordPieces, text: str) -> None:
-    reply = await client.request(rules.tokenize(text, special=False), deadline_seconds=_REQUEST_SECONDS)
-    tokens = rules.read_tokens(reply)
+async def _compare_tokens(client: EngineClient, rules: EngineFamily, known: KnownTokens) -> None:
+    request = rules.tokenize(known.text, special=False)
+    tokens = rules.read_tokens(await client.request(request, deadline_seconds=_REQUEST_SECONDS))
     if all(isinstance(token, int) for token in tokens):
-        check_tokens(words, text, tokens)
+        check_tokens(known, tokens)
 
 
 def _view_file(path: Path) -> _FileView:
-    """Look at the weights in a file, again when it has changed. Blocks on the disk; raises Error."""
+    """Look at the weights in a file, again when it has changed. Blocks; raises EngineStartError."""
     try:
         found = path.stat()
+        return _view_version(path, found.st_mtime_ns, found.st_size)
     except OSError as error:
         raise EngineStartError(f"its file {path} cannot be read: {error.strerror or error}") from error
-    return _view_version(path, found.st_mtime_ns, found.st_size)
+    except (InvalidFileError, NotFoundError) as error:
+        raise EngineStartError(error.message, cause=error.cause, hint=error.hint) from error
 
 
 @functools.lru_cache(maxsize=8)
 def _view_version(path: Path, changed_ns: int, size: int) -> _FileView:
     weights = inspect_file(path).model
     if weights is None:
-        return _FileView(None, None)
-    return _FileView(read_word_pieces(path, weights), find_damage(path, weights))
+        return _FileView()
+    words = read_word_pieces(path, weights)
+    return _FileView(make_traps(words), tell_tokens(words), find_damage(path, weights))
 
 
 async def _score(client: EngineClient, *documents: str) -> list[float]:

@@ -13,10 +13,12 @@ from llamafile_mgr.embedding.limits import cosine_limits
 from llamafile_mgr.embedding.probing import (
     LONGER_TEXT,
     PROBE_TEXTS,
+    KnownTokens,
     check_meaning,
     check_tokens,
     make_traps,
     require_near,
+    tell_tokens,
 )
 from llamafile_mgr.embedding.vectors import normalise
 from llamafile_mgr.errors import EngineStartError
@@ -69,13 +71,21 @@ def test_a_model_that_knows_no_english_is_served_on_purpose() -> None:
 
 
 def test_other_tokens_are_told_with_their_place() -> None:
-    check_tokens(WORDS, "hello world", [1, 2])
+    known = tell_tokens(WORDS)
+    assert known == KnownTokens("hello world world", (1, 2, 2))
+    check_tokens(known, [1, 2, 2])
     with pytest.raises(EngineStartError) as caught:
-        check_tokens(WORDS, "hello world", [1, 3])
-    assert "makes [3] where [2] are right, from token 1 on" in (caught.value.cause or "")
-    for wrong in ([], [1], [1, 2, 2], [101, 1, 2, 102]):
+        check_tokens(known, [1, 3, 3])
+    assert "makes [3, 3] where [2, 2] are right, from token 1 on" in (caught.value.cause or "")
+    for wrong in ([], [1], [1, 2, 2, 2], [101, 1, 2, 2, 102]):
         with pytest.raises(EngineStartError):
-            check_tokens(WORDS, "hello world", list(wrong))
+            check_tokens(known, list(wrong))
+
+
+def test_tokens_that_cannot_be_computed_are_not_asked_for() -> None:
+    assert tell_tokens(None) is None
+    assert tell_tokens(WordPieces({"▁hello": 1}, None)) is None
+    assert tell_tokens(WordPieces({"▁hello": 1}, 0)) == KnownTokens("hello world", (1, 0))
 
 
 def test_a_trap_has_a_twin_in_capitals_where_the_model_ignores_them() -> None:
