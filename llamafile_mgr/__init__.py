@@ -32,29 +32,17 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-#: Public name -> the module that defines it.
-_HOMES = {
-    "AsyncClient": "client",
-    "AsyncEndpoint": "endpoints.endpoint",
-    "Chunk": "client",
-    "Client": "client",
-    "Embeddings": "client",
-    "Endpoint": "endpoints.endpoint",
-    "Error": "errors",
-    "ItemError": "client",
-    "ModelInfo": "client",
-    "Ranked": "client",
-    "aendpoint": "endpoints.endpoint",
-    "endpoint": "endpoints.endpoint",
-}
+#: The modules that define the public names, in the order in which they import each other.
+_HOMES = ("errors", "client", "endpoints.endpoint")
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    for home in _HOMES if name in __all__ else ():
+        module = importlib.import_module(f"{__name__}.{home}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from llamafile_mgr.errors import ConfigError
 
-__all__ = ["RemoteConfig", "is_private", "public_address"]
-
 _PORTS = {"http": 80, "https": 443}
 
 

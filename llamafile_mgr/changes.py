@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-__all__ = ["Changes", "wait_any"]
-
 T = TypeVar("T")
 
 

@@ -21,17 +21,6 @@ from pathlib import Path
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.errors import ConfigError
 
-__all__ = [
-    "CONFIG_VARIABLE",
-    "Config",
-    "DownloadConfig",
-    "ModelConfig",
-    "ServeConfig",
-    "load_config",
-    "parse_duration",
-    "parse_size",
-]
-
 CONFIG_VARIABLE = "LLAMAFILE_MGR_CONFIG"
 _PREFIX = "LLAMAFILE_MGR_"
 #: Variables of other rooms that share the prefix and are no settings.
@@ -206,7 +195,7 @@ class Config:
 
 
 _DURATIONS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?", re.ASCII)
 
 
 def parse_duration(text: str, name: str) -> float:
@@ -218,11 +207,13 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def parse_size(text: str, name: str) -> int:
-    """Return the bytes of a text such as ``500MB`` or ``2GiB``. Raises ConfigError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?b)?", text.strip(), re.ASCII | re.IGNORECASE)
-    if found is None or float(found.group(1)) == 0:
+    """Return the bytes of a text such as ``500MB``, ``2GiB`` or ``8G``. Raises ConfigError."""
+    found = _SIZE.fullmatch(text.strip().lower())
+    base = 1024 if found and found[3] == "ib" else 1000
+    size = int(float(found[1]) * base ** ("", "k", "m", "g", "t").index(found[2])) if found else 0
+    if size == 0:
         raise ConfigError(f"{name} is {text!r}, no size", hint='write it like "2GB" or "500MiB"')
-    return int(float(found.group(1)) * _SIZES[(found.group(2) or "").upper()])
+    return size
 
 
 _SECTIONS: dict[str, type[ServeConfig] | type[DownloadConfig]] = {

@@ -37,7 +37,6 @@ statuses. Foreign exceptions (``OSError``, ``httpx``, ``json``) are translated w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 __all__ = [
@@ -75,6 +74,9 @@ __all__ = [
 ]
 
 
+_BY_CODE: dict[str, type[Error]] = {}
+
+
 class Error(Exception):
     """Base of all errors that a user may see.
 
@@ -86,222 +88,140 @@ class Error(Exception):
     http_status: ClassVar[int] = 500
     code: ClassVar[str] = "error"
 
+    def __init_subclass__(
+        cls, code: str | None = None, exit_code: int | None = None, http_status: int | None = None
+    ) -> None:
+        """Take what differs from the base."""
+        told = {"code": code, "exit_code": exit_code, "http_status": http_status}
+        for name, value in told.items():
+            if value is not None:
+                setattr(cls, name, value)
+        if code is not None and cls.__module__ == __name__:
+            _BY_CODE[code] = cls
+
     def __init__(self, message: str, *, cause: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.cause = cause
         self.hint = hint
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.cause, self.hint)
-
     def describe(self) -> str:
         """Return message, cause and hint on one line, for logs and HTTP bodies."""
         return "; ".join(part for part in (self.message, self.cause, self.hint) if part)
 
 
-def _rebuild(cls: type[Error], message: str, cause: str | None, hint: str | None) -> Error:
-    return cls(message, cause=cause, hint=hint)
-
-
-class InternalError(Error):
+class InternalError(Error, code="internal_error"):
     """A defect of ours; ``--debug`` shows the traceback."""
 
-    exit_code = 1
-    http_status = 500
-    code = "internal_error"
 
-
-class UsageError(Error):
+class UsageError(Error, code="usage", exit_code=2, http_status=400):
     """A command line or call that cannot mean anything (click's own usage errors share the code)."""
 
-    exit_code = 2
-    http_status = 400
-    code = "usage"
 
-
-class ConfigError(Error):
+class ConfigError(Error, code="config", exit_code=3):
     """The configuration file, an environment variable or a flag is wrong."""
 
-    exit_code = 3
-    code = "config"
 
-
-class NotFoundError(Error):
+class NotFoundError(Error, code="not_found", exit_code=4, http_status=404):
     """There is no such model, artifact or file."""
 
-    exit_code = 4
-    http_status = 404
-    code = "not_found"
 
-
-class InvalidFileError(Error):
+class InvalidFileError(Error, code="invalid_file", exit_code=5, http_status=422):
     """A file is not what it claims to be: no llamafile, a cut ZIP, a GGUF of another version."""
 
-    exit_code = 5
-    http_status = 422
-    code = "invalid_file"
 
-
-class IntegrityError(Error):
+class IntegrityError(Error, code="integrity", exit_code=6, http_status=502):
     """Bytes differ from the digest or size that was promised for them."""
 
-    exit_code = 6
-    http_status = 502
-    code = "integrity"
 
-
-class DownloadError(Error):
+class DownloadError(Error, code="download", exit_code=7, http_status=502):
     """Bytes could not be fetched: network, server or address."""
 
-    exit_code = 7
-    http_status = 502
-    code = "download"
 
-
-class OfflineError(DownloadError):
+class OfflineError(DownloadError, code="offline"):
     """Fetching was needed and the offline switch forbids it."""
 
-    code = "offline"
 
-
-class StoreError(Error):
+class StoreError(Error, code="store", exit_code=8):
     """The store cannot be read or written."""
 
-    exit_code = 8
-    code = "store"
 
-
-class DiskFullError(StoreError):
+class DiskFullError(StoreError, code="disk_full", exit_code=9, http_status=507):
     """There is no room left; what has arrived is kept for a resume."""
 
-    exit_code = 9
-    http_status = 507
-    code = "disk_full"
 
-
-class PlanError(Error):
+class PlanError(Error, code="plan", exit_code=10, http_status=409):
     """No launch of this model can work on this machine with what is on the disk."""
 
-    exit_code = 10
-    http_status = 409
-    code = "plan"
 
-
-class EngineError(Error):
+class EngineError(Error, code="engine", exit_code=11, http_status=502):
     """An engine died, hung or answered nonsense."""
 
-    exit_code = 11
-    http_status = 502
-    code = "engine"
 
-
-class EngineStartError(EngineError):
+class EngineStartError(EngineError, code="engine_start", exit_code=12, http_status=503):
     """An engine never became ready."""
 
-    exit_code = 12
-    http_status = 503
-    code = "engine_start"
 
-
-class EngineLostError(EngineError):
+class EngineLostError(EngineError, code="engine_lost"):
     """The connection to an engine broke before it had answered: it died or was stopped."""
-
-    code = "engine_lost"
 
 
 class EngineUnreachedError(EngineLostError):
     """There was no connection to an engine: it never saw the request."""
 
 
-class PortInUseError(Error):
+class PortInUseError(Error, code="port_in_use", exit_code=13):
     """The address that we were told to listen on is taken or not ours to take."""
 
-    exit_code = 13
-    code = "port_in_use"
 
-
-class NotReadyError(Error):
+class NotReadyError(Error, code="not_ready", exit_code=14, http_status=503):
     """The model that a call needs is not ready yet, or no longer."""
 
     #: When to try again; set on the instance where it is known.
     retry_after_seconds: float = 2.0
-    exit_code = 14
-    http_status = 503
-    code = "not_ready"
 
 
-class BusyError(NotReadyError):
+class BusyError(NotReadyError, code="busy", http_status=429):
     """The model's queue is full."""
 
-    http_status = 429
-    code = "busy"
 
-
-class DeadlineError(NotReadyError):
+class DeadlineError(NotReadyError, code="deadline", http_status=504):
     """The call's time is over and there is no answer yet."""
 
-    http_status = 504
-    code = "deadline"
 
-
-class ServiceError(Error):
+class ServiceError(Error, code="service", exit_code=16):
     """The system's service manager is not there, cannot be reached or refuses."""
 
-    exit_code = 16
-    code = "service"
 
-
-class RequestError(Error):
+class RequestError(Error, code="invalid_request", exit_code=15, http_status=400):
     """A request to the proxy cannot be answered as it was sent: the caller's fault, always 4xx."""
 
-    exit_code = 15
-    http_status = 400
-    code = "invalid_request"
 
-
-class InputTooLongError(RequestError):
+class InputTooLongError(RequestError, code="context_length_exceeded"):
     """A text has more tokens than the model takes."""
 
-    code = "context_length_exceeded"
 
-
-class BodyTooLargeError(RequestError):
+class BodyTooLargeError(RequestError, code="body_too_large", http_status=413):
     """A request body is larger than the proxy takes."""
 
-    http_status = 413
-    code = "body_too_large"
 
-
-class UnknownRouteError(RequestError):
+class UnknownRouteError(RequestError, code="unknown_route", http_status=404):
     """There is no such route."""
 
-    http_status = 404
-    code = "unknown_route"
 
-
-class WrongMethodError(RequestError):
+class WrongMethodError(RequestError, code="wrong_method", http_status=405):
     """The route exists, but not for this method."""
 
-    http_status = 405
-    code = "wrong_method"
 
-
-class DeadlyRequestError(RequestError):
+class DeadlyRequestError(RequestError, code="deadly_request", http_status=422):
     """Engines die while they compute this request, also when they are given nothing else."""
 
-    http_status = 422
-    code = "deadly_request"
 
-
-class VectorSpaceError(RequestError):
+class VectorSpaceError(RequestError, code="vector_space_mismatch", http_status=409):
     """Vectors would not belong in one index with those that the caller has.
 
     ``space``: the fingerprint of those that are made here, empty where it is not known.
     """
-
-    http_status = 409
-    code = "vector_space_mismatch"
 
     def __init__(
         self, message: str, *, cause: str | None = None, hint: str | None = None, space: str = ""
@@ -309,38 +229,15 @@ class VectorSpaceError(RequestError):
         super().__init__(message, cause=cause, hint=hint)
         self.space = space
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_space, (self.message, self.cause, self.hint, self.space)
 
-
-def _rebuild_space(message: str, cause: str | None, hint: str | None, space: str) -> VectorSpaceError:
-    return VectorSpaceError(message, cause=cause, hint=hint, space=space)
-
-
-class CheckpointError(Error):
+class CheckpointError(Error, code="checkpoint", exit_code=17, http_status=409):
     """A bulk job cannot go on where it stopped: its input, settings or vector space changed."""
 
-    exit_code = 17
-    http_status = 409
-    code = "checkpoint"
 
-
-class IncompleteError(Error):
+class IncompleteError(Error, code="incomplete", exit_code=18):
     """A bulk job is done, and some of its texts have no vector; its output names them."""
-
-    exit_code = 18
-    code = "incomplete"
 
 
 def error_class(code: str) -> type[Error] | None:
     """Return the class of this module with this ``code``: what another process or a server told of."""
-    return next((cls for cls in _classes() if cls.code == code), None)
-
-
-def _classes() -> Iterator[type[Error]]:
-    pending: list[type[Error]] = [Error]
-    while pending:
-        cls = pending.pop()
-        pending.extend(cls.__subclasses__())
-        if cls is not Error and cls.__module__ == __name__:
-            yield cls
+    return _BY_CODE.get(code)

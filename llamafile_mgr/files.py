@@ -15,20 +15,6 @@ from typing import BinaryIO
 
 from llamafile_mgr.errors import DiskFullError, StoreError
 
-__all__ = [
-    "clone_or_copy",
-    "disk_error",
-    "free_bytes",
-    "is_disk_full",
-    "link_file",
-    "replacing",
-    "store_errors",
-    "sync_directory",
-    "sync_file",
-    "temporary_name",
-    "write_atomically",
-]
-
 #: No room on the disk, in the quota, or for a file of this size.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: What file systems say that cannot wait for a directory.
@@ -37,6 +23,8 @@ _NEVER_SYNCED = frozenset({errno.EINVAL, errno.ENOTSUP})
 _NEVER_LINKED = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _FICLONE = 0x40049409
 _COPY_BYTES = 1 << 20
+#: The mark of macOS on downloaded programs.
+_QUARANTINE = b"com.apple.quarantine"
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -184,3 +172,13 @@ def _clone(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def lift_quarantine(path: Path) -> None:
+    """Remove the quarantine mark of a file whose digest matched, on macOS; elsewhere do nothing."""
+    if sys.platform == "darwin":
+        import ctypes
+
+        library = ctypes.CDLL(None)
+        library.removexattr.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
+        library.removexattr(os.fsencode(path), _QUARANTINE, 0)

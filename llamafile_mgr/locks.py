@@ -21,8 +21,6 @@ from llamafile_mgr.errors import StoreError
 from llamafile_mgr.files import store_errors, temporary_name
 from llamafile_mgr.processes import Holder, is_alive, myself
 
-__all__ = ["Lock", "LockBusyError", "Locks", "really_locks"]
-
 _POLL_SECONDS = 0.05
 #: For what takes minutes, and tells meanwhile how far it is.
 _SLOW_POLL_SECONDS = 0.2

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError, StoreError
 
-__all__ = ["HOME_VARIABLE", "Paths", "ensure_private_dir", "read_secrets", "resolve_paths"]
-
 HOME_VARIABLE = "LLAMAFILE_MGR_HOME"
 _APP = "llamafile-mgr"
 _MOST_SECRET_BYTES = 1024 * 1024

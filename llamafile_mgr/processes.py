@@ -7,8 +7,6 @@ import os
 import socket
 from dataclasses import asdict, dataclass
 
-__all__ = ["Holder", "is_alive", "is_of_this_computer", "is_running", "myself", "start_of"]
-
 #: Start times come in ticks of 10 ms; two processes of one number differ by far more.
 _SAME_START_SECONDS = 1.0
 

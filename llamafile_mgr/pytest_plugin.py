@@ -18,8 +18,6 @@ import pytest
 if TYPE_CHECKING:
     from llamafile_mgr.endpoints.endpoint import Endpoint
 
-__all__ = ["llamafile_endpoint", "pytest_addoption", "pytest_configure"]
-
 _ROLES = ("embed", "generate", "rerank")
 _MARKER = "llamafile"
 

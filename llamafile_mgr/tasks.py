@@ -1,16 +1,15 @@
-"""Tasks that run beside what started them and do not vanish when they fail, and several that run as one."""
+"""Tasks that do not vanish when they fail, several that run as one, and threads that are waited for."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
-
-__all__ = ["run_all", "start_task"]
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 _LOG = logging.getLogger("llamafile_mgr.tasks")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -40,3 +39,29 @@ async def run_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _LOG.error("the task %r failed: %s", task.get_name(), error, exc_info=error)
+
+
+async def run_to_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run ``work`` in a thread and wait for it even when cancelled; the cancellation follows then.
+
+    ``asyncio.to_thread`` lets go of its thread on cancellation. One that still writes through a
+    descriptor which its owner then closes could write into another file.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        cancelled = await _wait(task) or cancelled
+    if cancelled is not None:
+        # The outcome is looked at, so that a failure beside the cancellation is not reported as lost.
+        task.exception()
+        raise cancelled
+    return task.result()
+
+
+async def _wait(task: asyncio.Future[T]) -> asyncio.CancelledError | None:
+    """Wait for ``task`` and return the cancellation that came meanwhile, if any."""
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError as error:
+        return error
+    return None

@@ -25,6 +25,7 @@ FLOORS = {
     "processes": 0,
     "paths": 0,
     "tasks": 0,
+    "typed_values": 0,
     "catalog": 1,
     "machine": 1,
     "engines": 2,

@@ -17,8 +17,6 @@ from llamafile_mgr.benchmarking.measuring import CellResult
 from llamafile_mgr.benchmarking.reports import BenchReport
 from llamafile_mgr.errors import StoreError, UsageError
 
-__all__ = ["ChartLine", "chart_lines", "check_chart", "draw_svg", "write_chart"]
-
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _GAP, _LEGEND = 420, 300, 60, 60, 50, 70, 170
 _TICKS = 5

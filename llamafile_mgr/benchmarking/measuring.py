@@ -15,8 +15,6 @@ from typing import Protocol
 
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["BenchTarget", "Cell", "CellResult", "Measurement", "measure", "percentile"]
-
 
 @dataclass(frozen=True, slots=True)
 class Cell:

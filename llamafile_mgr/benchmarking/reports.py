@@ -20,8 +20,6 @@ from typing import Any
 from llamafile_mgr import __version__
 from llamafile_mgr.benchmarking.measuring import CellResult
 
-__all__ = ["HEADERS", "SCHEMA", "BenchReport", "report_json", "table_rows"]
-
 SCHEMA = "llamafile-mgr/bench/1"
 HEADERS = ("TARGET", "BATCH", "CONCURRENCY", "TEXTS/S", "SLOWEST", "FASTEST", "P50 MS", "P95 MS", "REQUESTS")
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from llamafile_mgr.embedding.checked_engines import make_supervisor
+from llamafile_mgr.embedding.checked_engines import running_pools
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import error_text, read_json
@@ -19,8 +19,6 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Deadline
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
-
-__all__ = ["DirectTarget", "ProxyTarget", "direct_engines", "proxy_at"]
 
 _SECONDS = 600.0
 #: More than anybody sends at once: the engines' own queues are measured.
@@ -58,12 +56,9 @@ class DirectTarget:
         """Embed these texts, one request after the other where the family takes fewer. Raises EngineError."""
         for at in range(0, len(texts), self._rules.max_texts):
             some = texts[at : at + self._rules.max_texts]
-            reply = await self._pool.calls.ask(self._rules.embed(some), _caller())
+            caller = Caller("", Deadline.after(_SECONDS, _SECONDS))
+            reply = await self._pool.calls.ask(self._rules.embed(some), caller)
             self._rules.read_vectors(reply, len(some))
-
-
-def _caller() -> Caller:
-    return Caller("", Deadline.after(_SECONDS, _SECONDS))
 
 
 @asynccontextmanager
@@ -92,11 +87,7 @@ async def direct_engines(plan: Plan, paths: Paths) -> AsyncIterator[DirectTarget
         NotReadyError: none became ready.
     """
     open_door = PoolOptions(policy=replace(make_policy(plan), batch_texts=1, bulk_batches=_MOST_REQUESTS))
-    supervisor = make_supervisor([plan], paths, SupervisorOptions(pools={plan.name: open_door}))
+    options = SupervisorOptions(pools={plan.name: open_door})
     with hold_files([plan], paths):
-        try:
-            await supervisor.start()
-            await supervisor.pools[0].calls.until_ready(_caller())
-            yield DirectTarget(supervisor.pools[0])
-        finally:
-            await supervisor.stop(drain=False)
+        async with running_pools([plan], paths, _SECONDS, options) as (pool,):
+            yield DirectTarget(pool)

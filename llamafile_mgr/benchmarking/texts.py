@@ -9,8 +9,6 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["read_docstrings"]
-
 SHORTEST, LONGEST = 40, 1200  # characters; about 10 to 350 tokens
 
 

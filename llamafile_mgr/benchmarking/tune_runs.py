@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
-from llamafile_mgr.embedding.checked_engines import make_supervisor
+from llamafile_mgr.embedding.checked_engines import running_pools
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
@@ -41,17 +41,6 @@ from llamafile_mgr.supervisor.calls import Caller, Deadline
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.tasks import run_all
-
-__all__ = [
-    "ABRun",
-    "TuneReport",
-    "VariantRunner",
-    "compare_plans",
-    "make_text",
-    "running_variant",
-    "tune_once",
-    "tune_plan",
-]
 
 #: Part of the budget that is kept to measure the winner against the default once more.
 _FINAL_PART = 0.35
@@ -182,14 +171,8 @@ async def running_variant(
     # The engines' own queues are measured, not ours.
     open_doors = PoolOptions(policy=replace(make_policy(varied), batch_texts=1, bulk_batches=_MOST_REQUESTS))
     options = SupervisorOptions(stall_seconds=_START_SECONDS, pools={each.name: open_doors for each in plans})
-    supervisor = make_supervisor(plans, paths, options)
-    try:
-        await supervisor.start()
-        for pool in supervisor.pools:
-            await pool.calls.until_ready(Caller("", Deadline.after(wait_seconds, wait_seconds)))
-        yield VariantRunner(varied, supervisor.pools)
-    finally:
-        await supervisor.stop()
+    async with running_pools(plans, paths, wait_seconds, options) as pools:
+        yield VariantRunner(varied, pools)
 
 
 async def tune_once(model: str, config: Config, paths: Paths) -> bool:

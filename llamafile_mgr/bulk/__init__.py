@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llamafile_mgr.bulk.engines import own_engines, plan_alone
-from llamafile_mgr.bulk.job import BulkJob, JobProgress, JobReport, embed_file, run_job, stream_job
+from llamafile_mgr.bulk.job import BulkJob, JobProgress, JobReport, embed_file
 from llamafile_mgr.bulk.proxies import running_proxy
 from llamafile_mgr.bulk.readers import InputForm, TextInput
 from llamafile_mgr.bulk.vector_sources import EmbedSettings, VectorSource
@@ -19,7 +19,5 @@ __all__ = [
     "embed_file",
     "own_engines",
     "plan_alone",
-    "run_job",
     "running_proxy",
-    "stream_job",
 ]

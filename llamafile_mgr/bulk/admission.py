@@ -14,8 +14,6 @@ from llamafile_mgr.bulk.references import Reference
 from llamafile_mgr.bulk.vector_sources import NodeSource
 from llamafile_mgr.errors import NotReadyError, VectorSpaceError
 
-__all__ = ["Admission", "NodeFacts", "read_facts"]
-
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:

@@ -25,8 +25,6 @@ from llamafile_mgr.files import store_errors, sync_directory, write_atomically
 from llamafile_mgr.locks import LockBusyError, Locks
 from llamafile_mgr.paths import ensure_private_dir
 
-__all__ = ["FinishedFragment", "Keeper", "Parts", "parts_folder"]
-
 _FORMAT = 1
 _MANIFEST, _LOCK = "job.json", "lock"
 #: Part files of one folder; a corpus of a hundred million texts has many.

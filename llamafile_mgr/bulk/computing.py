@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 
 from llamafile_mgr.bulk.checkpoints import FinishedFragment
-from llamafile_mgr.bulk.fragments import Fragment
-from llamafile_mgr.bulk.text_records import TextResult
+from llamafile_mgr.bulk.text_records import Fragment, TextResult
 from llamafile_mgr.bulk.vector_sources import VectorSource
 from llamafile_mgr.tasks import run_all
-
-__all__ = ["compute_in_order", "embed_fragment", "fragments_under_way", "read_next"]
 
 
 def fragments_under_way(batch: int, concurrency: int, fragment: int) -> int:

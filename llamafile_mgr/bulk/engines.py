@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llamafile_mgr.bulk.text_records import Failure, TextResult
 from llamafile_mgr.bulk.vector_sources import EmbedSettings
 from llamafile_mgr.config import Config, ModelConfig
-from llamafile_mgr.embedding.checked_engines import make_supervisor
+from llamafile_mgr.embedding.checked_engines import running_pools
 from llamafile_mgr.embedding.embedder import Embedder
 from llamafile_mgr.embedding.requests import EmbedRequest, InputType
 from llamafile_mgr.launching.local_plans import hold_files, make_plans
@@ -26,9 +26,6 @@ from llamafile_mgr.launching.wanted import read_embedder
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
-from llamafile_mgr.supervisor.calls import Caller, Deadline
-
-__all__ = ["EngineSource", "own_engines", "plan_alone", "plan_embedder"]
 
 #: A model of many gigabytes loads for minutes.
 _READY_SECONDS = 1800.0
@@ -117,13 +114,7 @@ async def own_engines(plan: Plan, paths: Paths, settings: EmbedSettings) -> Asyn
         NotFoundError: its file was removed meanwhile.
         NotReadyError: none became ready.
     """
-    supervisor = make_supervisor([plan], paths)
-    pool = supervisor.pools[0]
     with hold_files([plan], paths):
-        try:
-            await supervisor.start()
-            await pool.calls.until_ready(Caller("", Deadline.after(_READY_SECONDS, _READY_SECONDS)))
+        async with running_pools([plan], paths, _READY_SECONDS) as (pool,):
             embedder = Embedder(pool, wait_seconds=_READY_SECONDS, deadline_seconds=_CALL_SECONDS)
             yield EngineSource(embedder, settings)
-        finally:
-            await supervisor.stop(drain=False)

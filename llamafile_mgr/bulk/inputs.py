@@ -12,8 +12,6 @@ from llamafile_mgr.bulk.readers import TextInput, has_known_form
 from llamafile_mgr.bulk.remote_files import is_shown, is_url, list_urls
 from llamafile_mgr.errors import NotFoundError, UsageError
 
-__all__ = ["find_inputs"]
-
 _STANDARD_INPUT = "-"
 _WILD = frozenset("*?[")
 

@@ -17,27 +17,14 @@ from typing import Any, Protocol
 
 from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.computing import compute_in_order, fragments_under_way
-from llamafile_mgr.bulk.fragments import Fragment, split_fragments
 from llamafile_mgr.bulk.readers import InputForm, TextInput, count_texts, form_of, read_texts
 from llamafile_mgr.bulk.remote_files import identify_url
 from llamafile_mgr.bulk.tables import OutputFacts, TableFolder
+from llamafile_mgr.bulk.text_records import Fragment, split_fragments
 from llamafile_mgr.bulk.vector_sources import EmbedSettings, OneSpace, VectorSource
 from llamafile_mgr.bulk.writers import OutputForm, output_form, write_output
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
 from llamafile_mgr.files import store_errors
-
-__all__ = [
-    "BulkJob",
-    "Computer",
-    "JobProgress",
-    "JobReport",
-    "Observe",
-    "check_job",
-    "complete_job",
-    "embed_file",
-    "run_job",
-    "stream_job",
-]
 
 
 @dataclass(frozen=True, slots=True)

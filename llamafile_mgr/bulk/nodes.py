@@ -17,8 +17,6 @@ from llamafile_mgr.errors import NotFoundError, PlanError
 from llamafile_mgr.paths import Paths, resolve_paths
 from llamafile_mgr.store import Store
 
-__all__ = ["node_source", "predict_space"]
-
 #: Measures which settings of a model are fastest here, and tells whether plans have something new in them.
 Tune = Callable[[str, Config, Paths], Awaitable[bool]]
 

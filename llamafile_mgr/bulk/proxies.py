@@ -10,8 +10,6 @@ from llamafile_mgr.bulk.vector_sources import EmbedSettings
 from llamafile_mgr.client import AsyncClient, ModelInfo
 from llamafile_mgr.errors import BodyTooLargeError, CheckpointError, NotFoundError, VectorSpaceError
 
-__all__ = ["ProxySource", "running_proxy"]
-
 _ANSWER_SECONDS = 3600.0
 _FIRST_RETRIES = 2
 #: With growing pauses these last for about five minutes.
@@ -64,16 +62,9 @@ class ProxySource:
 
 @asynccontextmanager
 async def running_proxy(
-    url: str,
-    settings: EmbedSettings,
-    *,
-    model: str | None = None,
-    api_key: str | None = None,
-    retries: int = _RETRIES,
+    url: str, settings: EmbedSettings, *, model: str | None = None, api_key: str | None = None
 ) -> AsyncIterator[ProxySource]:
     """Use the proxy at ``url`` while inside; ``model`` None takes its first embedding model.
-
-    ``retries``: how often a request is sent again that met a full queue or nobody.
 
     Raises:
         UsageError: the URL is none.
@@ -87,5 +78,5 @@ async def running_proxy(
     if found is None or found.vector_space is None:
         names = ", ".join(each.name for each in served) or "no embedding model of llamafile-mgr"
         raise NotFoundError(f"{url} serves {names}" + (f", not {model}" if model else ""))
-    async with AsyncClient(url, api_key=api_key, timeout_seconds=_ANSWER_SECONDS, retries=retries) as client:
+    async with AsyncClient(url, api_key=api_key, timeout_seconds=_ANSWER_SECONDS, retries=_RETRIES) as client:
         yield ProxySource(client, settings, found, found.vector_space)

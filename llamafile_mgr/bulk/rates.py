@@ -15,17 +15,14 @@ import numpy as np
 
 from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts
 from llamafile_mgr.bulk.computing import compute_in_order, fragments_under_way
-from llamafile_mgr.bulk.fragments import Fragment, split_fragments
 from llamafile_mgr.bulk.job import BulkJob
 from llamafile_mgr.bulk.readers import TextInput, read_texts
 from llamafile_mgr.bulk.scaling import ScaleRates
 from llamafile_mgr.bulk.tables import OutputFacts
-from llamafile_mgr.bulk.text_records import TextRecord
+from llamafile_mgr.bulk.text_records import Fragment, TextRecord, split_fragments
 from llamafile_mgr.bulk.vector_sources import VectorSource
 from llamafile_mgr.bulk.writers import write_output
 from llamafile_mgr.errors import NotReadyError
-
-__all__ = ["measure_rates"]
 
 _ROWS = 20_000
 _PARTS = 50

@@ -20,16 +20,6 @@ from llamafile_mgr.bulk.remote_files import open_url
 from llamafile_mgr.bulk.text_records import Id, TextRecord, bad_record, make_record
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 
-__all__ = [
-    "InputForm",
-    "TextInput",
-    "count_texts",
-    "form_of",
-    "has_known_form",
-    "import_parquet",
-    "read_texts",
-]
-
 #: Where a text stands when nobody says: the first of these that is there.
 TEXT_COLUMNS = ("text", "content", "body", "document", "passage", "sentence", "input")
 ID_COLUMNS = ("id", "_id", "doc_id")

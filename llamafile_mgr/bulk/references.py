@@ -20,8 +20,6 @@ from llamafile_mgr.embedding.vectors import cosines, normalise
 from llamafile_mgr.errors import CheckpointError, VectorSpaceError
 from llamafile_mgr.files import store_errors, write_atomically
 
-__all__ = ["Reference", "keep_reference", "load_reference", "make_reference"]
-
 _NAME = "golden.json"
 _TEXTS = (
     *PROBE_TEXTS,

@@ -7,8 +7,6 @@ from typing import Any, BinaryIO, cast
 
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 
-__all__ = ["identify_url", "is_shown", "is_url", "list_urls", "open_url"]
-
 
 def is_url(name: str) -> bool:
     """Tell whether ``name`` is an URL and no path."""

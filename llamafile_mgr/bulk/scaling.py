@@ -14,17 +14,6 @@ from typing import Any
 from llamafile_mgr import __version__
 from llamafile_mgr.errors import UsageError
 
-__all__ = [
-    "ASSUMPTIONS",
-    "HEADERS",
-    "SCHEMA",
-    "Prediction",
-    "ScaleRates",
-    "predict",
-    "scale_json",
-    "scale_rows",
-]
-
 SCHEMA = "llamafile-mgr/bench-scale/1"
 HEADERS = ("NODES", "TEXTS/S", "HOURS", "COST", "LIMITED BY", "NODES BUSY")
 ASSUMPTIONS = (

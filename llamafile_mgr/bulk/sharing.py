@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from llamafile_mgr.bulk.admission import Admission, NodeFacts
 from llamafile_mgr.bulk.checkpoints import FinishedFragment
 from llamafile_mgr.bulk.computing import read_next
-from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.references import Reference, keep_reference
+from llamafile_mgr.bulk.text_records import Fragment
 from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import (
     EngineError,
@@ -27,8 +28,6 @@ from llamafile_mgr.errors import (
     NotReadyError,
 )
 from llamafile_mgr.tasks import run_all
-
-__all__ = ["Finder", "Node", "SharedWork"]
 
 #: How often a node is started that keeps being lost, and at how many losses a fragment is the suspect.
 _STARTS = 3
@@ -66,6 +65,7 @@ class Finder(Protocol):
         """Return the nodes that are there now and were not returned before. Raises Error."""
 
 
+@dataclass(eq=False)
 class SharedWork:
     """A ``Computer`` of many nodes, to be entered; ``first`` tells when one of them is ready.
 
@@ -73,21 +73,17 @@ class SharedWork:
     they must give. ``window``: fragments at a node at once. ``say``: takes one line for a person.
     """
 
-    def __init__(
-        self,
-        finder: Finder,
-        vector_space: str | None,
-        reference: Reference,
-        window: int,
-        say: Callable[[str], None],
-    ) -> None:
-        self._finder = finder
+    _finder: Finder
+    _vector_space: InitVar[str | None]
+    _reference: InitVar[Reference]
+    _window: int
+    _say: Callable[[str], None]
+    _reference_kept: bool = False
+
+    def __post_init__(self, vector_space: str | None, reference: Reference) -> None:
         self._admission = Admission(vector_space, reference)
-        self._reference_kept = False
-        self._window = window
-        self._say = say
-        self._queue = _Queue(window)
-        self._results: asyncio.Queue[FinishedFragment | Error | None] = asyncio.Queue(2 * window)
+        self._queue = _Queue(self._window)
+        self._results: asyncio.Queue[FinishedFragment | Error | None] = asyncio.Queue(2 * self._window)
         self._facts: asyncio.Future[NodeFacts] = asyncio.get_running_loop().create_future()
         self._keeping = asyncio.Lock()
         self._folder: asyncio.Future[Path] = asyncio.get_running_loop().create_future()

@@ -23,16 +23,6 @@ from llamafile_mgr.bulk.text_records import Failure, Id
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.files import store_errors, write_atomically
 
-__all__ = [
-    "OutputFacts",
-    "TableFolder",
-    "fill_rows",
-    "make_columns",
-    "make_schema",
-    "make_table",
-    "render_facts",
-]
-
 _META = "_meta.json"
 _OURS = re.compile(r"_meta\.json|part-\d{9}\.parquet|\.(part-|_meta).*")
 _REPEATED = ["vector_space", "error", "truncated"]

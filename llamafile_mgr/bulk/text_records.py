@@ -1,15 +1,16 @@
-"""One text of a bulk job on its way in, and what became of it on its way out."""
+"""The texts of a bulk job: on their way in, in fixed pieces, and what became of each on its way out. Pure."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-__all__ = ["Failure", "Id", "TextRecord", "TextResult", "bad_record", "make_record"]
 
 Id = int | str
 
@@ -63,3 +64,31 @@ def make_record(place: Id, given_id: object, text: object, what: str) -> TextRec
 def bad_record(known: Id, message: str) -> TextRecord:
     """Return the record of an item that could not be read."""
     return TextRecord(known, "", Failure("unreadable", message))
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A fixed piece of an input, which is computed, kept and repeated as one. ``index``: from 0."""
+
+    index: int
+    records: tuple[TextRecord, ...]
+
+    @property
+    def digest(self) -> str:
+        """Return 32 hex digits that differ when an id or a text does."""
+        digest = hashlib.blake2b(digest_size=16)
+        for record in self.records:
+            parts = (repr(record.id), record.text, record.failure.message if record.failure else "")
+            for part in parts:
+                data = part.encode("utf-8", "surrogatepass")
+                digest.update(len(data).to_bytes(8, "little") + data)
+        return digest.hexdigest()
+
+
+def split_fragments(inputs: Iterable[Iterable[TextRecord]], size: int) -> Iterator[Fragment]:
+    """Yield the records of every input in pieces of ``size``; the last one of each may be smaller."""
+    index = itertools.count()
+    for records in inputs:
+        source = iter(records)
+        while taken := tuple(itertools.islice(source, size)):
+            yield Fragment(next(index), taken)

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from llamafile_mgr.bulk.text_records import TextResult
 from llamafile_mgr.embedding.requests import InputType, Truncation
 
-__all__ = ["EmbedSettings", "NodeSource", "OneSpace", "VectorSource"]
-
 
 @dataclass(frozen=True, slots=True)
 class EmbedSettings:

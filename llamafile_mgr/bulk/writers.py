@@ -20,9 +20,6 @@ from llamafile_mgr.bulk.tables import OutputFacts, fill_rows, make_schema, make_
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.files import store_errors, sync_directory, sync_file
 
-__all__ = ["OutputForm", "output_form", "render_lines", "write_output"]
-
-
 Made = list[tuple[Path, Path]]
 Read = Callable[[], Iterable[FinishedFragment]]
 

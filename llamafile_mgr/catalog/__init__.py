@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from llamafile_mgr.catalog.catalog_entries import (
-    Artifact,
-    ArtifactKind,
-    Catalog,
-    Model,
-    Pooling,
-    Role,
-)
-from llamafile_mgr.catalog.golden import GoldenVector, load_golden
-from llamafile_mgr.catalog.loading import load_catalog, parse_catalog
+from llamafile_mgr.catalog.catalog_entries import Artifact, ArtifactKind, Catalog, Model, Pooling, Role
+from llamafile_mgr.catalog.golden import load_golden
+from llamafile_mgr.catalog.loading import load_catalog
 
 __all__ = [
     "Artifact",
     "ArtifactKind",
     "Catalog",
-    "GoldenVector",
     "Model",
     "Pooling",
     "Role",
     "load_catalog",
     "load_golden",
-    "parse_catalog",
 ]

@@ -9,8 +9,6 @@ from enum import StrEnum
 
 from llamafile_mgr.errors import NotFoundError
 
-__all__ = ["Artifact", "ArtifactKind", "Catalog", "Model", "Pooling", "Role", "Shape"]
-
 #: A part of a name tells which is meant from so many letters on.
 _LEAST_PART = 3
 
@@ -140,17 +138,6 @@ class Catalog:
 
     models: Mapping[str, Model]
     runtimes: Mapping[str, Artifact]
-
-    def model(self, model_id: str) -> Model:
-        """Return the model of this id.
-
-        Raises:
-            NotFoundError: there is none; the hint names the nearest.
-        """
-        found = self.models.get(model_id)
-        if found is None:
-            raise NotFoundError(f"the catalog has no model {model_id}", hint=self._nearest(model_id))
-        return found
 
     def find(self, name: str) -> tuple[Model | None, Artifact]:
         """Return what ``MODEL``, ``MODEL:ARTIFACT`` or a runtime's name means.

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from llamafile_mgr.catalog.catalog_entries import Model
 
-__all__ = ["GoldenVector", "load_golden"]
-
 
 @dataclass(frozen=True, slots=True)
 class GoldenVector:

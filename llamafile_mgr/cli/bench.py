@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.benchmarking.reports import BenchReport
     from llamafile_mgr.bulk.scaling import ScaleRates
 
-__all__ = ["command"]
-
 _MOST, _TEXTS = 1024, 600
 
 

@@ -13,8 +13,6 @@ from llamafile_mgr.cli.output import format_bytes, format_table, print_json, pri
 if TYPE_CHECKING:
     from llamafile_mgr.embedding.vector_cache import CacheFacts, VectorCache
 
-__all__ = ["command"]
-
 
 @click.group("cache")
 def command() -> None:

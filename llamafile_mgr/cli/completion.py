@@ -9,8 +9,6 @@ from click.shell_completion import get_completion_class
 
 from llamafile_mgr.errors import InternalError
 
-__all__ = ["command"]
-
 _PROGRAM, _VARIABLE = "llamafile-mgr", "_LLAMAFILE_MGR_COMPLETE"
 
 

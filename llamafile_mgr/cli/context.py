@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.config import Config
     from llamafile_mgr.paths import Paths
 
-__all__ = ["Context"]
-
 
 class Context:
     """The state of one invocation, ``ctx.obj`` of every click command."""

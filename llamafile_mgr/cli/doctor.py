@@ -7,8 +7,6 @@ import click
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import print_json, print_line, styled
 
-__all__ = ["command"]
-
 _MARKS = {"pass": ("pass", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
 
@@ -34,6 +32,7 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
     from llamafile_mgr.machine.checks import diagnose, failures
     from llamafile_mgr.machine.detection import detect_machine
     from llamafile_mgr.machine.launch import launch_facts
+    from llamafile_mgr.machine.snapshot import machine_to_dict
 
     context = ctx.ensure_object(Context)
     machine = detect_machine()
@@ -41,9 +40,7 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
     checks = diagnose(machine, launch_facts(context.paths, port=wanted))
     bad = failures(checks)
     if as_json:
-        print_json(
-            {"ok": not bad, "machine": machine.to_dict(), "checks": [check.to_dict() for check in checks]}
-        )
+        print_json({"ok": not bad, "machine": machine_to_dict(machine), "checks": checks})
     else:
         for check in checks:
             if quiet and check.outcome.value == "pass":

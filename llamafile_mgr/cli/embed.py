@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.bulk.checkpoints import FinishedFragment
     from llamafile_mgr.bulk.ray import RayCluster
     from llamafile_mgr.cli.embed_sources import SourceOverrides
-
-__all__ = ["command"]
 
 _INEXACT = (
     "its engines compute several texts together, or some are of other machines: the last bits of vectors "
@@ -168,7 +166,11 @@ def command(
     from llamafile_mgr.embedding.requests import InputType, Truncation
     from llamafile_mgr.errors import UsageError
 
-    cluster = _cluster(ray_address, ray_cpus, ray_gpus)
+    cluster = None
+    if ray_address is not None:
+        from llamafile_mgr.bulk.ray import RayCluster, check_address
+
+        cluster = RayCluster(check_address(ray_address), ray_cpus, ray_gpus)
     if tune and cluster is None:
         raise UsageError("--tune is for the nodes of --ray", hint="on this machine: llamafile-mgr tune MODEL")
     if bool(texts) == bool(files):
@@ -201,14 +203,6 @@ def _keep_every(output: Path | None) -> int:
     return 1024 if output is not None and output_form(output) is OutputForm.FOLDER else 128
 
 
-def _cluster(address: str | None, cpus: float, gpus: int | None) -> RayCluster | None:
-    if address is None:
-        return None
-    from llamafile_mgr.bulk.ray import RayCluster, check_address
-
-    return RayCluster(check_address(address), cpus, gpus)
-
-
 def _run(context: Context, job: BulkJob, overrides: SourceOverrides, quiet: bool) -> JobReport:
     from llamafile_mgr.bulk.job import check_job, run_job, stream_job
     from llamafile_mgr.cli.embed_sources import connect
@@ -227,7 +221,9 @@ def _run(context: Context, job: BulkJob, overrides: SourceOverrides, quiet: bool
                 if not vectors.exact and job.output is not None:
                     display.say(_INEXACT)
                 if job.output is None:
-                    return await stream_job(job, vectors, _write_lines(vectors.vector_space), display)
+                    return await stream_job(
+                        job, vectors, partial(_write_lines, vectors.vector_space), display
+                    )
                 return await run_job(job, vectors, display)
 
         return run_until_signal(work(), lambda: kept)
@@ -236,8 +232,6 @@ def _run(context: Context, job: BulkJob, overrides: SourceOverrides, quiet: bool
 def _run_on_ray(
     context: Context, job: BulkJob, overrides: SourceOverrides, cluster: RayCluster, tune: bool, quiet: bool
 ) -> JobReport:
-    import functools
-
     from llamafile_mgr.benchmarking.tune_runs import tune_once
     from llamafile_mgr.bulk.job import check_job
     from llamafile_mgr.bulk.nodes import node_source, predict_space
@@ -260,7 +254,7 @@ def _run_on_ray(
         contextlib.redirect_stdout(nowhere),
     ):
         first = tune_once if tune else None
-        connect = functools.partial(node_source, model, job.settings, exact=overrides.exact, tune=first)
+        connect = partial(node_source, model, job.settings, exact=overrides.exact, tune=first)
         work = run_on_ray(
             job,
             cluster,
@@ -273,15 +267,11 @@ def _run_on_ray(
         return run_until_signal(work, lambda: kept)
 
 
-def _write_lines(vector_space: str) -> Callable[[FinishedFragment], None]:
-    """Return what writes a fragment's lines to standard output."""
+def _write_lines(vector_space: str, part: FinishedFragment) -> None:
     from llamafile_mgr.bulk.writers import render_lines
 
-    def write(part: FinishedFragment) -> None:
-        sys.stdout.buffer.writelines(render_lines(part, vector_space))
-        sys.stdout.buffer.flush()
-
-    return write
+    sys.stdout.buffer.writelines(render_lines(part, vector_space))
+    sys.stdout.buffer.flush()
 
 
 def _finish(report: JobReport, output: Path | None, as_json: bool) -> None:

@@ -14,8 +14,6 @@ from llamafile_mgr.cli.context import Context
 if TYPE_CHECKING:
     from llamafile_mgr.bulk import EmbedSettings, VectorSource
 
-__all__ = ["SourceOverrides", "connect", "name_model"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SourceOverrides:

@@ -18,8 +18,6 @@ from llamafile_mgr.cli.model_names import complete_file, read_models, role_optio
 if TYPE_CHECKING:
     from llamafile_mgr.launching.wanted import ToldRoles
 
-__all__ = ["command"]
-
 #: What shells say of a command that is not there, or that may not be run.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 

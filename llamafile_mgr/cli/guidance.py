@@ -5,8 +5,6 @@ from __future__ import annotations
 from llamafile_mgr.errors import Error, UsageError
 from llamafile_mgr.paths import Paths
 
-__all__ = ["how_to_pull", "how_to_start", "unnamed_model"]
-
 #: Suits every machine, and needs no model hub.
 _SMALLEST = "all-minilm-l6-v2"
 

@@ -9,8 +9,6 @@ import click
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import format_bytes, print_result
 
-__all__ = ["command"]
-
 
 @click.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))

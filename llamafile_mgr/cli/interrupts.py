@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["run_until_signal"]
-
 _T = TypeVar("_T")
 
 

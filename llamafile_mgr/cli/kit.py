@@ -10,8 +10,6 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.output import count_of, format_bytes, print_json, print_line, print_result
 
-__all__ = ["command"]
-
 
 @click.group(name="kit")
 def command() -> None:

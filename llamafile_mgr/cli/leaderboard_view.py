@@ -8,8 +8,6 @@ from llamafile_mgr.cli.output import format_table, print_line
 from llamafile_mgr.planner.leaderboard import By, Leaderboard
 from llamafile_mgr.planner.published import PUBLISHED_NOTE, TASKS, PublishedScores
 
-__all__ = ["board_to_dict", "print_board"]
-
 #: More columns of scores than this are not printed; --json has them all.
 _COLUMNS = 8
 

@@ -9,8 +9,6 @@ import click
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import count_of, format_bytes, format_table, print_json, print_line
 
-__all__ = ["command"]
-
 
 @click.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

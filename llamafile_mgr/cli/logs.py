@@ -9,8 +9,6 @@ from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.output import print_json_line, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
-__all__ = ["command"]
-
 
 @click.command("logs")
 @click.argument("model", shell_complete=complete_stored)

@@ -16,15 +16,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.config import ServeConfig
     from llamafile_mgr.launching.wanted import ToldRoles, WantedModels
 
-__all__ = [
-    "complete_file",
-    "complete_models",
-    "complete_pullable",
-    "complete_stored",
-    "read_models",
-    "role_options",
-]
-
 R = TypeVar("R")
 
 #: What a path looks like before it is complete.

@@ -11,22 +11,6 @@ import click
 
 from llamafile_mgr.errors import Error
 
-__all__ = [
-    "count_columns",
-    "count_of",
-    "drop_output",
-    "format_bytes",
-    "format_table",
-    "print_error",
-    "print_json",
-    "print_json_line",
-    "print_line",
-    "print_result",
-    "print_rows",
-    "printable",
-    "styled",
-]
-
 _GAP = "  "
 #: The last column is wrapped into what is left of the line, unless that is narrower.
 _LEAST_WRAP = 20

@@ -18,8 +18,6 @@ from llamafile_mgr.errors import UsageError
 if TYPE_CHECKING:
     from llamafile_mgr.store import Store
 
-__all__ = ["command"]
-
 
 @click.command("pack")
 @click.option(

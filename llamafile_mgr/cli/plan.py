@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.launching.wanted import ToldRoles
     from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["command"]
-
 
 @click.command("plan")
 @click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models)

@@ -26,8 +26,6 @@ from llamafile_mgr.downloader.pull_events import (
 if TYPE_CHECKING:
     from llamafile_mgr.bulk import JobProgress
 
-__all__ = ["Display", "TextDisplay", "make_display"]
-
 _TRUST_WORDS = {
     "pinned": "checked against the pinned digest",
     "hub": "checked against the hub's digest",

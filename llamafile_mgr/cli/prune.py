@@ -7,8 +7,6 @@ import click
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
 
-__all__ = ["command"]
-
 
 @click.command(name="prune")
 @click.option("--all", "every_part", is_flag=True, help="Remove young unfinished downloads too.")

@@ -9,8 +9,6 @@ import click
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_pullable
 
-__all__ = ["command"]
-
 
 @click.command(name="pull")
 @click.argument("names", nargs=-1, metavar="NAME...", shell_complete=complete_pullable)

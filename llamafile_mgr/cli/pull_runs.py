@@ -23,8 +23,6 @@ from llamafile_mgr.store.importing import import_file
 from llamafile_mgr.store.layout import check_digest, check_name
 from llamafile_mgr.store.lockfile import LockedArtifact, locked, read_lock, write_lock
 
-__all__ = ["locked_jobs", "print_previews", "pull_all", "repair_file", "targets_of", "update_lock"]
-
 _T = TypeVar("_T")
 Job = tuple[PullTarget | Path, PullOptions]
 

@@ -12,28 +12,20 @@ from llamafile_mgr.cli.output import format_bytes, format_table, print_json, pri
 if typing.TYPE_CHECKING:
     from llamafile_mgr.planner.verdicts import ModelVerdict, Recommendation
 
-__all__ = ["command"]
-
 _TASKS = ("clustering", "reranking", "retrieval", "sts")
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """Return the bytes of ``8GB``, ``512MiB`` or a plain number, or fail as click does."""
     if value is None:
         return None
-    text = value.strip().upper()
-    digits = text.rstrip("BIKMGT ")
-    unit = _UNITS.get(text[len(digits) :].strip())
+    from llamafile_mgr.config import parse_size
+    from llamafile_mgr.errors import ConfigError
+
     try:
-        count = int(float(digits) * unit) if unit else 0
-    except (ValueError, OverflowError):
-        count = 0
-    if count <= 0:
-        raise click.BadParameter(f"{value!r} is no size; write 8GB, 512MiB or a number of bytes")
-    return count
+        return parse_size(value, "--max-memory")
+    except ConfigError:
+        raise click.BadParameter(f"{value!r} is no size; write 8GB, 512MiB or a number of bytes") from None
 
 
 def _tasks(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

@@ -12,8 +12,6 @@ from datetime import datetime
 
 import click
 
-__all__ = ["watch"]
-
 _HOME, _ERASE_LINE, _ERASE_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 

@@ -6,9 +6,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
-from llamafile_mgr.cli.output import format_bytes, print_json, print_line
-
-__all__ = ["command"]
+from llamafile_mgr.cli.output import format_bytes, print_result
 
 
 @click.command(name="rm")
@@ -31,8 +29,5 @@ def command(context: Context, names: tuple[str, ...], as_json: bool) -> None:
     # All or nothing as far as the names go: a wrong one is found before the first is removed.
     chosen = [store.find(name, damaged_too=True) for name in names]
     removals = [store.remove(entry.name) for entry in {entry.name: entry for entry in chosen}.values()]
-    if as_json:
-        print_json(removals)
-        return
-    for one in removals:
-        print_line(f"removed {', '.join(one.names)} ({format_bytes(one.freed_bytes)} freed)")
+    said = [f"removed {', '.join(one.names)} ({format_bytes(one.freed_bytes)} freed)" for one in removals]
+    print_result(removals, "\n".join(said), as_json=as_json)

@@ -11,8 +11,6 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import print_result
 from llamafile_mgr.errors import NotReadyError, UsageError
 
-__all__ = ["ask_running", "change_model", "port_option"]
-
 port_option = click.option(
     "--port", type=click.IntRange(1, 65535), help="The port of the serve that is meant, when several run."
 )

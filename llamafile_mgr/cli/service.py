@@ -6,38 +6,41 @@ import os
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import read_models, role_options
 from llamafile_mgr.cli.output import print_json, print_json_line, print_line, print_result
-from llamafile_mgr.cli.service_view import describe, print_after, print_changes, print_commands
 from llamafile_mgr.errors import ConfigError, NotReadyError, ServiceError
 
 if TYPE_CHECKING:
     from llamafile_mgr.launching.wanted import ToldRoles
-    from llamafile_mgr.service.definition import ServiceSpec
+    from llamafile_mgr.service.applying import FileChange
+    from llamafile_mgr.service.definition import Definition, Handle, ServiceSpec
     from llamafile_mgr.service.finding import ServiceHost
-    from llamafile_mgr.service.managing import Handle
 
-__all__ = ["command"]
+F = TypeVar("F", bound=Callable[..., object])
 
-_scope_option = click.option(
-    "--user/--system",
-    "user",
-    default=True,
-    help="The user's own service (default), or one of the whole machine.",
-)
-_name_option = click.option(
-    "--name",
-    default="llamafile-mgr",
-    show_default=True,
-    help="The name of the service, when there are several.",
-)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _dry_option = click.option("--dry-run", is_flag=True, help="Only say what would be written and run.")
+
+
+def _which_service(function: F) -> F:
+    """Add the options that tell which service is meant."""
+    function = click.option(
+        "--name",
+        default="llamafile-mgr",
+        show_default=True,
+        help="The name of the service, when there are several.",
+    )(function)
+    return click.option(
+        "--user/--system",
+        "user",
+        default=True,
+        help="The user's own service (default), or one of the whole machine.",
+    )(function)
 
 
 @click.group("service")
@@ -66,8 +69,7 @@ def command() -> None:
     "--on-demand", is_flag=True, help="Start at the first call instead of at boot or login (systemd)."
 )
 @click.option("--run-as", metavar="USER", help="Who runs a system service.  [default: the caller of sudo]")
-@_scope_option
-@_name_option
+@_which_service
 @_dry_option
 @_json_option
 @click.pass_obj
@@ -105,18 +107,48 @@ def install(
     )
     definition = find_definition(request, target, os.environ)
     steps = handle.install_steps(definition)
-    changes = compare(steps.files)
+    changes = [compare(file) for file in steps.files]
     if not dry_run:
         make_directories(target)
     run, commands = _runner(dry_run=dry_run)
     apply_install(steps, changes, run, dry_run=dry_run)
     if as_json:
-        print_json({"service": name, "dry_run": dry_run, "files": describe(changes), "commands": commands})
+        print_json({"service": name, "dry_run": dry_run, "files": _describe(changes), "commands": commands})
         return
-    print_changes(changes, dry_run=dry_run)
-    print_commands(commands, dry_run=dry_run)
+    _print_changes(changes, dry_run=dry_run)
+    _print_commands(commands, dry_run=dry_run)
     if not dry_run:
-        print_after(definition)
+        _print_after(definition)
+
+
+def _describe(changes: Sequence[FileChange]) -> list[dict[str, Any]]:
+    """Return what becomes of the files, for JSON."""
+    return [{"path": str(c.file.path), "change": c.change.value, "lines": list(c.lines)} for c in changes]
+
+
+def _print_changes(changes: Sequence[FileChange], *, dry_run: bool) -> None:
+    """Say what is written; of a dry run also every new line."""
+    for each in changes:
+        print_line(f"{each.change.value}: {each.file.path}")
+        for line in each.lines:
+            print_line(f"  {line}")
+        for line in each.file.lines if dry_run and each.change.value == "new" else ():
+            print_line(f"  {line}".rstrip())
+
+
+def _print_commands(commands: Sequence[Sequence[str]], *, dry_run: bool) -> None:
+    """Say what is run."""
+    for argv in commands:
+        print_line(f"{'would run' if dry_run else 'ran'}: {subprocess.list2cmdline(argv)}")
+
+
+def _print_after(definition: Definition) -> None:
+    """Say where the service listens, and what else its user may want."""
+    where = " and ".join(definition.addresses)
+    print_line(f"{'the first call starts it' if definition.on_demand else 'running'}: {where}")
+    linger = Path("/var/lib/systemd/linger")
+    if definition.user is None and linger.parent.is_dir() and not (linger / Path.home().name).exists():
+        print_line("it ends when you log out; to keep it running: loginctl enable-linger")
 
 
 def _find(
@@ -195,8 +227,7 @@ def _runner(*, dry_run: bool) -> tuple[Callable[[Sequence[str]], None], list[Seq
 
 
 @command.command("uninstall")
-@_scope_option
-@_name_option
+@_which_service
 @_dry_option
 @_json_option
 @click.pass_obj
@@ -218,7 +249,7 @@ def uninstall(context: Context, user: bool, name: str, dry_run: bool, as_json: b
         return
     if not found:
         print_line(f"there is no service {name}")
-    print_commands(commands, dry_run=dry_run)
+    _print_commands(commands, dry_run=dry_run)
     for path in found:
         print_line(f"{'would remove' if dry_run else 'removed'}: {path}")
 
@@ -249,8 +280,7 @@ def _act(context: Context, name: str, action: str, *, user: bool) -> str:
 
 
 @command.command("start")
-@_scope_option
-@_name_option
+@_which_service
 @_json_option
 @click.pass_obj
 def start(context: Context, user: bool, name: str, as_json: bool) -> None:
@@ -265,8 +295,7 @@ def start(context: Context, user: bool, name: str, as_json: bool) -> None:
 
 
 @command.command("stop")
-@_scope_option
-@_name_option
+@_which_service
 @_json_option
 @click.pass_obj
 def stop(context: Context, user: bool, name: str, as_json: bool) -> None:
@@ -281,8 +310,7 @@ def stop(context: Context, user: bool, name: str, as_json: bool) -> None:
 
 
 @command.command("status")
-@_scope_option
-@_name_option
+@_which_service
 @_json_option
 @click.pass_obj
 def status(context: Context, user: bool, name: str, as_json: bool) -> None:
@@ -314,8 +342,7 @@ def status(context: Context, user: bool, name: str, as_json: bool) -> None:
 
 @command.command("logs")
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until Ctrl-C.")
-@_scope_option
-@_name_option
+@_which_service
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_obj
 def logs(context: Context, follow: bool, user: bool, name: str, as_json: bool) -> int:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.catalog import Artifact, Model
     from llamafile_mgr.llamafile import ArgumentEffect, FileFacts, Weights
 
-__all__ = ["command"]
-
 Rows = list[tuple[str, str]]
 
 

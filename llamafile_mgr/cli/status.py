@@ -12,8 +12,6 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import format_table, print_json, print_json_line, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
-__all__ = ["command"]
-
 
 @click.command("status")
 @port_option

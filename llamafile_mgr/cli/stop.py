@@ -8,8 +8,6 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import print_result
 from llamafile_mgr.cli.running import ask_running, port_option
 
-__all__ = ["command"]
-
 
 @click.command("stop")
 @port_option

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.benchmarking.tune_runs import ABRun, TuneReport
     from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["command"]
-
 
 @click.command("tune")
 @click.argument("model", metavar="MODEL", shell_complete=complete_models)
@@ -46,6 +44,7 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
 
     from llamafile_mgr.benchmarking.tune_runs import tune_plan
     from llamafile_mgr.launching.tunables import find_tunable, keep_tuned
+    from llamafile_mgr.planner.tuning import variant_of
 
     tunable = find_tunable(model, context.load_config(), context.paths)
     name = tunable.plan.name
@@ -53,7 +52,8 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     def show(run: ABRun) -> None:
         click.echo(f"{name}: {describe_run(run, tunable.plan)}", err=True)
 
-    click.echo(f"{name}: tuning for about {budget} seconds, by default {_default(tunable.plan)}", err=True)
+    default = variant_of(tunable.plan).describe()
+    click.echo(f"{name}: tuning for about {budget} seconds, by default {default}", err=True)
     report = asyncio.run(tune_plan(tunable.plan, tunable.limits, context.paths, budget, show))
     path = keep_tuned(tunable, report.best, context.paths)
     if as_json:
@@ -77,12 +77,6 @@ def describe_run(run: ABRun, plan: Plan) -> str:
         f"{words}: {run.candidate_speed:.1f} against {run.best_speed:.1f} {unit}, "
         f"{judged.gain:.2f} x (noise {judged.noise:.2f}, {judged.rounds} rounds): {outcome}"
     )
-
-
-def _default(plan: Plan) -> str:
-    from llamafile_mgr.planner.tuning import variant_of
-
-    return variant_of(plan).describe()
 
 
 def _report_as_json(report: TuneReport) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_stored
 from llamafile_mgr.cli.running import change_model, port_option
 
-__all__ = ["command"]
-
 
 @click.command("unload")
 @click.argument("model", shell_complete=complete_stored)

@@ -15,8 +15,6 @@ from llamafile_mgr.errors import IntegrityError
 if TYPE_CHECKING:
     from llamafile_mgr.store.verification import Verification
 
-__all__ = ["command"]
-
 
 @click.command(name="verify")
 @click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_stored)

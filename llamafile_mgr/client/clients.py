@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
 import httpx
 
 from llamafile_mgr.client import operations as calls
-from llamafile_mgr.client.conversation import Exchange, Lost, Outcome, Pause, Received, Send
-from llamafile_mgr.client.operations import EmbedOptions
+from llamafile_mgr.client.conversation import Exchange, Outcome, Send
 from llamafile_mgr.client.values import EmbedArguments, Embeddings, ModelInfo, Ranked
 from llamafile_mgr.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-__all__ = ["AsyncClient", "Client"]
 
 _T = TypeVar("_T")
 
@@ -58,9 +54,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -85,8 +79,7 @@ class Client:
         The other arguments are those of ``EmbedArguments``. One text that cannot be embedded fails the call;
         ``embed_all`` tells of each instead.
         """
-        options = EmbedOptions(keep_going=False, return_chunks=False, **how)
-        return _shape(self._run(calls.embed(texts, options, self._retries)), as_numpy)
+        return _shape(self._run(calls.embed(texts, self._retries, **how)), as_numpy)
 
     def embed_all(
         self, texts: Sequence[str], *, return_chunks: bool = False, **how: Unpack[EmbedArguments]
@@ -96,8 +89,8 @@ class Client:
         ``return_chunks``: with ``truncate="chunk"``, tell the pieces of each text and their vectors.
         The other arguments are those of ``EmbedArguments``.
         """
-        options = EmbedOptions(keep_going=True, return_chunks=return_chunks, **how)
-        return self._run(calls.embed(texts, options, self._retries))
+        exchange = calls.embed(texts, self._retries, keep_going=True, return_chunks=return_chunks, **how)
+        return self._run(exchange)
 
     def embed_one(self, text: str, **how: Unpack[EmbedArguments]) -> list[float]:
         """Return the vector of one text."""
@@ -129,18 +122,16 @@ class Client:
             except StopIteration as end:
                 value: _T = end.value
                 return value
-            outcome = None
-            if isinstance(step, Pause):
-                time.sleep(step.seconds)
+            if isinstance(step, Send):
+                try:
+                    outcome = self._http.request(
+                        step.method, step.path, content=step.body, headers=step.headers
+                    )
+                except httpx.HTTPError as error:
+                    outcome = error
             else:
-                outcome = self._send(step)
-
-    def _send(self, step: Send) -> Received | Lost:
-        try:
-            reply = self._http.request(step.method, step.path, content=step.body, headers=step.headers)
-        except httpx.HTTPError as error:
-            return _lost(error)
-        return _received(reply)
+                time.sleep(step)
+                outcome = None
 
 
 class AsyncClient:
@@ -162,9 +153,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -185,15 +174,14 @@ class AsyncClient:
         self, texts: Sequence[str], *, as_numpy: bool = False, **how: Unpack[EmbedArguments]
     ) -> list[list[float]] | NDArray[np.float32]:
         """Return a vector a text, as ``Client.embed`` does."""
-        options = EmbedOptions(keep_going=False, return_chunks=False, **how)
-        return _shape(await self._run(calls.embed(texts, options, self._retries)), as_numpy)
+        return _shape(await self._run(calls.embed(texts, self._retries, **how)), as_numpy)
 
     async def embed_all(
         self, texts: Sequence[str], *, return_chunks: bool = False, **how: Unpack[EmbedArguments]
     ) -> Embeddings:
         """Return vectors and the error of each text that has none, as ``Client.embed_all`` does."""
-        options = EmbedOptions(keep_going=True, return_chunks=return_chunks, **how)
-        return await self._run(calls.embed(texts, options, self._retries))
+        exchange = calls.embed(texts, self._retries, keep_going=True, return_chunks=return_chunks, **how)
+        return await self._run(exchange)
 
     async def embed_one(self, text: str, **how: Unpack[EmbedArguments]) -> list[float]:
         """Return the vector of one text."""
@@ -225,18 +213,16 @@ class AsyncClient:
             except StopIteration as end:
                 value: _T = end.value
                 return value
-            outcome = None
-            if isinstance(step, Pause):
-                await asyncio.sleep(step.seconds)
+            if isinstance(step, Send):
+                try:
+                    outcome = await self._http.request(
+                        step.method, step.path, content=step.body, headers=step.headers
+                    )
+                except httpx.HTTPError as error:
+                    outcome = error
             else:
-                outcome = await self._send(step)
-
-    async def _send(self, step: Send) -> Received | Lost:
-        try:
-            reply = await self._http.request(step.method, step.path, content=step.body, headers=step.headers)
-        except httpx.HTTPError as error:
-            return _lost(error)
-        return _received(reply)
+                await asyncio.sleep(step)
+                outcome = None
 
 
 def _settings(url: str, api_key: str | None, timeout_seconds: float) -> dict[str, Any]:
@@ -251,15 +237,6 @@ def _settings(url: str, api_key: str | None, timeout_seconds: float) -> dict[str
         # A web proxy of the environment cannot reach our loopback address.
         "trust_env": parts.hostname not in ("127.0.0.1", "localhost", "::1"),
     }
-
-
-def _received(reply: httpx.Response) -> Received:
-    headers = {name.lower(): value for name, value in reply.headers.items()}
-    return Received(reply.status_code, headers, reply.content)
-
-
-def _lost(error: httpx.HTTPError) -> Lost:
-    return Lost(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
 def _shape(found: Embeddings, as_numpy: bool) -> list[list[float]] | NDArray[np.float32]:

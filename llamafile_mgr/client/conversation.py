@@ -1,4 +1,4 @@
-"""Calls without I/O: generators that say what to send or how long to wait, and are told the outcome.
+"""Calls without I/O: generators that say what to send or how many seconds to wait, and are told the outcome.
 
 Both clients drive the same generators, so that they cannot differ.
 """
@@ -10,6 +10,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
+import httpx
+
 from llamafile_mgr.errors import (
     EngineError,
     Error,
@@ -19,8 +21,6 @@ from llamafile_mgr.errors import (
     RequestError,
     error_class,
 )
-
-__all__ = ["Exchange", "Lost", "Outcome", "Pause", "Received", "Send", "send_json"]
 
 _T = TypeVar("_T")
 
@@ -40,31 +40,9 @@ class Send:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait so long, then go on."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """The answer to a request; header names are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """There was no answer: ``reason`` says why."""
-
-    reason: str
-
-
-Outcome: TypeAlias = Received | Lost | None
-Exchange: TypeAlias = Generator[Send | Pause, Outcome, _T]
+#: Of a request an answer or why there was none, of a pause nothing.
+Outcome: TypeAlias = httpx.Response | httpx.HTTPError | None
+Exchange: TypeAlias = Generator[Send | float, Outcome, _T]
 
 
 def send_json(
@@ -87,53 +65,49 @@ def send_json(
     sent = {**(headers or {}), **({"content-type": "application/json"} if content is not None else {})}
     for attempt in range(retries + 1):
         outcome = yield Send(method, path, content, sent)
-        value = _parse(outcome) if isinstance(outcome, Received) and outcome.status < 400 else None
-        # A call that was held has sent its status before it failed.
-        failed_late = isinstance(value, dict) and set(value) == {"error"}
-        if isinstance(outcome, Received) and outcome.status < 400 and not failed_late:
-            return value, outcome.headers
         last = attempt == retries
-        if isinstance(outcome, Received):
+        wait = float(_FIRST_PAUSE_SECONDS * 2**attempt)
+        if isinstance(outcome, httpx.Response):
+            value = _parse(outcome) if outcome.status_code < 400 else None
+            # A call that was held has sent its status before it failed.
+            failed_late = isinstance(value, dict) and set(value) == {"error"}
+            if outcome.status_code < 400 and not failed_late:
+                return value, outcome.headers
             error = read_error(outcome)
-            again = isinstance(error, NotReadyError) if failed_late else outcome.status in _AGAIN
+            again = isinstance(error, NotReadyError) if failed_late else outcome.status_code in _AGAIN
             if last or not again:
                 raise error
-            wait = _retry_after(outcome) or _pause(attempt)
-        else:
-            if last:
-                why = outcome.reason if outcome is not None else None
-                raise NotReadyError(
-                    "the server does not answer", cause=why, hint="is it running? llamafile-mgr status"
-                )
-            wait = _pause(attempt)
-        yield Pause(min(wait, _LONGEST_PAUSE_SECONDS))
+            wait = _retry_after(outcome) or wait
+        elif last:
+            raise NotReadyError(
+                "the server does not answer",
+                cause=f"{type(outcome).__name__}: {outcome}".rstrip(": "),
+                hint="is it running? llamafile-mgr status",
+            )
+        yield min(wait, _LONGEST_PAUSE_SECONDS)
     raise InternalError("a call ended without an answer")
 
 
-def _pause(attempt: int) -> float:
-    return float(_FIRST_PAUSE_SECONDS * 2**attempt)
-
-
-def _retry_after(outcome: Received) -> float | None:
+def _retry_after(outcome: httpx.Response) -> float | None:
     text = outcome.headers.get("retry-after", "")
     return float(text) if text.isascii() and text.isdigit() else None
 
 
-def _parse(outcome: Received) -> Any:
+def _parse(outcome: httpx.Response) -> Any:
     try:
-        return json.loads(outcome.body)
+        return json.loads(outcome.content)
     except ValueError as error:
         raise EngineError(
             f"the server's answer is no JSON: {error}", hint="is it a llamafile-mgr server?"
         ) from error
 
 
-def read_error(outcome: Received) -> Error:
+def read_error(outcome: httpx.Response) -> Error:
     """Return the error that an answer tells of."""
-    message, code = _told(outcome.body)
-    message = message or f"the server answered with status {outcome.status}"
+    message, code = _told(outcome.content)
+    message = message or f"the server answered with status {outcome.status_code}"
     cls = error_class(code) if code else None
-    error = (cls or _class_of_status(outcome.status))(message)
+    error = (cls or _class_of_status(outcome.status_code))(message)
     if isinstance(error, NotReadyError):
         error.retry_after_seconds = _retry_after(outcome) or error.retry_after_seconds
     return error

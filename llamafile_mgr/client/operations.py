@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from llamafile_mgr.client.conversation import Exchange, send_json
-from llamafile_mgr.client.values import Chunk, Embeddings, ItemError, ModelInfo, Ranked
+from llamafile_mgr.client.values import Chunk, EmbedArguments, Embeddings, ItemError, ModelInfo, Ranked
 from llamafile_mgr.errors import EngineError, NotFoundError, UsageError, VectorSpaceError
-
-__all__ = ["EmbedOptions", "embed", "health", "models", "rerank", "split_texts", "vector_space"]
 
 #: One request stays well below the proxy's limits, and big enough for full batches.
 _MOST_TEXTS = 512
 _MOST_CHARACTERS = 4_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedOptions:
-    """``EmbedArguments``, and ``keep_going``: texts that fail do not fail the others. ``return_chunks``: with
-    ``truncate="chunk"``, tell the pieces of each text."""
-
-    model: str | None = None
-    input_type: str | None = None
-    truncate: str | None = None
-    dimensions: int | None = None
-    if_vector_space: str | None = None
-    keep_going: bool = False
-    task: str | None = None
-    use_cache: bool = True
-    return_chunks: bool = False
-
-    def body(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Return the body of one request."""
-        given = {
-            "model": self.model,
-            "input_type": self.input_type,
-            "truncate": self.truncate,
-            "dimensions": self.dimensions,
-            "keep_going": self.keep_going or None,
-            "instruction": self.task,
-            "use_cache": None if self.use_cache else False,
-            "return_chunks": self.return_chunks or None,
-        }
-        told = {name: value for name, value in given.items() if value is not None}
-        return {"input": list(texts), "encoding_format": "base64", **told}
 
 
 def split_texts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -61,8 +27,18 @@ def split_texts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[start:]
 
 
-def embed(texts: Sequence[str], options: EmbedOptions, retries: int) -> Exchange[Embeddings]:
+def embed(
+    texts: Sequence[str],
+    retries: int,
+    *,
+    keep_going: bool = False,
+    return_chunks: bool = False,
+    **how: Unpack[EmbedArguments],
+) -> Exchange[Embeddings]:
     """Embed texts in as many requests as it takes.
+
+    ``keep_going``: texts that fail do not fail the others. ``return_chunks``: with ``truncate="chunk"``, tell
+    the pieces of each text.
 
     Raises:
         UsageError: one text instead of a list of them, or one of them is no text.
@@ -75,12 +51,23 @@ def embed(texts: Sequence[str], options: EmbedOptions, retries: int) -> Exchange
     errors: list[ItemError] = []
     truncated: list[int] = []
     chunks: list[tuple[Chunk, ...]] = []
-    tokens, model, space = 0, None, options.if_vector_space
+    tokens, model, space = 0, None, how.get("if_vector_space")
+    asked = {
+        "model": how.get("model"),
+        "input_type": how.get("input_type"),
+        "truncate": how.get("truncate"),
+        "dimensions": how.get("dimensions"),
+        "keep_going": keep_going or None,
+        "instruction": how.get("task"),
+        "use_cache": None if how.get("use_cache", True) else False,
+        "return_chunks": return_chunks or None,
+    }
+    told = {name: value for name, value in asked.items() if value is not None}
     for part in split_texts(texts):
         value, headers = yield from send_json(
             "POST",
             "/v1/embeddings",
-            options.body(part),
+            {"input": list(part), "encoding_format": "base64", **told},
             retries=retries,
             # Refused before any work; the check of the answer is for servers that do not know the header.
             headers={"if-vector-space": f'"{space}"'} if space is not None else None,
@@ -97,7 +84,7 @@ def embed(texts: Sequence[str], options: EmbedOptions, retries: int) -> Exchange
                 errors.append(ItemError(index, item["error"]["code"], item["error"]["message"]))
             if "truncated" in item:
                 truncated.append(index)
-            if options.return_chunks:
+            if return_chunks:
                 chunks.append(tuple(_read_chunk(each) for each in item.get("chunks", ())))
     return Embeddings(tuple(rows), tuple(errors), tuple(truncated), model, space, tokens, tuple(chunks))
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Chunk", "EmbedArguments", "Embeddings", "ItemError", "ModelInfo", "Ranked"]
-
 
 class EmbedArguments(TypedDict, total=False):
     """How texts are embedded; what is left out or None is the server's choice.

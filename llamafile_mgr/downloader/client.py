@@ -17,15 +17,6 @@ from llamafile_mgr.downloader.pacing import MOST_JOBS
 from llamafile_mgr.downloader.redirects import Reach, check_redirect, origin, reach_of
 from llamafile_mgr.downloader.wide_reads import WideTransport
 
-__all__ = [
-    "HubAccess",
-    "addresses_of",
-    "check_peer",
-    "is_proxied",
-    "make_client",
-    "reaches_of",
-]
-
 _CONNECT_SECONDS = 15.0
 
 

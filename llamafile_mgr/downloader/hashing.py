@@ -12,8 +12,6 @@ from pathlib import Path
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.store import BlockHashes, Digester
 
-__all__ = ["TrailingHasher"]
-
 _READ_BYTES = 1024 * 1024
 
 

@@ -19,8 +19,6 @@ from llamafile_mgr.config import DownloadConfig
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.store.records import StoredArtifact, catalog_facts
 
-__all__ = ["Hub", "PullTarget", "Source", "check_url", "is_loopback_host", "parse_source", "target_of"]
-
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _PREFIXES = ("hf:", "github:", "pypi:", "https://", "http://")

@@ -9,8 +9,6 @@ from pathlib import Path
 from llamafile_mgr.downloader.hub_sources import Hub, Source
 from llamafile_mgr.store.layout import is_digest
 
-__all__ = ["cached_file", "hub_is_offline"]
-
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 

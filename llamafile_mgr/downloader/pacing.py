@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["JobControl", "RateLimit", "StallMeter"]
-
 MOST_JOBS = 16
 _FIRST_JOBS = 4
 #: More connections are kept only when they carry this much more.

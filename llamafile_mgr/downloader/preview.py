@@ -14,8 +14,6 @@ from llamafile_mgr.downloader.pulling import effective
 from llamafile_mgr.errors import IntegrityError, NotFoundError
 from llamafile_mgr.store import Store, peek
 
-__all__ = ["Preview", "preview"]
-
 
 @dataclass(frozen=True, slots=True)
 class Preview:

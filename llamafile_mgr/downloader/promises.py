@@ -9,8 +9,6 @@ from llamafile_mgr.errors import DiskFullError, IntegrityError
 from llamafile_mgr.files import free_bytes
 from llamafile_mgr.store import BlockHashes, Part, PartInfo
 
-__all__ = ["check_promises", "check_space", "prepare_part"]
-
 #: Room that stays free beside a file that is fetched: maps, records, the system's own needs.
 _RESERVE_BYTES = 16 * 1024 * 1024
 

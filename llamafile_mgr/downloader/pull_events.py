@@ -5,21 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-__all__ = [
-    "Advanced",
-    "Checking",
-    "Converting",
-    "Event",
-    "Following",
-    "Noticed",
-    "Present",
-    "Progress",
-    "Published",
-    "Resolved",
-    "Retrying",
-    "event_json",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Resolved:

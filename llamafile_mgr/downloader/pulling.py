@@ -30,7 +30,6 @@ from llamafile_mgr.downloader.pull_events import (
     Retrying,
 )
 from llamafile_mgr.downloader.resolving import Resolution, Resolver
-from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.downloader.transfer import Transfer
 from llamafile_mgr.errors import IntegrityError, NotFoundError, OfflineError
 from llamafile_mgr.files import clone_or_copy, store_errors, temporary_name
@@ -49,8 +48,7 @@ from llamafile_mgr.store import (
 from llamafile_mgr.store.block_hashes import hash_file
 from llamafile_mgr.store.kinds import kind_of_file
 from llamafile_mgr.store.parts import remove_part
-
-__all__ = ["PullOptions", "pull"]
+from llamafile_mgr.tasks import run_to_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +97,24 @@ def effective(config: DownloadConfig, environ: Mapping[str, str]) -> DownloadCon
     return config
 
 
+@dataclass(eq=False)
 class _Pull:
     """One run of ``pull``; the methods are its steps, in order."""
 
-    def __init__(
-        self,
-        target: PullTarget,
-        store: Store,
-        config: DownloadConfig,
-        progress: Progress,
-        options: PullOptions,
-        environ: Mapping[str, str],
-    ) -> None:
-        self._target = target
-        self._store = store
-        self._config = config
-        self._progress = progress
-        self._options = options
-        self._environ = environ
-        self._source = parse_source(target.source, config)
+    _target: PullTarget
+    _store: Store
+    _config: DownloadConfig
+    _progress: Progress
+    _options: PullOptions
+    _environ: Mapping[str, str]
+    _best: int = 0
+
+    def __post_init__(self) -> None:
+        config, environ = self._config, self._environ
+        self._source = parse_source(self._target.source, config)
         self._access = HubAccess(config.hf_endpoint, environ.get("HF_TOKEN") or None)
         self._started_at = datetime.now(UTC)
         self._offline = config.offline or (self._source.hub is Hub.HUGGING_FACE and hub_is_offline(environ))
-        self._best = 0
 
     async def run(self) -> StoredArtifact:
         here = await run_to_end(self._find_here)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from llamafile_mgr.store import Range
 
-__all__ = ["RangePlanner", "Segment", "segment_bytes"]
-
 MEBIBYTE = 1024 * 1024
 #: A file below this arrives in one request: more would cost more round trips than they save.
 SMALL_BYTES = 8 * MEBIBYTE

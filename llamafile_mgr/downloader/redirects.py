@@ -10,8 +10,6 @@ from enum import IntEnum
 from llamafile_mgr.downloader.hub_sources import check_url
 from llamafile_mgr.errors import DownloadError, UsageError
 
-__all__ = ["Reach", "check_redirect", "origin", "reach_of"]
-
 _METADATA = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
 
 

@@ -15,8 +15,6 @@ from llamafile_mgr.downloader.pulling import PullOptions, pull
 from llamafile_mgr.errors import IntegrityError
 from llamafile_mgr.store import Range, Store, StoredArtifact
 
-__all__ = ["repair"]
-
 
 async def repair(
     entry: StoredArtifact,

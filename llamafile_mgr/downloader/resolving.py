@@ -23,8 +23,6 @@ from llamafile_mgr.errors import DownloadError, IntegrityError, NotFoundError, U
 from llamafile_mgr.store import Trust
 from llamafile_mgr.store.layout import is_digest
 
-__all__ = ["Resolution", "Resolver", "certificate_error", "describe_failure", "relocated"]
-
 _MOST_REDIRECTS = 10
 _FIRST_RETRIES = 4
 _MOST_INDEX_BYTES = 32 * 1024 * 1024

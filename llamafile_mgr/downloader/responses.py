@@ -11,8 +11,6 @@ from enum import StrEnum
 from llamafile_mgr.downloader.retrying import parse_retry_after
 from llamafile_mgr.store import Range
 
-__all__ = ["ContentRange", "RangeOutcome", "RangeVerdict", "judge", "parse_content_range", "validator_of"]
-
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
 
 

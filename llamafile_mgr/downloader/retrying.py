@@ -6,8 +6,6 @@ import email.utils
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-__all__ = ["RetryPolicy", "next_wait", "parse_retry_after"]
-
 _LONGEST_SECONDS = 30.0
 #: A server that asks for a longer pause gets a clear message instead of a silent program.
 _LONGEST_PAUSE_SECONDS = 300.0

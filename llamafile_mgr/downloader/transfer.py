@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import httpx
@@ -28,11 +28,9 @@ from llamafile_mgr.downloader.resolving import (
 )
 from llamafile_mgr.downloader.responses import RangeOutcome, RangeVerdict, judge
 from llamafile_mgr.downloader.retrying import RetryPolicy, next_wait
-from llamafile_mgr.downloader.threads import run_to_end
 from llamafile_mgr.errors import DownloadError, Error
 from llamafile_mgr.store import BlockHashes, Part, Range
-
-__all__ = ["Transfer"]
+from llamafile_mgr.tasks import run_to_end
 
 _FLUSH_BYTES = 1024 * 1024
 _FLUSH_SECONDS = 0.1
@@ -48,45 +46,33 @@ class _RangesIgnoredError(Exception):
     """The server sends the whole file whatever is asked for."""
 
 
+@dataclass(eq=False)
 class Transfer:
-    """One file on its way. ``run`` may be cancelled at any time: the part stays good for a resume."""
+    """One file on its way. ``run`` may be cancelled at any time: the part stays good for a resume.
 
-    def __init__(
-        self,
-        client: httpx.AsyncClient,
-        config: DownloadConfig,
-        access: HubAccess,
-        resolution: Resolution,
-        part: Part,
-        *,
-        resolve_again: Callable[[], Awaitable[Resolution]],
-        advanced: Callable[[int, int], None],
-        retrying: Callable[[str, float], None],
-        noticed: Callable[[str], None],
-    ) -> None:
-        self._client = client
-        self._config = config
-        self._access = access
-        self._resolution = resolution
-        self._part = part
-        self._resolve_again = resolve_again
-        self._advanced = advanced
-        self._retrying = retrying
-        self._noticed = noticed
-        self._policy = RetryPolicy(config.retries, config.retry_seconds)
-        self._limit = RateLimit(config.limit_rate, time.monotonic())
-        small = resolution.size is not None and resolution.size <= SMALL_BYTES
-        self._jobs = JobControl(config.jobs or (1 if small else 0))
-        self._moving = asyncio.Lock()
-        self._moves = 0
-        self._hasher = TrailingHasher(part.data)
-        self._running: set[asyncio.Task[None]] = set()
-        self.transferred = 0
+    ``resolution``: where the bytes come from now. ``transferred``: bytes that came.
+    """
 
-    @property
-    def resolution(self) -> Resolution:
-        """Return where the bytes come from now."""
-        return self._resolution
+    _client: httpx.AsyncClient
+    _config: DownloadConfig
+    _access: HubAccess
+    resolution: Resolution
+    _part: Part
+    resolve_again: Callable[[], Awaitable[Resolution]]
+    advanced: Callable[[int, int], None]
+    retrying: Callable[[str, float], None]
+    noticed: Callable[[str], None]
+    transferred: int = 0
+    _moves: int = 0
+    _moving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._policy = RetryPolicy(self._config.retries, self._config.retry_seconds)
+        self._limit = RateLimit(self._config.limit_rate, time.monotonic())
+        small = self.resolution.size is not None and self.resolution.size <= SMALL_BYTES
+        self._jobs = JobControl(self._config.jobs or (1 if small else 0))
+        self._hasher = TrailingHasher(self._part.data)
 
     async def run(self) -> BlockHashes:
         """Fetch what is missing and return the hashes of the whole.
@@ -96,11 +82,11 @@ class Transfer:
             DiskFullError: no room; what has arrived is kept.
         """
         try:
-            if self._resolution.ranges and self._resolution.size is not None:
+            if self.resolution.ranges and self.resolution.size is not None:
                 try:
-                    await self._run_ranges(self._resolution.size)
+                    await self._run_ranges(self.resolution.size)
                 except _RangesIgnoredError:
-                    self._noticed("the server ignores ranges: the file comes in one stream from its start")
+                    self.noticed("the server ignores ranges: the file comes in one stream from its start")
                     await self._run_whole()
             else:
                 await self._run_whole()
@@ -142,10 +128,10 @@ class Transfer:
                         checkpoint.result()
                     checkpoint = asyncio.create_task(run_to_end(self._part.checkpoint))
                     synced_at = now
-                self._advanced(self._part.have, len(self._running))
+                self.advanced(self._part.have, len(self._running))
         finally:
             await self._end_all(checkpoint)
-        self._advanced(self._part.have, 0)
+        self.advanced(self._part.have, 0)
 
     def _fill(self, planner: RangePlanner) -> None:
         wanted = min(self._jobs.target - len(self._running), planner.waiting)
@@ -184,7 +170,7 @@ class Transfer:
     async def _fetch(self, segment: Segment) -> RangeVerdict | None:
         """Ask for a segment and write what comes; None when it is complete, else what went wrong."""
         asked = (segment.position, segment.end)
-        resolution = self._resolution
+        resolution = self.resolution
         headers = {"Range": f"bytes={asked[0]}-{asked[1] - 1}", **self._access.headers(resolution.url)}
         if resolution.validator and resolution.validator.startswith('"'):
             headers["If-Range"] = resolution.validator
@@ -204,12 +190,12 @@ class Transfer:
     def _judge(self, asked: Range | None, response: httpx.Response) -> RangeVerdict:
         return judge(
             asked,
-            self._resolution.size,
-            self._resolution.validator,
+            self.resolution.size,
+            self.resolution.validator,
             response.status_code,
             response.headers,
             datetime.now(UTC),
-            redirected=self._resolution.redirected,
+            redirected=self.resolution.redirected,
         )
 
     async def _receive(self, response: httpx.Response, segment: Segment, length: int) -> RangeVerdict | None:
@@ -273,8 +259,8 @@ class Transfer:
         while True:
             moves = self._moves
             # Bytes of an earlier attempt may stay only where something tells that they are the same.
-            if self._part.have and not (self._resolution.validator or self._resolution.sha256):
-                self._noticed("the server cannot resume: starting over")
+            if self._part.have and not (self.resolution.validator or self.resolution.sha256):
+                self.noticed("the server cannot resume: starting over")
                 self._part.rebind(self._part.info, keep=False)
                 await run_to_end(self._hasher.stop)
                 self._hasher = TrailingHasher(self._part.data)
@@ -289,7 +275,7 @@ class Transfer:
             await self._recover(verdict, failures, moves)
 
     async def _fetch_whole(self) -> RangeVerdict | None:
-        resolution = self._resolution
+        resolution = self.resolution
         if resolution.size is not None and self._part.covers(0, resolution.size):
             return None
         try:
@@ -312,7 +298,7 @@ class Transfer:
             return _failed(resolution.url, error)
 
     async def _receive_whole(self, response: httpx.Response) -> RangeVerdict | None:
-        size, position = self._resolution.size, 0
+        size, position = self.resolution.size, 0
         meter = StallMeter(self._least_speed(), self._config.stall_seconds)
         ticked_at = synced_at = asked_at = time.monotonic()
         async for chunk in response.aiter_raw():
@@ -326,7 +312,7 @@ class Transfer:
                 self._hasher.advance(self._part.prefix)
             position = end
             if now - ticked_at >= _TICK_SECONDS:
-                self._advanced(self._part.have, 1)
+                self.advanced(self._part.have, 1)
                 ticked_at = now
             if now - synced_at >= _CHECKPOINT_SECONDS:
                 await run_to_end(self._part.checkpoint)
@@ -341,7 +327,7 @@ class Transfer:
             self._part.set_size(position)
         elif position < size:
             return RangeVerdict(RangeOutcome.RETRY, "the server sent less than it announced")
-        self._advanced(self._part.have, 0)
+        self.advanced(self._part.have, 0)
         return None
 
     # --- failures --------------------------------------------------------------------------------
@@ -357,7 +343,7 @@ class Transfer:
             raise self._given_up(verdict, failures)
         if verdict.outcome is RangeOutcome.BUSY:
             self._jobs.busy()
-        self._retrying(verdict.detail, wait)
+        self.retrying(verdict.detail, wait)
         await asyncio.sleep(wait)
         if verdict.outcome in (RangeOutcome.EXPIRED, RangeOutcome.CHANGED):
             await self._move(moves)
@@ -380,10 +366,10 @@ class Transfer:
                 return
             if self._moves >= _MOST_MOVES:
                 raise DownloadError("the server keeps changing its mind about where the file is")
-            after = relocated(self._resolution, await self._resolve_again())
-            if after.validator != self._resolution.validator:
+            after = relocated(self.resolution, await self.resolve_again())
+            if after.validator != self.resolution.validator:
                 self._part.rebind(replace(self._part.info, validator=after.validator), keep=True)
-            self._resolution = after
+            self.resolution = after
             self._moves += 1
 
 

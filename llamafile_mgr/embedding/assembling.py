@@ -14,8 +14,6 @@ from llamafile_mgr.embedding.vectors import TextVector, normalise
 from llamafile_mgr.errors import EngineError, Error, RequestError
 from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["assemble", "check_dimensions", "cut_dimensions", "cut_result", "weighted_mean"]
-
 
 def assemble(
     fitted: Sequence[FittedText],

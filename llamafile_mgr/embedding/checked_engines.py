@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from llamafile_mgr.embedding.readiness import Baselines, make_checks
 from llamafile_mgr.embedding.remote_readiness import RemoteChecks
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.calls import Caller, Deadline
+from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
-
-__all__ = ["make_supervisor"]
 
 
 def make_supervisor(
@@ -25,3 +26,22 @@ def make_supervisor(
         options or SupervisorOptions(),
         lambda plan, facts: RemoteChecks(plan, baselines, facts),
     )
+
+
+@asynccontextmanager
+async def running_pools(
+    plans: Sequence[Plan], paths: Paths, seconds: float, options: SupervisorOptions | None = None
+) -> AsyncIterator[Sequence[Pool]]:
+    """Run the engines of ``plans`` while inside, at once and to the end. ``seconds``: for each to be ready.
+
+    Raises:
+        NotReadyError: one of them did not become ready.
+    """
+    supervisor = make_supervisor(plans, paths, options)
+    try:
+        await supervisor.start()
+        for pool in supervisor.pools:
+            await pool.calls.until_ready(Caller("", Deadline.after(seconds, seconds)))
+        yield supervisor.pools
+    finally:
+        await supervisor.stop(drain=False)

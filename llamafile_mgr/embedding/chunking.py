@@ -12,8 +12,6 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["OVERLAP", "Piece", "Search", "cut_left", "cut_right", "split"]
-
 T = TypeVar("T")
 #: Yields pieces to count, is sent their tokens, returns a T.
 Search = Generator[str, int, T]

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from llamafile_mgr.histograms import Histogram
 from llamafile_mgr.supervisor.calls import Priority
 
-__all__ = ["EmbedderStats"]
-
 
 @dataclass(slots=True)
 class EmbedderStats:

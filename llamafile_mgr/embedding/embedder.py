@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from llamafile_mgr.embedding.assembling import assemble, check_dimensions, cut_result
 from llamafile_mgr.embedding.embed_counters import EmbedderStats
@@ -25,28 +25,21 @@ from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Weight
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["Embedder"]
 
-
+@dataclass(eq=False)
 class Embedder:
     """Embeds for one pool. ``wait_seconds``, ``deadline_seconds``: for calls whose caller names no deadline.
     ``input_type``: of texts whose caller names none. ``cache`` None keeps nothing; weights without a digest
     are never cached, since nothing would tell others of the same name from them."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        *,
-        wait_seconds: float = 600.0,
-        deadline_seconds: float = 600.0,
-        input_type: InputType = InputType.NONE,
-        cache: CacheThread | None = None,
-    ) -> None:
-        self.pool = pool
-        self._wait_seconds = wait_seconds
-        self._deadline_seconds = deadline_seconds
-        self._input_type = input_type
-        self._cache = cache
+    pool: Pool
+    _: KW_ONLY
+    wait_seconds: float = 600.0
+    deadline_seconds: float = 600.0
+    input_type: InputType = InputType.NONE
+    cache: CacheThread | None = None
+
+    def __post_init__(self) -> None:
         self._counters = EmbedderStats()
         self._setup = self._set_up()
         self._work = TextWork(self._counters)
@@ -69,7 +62,7 @@ class Embedder:
             plan=plan,
             space=fingerprint_space(plan),
             counter=TokenCounter(self.pool.calls, plan, self._counters.tokenize_seconds.add),
-            cache=self._cache if plan.weights_digest is not None else None,
+            cache=self.cache if plan.weights_digest is not None else None,
         )
 
     def stats(self) -> EmbedderStats:
@@ -92,7 +85,7 @@ class Embedder:
             With ``keep_going`` what concerns one text stands in its outcome instead; messages name its index.
         """
         began = time.monotonic()
-        caller = caller or Caller("", Deadline.after(self._wait_seconds, self._deadline_seconds))
+        caller = caller or Caller("", Deadline.after(self.wait_seconds, self.deadline_seconds))
         counters = self._counters
         counters.calls += 1
         counters.texts += len(request.texts)
@@ -116,7 +109,7 @@ class Embedder:
         plan = setup.plan
         check_dimensions(request.dimensions, plan, plan.dimensions)
         _check_texts(request.texts)
-        kind = request.input_type or self._input_type
+        kind = request.input_type or self.input_type
         prompt = make_prompt(plan.model, kind, request.task, end_text(plan))
         cache = setup.cache if request.use_cache else None
         work = _Work(setup, cache, request, caller, [prompt.apply(text) for text in request.texts])

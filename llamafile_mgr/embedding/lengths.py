@@ -6,14 +6,13 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from llamafile_mgr.catalog import Pooling
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Priority
 from llamafile_mgr.supervisor.dispatch import Dispatcher
-
-__all__ = ["TokenCounter", "estimate_tokens", "special_tokens", "surely_fits", "text_limit"]
 
 #: Special tokens that any tokenizer puts around a text, and the space that some put in front.
 _MOST_SPECIALS = 3
@@ -59,24 +58,21 @@ def estimate_tokens(text: str) -> int:
     return 2 + (len(text) - min(foreign, len(text))) // 4 + foreign
 
 
+@dataclass(eq=False)
 class TokenCounter:
     """Counts tokens over HTTP and remembers the counts, by digest, for the latest ``remember`` texts.
 
     ``observe`` is told the seconds that each request took.
     """
 
-    def __init__(
-        self,
-        calls: Dispatcher,
-        plan: Plan,
-        observe: Callable[[float], None] = lambda _: None,
-        remember: int = 65536,
-    ) -> None:
-        self._calls = calls
-        self._rules = family_rules(plan.family)
-        self._extra = special_tokens(plan)
-        self._observe = observe
-        self._remember = remember
+    calls: Dispatcher
+    plan: Plan
+    observe: Callable[[float], None] = lambda _: None
+    remember: int = 65536
+
+    def __post_init__(self) -> None:
+        self._rules = family_rules(self.plan.family)
+        self._extra = special_tokens(self.plan)
         self._known: OrderedDict[bytes, int] = OrderedDict()
 
     async def count(self, text: str, caller: Caller) -> int:
@@ -92,10 +88,10 @@ class TokenCounter:
             self._known.move_to_end(digest)
             return known
         began = time.monotonic()
-        reply = await self._calls.ask(self._rules.tokenize(text), caller, priority=Priority.CONTROL)
-        self._observe(time.monotonic() - began)
+        reply = await self.calls.ask(self._rules.tokenize(text), caller, priority=Priority.CONTROL)
+        self.observe(time.monotonic() - began)
         tokens = self._rules.count_tokens(reply) + self._extra
         self._known[digest] = tokens
-        if len(self._known) > self._remember:
+        if len(self._known) > self.remember:
             self._known.popitem(last=False)
         return tokens

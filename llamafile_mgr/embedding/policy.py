@@ -12,8 +12,6 @@ from llamafile_mgr.embedding.prompts import PromptedText
 from llamafile_mgr.embedding.requests import ItemOutcome, Truncation
 from llamafile_mgr.errors import InputTooLongError
 
-__all__ = ["Count", "FittedText", "drive", "fit_text", "keep_whole"]
-
 T = TypeVar("T")
 #: Returns the tokens of a text as the engine reads it, special tokens included.
 Count = Callable[[str], Awaitable[int]]

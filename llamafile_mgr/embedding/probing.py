@@ -16,17 +16,6 @@ from llamafile_mgr.embedding.vectors import cosines
 from llamafile_mgr.errors import EngineStartError
 from llamafile_mgr.llamafile.word_pieces import WordPieces
 
-__all__ = [
-    "LONGER_TEXT",
-    "PROBE_TEXTS",
-    "KnownTokens",
-    "check_meaning",
-    "check_tokens",
-    "make_traps",
-    "require_near",
-    "tell_tokens",
-]
-
 #: Each text means what the one after or before it does, in other words, and nothing that others do.
 PROBE_TEXTS = (
     "How do I reset my password?",

@@ -14,8 +14,6 @@ from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.errors import RequestError
 from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["Prompt", "PromptedText", "end_text", "make_prompt"]
-
 #: The end-of-sequence token as text: the tokenizers of the Mistral family read it as the token itself.
 _END_OF_SEQUENCE = "</s>"
 _TEXT, _TASK = "{text}", "{task}"

@@ -40,8 +40,6 @@ from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import EngineChecks
 
-__all__ = ["Baselines", "EmbeddingChecks", "GenerationChecks", "make_checks"]
-
 _UNIT_TOLERANCE = 1e-2
 _REQUEST_SECONDS = 600.0
 #: Texts that are also embedded alone, and as many in another order: enough to tell, and quick.

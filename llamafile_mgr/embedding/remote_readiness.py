@@ -12,8 +12,6 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError
 from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["RemoteChecks", "check_peer"]
-
 #: Special tokens and the space before a text that any tokenizer may add.
 _SPARE_TOKENS = 4
 #: The longest text that is sent as a trial; one of 4,096 tokens takes a large model seconds.

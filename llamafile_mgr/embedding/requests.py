@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["EmbedRequest", "EmbedResult", "InputType", "ItemOutcome", "TextChunk", "Truncation"]
-
 
 class InputType(StrEnum):
     """What a text is, which decides the prompt around it. ``NONE`` adds nothing."""

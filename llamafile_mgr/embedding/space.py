@@ -13,8 +13,6 @@ import json
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.planner.plans import Plan
 
-__all__ = ["fingerprint_space"]
-
 
 def fingerprint_space(plan: Plan) -> str:
     """Return 16 hex digits that change when vectors of this plan would."""

@@ -23,8 +23,6 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Priority
 from llamafile_mgr.supervisor.dispatch import WorkerSlot
 
-__all__ = ["TextWork"]
-
 _LOADING = re.compile(r"loading model", re.I)
 #: Before an engine that loads, and is already taken for ready, is asked again.
 _PAUSE_SECONDS = 0.02

@@ -27,8 +27,6 @@ from llamafile_mgr.embedding.vectors import TextVector
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.paths import Paths, ensure_private_dir
 
-__all__ = ["CacheFacts", "CacheThread", "VectorCache", "cache_file", "open_cache", "text_key"]
-
 _LOG = logging.getLogger("llamafile_mgr.embedding")
 _BUSY_SECONDS = 5.0
 _VERSION = 1

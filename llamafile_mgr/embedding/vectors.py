@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.errors import EngineError
 
-__all__ = ["TextVector", "cosines", "normalise", "scale_rows"]
-
 #: Below this length a vector has no direction worth the name; engines write zeros where they failed.
 _SHORTEST = 1e-12
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["ServiceAccess"]
-
 #: OpenAI's clients insist on a key; the proxy asks for one only where keys are configured.
 _NO_KEY = "none"
 _PROXY_VARIABLES = frozenset({"http_proxy", "https_proxy", "all_proxy"})

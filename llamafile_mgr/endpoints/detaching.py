@@ -6,8 +6,6 @@ import os
 import select
 import sys
 
-__all__ = ["detach", "starter_is_gone"]
-
 
 def detach() -> None:
     """Go on in a session of our own whose parent is init; the process that was started ends at once.

@@ -19,8 +19,6 @@ from llamafile_mgr.endpoints.sharing_terms import ServiceChoice, choose
 from llamafile_mgr.launching.wanted import read_wanted
 from llamafile_mgr.paths import resolve_paths
 
-__all__ = ["AsyncEndpoint", "Endpoint", "aendpoint", "endpoint"]
-
 _LOG = logging.getLogger("llamafile_mgr.endpoint")
 
 #: The models of one role: one, several, or None for those of the settings.

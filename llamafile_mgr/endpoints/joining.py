@@ -18,8 +18,6 @@ from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.processes import Holder
 from llamafile_mgr.supervisor.asking import find_sockets, send_command
 
-__all__ = ["find_service", "join_or_start", "running_services"]
-
 _STATUS_SECONDS = 5.0
 #: A service may end between being found and being joined, and its successor too.
 _ATTEMPTS = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,6 @@ from llamafile_mgr.endpoints.access import ServiceAccess, reachable
 from llamafile_mgr.errors import NotReadyError
 from llamafile_mgr.processes import Holder
 from llamafile_mgr.supervisor.asking import send_command
-
-__all__ = ["Lease", "Patience", "Report"]
 
 #: Takes one line that tells a person how a start goes.
 Report = Callable[[str], None]
@@ -37,16 +36,14 @@ class Patience:
             self._report(f"{text} ({now - self._began:.0f} s)")
 
 
+@dataclass(eq=False, slots=True)
 class Lease:
     """Keeps a service alive until closed, or until this process ends in whatever way."""
 
-    def __init__(
-        self, answers: Iterator[dict[str, Any]], first: dict[str, Any], defaults: Mapping[str, str]
-    ) -> None:
-        self._answers = answers
-        self._first = first
-        self._defaults = defaults
-        self._models: dict[str, str] = {}
+    _answers: Iterator[dict[str, Any]]
+    _first: dict[str, Any]
+    _defaults: Mapping[str, str]
+    _models: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def take(

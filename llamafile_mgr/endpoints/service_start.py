@@ -18,8 +18,6 @@ from llamafile_mgr.errors import EngineStartError, Error, StoreError, UsageError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.supervisor.asking import rebuild_error
 
-__all__ = ["start_service"]
-
 Found = TypeVar("Found")
 
 _POLL_SECONDS = 0.05

@@ -18,8 +18,6 @@ from llamafile_mgr.machine.vendors import gpu_variables
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.store import Store
 
-__all__ = ["ServiceChoice", "choose", "for_users", "service_key"]
-
 
 @dataclass(frozen=True, slots=True)
 class ServiceChoice:

@@ -32,8 +32,6 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.prospects import Site
 from llamafile_mgr.store import Store, StoredArtifact
 
-__all__ = ["find_site", "find_specs", "hold_files", "make_plans", "make_toolbox", "role_of_file"]
-
 
 def make_plans(
     wanted: WantedModels, config: Config, paths: Paths, machine: Machine | None = None

@@ -24,8 +24,6 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
 from llamafile_mgr.planner.tuning import TunedSettings, TuneLimits, Variant
 
-__all__ = ["Tunable", "find_tunable", "keep_tuned"]
-
 
 @dataclass(frozen=True, slots=True)
 class Tunable:

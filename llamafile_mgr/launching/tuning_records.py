@@ -18,8 +18,7 @@ from llamafile_mgr.llamafile import Family
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.paths import Paths, ensure_private_dir
 from llamafile_mgr.planner.tuning import TunedSettings, Variant
-
-__all__ = ["fingerprint_machine", "load_tuned", "save_tuned", "tuned_path"]
+from llamafile_mgr.typed_values import FieldError, read_record
 
 _VERSION = 1
 _GIB = 1 << 30
@@ -102,14 +101,10 @@ def _read(path: Path, digest: str, family: Family) -> TunedSettings | None:
 
 
 def _read_variant(values: object) -> Variant | None:
-    if not isinstance(values, dict) or set(values) != set(Variant.__dataclass_fields__):
+    try:
+        variant = read_record(values, Variant, "the variant")
+    except FieldError:
         return None
-    numbers = [values[name] for name in ("threads", "replicas", "slots")]
-    numbers += [values["batch"]] if values["batch"] is not None else []
-    if not all(type(number) is int and 1 <= number <= 1 << 20 for number in numbers):
-        return None
-    if not isinstance(values["cpu_only"], bool) or not isinstance(
-        values["flash_attention"], (bool, type(None))
-    ):
-        return None
-    return Variant(**values)
+    batch = 1 if variant.batch is None else variant.batch
+    numbers = (variant.threads, variant.replicas, variant.slots, batch)
+    return variant if all(1 <= number <= 1 << 20 for number in numbers) else None

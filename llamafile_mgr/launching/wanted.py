@@ -12,8 +12,6 @@ from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.errors import NotFoundError, UsageError
 from llamafile_mgr.store import Store, StoredArtifact
 
-__all__ = ["ToldRoles", "Wanted", "WantedModels", "anchor_name", "locate", "read_embedder", "read_wanted"]
-
 #: Role -> the models that a flag or a caller names for it; None, or no entry, leaves it to the settings.
 ToldRoles = Mapping[Role, Sequence[str] | None]
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from llamafile_mgr.engines.arguments import ArgumentSyntax, EmbeddedArguments, parse_arguments
-from llamafile_mgr.engines.families import Family, family_of_version, parse_version
+from llamafile_mgr.engines.families import Family
 from llamafile_mgr.llamafile.effects import ArgumentEffect, explain_arguments
 from llamafile_mgr.llamafile.gguf_facts import GgufFacts
 from llamafile_mgr.llamafile.inspection import FileFacts, FileKind, Weights, inspect_file
-from llamafile_mgr.llamafile.packing import PackResult, pack
+from llamafile_mgr.llamafile.packing import pack
 
 __all__ = [
     "ArgumentEffect",
-    "ArgumentSyntax",
-    "EmbeddedArguments",
     "Family",
     "FileFacts",
     "FileKind",
     "GgufFacts",
-    "PackResult",
     "Weights",
     "explain_arguments",
-    "family_of_version",
     "inspect_file",
     "pack",
-    "parse_arguments",
-    "parse_version",
 ]

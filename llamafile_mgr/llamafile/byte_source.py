@@ -15,8 +15,6 @@ from typing import Any, BinaryIO
 
 from llamafile_mgr.errors import InvalidFileError, NotFoundError
 
-__all__ = ["ByteSource", "Cursor", "WorkBudget", "open_source"]
-
 _CHUNK_BYTES = 1 << 18
 _U64 = Struct("<Q")
 

@@ -22,8 +22,6 @@ from llamafile_mgr.errors import InvalidFileError, StoreError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["convert"]
-
 _BERT_WHEEL = "bert-wheel"
 
 _EMBEDDINGS = {

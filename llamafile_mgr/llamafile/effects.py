@@ -11,8 +11,6 @@ from llamafile_mgr.engines.arguments import EmbeddedArguments
 from llamafile_mgr.engines.families import Family, family_rules, parse_version
 from llamafile_mgr.engines.family import EngineFamily
 
-__all__ = ["ArgumentEffect", "explain_arguments"]
-
 
 @dataclass(frozen=True, slots=True)
 class ArgumentEffect:

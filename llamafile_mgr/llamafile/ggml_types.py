@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FILE_TYPES", "TENSOR_TYPES", "TensorType"]
-
 
 @dataclass(frozen=True, slots=True)
 class TensorType:

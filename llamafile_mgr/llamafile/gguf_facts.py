@@ -9,8 +9,6 @@ from llamafile_mgr.llamafile.byte_source import ByteSource, WorkBudget
 from llamafile_mgr.llamafile.ggml_types import FILE_TYPES, TENSOR_TYPES
 from llamafile_mgr.llamafile.gguf_header import MODEL_NUMBERS, MetadataPairs, TensorTable, read_header
 
-__all__ = ["GgufFacts", "read_gguf"]
-
 #: ``ARCH.pooling_type`` -> llama.cpp's ``--pooling`` word.
 _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 _U32_MAX = (1 << 32) - 1

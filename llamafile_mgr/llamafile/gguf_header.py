@@ -15,16 +15,6 @@ from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile.byte_source import ByteSource, Cursor, WorkBudget
 from llamafile_mgr.llamafile.ggml_types import TENSOR_TYPES
 
-__all__ = [
-    "MAGIC",
-    "MODEL_NUMBERS",
-    "GgufHeader",
-    "MetadataPairs",
-    "TensorEntry",
-    "TensorTable",
-    "read_header",
-]
-
 MAGIC = b"GGUF"
 
 Scalar = int | float | bool | str

@@ -8,8 +8,6 @@ from pathlib import Path
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile.inspection import Weights
 
-__all__ = ["identify_weights"]
-
 _SAMPLES = 64
 _SAMPLE_BYTES = 64 * 1024
 

@@ -42,8 +42,6 @@ from llamafile_mgr.llamafile.zip_directory import (
     require_unique,
 )
 
-__all__ = ["FileFacts", "FileKind", "Weights", "inspect_file", "syntax_of_engine"]
-
 #: First bytes of an APE program, and of what ``--assimilate`` makes of one.
 _APE_HEADS = (b"MZqFpD", b"jartsr", b"MZ")
 _NATIVE_HEADS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")

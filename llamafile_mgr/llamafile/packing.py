@@ -36,8 +36,6 @@ from llamafile_mgr.llamafile.zip_records import (
     local_header,
 )
 
-__all__ = ["PackResult", "pack"]
-
 ALIGNMENT = 65_536
 _COPY_BYTES = 4 << 20
 _MODE = stat.S_IRUSR | stat.S_IXUSR

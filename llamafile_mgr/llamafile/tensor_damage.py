@@ -20,8 +20,6 @@ from llamafile_mgr.llamafile.ggml_types import TENSOR_TYPES
 from llamafile_mgr.llamafile.gguf_header import TensorEntry, read_header
 from llamafile_mgr.llamafile.inspection import Weights
 
-__all__ = ["find_damage"]
-
 #: How much of a file is looked at; every tensor of a larger one in parts spread evenly.
 _SAMPLED_BYTES = 64 << 20
 _PART_BYTES = 64 << 10

@@ -16,8 +16,6 @@ from llamafile_mgr.llamafile.byte_source import ByteSource, Cursor, WorkBudget, 
 from llamafile_mgr.llamafile.gguf_header import read_header
 from llamafile_mgr.llamafile.inspection import Weights
 
-__all__ = ["WordPieces", "read_word_pieces"]
-
 _U64 = Struct("<Q")
 _WORD_START = "\u2581"
 #: A vocabulary of a million tokens would be three times the largest.

@@ -15,16 +15,6 @@ from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile.byte_source import ByteSource
 from llamafile_mgr.llamafile.zip_records import END, END64, END64_LOCATOR, ENTRY, LOCAL, UNSET16, UNSET32
 
-__all__ = [
-    "STORED",
-    "ZipDirectory",
-    "ZipMember",
-    "data_offset",
-    "read_directory",
-    "read_small_member",
-    "require_unique",
-]
-
 STORED, DEFLATED = 0, 8
 
 _EXTRA = Struct("<2H")

@@ -5,11 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import Struct, pack
 
-__all__ = [
-    *("END", "END64", "END64_LOCATOR", "ENTRY", "LOCAL", "UNSET16", "UNSET32"),
-    *("StoredMember", "central_record", "end_records", "local_header"),
-]
-
 LOCAL = Struct("<4s5H3I2H")
 ENTRY = Struct("<4s6H3I5H2I")
 END64 = Struct("<4sQ2H2I4Q")

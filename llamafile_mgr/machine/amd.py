@@ -17,8 +17,6 @@ from llamafile_mgr.machine.gpu_vendor import DrmCard, GpuBackend, GpuVendor
 from llamafile_mgr.machine.reading import read_text, run_tool, whole_number
 from llamafile_mgr.machine.vulkan import VULKAN_FIX
 
-__all__ = ["AMD", "gfx_name", "parse_kfd_properties", "parse_rocm_smi", "with_smi"]
-
 #: Compute targets that AMD builds into processors: their memory is main memory. (Raven, Renoir, Van Gogh,
 #: Rembrandt, Raphael, Mendocino, Phoenix, Strix, Strix Halo, Krackan.)
 _INTEGRATED = re.compile(r"gfx(?:902|909|90c|1013|103[3567]|1103|115[0-3])")

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from llamafile_mgr.machine.gpu_vendor import GpuBackend, GpuVendor
 
-__all__ = ["APPLE"]
-
-
 APPLE = GpuVendor(
     name="apple",
     pci=(0x106B,),

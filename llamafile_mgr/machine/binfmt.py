@@ -7,8 +7,6 @@ from pathlib import Path
 
 from llamafile_mgr.machine.reading import read_text
 
-__all__ = ["BinfmtHandler", "parse_handler", "read_handlers"]
-
 #: The first bytes of every llamafile; some builds begin with the second text.
 _HEADS = (b"MZqFpD='\n", b"jartsr='\n")
 

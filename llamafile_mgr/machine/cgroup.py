@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from llamafile_mgr.machine.reading import whole_number
 
-__all__ = ["Limits", "group_directories", "parse_cpu_max", "read_limits"]
-
 #: Version 1 says "no limit" with the largest page-aligned number; anything this large is none.
 _NO_LIMIT = 1 << 60
 

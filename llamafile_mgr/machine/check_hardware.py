@@ -10,8 +10,6 @@ from llamafile_mgr.machine.hardware import Gpu, Machine
 from llamafile_mgr.machine.launch import LaunchFacts
 from llamafile_mgr.machine.vendors import find_vendor
 
-__all__ = ["check_cores", "check_features", "check_gpus", "check_memory"]
-
 _MIB, _GIB = 1024**2, 1024**3
 #: The smallest embedding model needs about 100 MB with its buffers.
 _LEAST_MEMORY = 256 * _MIB

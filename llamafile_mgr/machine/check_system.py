@@ -9,16 +9,6 @@ from llamafile_mgr.machine.findings import Check, failed, gib, passed, warned
 from llamafile_mgr.machine.hardware import Machine, System
 from llamafile_mgr.machine.launch import LaunchFacts, PlaceFacts, PlaceRole
 
-__all__ = [
-    "check_handlers",
-    "check_limits",
-    "check_places",
-    "check_ports",
-    "check_programs",
-    "check_surroundings",
-    "check_system",
-]
-
 _MIB, _GIB = 1024**2, 1024**3
 _LEAST_DISK, _COMFORTABLE_DISK = 200 * _MIB, 6 * _GIB
 _LEAST_FILES = 1024

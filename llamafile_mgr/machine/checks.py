@@ -22,8 +22,6 @@ from llamafile_mgr.machine.findings import Check, CheckOutcome
 from llamafile_mgr.machine.hardware import Machine
 from llamafile_mgr.machine.launch import LaunchFacts
 
-__all__ = ["diagnose", "failures"]
-
 _CONCERNS: tuple[Callable[[Machine, LaunchFacts], Iterator[Check]], ...] = (
     check_system,
     check_features,

@@ -9,8 +9,6 @@ import sys
 from llamafile_mgr.machine import library
 from llamafile_mgr.machine.hardware import Cpu, Machine, System
 
-__all__ = ["detect_machine", "name_architecture"]
-
 _ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64", "armv8l": "arm64"}
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["select_features"]
-
 #: Another system's name -> ours (Linux' names, and the common ones for Arm).
 _NAMES = {
     "asimd": "neon",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-
-__all__ = ["Check", "CheckOutcome", "failed", "gib", "passed", "warned"]
 
 
 class CheckOutcome(StrEnum):
@@ -25,10 +23,6 @@ class Check:
     finding: str
     consequence: str | None = None
     fix: str | None = None
-
-    def to_dict(self) -> dict[str, str | None]:
-        """Return the check as plain values for JSON."""
-        return asdict(self) | {"outcome": self.outcome.value}
 
 
 def passed(name: str, finding: str) -> Check:

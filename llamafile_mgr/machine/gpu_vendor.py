@@ -11,8 +11,6 @@ from pathlib import Path
 
 from llamafile_mgr.machine.hardware import Gpu
 
-__all__ = ["NO_SUPPORT", "DrmCard", "GpuBackend", "GpuVendor"]
-
 
 @dataclass(frozen=True, slots=True)
 class DrmCard:

@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["OTHER_VENDOR", "Cpu", "Gpu", "Machine", "Memory", "System"]
-
 
 class System(StrEnum):
     """The operating systems that we know how to look at; the rest is ``OTHER``."""
@@ -141,9 +139,3 @@ class Machine:
             return gpu.memory_free if gpu.memory_free is not None else gpu.memory_total
         shares = (self.memory.usable, gpu.memory_total, gpu.memory_free)
         return min((share for share in shares if share is not None), default=None)
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the snapshot as plain values for JSON, with the derived figures beside the read ones."""
-        from llamafile_mgr.machine.snapshot import machine_to_dict
-
-        return machine_to_dict(self)

@@ -12,8 +12,6 @@ from pathlib import Path
 from llamafile_mgr.machine.gpu_vendor import DrmCard, GpuVendor
 from llamafile_mgr.machine.vulkan import VULKAN_FIX
 
-__all__ = ["INTEL"]
-
 #: Where the graphics of Intel's processors sit on the PCI bus.
 _BUILT_IN_SLOT = "0000:00:02."
 

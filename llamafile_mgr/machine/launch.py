@@ -23,9 +23,6 @@ from llamafile_mgr.machine.reading import run_tool
 from llamafile_mgr.machine.vendors import gpu_files, hiding_variables
 from llamafile_mgr.paths import Paths
 
-__all__ = ["SHELL_TOOLS", "LaunchFacts", "PlaceFacts", "PlaceRole", "PortFacts", "launch_facts"]
-
-
 #: Programs that the script at the head of every llamafile calls.
 SHELL_TOOLS = ("sh", "uname", "dd", "gzip", "chmod", "mv", "mkdir")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from llamafile_mgr.machine.hardware import Memory
 
-__all__ = ["affinity", "cpu_count", "memory", "port_owner"]
-
 
 def memory() -> Memory:
     """Return main memory and swap."""

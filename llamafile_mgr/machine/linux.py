@@ -23,17 +23,6 @@ from llamafile_mgr.machine.linux_cpu import (
 from llamafile_mgr.machine.linux_gpu import find_gpus
 from llamafile_mgr.machine.reading import read_text
 
-__all__ = [
-    "build_cpu",
-    "build_memory",
-    "container_name",
-    "detect_linux",
-    "parse_load",
-    "parse_meminfo",
-    "pretty_name",
-    "wsl_version",
-]
-
 _SYS = Path("/sys")
 _LINE = re.compile(r"^(\w[\w()]*):\s+([0-9]{1,20})\s*(kB)?\s*$", re.MULTILINE)
 #: A word in a cgroup path -> the container engine that put it there.

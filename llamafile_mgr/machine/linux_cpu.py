@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from llamafile_mgr.machine.features import select_features
 from llamafile_mgr.machine.reading import whole_number
 
-__all__ = ["CpuInfo", "Topology", "cores_among", "parse_cpu_list", "parse_cpuinfo", "read_topology"]
-
 #: Below this share of the largest ``cpu_capacity`` a core counts as an efficiency core. Arm's middle cores
 #: (0.6 to 0.9 of the largest) work well in one pool with the large ones, the small ones (0.2 to 0.53) do not.
 _PERFORMANCE_SHARE = 0.55

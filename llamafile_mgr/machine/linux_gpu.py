@@ -16,8 +16,6 @@ from llamafile_mgr.machine.reading import hex_number, read_pairs, read_text, who
 from llamafile_mgr.machine.vendors import find_vendor, inspect_cards, probe_vendors, vendor_of_pci
 from llamafile_mgr.machine.vulkan import VULKAN, VulkanDevice, list_vulkan_devices
 
-__all__ = ["find_gpus", "merge", "read_drm_cards"]
-
 
 def find_gpus(sys_root: Path = Path("/sys"), dev_root: Path = Path("/dev")) -> tuple[Gpu, ...]:
     """Return the GPUs of this computer. Tools run only when the kernel shows something that they know."""

@@ -16,14 +16,6 @@ from llamafile_mgr.machine.hardware import OTHER_VENDOR, Cpu, Gpu, Machine, Memo
 from llamafile_mgr.machine.reading import read_pairs, run_tool, whole_number
 from llamafile_mgr.machine.vendors import vendor_of_text
 
-__all__ = [
-    "build_cpu",
-    "detect_macos",
-    "parse_displays",
-    "parse_swap_usage",
-    "parse_vm_stat",
-]
-
 _SYSCTL = "/usr/sbin/sysctl"
 #: sysctl flag -> our name of the instruction set, on Apple silicon.
 _ARM_FLAGS = {

@@ -12,8 +12,6 @@ from llamafile_mgr.machine.gpu_vendor import GpuBackend, GpuVendor
 from llamafile_mgr.machine.hardware import Gpu
 from llamafile_mgr.machine.reading import run_tool, whole_number
 
-__all__ = ["NVIDIA", "find_nvidia", "parse_smi"]
-
 _FIELDS = ("index", "name", "memory.total", "memory.free", "driver_version")
 #: Where the tool lies when PATH does not say: WSL mounts it there, Windows drivers install it there.
 _PLACES = ("/usr/lib/wsl/lib/nvidia-smi", "C:\\Windows\\System32\\nvidia-smi.exe")

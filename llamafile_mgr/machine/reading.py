@@ -11,8 +11,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["hex_number", "read_pairs", "read_text", "run_tool", "whole_number"]
-
 #: Longest text taken from a file or tool; the largest real one, /proc/cpuinfo of 1,000 CPUs, has 1.5 MB.
 _LIMIT = 8 * 1024 * 1024
 

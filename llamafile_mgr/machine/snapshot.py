@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import types
-import typing
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError, NotFoundError
 from llamafile_mgr.machine.hardware import Machine
 from llamafile_mgr.machine.vendors import vendor_names
-
-__all__ = ["SNAPSHOT_VERSION", "machine_from_dict", "machine_to_dict", "read_snapshot"]
+from llamafile_mgr.typed_values import FieldError, read_record
 
 SNAPSHOT_VERSION = 1
 #: Part of a machine -> names of properties that are written beside its fields.
 _DERIVED = {"cpu": ("usable_cores",), "memory": ("ceiling", "usable")}
-_T = typing.TypeVar("_T")
 _HINT = "write a snapshot with: llamafile-mgr doctor --json"
 
 
 def machine_to_dict(machine: Machine) -> dict[str, object]:
-    """Return ``machine`` as dictionaries, lists, texts and numbers."""
+    """Return ``machine`` as dictionaries, lists, texts and numbers, derived figures beside the read ones."""
     values = dataclasses.asdict(machine)
     for part, names in _DERIVED.items():
         values[part] |= {name: getattr(getattr(machine, part), name) for name in names}
@@ -52,12 +46,22 @@ def machine_from_dict(data: Mapping[str, object]) -> Machine:
         raise ConfigError(
             f"the machine snapshot has version {version!r}, this program reads {SNAPSHOT_VERSION}", hint=_HINT
         )
-    record = _load_record({k: v for k, v in data.items() if k != "version"}, Machine, "machine")
+    values = {key: _drop_derived(key, value) for key, value in data.items() if key != "version"}
+    try:
+        record = read_record(values, Machine, "machine")
+    except FieldError as error:
+        raise ConfigError(f"{error.name} in the snapshot {error.problem}", hint=_HINT) from error
     for gpu in record.gpus:
         if gpu.vendor not in vendor_names():
             words = ", ".join(vendor_names())
             raise ConfigError(f"the vendor of a GPU is {gpu.vendor!r}, not one of {words}", hint=_HINT)
     return record
+
+
+def _drop_derived(part: str, value: object) -> object:
+    if part not in _DERIVED or not isinstance(value, Mapping):
+        return value
+    return {key: each for key, each in value.items() if key not in _DERIVED[part]}
 
 
 def read_snapshot(path: Path) -> Machine:
@@ -78,53 +82,3 @@ def read_snapshot(path: Path) -> Machine:
     if isinstance(data, dict) and isinstance(data.get("machine"), dict):
         data = data["machine"]
     return machine_from_dict(data)
-
-
-def _load_record(data: object, cls: type[_T], name: str) -> _T:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{name} in the snapshot must be an object", hint=_HINT)
-    hints = typing.get_type_hints(cls)
-    derived = _DERIVED.get(name.removeprefix("machine."), ())
-    unknown = [key for key in data if key not in hints and key not in derived]
-    if unknown:
-        raise ConfigError(f"unknown key {unknown[0]!r} in {name} of the snapshot", hint=_HINT)
-    values = {key: _load(value, hints[key], f"{name}.{key}") for key, value in data.items() if key in hints}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigError(f"{name} in the snapshot is incomplete: {error}", hint=_HINT) from error
-
-
-def _load(value: object, hint: object, name: str) -> object:
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{name} in the snapshot must be a list", hint=_HINT)
-        item = typing.get_args(hint)[0]
-        return tuple(_load(element, item, f"{name}[{i}]") for i, element in enumerate(value))
-    if not isinstance(hint, type):
-        raise TypeError(f"no rule for {hint!r}")
-    if dataclasses.is_dataclass(hint):
-        return _load_record(value, hint, name)
-    return _load_scalar(value, hint, name)
-
-
-def _load_scalar(value: object, kind: type, name: str) -> object:
-    if issubclass(kind, Enum):
-        try:
-            return kind(value)
-        except ValueError:
-            words = ", ".join(str(member.value) for member in kind)
-            raise ConfigError(
-                f"{name} in the snapshot is {value!r}, not one of {words}", hint=_HINT
-            ) from None
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{name} in the snapshot is {value!r}, which has the wrong type", hint=_HINT)
-    if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"{name} in the snapshot is {value!r}, which cannot be", hint=_HINT)
-    return value

@@ -13,21 +13,6 @@ from llamafile_mgr.machine.intel import INTEL
 from llamafile_mgr.machine.nvidia import NVIDIA
 from llamafile_mgr.machine.vulkan import VULKAN
 
-__all__ = [
-    "backend_of",
-    "engine_files",
-    "find_vendor",
-    "gpu_files",
-    "gpu_variables",
-    "hide_every_gpu",
-    "hiding_variables",
-    "inspect_cards",
-    "probe_vendors",
-    "vendor_names",
-    "vendor_of_pci",
-    "vendor_of_text",
-]
-
 VENDORS: tuple[GpuVendor, ...] = (NVIDIA, AMD, APPLE, INTEL)
 #: The kernel's own files of GPUs that can compute, whoever made them.
 _RENDER_NODES = "dri/renderD*"

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from llamafile_mgr.machine.gpu_vendor import GpuBackend
 from llamafile_mgr.machine.reading import hex_number, run_tool
 
-__all__ = ["VULKAN", "VULKAN_FIX", "VulkanDevice", "list_vulkan_devices", "parse_vulkan_summary"]
-
 VULKAN = GpuBackend("vulkan", module="ggml-vulkan", hiding="GGML_VK_VISIBLE_DEVICES")
 #: What gives engines a GPU through Vulkan.
 VULKAN_FIX = "its Vulkan driver with vulkaninfo (mesa-vulkan-drivers, vulkan-tools)"

@@ -20,8 +20,6 @@ from llamafile_mgr.machine.reading import run_tool
 from llamafile_mgr.machine.vendors import find_vendor, probe_vendors, vendor_of_pci
 from llamafile_mgr.machine.vulkan import VULKAN, list_vulkan_devices
 
-__all__ = ["count_cores", "detect_windows", "parse_video_controllers"]
-
 #: Numbers of IsProcessorFeaturePresent -> our names.
 _FEATURES = {
     36: "ssse3",

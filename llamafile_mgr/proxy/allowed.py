@@ -11,8 +11,6 @@ from typing import Any
 
 from llamafile_mgr.errors import RequestError
 
-__all__ = ["allowed_body"]
-
 _SAMPLING = """
     temperature top_k top_p min_p typical_p typ_p tfs_z top_n_sigma xtc_probability xtc_threshold
     dynatemp_range dynatemp_exponent seed stop stream stream_options n_probs min_keep repeat_penalty

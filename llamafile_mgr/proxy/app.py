@@ -34,11 +34,9 @@ from llamafile_mgr.proxy.http import (
 )
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.openapi import render_openapi
-from llamafile_mgr.proxy.preconditions import SPACE_HEADER
 from llamafile_mgr.proxy.request_log import LogEntry, log_request
+from llamafile_mgr.proxy.routes.embedding import SPACE_HEADER
 from llamafile_mgr.proxy.routes.pages import PAGE_ROUTES
-
-__all__ = ["Proxy", "own_dialect"]
 
 _LOG = logging.getLogger("llamafile_mgr.proxy")
 #: Time for what keeps a connection alive to arrive.

@@ -18,8 +18,6 @@ import httptools
 
 from llamafile_mgr.proxy.exchange import Exchange, render_head
 
-__all__ = ["Connection", "Connections"]
-
 #: All of a request's head; browsers with many cookies stay far below.
 _MAX_HEAD_BYTES = 64 * 1024
 #: For a client to read an answer that came before the end of its body: closing at once could destroy it.

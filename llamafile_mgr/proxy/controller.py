@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llamafile_mgr import __version__
@@ -18,26 +18,17 @@ from llamafile_mgr.proxy.leases import Leases
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.supervisor import Supervisor
 
-__all__ = ["Controller", "replace_model"]
 
-
+@dataclass(frozen=True, slots=True)
 class Controller:
     """Answers commands. ``plan_again`` plans all served models anew; it blocks and runs in a thread."""
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        url: str,
-        stop: Callable[[], None],
-        plan_again: Callable[[], Sequence[Plan]],
-        leases: Leases,
-    ) -> None:
-        self._supervisor = supervisor
-        self._url = url
-        self._stop = stop
-        self._plan_again = plan_again
-        self._leases = leases
-        self._started = time.time()
+    supervisor: Supervisor
+    url: str
+    stop: Callable[[], None]
+    plan_again: Callable[[], Sequence[Plan]]
+    leases: Leases
+    started: float = field(default_factory=time.time)
 
     async def handle(
         self, command: dict[str, Any], gone: asyncio.Future[None]
@@ -55,7 +46,7 @@ class Controller:
         if name == "status":
             yield self._status()
         elif name == "stop":
-            self._stop()
+            self.stop()
         elif name == "logs":
             async for answer in self._logs(self._pool(command), bool(command.get("follow")), gone):
                 yield answer
@@ -66,7 +57,7 @@ class Controller:
         elif name == "restart":
             await self._restart(self._pool(command), bool(command.get("new_vector_space")))
         elif name == "lease":
-            async with contextlib.aclosing(self._leases.hold(command, gone)) as answers:
+            async with contextlib.aclosing(self.leases.hold(command, gone)) as answers:
                 async for answer in answers:
                     yield answer
         else:
@@ -76,20 +67,20 @@ class Controller:
         model = command.get("model")
         if not isinstance(model, str):
             raise RequestError("the command needs a model")
-        return self._supervisor.find(model)
+        return self.supervisor.find(model)
 
     def _status(self) -> dict[str, Any]:
         return {
             "version": __version__,
-            "url": self._url,
-            "uptime_seconds": round(time.time() - self._started, 1),
-            "key": self._leases.key,
-            "users": self._leases.users,
-            "models": [_plain(pool) for pool in self._supervisor.pools],
+            "url": self.url,
+            "uptime_seconds": round(time.time() - self.started, 1),
+            "key": self.leases.key,
+            "users": self.leases.users,
+            "models": [_plain(pool) for pool in self.supervisor.pools],
         }
 
     async def _restart(self, pool: Pool, new_space: bool) -> None:
-        plans = await asyncio.to_thread(self._plan_again)
+        plans = await asyncio.to_thread(self.plan_again)
         plan = next((each for each in plans if each.name == pool.plan.name), pool.plan)
         await replace_model(pool, plan, new_space=new_space)
 
@@ -130,8 +121,8 @@ async def replace_model(pool: Pool, plan: Plan, *, new_space: bool) -> None:
 
 
 def _plain(pool: Pool) -> dict[str, Any]:
-    value = dataclasses.asdict(pool.snapshot())
-    value["reasons"] = [dataclasses.asdict(reason) for reason in pool.plan.reasons]
+    value = asdict(pool.snapshot())
+    value["reasons"] = [asdict(reason) for reason in pool.plan.reasons]
     value["path"] = str(pool.plan.path)
     value["argv"] = list(pool.plan.command(0, None))
     return value

@@ -16,8 +16,6 @@ from llamafile_mgr.proxy.http import ClientGoneError
 if TYPE_CHECKING:
     from llamafile_mgr.proxy.connection import Connection
 
-__all__ = ["Exchange", "render_head"]
-
 #: Unread bytes of a body above this stop the reading until somebody wants them.
 _HIGH_WATER_BYTES = 64 * 1024
 _STATUS_LINES = {int(each): f"HTTP/1.1 {int(each)} {each.phrase}\r\n" for each in HTTPStatus}

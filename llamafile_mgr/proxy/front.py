@@ -23,8 +23,6 @@ from llamafile_mgr.supervisor.pool import Pool
 if TYPE_CHECKING:
     from llamafile_mgr.proxy.dialects.dialect import Dialect
 
-__all__ = ["Front", "Handler", "RecentError"]
-
 
 @dataclass(frozen=True, slots=True)
 class RecentError:

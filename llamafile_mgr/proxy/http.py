@@ -15,17 +15,6 @@ if TYPE_CHECKING:
     from llamafile_mgr.supervisor.calls import Caller
     from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = [
-    "ClientGoneError",
-    "Padding",
-    "Reply",
-    "Request",
-    "RequestProgress",
-    "StreamCutError",
-    "StreamReply",
-    "json_reply",
-]
-
 #: Deeper JSON than this is no request of any client, and costs whoever walks through it.
 _MAX_DEPTH = 64
 

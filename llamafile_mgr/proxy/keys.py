@@ -14,8 +14,6 @@ from llamafile_mgr.errors import ConfigError
 from llamafile_mgr.paths import read_secrets
 from llamafile_mgr.proxy.api_errors import MissingKeyError, NotAdminError
 
-__all__ = ["ADMIN_NAME", "Key", "KeyRing", "read_keys", "user_secret"]
-
 #: The name in the keys file whose key opens the administrator's routes.
 ADMIN_NAME = "admin"
 _LEAST_CHARACTERS = 16

@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ from llamafile_mgr.processes import Holder, is_alive, is_of_this_computer
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.tasks import start_task
-
-__all__ = ["LeaseTable", "LeaseTerms", "Leases", "find_defaults", "find_failure", "single_instance"]
+from llamafile_mgr.typed_values import FieldError, read_record
 
 #: How long after its start a ``serve`` for its users waits for the first of them.
 FIRST_USER_SECONDS = 10.0
@@ -78,6 +77,7 @@ class LeaseTable:
         return None if self._held else max(0.0, self._until - now)
 
 
+@dataclass(eq=False, slots=True)
 class Leases:
     """The leases of one running ``serve``.
 
@@ -85,23 +85,16 @@ class Leases:
     user gets with a lease, such as the URL.
     """
 
-    def __init__(
-        self,
-        snapshots: Callable[[], Sequence[PoolSnapshot]],
-        changes: Changes,
-        access: Mapping[str, Any],
-        terms: LeaseTerms | None,
-    ) -> None:
-        self._snapshots = snapshots
-        self._changes = changes
-        self._access = access
-        self._terms = terms
-        self._table = LeaseTable(time.monotonic())
-        self._watchers: set[asyncio.Task[None]] = set()
-        self._waiting = 0
-        self._started = False
-        self._failure: Error | None = None
-        self._closed = False
+    _snapshots: Callable[[], Sequence[PoolSnapshot]]
+    _changes: Changes
+    _access: Mapping[str, Any]
+    _terms: LeaseTerms | None
+    _table: LeaseTable = field(default_factory=lambda: LeaseTable(time.monotonic()))
+    _watchers: set[asyncio.Task[None]] = field(default_factory=set)
+    _waiting: int = 0
+    _started: bool = False
+    _failure: Error | None = None
+    _closed: bool = False
 
     @property
     def key(self) -> str | None:
@@ -235,9 +228,8 @@ def _read_process(command: Mapping[str, Any]) -> Holder | None:
     if told is None:
         return None
     try:
-        pid, started_at = int(told["pid"]), float(told["started_at"])
-        process = Holder(pid, started_at, str(told["host"]), str(told["purpose"]))
-    except (KeyError, TypeError, ValueError) as error:
+        process = read_record(told, Holder, "it")
+    except FieldError as error:
         raise RequestError(f"the process of the lease makes no sense: {error}") from error
     if not is_of_this_computer(process) or not is_alive(process):
         raise RequestError(

@@ -1,22 +1,24 @@
-"""The proxy's own sockets, by default loopback in both address families, taken before any engine starts."""
+"""The proxy's listening sockets: its own, by default loopback in both address families, taken before any
+engine starts; or those that the service manager opened for it, sd_listen_fds(3) without its library."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 from llamafile_mgr.errors import ConfigError, PortInUseError
-
-__all__ = ["addresses_of", "allow_descriptors", "bind_sockets", "close_sockets", "endpoint", "not_local"]
 
 _BACKLOG = 2048
 _DESCRIPTORS = 65_536
 #: ``localhost`` means either address, and clients differ in which they try.
 _LOOPBACK = ("127.0.0.1", "::1")
+_FIRST_GIVEN = 3  # SD_LISTEN_FDS_START
+_GIVEN = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
 def allow_descriptors() -> None:
@@ -72,7 +74,7 @@ def addresses_of(host: str, *, public: bool = False) -> tuple[str, ...]:
                 f"serve.host must be an address, not {host!r}", hint="0.0.0.0 means all of IPv4"
             )
         if not public and not (parsed and parsed.is_loopback):
-            raise not_local(host, "set serve.keys_file, or use 127.0.0.1")
+            raise _not_local(host, "set serve.keys_file, or use 127.0.0.1")
     return addresses
 
 
@@ -83,7 +85,7 @@ def _parse_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addres
         return None
 
 
-def not_local(host: str, hint: str) -> ConfigError:
+def _not_local(host: str, hint: str) -> ConfigError:
     """Return why an address that others reach is not listened on without API keys."""
     said = f"will not listen on {host}: the proxy has no API keys, so it serves this machine alone"
     return ConfigError(said, hint=hint)
@@ -136,3 +138,45 @@ def endpoint(sockets: Sequence[socket.socket], *, secure: bool = False) -> str:
     address, port = sockets[0].getsockname()[:2]
     host = f"[{address}]" if ":" in address else address
     return f"{'https' if secure else 'http'}://{host}:{port}"
+
+
+def inherited_sockets(
+    *, public: bool, environ: MutableMapping[str, str] | None = None, first: int = _FIRST_GIVEN
+) -> list[socket.socket]:
+    """Return the sockets that were passed to this very process, none when there are none.
+
+    They are closed in our children, and the variables are taken out of the environment. ``public``: other
+    machines may get in, because API keys are configured. ``first``: the number of the first descriptor.
+
+    Raises:
+        ConfigError: one of them is no listening TCP socket, or not loopback although there are no API keys.
+    """
+    env = os.environ if environ is None else environ
+    count, pid, _ = (env.pop(name, "") for name in _GIVEN)
+    if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return []
+    sockets: list[socket.socket] = []
+    try:
+        for number in range(first, first + int(count)):
+            os.set_inheritable(number, False)
+            sockets.append(socket.socket(fileno=number))
+            _check_given(sockets[-1], public=public)
+            sockets[-1].setblocking(False)
+    except BaseException as error:
+        close_sockets(sockets)
+        if not isinstance(error, OSError):
+            raise
+        raise ConfigError(f"descriptor {number} of the service manager is no socket: {error}") from error
+    return sockets
+
+
+def _check_given(given: socket.socket, *, public: bool) -> None:
+    listens = given.family in (socket.AF_INET, socket.AF_INET6) and given.type == socket.SOCK_STREAM
+    if not listens or not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ConfigError(
+            "the service manager passed a socket that is not listening on TCP",
+            hint="ListenStream= in the socket unit must be an address and a port",
+        )
+    address = given.getsockname()[0]
+    if not public and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        raise _not_local(address, "set serve.keys_file, or use 127.0.0.1 in the socket unit")

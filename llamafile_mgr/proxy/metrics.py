@@ -6,12 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
-from llamafile_mgr.histograms import Histogram, HistogramSnapshot
-
-__all__ = ["Counter", "ProxyMetrics", "Sample", "Timings", "histogram_samples", "render_metric"]
+from llamafile_mgr.histograms import Histogram
 
 Labels = tuple[str, ...]
-_V = TypeVar("_V")
+_V = TypeVar("_V", int, Histogram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +32,10 @@ class _Family(Generic[_V]):
         self.values: dict[Labels, _V] = {}
         self._names = tuple(labels)
 
-    def _labelled(self) -> Iterator[tuple[dict[str, str], _V]]:
-        for labels in sorted(self.values):
-            yield dict(zip(self._names, labels, strict=True)), self.values[labels]
+    def samples(self) -> Iterator[Sample]:
+        """Return every line."""
+        for labels, value in sorted(self.values.items(), key=lambda item: item[0]):
+            yield from make_samples(dict(zip(self._names, labels, strict=True)), value)
 
 
 class Counter(_Family[int]):
@@ -47,10 +46,6 @@ class Counter(_Family[int]):
     def add(self, *labels: str) -> None:
         """Count one more."""
         self.values[labels] = self.values.get(labels, 0) + 1
-
-    def samples(self) -> Iterator[Sample]:
-        """Return every line."""
-        return (Sample(labels, value) for labels, value in self._labelled())
 
 
 class Timings(_Family[Histogram]):
@@ -68,21 +63,19 @@ class Timings(_Family[Histogram]):
     def quantile(self, share: float, *labels: str) -> float | None:
         """Return the upper bound of the bucket in which ``share`` of the observations end."""
         found = self.values.get(labels)
-        return None if found is None else found.snapshot().quantile(share)
-
-    def samples(self) -> Iterator[Sample]:
-        """Return every line: cumulative buckets, the sum and the count."""
-        for labels, histogram in self._labelled():
-            yield from histogram_samples(labels, histogram.snapshot())
+        return None if found is None else found.quantile(share)
 
 
-def histogram_samples(labels: Mapping[str, str], histogram: HistogramSnapshot) -> Iterable[Sample]:
-    """Yield cumulative buckets, the sum and the count."""
-    for bound, seen in histogram.cumulative():
+def make_samples(labels: Mapping[str, str], value: float | Histogram) -> Iterable[Sample]:
+    """Yield a number as it is, of a histogram cumulative buckets, the sum and the count."""
+    if not isinstance(value, Histogram):
+        yield Sample(labels, value)
+        return
+    for bound, seen in value.cumulative():
         edge = "+Inf" if bound == float("inf") else f"{bound:g}"
         yield Sample({**labels, "le": edge}, seen, "_bucket")
-    yield Sample(labels, histogram.total, "_sum")
-    yield Sample(labels, histogram.count, "_count")
+    yield Sample(labels, value.total, "_sum")
+    yield Sample(labels, value.count, "_count")
 
 
 def render_metric(name: str, kind: str, help_text: str, samples: Iterable[Sample]) -> str:

@@ -5,19 +5,57 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from llamafile_mgr import __version__
-from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
+from llamafile_mgr.embedding.embed_counters import EmbedderStats
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.metrics import Sample, render_metric
+from llamafile_mgr.proxy.metrics import Sample, make_samples, render_metric
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.process_memory import resident_bytes
 from llamafile_mgr.supervisor.queue import CallQueue
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot
 
-__all__ = ["describe_readiness", "describe_status", "render_metrics"]
+#: Field of the stats -> its metric, the help, and which label tells the keys of a field that has several.
+_METRICS: dict[str, tuple[str, str, str | None]] = {
+    "calls": ("llamafile_embedding_calls_total", "Embedding calls.", None),
+    "texts": ("llamafile_texts_total", "Texts that were asked for.", None),
+    "tokens": ("llamafile_prompt_tokens_total", "Tokens of embedded texts.", None),
+    "batches": ("llamafile_engine_batches_total", "Batches of texts sent to engines.", None),
+    "cache_hits": ("llamafile_cache_hits_total", "Vectors from the cache.", None),
+    "cache_misses": ("llamafile_cache_misses_total", "Texts that were computed.", None),
+    "deduplicated": ("llamafile_deduplicated_texts_total", "Texts that stood in a call already.", None),
+    "failed": ("llamafile_failed_texts_total", "Texts without a vector.", None),
+    "truncated": ("llamafile_truncated_texts_total", "Texts that were cut, by how.", "how"),
+    "queue_depth": (
+        "llamafile_waiting_texts",
+        "Texts that wait for an engine, by priority class.",
+        "priority",
+    ),
+    "waiting_seconds": (
+        "llamafile_waiting_seconds",
+        "How long texts waited to be sent to an engine, by priority class.",
+        "priority",
+    ),
+    "tokenize_seconds": ("llamafile_tokenize_seconds", "Counting one text's tokens.", None),
+    "engine_seconds": ("llamafile_batch_seconds", "One batch of texts with an engine.", None),
+    "total_seconds": ("llamafile_embedding_seconds", "One embedding call, after its turn.", None),
+}
+_OF_ENGINES: dict[str, tuple[str, Callable[[EngineSnapshot], float | None]]] = {
+    "llamafile_engine_restarts": ("Starts of an engine after its first.", attrgetter("restarts")),
+    "llamafile_engine_in_flight": ("Requests that an engine works on.", attrgetter("in_flight")),
+    "llamafile_engine_speed_ratio": (
+        "An engine's throughput as a share of the best that it has shown.",
+        attrgetter("speed"),
+    ),
+    "llamafile_engine_slow": (
+        "Whether an engine's throughput is below half of its best.",
+        attrgetter("slow"),
+    ),
+}
+_KINDS = {"total": "counter", "seconds": "histogram"}
 
 
 async def render_metrics(front: Front) -> str:
@@ -41,25 +79,10 @@ async def render_metrics(front: Front) -> str:
             "Whether a model can be asked.",
             [Sample({"model": pool.model, "role": pool.role}, pool.ready) for pool in snapshots],
         ),
-        "llamafile_engine_restarts": (
-            "Starts of an engine after its first.",
-            of_engines(lambda engine: engine.restarts),
-        ),
-        "llamafile_engine_in_flight": (
-            "Requests that an engine works on.",
-            of_engines(lambda engine: engine.in_flight),
-        ),
+        **{name: (text, of_engines(read)) for name, (text, read) in _OF_ENGINES.items()},
         "llamafile_engine_memory_bytes": (
             "Resident memory of an engine.",
             of_engines(lambda engine: memory.get(engine.pid, 0)),
-        ),
-        "llamafile_engine_speed_ratio": (
-            "An engine's throughput as a share of the best that it has shown.",
-            of_engines(lambda engine: engine.speed),
-        ),
-        "llamafile_engine_slow": (
-            "Whether an engine's throughput is below half of its best.",
-            of_engines(lambda engine: engine.slow),
         ),
         "llamafile_queue_items": ("Texts that run or wait.", of_queues(lambda queue: queue.items)),
         "llamafile_queue_tokens": (
@@ -72,6 +95,22 @@ async def render_metrics(front: Front) -> str:
     measured = [render_metric(name, "gauge", text, samples) for name, (text, samples) in gauges.items()]
     stats = {name: embedder.stats() for name, embedder in front.embedders.items()}
     return front.metrics.render() + render_embedding_metrics(stats) + "".join(measured)
+
+
+def render_embedding_metrics(stats: Mapping[str, EmbedderStats]) -> str:
+    """Return the lines for models' embedders; ``stats`` by model name."""
+    return "".join(
+        render_metric(name, _KINDS.get(name.rpartition("_")[2], "gauge"), text, _samples(stats, field, label))
+        for field, (name, text, label) in _METRICS.items()
+    )
+
+
+def _samples(stats: Mapping[str, EmbedderStats], field: str, label: str | None) -> Iterator[Sample]:
+    for model, each in stats.items():
+        found = getattr(each, field)
+        for key, value in sorted(found.items()) if label else [("", found)]:
+            labels = {"model": model, **({label: str(key)} if label else {})}
+            yield from make_samples(labels, value)
 
 
 async def describe_status(front: Front) -> dict[str, Any]:

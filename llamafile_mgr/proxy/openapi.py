@@ -9,8 +9,6 @@ from llamafile_mgr import __version__
 from llamafile_mgr.proxy.dialects.dialect import Dialect, Route
 from llamafile_mgr.proxy.dialects.schemas import Schema
 
-__all__ = ["render_openapi"]
-
 _SPACE: Schema = {
     "type": "string",
     "description": "Fingerprints of the vector spaces that fit the caller's index, as in If-Match",

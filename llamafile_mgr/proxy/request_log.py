@@ -12,8 +12,6 @@ from llamafile_mgr.proxy.http import RequestProgress
 from llamafile_mgr.proxy.metrics import ProxyMetrics
 from llamafile_mgr.proxy.tracing import trace_id
 
-__all__ = ["LogEntry", "log_request"]
-
 _LOG = logging.getLogger("llamafile_mgr.access")
 
 

@@ -11,8 +11,6 @@ from llamafile_mgr.errors import ConfigError, RequestError
 from llamafile_mgr.proxy.api_errors import UnknownModelError
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["MODEL_HEADER", "SUBSTITUTED_HEADER", "RoutedCall", "Router"]
-
 #: Names the model that answered, and one that was asked for but is not served.
 MODEL_HEADER, SUBSTITUTED_HEADER = "x-model", "x-model-substituted-for"
 

@@ -12,8 +12,6 @@ from llamafile_mgr.errors import ConfigError
 from llamafile_mgr.proxy.connection import Connection, Connections
 from llamafile_mgr.proxy.exchange import Exchange
 
-__all__ = ["HttpServer"]
-
 _BACKLOG = 2048
 #: After the time for answers is over, for what is cancelled to end.
 _LAST_SECONDS = 1.0

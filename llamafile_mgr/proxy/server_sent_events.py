@@ -17,10 +17,8 @@ import orjson
 from llamafile_mgr.engines.messages import EngineReply
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import Error
-from llamafile_mgr.proxy.dialects.error_forms import render_error
+from llamafile_mgr.proxy.api_errors import render_error
 from llamafile_mgr.proxy.http import Reply, json_reply
-
-__all__ = ["EventFilter", "EventStyle", "JsonTranslation", "Translation", "render_event"]
 
 _DONE = b"data: [DONE]"
 

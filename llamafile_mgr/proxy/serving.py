@@ -22,14 +22,19 @@ from llamafile_mgr.errors import ConfigError, Error, InternalError
 from llamafile_mgr.launching.local_plans import hold_files
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.proxy.activation import inherited_sockets
 from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.controller import Controller, replace_model
 from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
 from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, single_instance
-from llamafile_mgr.proxy.listening import allow_descriptors, bind_sockets, close_sockets, endpoint
+from llamafile_mgr.proxy.listening import (
+    allow_descriptors,
+    bind_sockets,
+    close_sockets,
+    endpoint,
+    inherited_sockets,
+)
 from llamafile_mgr.proxy.server import HttpServer
 from llamafile_mgr.supervisor.asking import control_socket
 from llamafile_mgr.supervisor.control_channel import ControlServer
@@ -41,8 +46,6 @@ from llamafile_mgr.supervisor.queue import QueueLimits
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.tasks import start_task
-
-__all__ = ["Announcements", "collect_aliases", "serve", "supervisor_options", "until_ready"]
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
 #: How much longer a start may take each time that its loop is seen to turn.

@@ -18,17 +18,6 @@ from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.service.definition import Scope, Steps, UnitFile, lines_of
 from llamafile_mgr.service.finding import ServiceHost
 
-__all__ = [
-    "Change",
-    "FileChange",
-    "apply_install",
-    "apply_uninstall",
-    "check_installed",
-    "compare",
-    "make_directories",
-    "run_command",
-]
-
 _BOOTED = Path("/run/systemd/system")
 
 
@@ -49,16 +38,8 @@ class FileChange:
     lines: tuple[str, ...] = ()
 
 
-def compare(files: Sequence[UnitFile]) -> tuple[FileChange, ...]:
-    """Return what writing these files would change.
-
-    Raises:
-        ServiceError: one of them cannot be read.
-    """
-    return tuple(map(_compare, files))
-
-
-def _compare(file: UnitFile) -> FileChange:
+def compare(file: UnitFile) -> FileChange:
+    """Return what writing a file would change. Raises ServiceError when it cannot be read."""
     try:
         before = file.path.read_bytes()
     except FileNotFoundError:

@@ -1,17 +1,16 @@
-"""What a service is, independent of who manages it, and what installing it comes to."""
+"""What a service is, independent of who manages it, and what every manager offers to install and run it."""
 
 from __future__ import annotations
 
 import codecs
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from llamafile_mgr.errors import ConfigError
-
-__all__ = ["Action", "Definition", "Scope", "ServiceSpec", "Steps", "UnitFile", "check_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
@@ -134,3 +133,26 @@ class ServiceSpec:
     drain_seconds: float
     config_file: Path | None = None
     on_demand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Handle(ABC):
+    """A service by name, installed or not: whose, where its files and its log are. One class per manager."""
+
+    name: str
+    scope: Scope
+    directory: Path
+    user_id: int
+    log: str
+
+    @abstractmethod
+    def install_steps(self, definition: Definition) -> Steps:
+        """Return how to install. Raises ServiceError for what this manager cannot do."""
+
+    @abstractmethod
+    def uninstall_steps(self) -> Steps:
+        """Return how to remove it; models, settings and logs stay."""
+
+    @abstractmethod
+    def command(self, action: Action, *, follow: bool = False) -> tuple[str, ...]:
+        """Return the command that starts, stops or shows it."""

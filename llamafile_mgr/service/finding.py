@@ -16,13 +16,10 @@ from llamafile_mgr.config import CONFIG_VARIABLE
 from llamafile_mgr.errors import ServiceError
 from llamafile_mgr.machine.vendors import engine_files, gpu_variables
 from llamafile_mgr.paths import HOME_VARIABLE, Paths, resolve_paths
-from llamafile_mgr.service.definition import Definition, Scope, ServiceSpec, check_name
+from llamafile_mgr.service.definition import Definition, Handle, Scope, ServiceSpec, check_name
 from llamafile_mgr.service.launchd import Launchd
-from llamafile_mgr.service.managing import Handle
 from llamafile_mgr.service.systemd import Systemd
 from llamafile_mgr.service.task_scheduler import TaskScheduler
-
-__all__ = ["ServiceHost", "find_definition", "find_handle", "find_target"]
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: Variables of the installing shell that change where files lie; those of GPUs are kept too.

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.errors import ServiceError
-from llamafile_mgr.service.definition import Action, Definition, Scope, Steps, UnitFile
-from llamafile_mgr.service.managing import Handle
-
-__all__ = ["Launchd", "render_plist"]
+from llamafile_mgr.service.definition import Action, Definition, Handle, Scope, Steps, UnitFile
 
 _THROTTLE_SECONDS = 10
 

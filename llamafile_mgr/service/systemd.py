@@ -16,10 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llamafile_mgr.service.definition import Action, Definition, Scope, Steps, UnitFile
-from llamafile_mgr.service.managing import Handle
-
-__all__ = ["Systemd", "render_service", "render_socket"]
+from llamafile_mgr.service.definition import Action, Definition, Handle, Scope, Steps, UnitFile
 
 #: Exit codes that no restart heals: usage, settings, no such model, a broken file, no plan.
 _HOPELESS = "2 3 4 5 10"

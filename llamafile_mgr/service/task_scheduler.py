@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from llamafile_mgr.errors import ServiceError
-from llamafile_mgr.service.definition import Action, Definition, Scope, Steps, UnitFile
-from llamafile_mgr.service.managing import Handle
-
-__all__ = ["TaskScheduler", "render_task"]
+from llamafile_mgr.service.definition import Action, Definition, Handle, Scope, Steps, UnitFile
 
 _NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
 _RUN_AS_SERVICE = "S-1-5-19"  # LocalService

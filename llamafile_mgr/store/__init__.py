@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from llamafile_mgr.store.block_hashes import BlockHashes, Digester, hash_file, read_blocks
+from llamafile_mgr.store.block_hashes import BlockHashes, Digester
 from llamafile_mgr.store.parts import Part, PartInfo, part_key, peek
-from llamafile_mgr.store.ranges import Range, RangeSet
+from llamafile_mgr.store.ranges import Range
 from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust
-from llamafile_mgr.store.store import Removal, Store
+from llamafile_mgr.store.store import Store
 
 __all__ = [
     "BlockHashes",
@@ -15,13 +15,9 @@ __all__ = [
     "Part",
     "PartInfo",
     "Range",
-    "RangeSet",
-    "Removal",
     "Store",
     "StoredArtifact",
     "Trust",
-    "hash_file",
     "part_key",
     "peek",
-    "read_blocks",
 ]

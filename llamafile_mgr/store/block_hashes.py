@@ -15,8 +15,7 @@ from llamafile_mgr.errors import StoreError
 from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.store.layout import is_digest
 from llamafile_mgr.store.ranges import Range
-
-__all__ = ["BLOCK_BYTES", "BlockHashes", "Digester", "hash_file", "read_blocks", "write_blocks"]
+from llamafile_mgr.typed_values import read_record
 
 BLOCK_BYTES = 4 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
@@ -109,17 +108,9 @@ def write_blocks(path: Path, hashes: BlockHashes) -> None:
 def read_blocks(path: Path) -> BlockHashes | None:
     """Read a side-car; None when there is none or it makes no sense."""
     try:
-        document = json.loads(path.read_bytes())
-        hashes = BlockHashes(
-            sha256=document["sha256"],
-            size=int(document["size"]),
-            block=int(document["block"]),
-            blocks=tuple(document["blocks"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        hashes = read_record(json.loads(path.read_bytes()), BlockHashes, "the side-car")
+    except (OSError, ValueError):
         return None
     count = -(-hashes.size // hashes.block) if hashes.block > 0 else -1
-    valid = len(hashes.blocks) == count and all(
-        isinstance(digest, str) and is_digest(digest) for digest in (hashes.sha256, *hashes.blocks)
-    )
+    valid = len(hashes.blocks) == count and all(map(is_digest, (hashes.sha256, *hashes.blocks)))
     return hashes if valid else None

@@ -9,8 +9,6 @@ from pathlib import Path
 from llamafile_mgr.files import store_errors, temporary_name, write_atomically
 from llamafile_mgr.processes import Holder, is_alive, myself
 
-__all__ = ["add_hold", "drop_hold", "living_holders"]
-
 
 def add_hold(directory: Path, purpose: str) -> Path:
     """Note that this process uses the blob of ``directory``; return the record to drop later."""

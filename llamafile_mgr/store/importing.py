@@ -16,8 +16,6 @@ from llamafile_mgr.store.kinds import kind_of_file
 from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust, catalog_facts
 from llamafile_mgr.store.store import Store
 
-__all__ = ["Method", "import_file"]
-
 
 class Method(StrEnum):
     """How a file comes in. ``COPY`` shares the blocks where the file system can (a reflink).

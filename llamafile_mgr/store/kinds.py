@@ -8,8 +8,6 @@ from pathlib import Path
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.errors import InvalidFileError
 
-__all__ = ["kind_of_file"]
-
 #: An Actually Portable Executable begins as a DOS program, after ``assimilate`` as ELF or Mach-O.
 _PROGRAMS = (b"MZqFpD", b"jartsr", b"APEDBG", b"\x7fELF", b"\xcf\xfa\xed\xfe")
 

@@ -26,8 +26,6 @@ from llamafile_mgr.store.layout import is_digest
 from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust, parse_record, record_json
 from llamafile_mgr.store.store import Store
 
-__all__ = ["export_kit", "import_kit"]
-
 _MANIFEST = "kit.json"
 _MOST_MANIFEST_BYTES = 4 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024

@@ -23,8 +23,6 @@ from pathlib import Path
 
 from llamafile_mgr.errors import UsageError
 
-__all__ = ["Layout", "check_digest", "check_name", "is_digest"]
-
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Letters, digits and a few marks: what catalog ids, ``model:artifact`` and file names consist of.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:@-]{0,199}")

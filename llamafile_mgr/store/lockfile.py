@@ -18,8 +18,7 @@ from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.store.layout import check_digest, check_name
 from llamafile_mgr.store.records import StoredArtifact
-
-__all__ = ["LOCK_FILE", "LockedArtifact", "format_lock", "locked", "parse_lock", "read_lock", "write_lock"]
+from llamafile_mgr.typed_values import read_record
 
 LOCK_FILE = "llamafile.lock"
 _HEAD = "# Written by `llamafile-mgr pull --lock`; `llamafile-mgr pull --locked` takes exactly these files.\n"
@@ -106,19 +105,9 @@ def parse_lock(text: str, where: str = LOCK_FILE) -> dict[str, LockedArtifact]:
 
 
 def _read(entry: object) -> LockedArtifact:
-    if not isinstance(entry, dict):
-        raise ValueError("an artifact is a table")
-    unknown = set(entry) - {field.name for field in fields(LockedArtifact)}
-    if unknown:
-        raise ValueError(f"unknown keys {sorted(unknown)}")
-    for key, value in entry.items():
-        if type(value) is not (int if key == "size" else str):
-            raise ValueError(f"{key} has the wrong type")
-    artifact = LockedArtifact(**{**entry, "kind": ArtifactKind(str(entry.get("kind")))})
+    artifact = read_record(entry, LockedArtifact, "an artifact")
     check_name(artifact.name)
     check_digest(artifact.sha256)
-    if artifact.size < 0:
-        raise ValueError("a size is negative")
     return artifact
 
 

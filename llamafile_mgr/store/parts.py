@@ -20,8 +20,7 @@ from pathlib import Path
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.files import disk_error, store_errors, sync_directory, write_atomically
 from llamafile_mgr.store.ranges import Range, RangeSet
-
-__all__ = ["Part", "PartInfo", "make_part", "parse_map", "part_key", "peek", "remove_part"]
+from llamafile_mgr.typed_values import read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +56,8 @@ def parse_map(text: str, boot: str | None) -> tuple[PartInfo, RangeSet]:
     values = json.loads(head)
     if not isinstance(values, dict):
         raise ValueError("the map of a part starts with a JSON object")
-    same_boot = boot is not None and values.pop("boot", None) == boot
-    values.pop("boot", None)
-    try:
-        info = PartInfo(**values)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+    same_boot = values.pop("boot", None) == boot and boot is not None
+    info = read_record(values, PartInfo, "the map")
     written: list[tuple[int, int]] = []
     durable = 0
     for line in rest.split("\n")[:-1]:

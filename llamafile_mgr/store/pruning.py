@@ -15,8 +15,6 @@ from llamafile_mgr.store.layout import is_digest
 from llamafile_mgr.store.parts import peek, remove_part
 from llamafile_mgr.store.store import Store
 
-__all__ = ["KEEP_PARTS_SECONDS", "Waste", "prune"]
-
 #: An unfinished download younger than this is taken for one that will be resumed.
 KEEP_PARTS_SECONDS = 14 * 24 * 3600.0
 _KEEP_TEMPORARY_SECONDS = 24 * 3600.0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Iterator
 
-__all__ = ["Range", "RangeSet"]
-
 #: ``(start, end)``: bytes from ``start`` up to but not including ``end``.
 Range = tuple[int, int]
 

@@ -13,17 +13,7 @@ from typing import Any
 from llamafile_mgr.catalog import Artifact, ArtifactKind, Model, Role
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.store.layout import check_digest, check_name
-
-__all__ = [
-    "NameRecord",
-    "StoredArtifact",
-    "Trust",
-    "artifact_json",
-    "catalog_facts",
-    "parse_record",
-    "record_json",
-    "stored",
-]
+from llamafile_mgr.typed_values import read_record
 
 
 class Trust(StrEnum):
@@ -141,30 +131,7 @@ def parse_record(text: str | bytes) -> NameRecord:
     Raises:
         ValueError: the text is no record.
     """
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("a record is a JSON object")
-    known = {field.name for field in dataclasses.fields(NameRecord)}
-    if not known >= set(values):
-        raise ValueError(f"unknown keys in a record: {sorted(set(values) - known)}")
     try:
-        values["kind"] = ArtifactKind(values["kind"])
-        values["trust"] = Trust(values["trust"])
-        values["verified_at"] = datetime.fromisoformat(values["verified_at"])
-        if values.get("role") is not None:
-            values["role"] = Role(values["role"])
-        for key in known & set(values):
-            _check_type(key, values[key])
-        return NameRecord(**values)
-    except (KeyError, TypeError, UsageError) as error:
+        return read_record(json.loads(text), NameRecord, "the record")
+    except UsageError as error:
         raise ValueError(f"no valid record: {error}") from error
-
-
-def _check_type(key: str, value: object) -> None:
-    wanted: type | tuple[type, ...] = str
-    if key in ("size", "source_size"):
-        wanted = int
-    elif key == "verified_at":
-        wanted = datetime
-    if not isinstance(value, wanted) or isinstance(value, bool):
-        raise ValueError(f"{key} of a record has the wrong type")

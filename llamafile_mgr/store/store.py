@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import ArtifactKind, load_catalog
 from llamafile_mgr.errors import IntegrityError, NotFoundError, StoreError
-from llamafile_mgr.files import store_errors, sync_directory, sync_file, write_atomically
+from llamafile_mgr.files import lift_quarantine, store_errors, sync_directory, sync_file, write_atomically
 from llamafile_mgr.locks import Locks
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.processes import Holder
@@ -22,11 +22,8 @@ from llamafile_mgr.store.block_hashes import BlockHashes, write_blocks
 from llamafile_mgr.store.holds import add_hold, drop_hold, living_holders
 from llamafile_mgr.store.layout import Layout
 from llamafile_mgr.store.parts import PartInfo, make_part, remove_part
-from llamafile_mgr.store.quarantine import lift_quarantine
 from llamafile_mgr.store.ranges import Range
 from llamafile_mgr.store.records import NameRecord, StoredArtifact, Trust, parse_record, record_json, stored
-
-__all__ = ["Removal", "Store"]
 
 #: Changes of names and blobs are short; one that holds them up this long hangs.
 _BUSY_SECONDS = 60.0

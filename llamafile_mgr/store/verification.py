@@ -10,8 +10,6 @@ from llamafile_mgr.store.ranges import Range
 from llamafile_mgr.store.records import StoredArtifact
 from llamafile_mgr.store.store import Store
 
-__all__ = ["Verification", "verify"]
-
 
 @dataclass(frozen=True, slots=True)
 class Verification:

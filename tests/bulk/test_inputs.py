@@ -11,8 +11,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from llamafile_mgr.bulk import BulkJob, TextInput, run_job
+from llamafile_mgr.bulk import BulkJob, TextInput
 from llamafile_mgr.bulk.inputs import find_inputs
+from llamafile_mgr.bulk.job import run_job
 from llamafile_mgr.bulk.readers import InputForm, form_of
 from llamafile_mgr.errors import CheckpointError, Error, InvalidFileError, NotFoundError, UsageError
 from tests.bulk.texts import FakeSource

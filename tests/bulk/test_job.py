@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llamafile_mgr.bulk import BulkJob, EmbedSettings, JobProgress, TextInput, embed_file, run_job
+from llamafile_mgr.bulk import BulkJob, EmbedSettings, JobProgress, TextInput, embed_file
 from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts, parts_folder
-from llamafile_mgr.bulk.job import check_job, stream_job
+from llamafile_mgr.bulk.job import check_job, run_job, stream_job
 from llamafile_mgr.embedding.requests import InputType
 from llamafile_mgr.errors import CheckpointError, Error, NotFoundError, UsageError
 from tests.bulk.texts import FAILING, FakeSource

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llamafile_mgr.bulk.fragments import split_fragments
 from llamafile_mgr.bulk.readers import InputForm, TextInput, count_texts, read_texts
-from llamafile_mgr.bulk.text_records import TextRecord
+from llamafile_mgr.bulk.text_records import TextRecord, split_fragments
 from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageError
 
 FEW = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,7 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llamafile_mgr.bulk import BulkJob, TextInput, run_job
+from llamafile_mgr.bulk import BulkJob, TextInput
+from llamafile_mgr.bulk.job import run_job
 from llamafile_mgr.bulk.readers import InputForm, count_texts, form_of, read_texts
 from llamafile_mgr.errors import CheckpointError, NotFoundError, UsageError
 from tests.bulk.texts import FakeSource

@@ -20,12 +20,12 @@ from llamafile_mgr.bulk import BulkJob, TextInput
 from llamafile_mgr.bulk.admission import NodeFacts
 from llamafile_mgr.bulk.checkpoints import FinishedFragment
 from llamafile_mgr.bulk.computing import embed_fragment
-from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.job import complete_job
 from llamafile_mgr.bulk.rates import measure_rates
 from llamafile_mgr.bulk.references import Reference
 from llamafile_mgr.bulk.scaling import ASSUMPTIONS, HEADERS, ScaleRates, predict, scale_json, scale_rows
 from llamafile_mgr.bulk.sharing import Node, SharedWork
+from llamafile_mgr.bulk.text_records import Fragment
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import UsageError
 from tests.bulk.texts import FakeSource

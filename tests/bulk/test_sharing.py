@@ -17,10 +17,10 @@ from llamafile_mgr.bulk import BulkJob, TextInput
 from llamafile_mgr.bulk.admission import NodeFacts
 from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.computing import embed_fragment
-from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.job import JobReport, complete_job, run_job
 from llamafile_mgr.bulk.references import Reference, load_reference, make_reference
 from llamafile_mgr.bulk.sharing import Node, SharedWork
+from llamafile_mgr.bulk.text_records import Fragment
 from llamafile_mgr.catalog import load_catalog
 from llamafile_mgr.errors import (
     CheckpointError,

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from llamafile_mgr.catalog import ArtifactKind, Pooling, Role, load_catalog, load_golden, parse_catalog
+from llamafile_mgr.catalog import ArtifactKind, Pooling, Role, load_catalog, load_golden
+from llamafile_mgr.catalog.loading import parse_catalog
 from llamafile_mgr.errors import ConfigError, NotFoundError
 
 MODEL = """
@@ -35,7 +36,7 @@ source = "https://example.org/m.gguf"
 def test_the_recommendations_of_the_post(
     model_id: str, licence: str, memory: float, dimensions: int, summary: str
 ) -> None:
-    model = load_catalog().model(model_id)
+    model = load_catalog().models[model_id]
     assert (model.licence, model.memory_gb, model.dimensions, model.summary) == (
         licence,
         memory,
@@ -48,11 +49,11 @@ def test_the_recommendations_of_the_post(
 
 def test_prompts_are_those_of_the_model_cards() -> None:
     catalog = load_catalog()
-    assert catalog.model("mxbai-embed-large-v1").query_prompt == (
+    assert catalog.models["mxbai-embed-large-v1"].query_prompt == (
         "Represent this sentence for searching relevant passages: {text}"
     )
     for model_id in ("e5-mistral-7b-instruct", "sfr-embedding-mistral"):
-        model = catalog.model(model_id)
+        model = catalog.models[model_id]
         assert model.query_prompt == "Instruct: {task}\nQuery: {text}"
         assert model.pooling is Pooling.LAST
         assert model.document_prompt is None
@@ -104,10 +105,10 @@ def test_an_unknown_name_gets_a_hint(name: str, hint: str) -> None:
 
 
 def test_golden_vectors_are_unit_length() -> None:
-    golden = load_golden(load_catalog().model("all-minilm-l6-v2"))
+    golden = load_golden(load_catalog().models["all-minilm-l6-v2"])
     assert len(golden) == 10
     assert all(abs(sum(x * x for x in entry.vector) - 1) < 1e-4 for entry in golden)
-    assert load_golden(load_catalog().model("mxbai-embed-large-v1")) == ()
+    assert load_golden(load_catalog().models["mxbai-embed-large-v1"]) == ()
 
 
 @pytest.mark.parametrize(

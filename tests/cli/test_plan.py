@@ -10,6 +10,8 @@ import pytest
 
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import NotFoundError, PlanError, UsageError
+from llamafile_mgr.machine import Machine
+from llamafile_mgr.machine.snapshot import machine_to_dict
 from tests.planner import samples
 
 
@@ -18,9 +20,9 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(tmp_path / "home"))
 
 
-def snapshot(path: Path, machine: object) -> str:
+def snapshot(path: Path, machine: Machine) -> str:
     """Write a snapshot as ``doctor --json`` does."""
-    path.write_text(json.dumps({"machine": machine.to_dict()}), encoding="utf-8")  # type: ignore[attr-defined]
+    path.write_text(json.dumps({"machine": machine_to_dict(machine)}), encoding="utf-8")
     return str(path)
 
 

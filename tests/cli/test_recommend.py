@@ -9,7 +9,9 @@ import pytest
 
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
-from llamafile_mgr.machine import Cpu, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Machine, System
+from llamafile_mgr.machine.hardware import Memory
+from llamafile_mgr.machine.snapshot import machine_to_dict
 from tests.support.commands import parse_command
 
 GIB = 1024**3
@@ -27,7 +29,7 @@ def snapshot(tmp_path: Path) -> str:
         System.LINUX, architecture="x86_64", cpu=Cpu(physical_cores=96), memory=Memory(256 * GIB, 250 * GIB)
     )
     path = tmp_path / "server.json"
-    path.write_text(json.dumps({"ok": True, "machine": machine.to_dict(), "checks": []}))
+    path.write_text(json.dumps({"ok": True, "machine": machine_to_dict(machine), "checks": []}))
     return str(path)
 
 

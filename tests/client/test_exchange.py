@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr.client import operations as calls
-from llamafile_mgr.client.conversation import Exchange, Lost, Outcome, Pause, Received, Send
-from llamafile_mgr.client.operations import EmbedOptions, split_texts
+from llamafile_mgr.client.conversation import Exchange, Outcome, Send
+from llamafile_mgr.client.operations import split_texts
 from llamafile_mgr.client.values import Embeddings, ItemError, Ranked
 from llamafile_mgr.errors import (
     BusyError,
@@ -29,9 +30,11 @@ from llamafile_mgr.errors import (
 ROW = "AACAPwAAAEA="  # 1.0 and 2.0 as little-endian float32
 
 
-def drive(exchange: Exchange[Any], outcomes: Sequence[Received | Lost]) -> tuple[Any, list[Send | Pause]]:
+def drive(
+    exchange: Exchange[Any], outcomes: Sequence[httpx.Response | httpx.HTTPError]
+) -> tuple[Any, list[Send | float]]:
     """Run an exchange with these outcomes and return its result and what it did; errors are raised."""
-    steps: list[Send | Pause] = []
+    steps: list[Send | float] = []
     waiting, outcome = list(outcomes), None
     while True:
         try:
@@ -44,24 +47,24 @@ def drive(exchange: Exchange[Any], outcomes: Sequence[Received | Lost]) -> tuple
         outcome = given_
 
 
-def answer(status: int = 200, body: object = None, **headers: str) -> Received:
+def answer(status: int = 200, body: object = None, **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Received(status, named, json.dumps(body).encode())
+    return httpx.Response(status, headers=named, json=body)
 
 
-def vectors(*rows: dict[str, Any], space: str = "space") -> Received:
+def vectors(*rows: dict[str, Any], space: str = "space") -> httpx.Response:
     body = {"data": list(rows), "model": "m", "usage": {"prompt_tokens": 3}}
     return answer(200, body, x_vector_space=space)
 
 
-def refusal(status: int, code: str = "other", **headers: str) -> Received:
+def refusal(status: int, code: str = "other", **headers: str) -> httpx.Response:
     return answer(status, {"error": {"message": "why", "code": code}}, **headers)
 
 
 def embed(
-    texts: Sequence[str], outcomes: Sequence[Received | Lost], **options: Any
-) -> tuple[Embeddings, list[Send | Pause]]:
-    found, steps = drive(calls.embed(texts, EmbedOptions(**options), retries=2), outcomes)
+    texts: Sequence[str], outcomes: Sequence[httpx.Response | httpx.HTTPError], **options: Any
+) -> tuple[Embeddings, list[Send | float]]:
+    found, steps = drive(calls.embed(texts, retries=2, **options), outcomes)
     assert isinstance(found, Embeddings)
     return found, steps
 
@@ -129,10 +132,10 @@ def test_too_few_vectors_are_an_error() -> None:
 
 def test_what_may_help_is_tried_again() -> None:
     good = vectors({"embedding": ROW})
-    _, steps = embed(["a"], [refusal(429, "busy", retry_after="7"), Lost("reset"), good])
-    assert [step.seconds for step in steps if isinstance(step, Pause)] == [7.0, 0.4]
+    _, steps = embed(["a"], [refusal(429, "busy", retry_after="7"), httpx.ReadError("reset"), good])
+    assert [step for step in steps if isinstance(step, float)] == [7.0, 0.4]
     _, steps = embed(["a"], [refusal(503, retry_after="3600"), good])
-    assert [step.seconds for step in steps if isinstance(step, Pause)] == [30.0]
+    assert [step for step in steps if isinstance(step, float)] == [30.0]
 
 
 @pytest.mark.parametrize(
@@ -147,15 +150,17 @@ def test_what_may_help_is_tried_again() -> None:
         (refusal(502, "engine"), EngineError, 3),
         (refusal(503, "not_ready", retry_after="9"), NotReadyError, 3),
         (answer(500, "no object"), EngineError, 1),
-        (Received(200, {}, b"<html>"), EngineError, 1),
-        (Lost("refused"), NotReadyError, 3),
+        (httpx.Response(200, content=b"<html>"), EngineError, 1),
+        (httpx.ConnectError("refused"), NotReadyError, 3),
     ],
 )
-def test_answers_become_our_errors(outcome: Received | Lost, kind: type[Error], tries: int) -> None:
+def test_answers_become_our_errors(
+    outcome: httpx.Response | httpx.HTTPError, kind: type[Error], tries: int
+) -> None:
     with pytest.raises(Error) as caught:
         drive(calls.models(retries=2), [outcome] * tries)
     assert type(caught.value) is kind
-    if isinstance(outcome, Received) and "retry-after" in outcome.headers:
+    if isinstance(outcome, httpx.Response) and "retry-after" in outcome.headers:
         assert isinstance(caught.value, NotReadyError)
         assert caught.value.retry_after_seconds == 9
 
@@ -179,12 +184,12 @@ def test_splitting_keeps_every_text_in_order(few: list[str], more: int) -> None:
 
 
 def test_a_held_call_that_failed_late_is_an_error_and_worth_another_try() -> None:
-    def late(code: str) -> Received:
-        return Received(200, {}, json.dumps({"error": {"code": code, "message": "sorry"}}).encode())
+    def late(code: str) -> httpx.Response:
+        return answer(200, {"error": {"code": code, "message": "sorry"}})
 
     found, steps = embed(["a"], [late("not_ready"), vectors({"embedding": ROW})])
     assert found.vectors == [[1.0, 2.0]]
-    assert [type(step) for step in steps] == [Send, Pause, Send]
+    assert [type(step) for step in steps] == [Send, float, Send]
     with pytest.raises(EngineError, match="sorry"):
         embed(["a"], [late("engine")])
 

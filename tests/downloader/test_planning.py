@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llamafile_mgr.downloader.pacing import MOST_JOBS, JobControl, RateLimit, StallMeter
 from llamafile_mgr.downloader.range_planning import MEBIBYTE, RangePlanner, Segment, segment_bytes
 from llamafile_mgr.downloader.retrying import RetryPolicy, next_wait, parse_retry_after
-from llamafile_mgr.store import RangeSet
+from llamafile_mgr.store.ranges import RangeSet
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -6,9 +6,9 @@ import pytest
 
 from llamafile_mgr.catalog import ArtifactKind, load_catalog
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import parse_source, target_of
+from llamafile_mgr.downloader import target_of
 from llamafile_mgr.downloader.client import HubAccess
-from llamafile_mgr.downloader.hub_sources import is_loopback_host
+from llamafile_mgr.downloader.hub_sources import is_loopback_host, parse_source
 from llamafile_mgr.downloader.redirects import Reach, check_redirect, origin, reach_of
 from llamafile_mgr.errors import DownloadError, NotFoundError, UsageError
 

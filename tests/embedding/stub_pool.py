@@ -43,7 +43,7 @@ def make_plan(
     pooling: Pooling | None = None,
 ) -> Plan:
     """Return a plan that nobody launches."""
-    entry = load_catalog().model(model) if isinstance(model, str) else model
+    entry = load_catalog().models[model] if isinstance(model, str) else model
     return Plan(
         name="stub",
         role=Role.EMBED,

@@ -19,7 +19,7 @@ CATALOG = load_catalog()
 E5_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 MISTRALS = ("e5-mistral-7b-instruct", "sfr-embedding-mistral")
 NOMIC = dataclasses.replace(
-    CATALOG.model("all-minilm-l6-v2"),
+    CATALOG.models["all-minilm-l6-v2"],
     query_prompt="search_query: {text}",
     document_prompt="search_document: {text}",
 )
@@ -49,19 +49,19 @@ WRAPPED = dataclasses.replace(NOMIC, document_prompt="title: none | text: {text}
 def test_templates_are_those_of_the_model_cards(
     model: object, kind: InputType, text: str, whole: str
 ) -> None:
-    entry = CATALOG.model(model) if isinstance(model, str) else model
+    entry = CATALOG.models[model] if isinstance(model, str) else model
     assert make_prompt(entry, kind, None).apply(text).text == whole  # type: ignore[arg-type]
 
 
 def test_the_task_can_be_set() -> None:
-    prompt = make_prompt(CATALOG.model("e5-mistral-7b-instruct"), InputType.QUERY, "Find {text} in laws")
+    prompt = make_prompt(CATALOG.models["e5-mistral-7b-instruct"], InputType.QUERY, "Find {text} in laws")
     assert prompt.apply("x").text == "Instruct: Find {text} in laws\nQuery: x"
 
 
 @pytest.mark.parametrize("task", ["", "  ", "two\nlines"])
 def test_a_task_that_is_none(task: str) -> None:
     with pytest.raises(RequestError, match="one line"):
-        make_prompt(CATALOG.model("e5-mistral-7b-instruct"), InputType.QUERY, task)
+        make_prompt(CATALOG.models["e5-mistral-7b-instruct"], InputType.QUERY, task)
 
 
 @settings(deadline=None)
@@ -72,7 +72,7 @@ def test_a_task_that_is_none(task: str) -> None:
     st.sampled_from(["", "</s>"]),
 )
 def test_never_added_twice(text: str, model: object, kind: InputType, end: str) -> None:
-    entry = CATALOG.model(model) if isinstance(model, str) else model
+    entry = CATALOG.models[model] if isinstance(model, str) else model
     prompt = make_prompt(entry, kind, None, end)  # type: ignore[arg-type]
     once = prompt.apply(text).text
     again = prompt.apply(once.removesuffix(end)).text
@@ -81,14 +81,14 @@ def test_never_added_twice(text: str, model: object, kind: InputType, end: str) 
 
 
 def test_a_prompt_with_another_task_is_left_alone() -> None:
-    prompt = make_prompt(CATALOG.model("e5-mistral-7b-instruct"), InputType.QUERY, None)
+    prompt = make_prompt(CATALOG.models["e5-mistral-7b-instruct"], InputType.QUERY, None)
     own = "Instruct: Classify the mood\nQuery: fine"
     assert prompt.apply(own).text == own
     assert prompt.apply(own).body == "fine"
 
 
 def test_braces_in_texts_are_text() -> None:
-    prompt = make_prompt(CATALOG.model("mxbai-embed-large-v1"), InputType.QUERY, None)
+    prompt = make_prompt(CATALOG.models["mxbai-embed-large-v1"], InputType.QUERY, None)
     assert prompt.apply("{text} {task} {0} {").text.endswith("passages: {text} {task} {0} {")
 
 
@@ -99,6 +99,6 @@ def test_the_plan_says_who_puts_the_end_of_sequence() -> None:
 
 
 def test_the_end_stands_last_and_once() -> None:
-    prompt = make_prompt(CATALOG.model("e5-mistral-7b-instruct"), InputType.DOCUMENT, None, "</s>")
+    prompt = make_prompt(CATALOG.models["e5-mistral-7b-instruct"], InputType.DOCUMENT, None, "</s>")
     assert prompt.apply("x").text == "x</s>"
     assert prompt.apply("x</s>").text == "x</s>"

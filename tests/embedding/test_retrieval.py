@@ -54,7 +54,7 @@ def test_right_passages_are_found(service: Service, capsys: pytest.CaptureFixtur
     questions = [pair["question"] for pair in PAIRS]
     found = {"no prompt": ranks(embed(service, questions) @ passages.T)}
     for name in PROMPTED:
-        prompt = make_prompt(load_catalog().model(name), InputType.QUERY, None)
+        prompt = make_prompt(load_catalog().models[name], InputType.QUERY, None)
         found[f"prompt of {name}"] = ranks(
             embed(service, [prompt.apply(question).text for question in questions]) @ passages.T
         )

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.engines.arguments import format_arguments
+from llamafile_mgr.engines.arguments import ArgumentSyntax, format_arguments, parse_arguments
 from llamafile_mgr.errors import UsageError
-from llamafile_mgr.llamafile import ArgumentSyntax, Family, parse_arguments
+from llamafile_mgr.llamafile import Family
 from llamafile_mgr.llamafile.inspection import syntax_of_engine
 
 LINES, SHELL = ArgumentSyntax.LINES, ArgumentSyntax.SHELL

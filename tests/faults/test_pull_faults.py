@@ -13,8 +13,8 @@ import pytest
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Event, PullOptions, PullTarget, pull
-from llamafile_mgr.downloader.pull_events import Advanced
+from llamafile_mgr.downloader import PullOptions, PullTarget, pull
+from llamafile_mgr.downloader.pull_events import Advanced, Event
 from llamafile_mgr.errors import (
     DownloadError,
     Error,

@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Event, PullTarget, pull
-from llamafile_mgr.downloader.pull_events import Advanced, Present, Published
+from llamafile_mgr.downloader import PullTarget, pull
+from llamafile_mgr.downloader.pull_events import Advanced, Event, Present, Published
 from llamafile_mgr.store import Store, Trust
 from tests.faults.hub import Hub, Reply, Request, content, running_hub
 

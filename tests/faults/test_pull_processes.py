@@ -22,8 +22,8 @@ import pytest_asyncio
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Event, PullTarget, pull
-from llamafile_mgr.downloader.pull_events import Resolved
+from llamafile_mgr.downloader import PullTarget, pull
+from llamafile_mgr.downloader.pull_events import Event, Resolved
 from llamafile_mgr.errors import IntegrityError
 from llamafile_mgr.store import Store
 from tests.faults.hub import Hub, Reply, Request, content, running_hub

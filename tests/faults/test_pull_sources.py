@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
-from llamafile_mgr.downloader import Event, PullOptions, PullTarget, pull, repair
-from llamafile_mgr.downloader.pull_events import Published
+from llamafile_mgr.downloader import PullOptions, PullTarget, pull, repair
+from llamafile_mgr.downloader.pull_events import Event, Published
 from llamafile_mgr.errors import (
     DiskFullError,
     DownloadError,

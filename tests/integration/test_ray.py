@@ -19,7 +19,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llamafile_mgr.bulk import BulkJob, TextInput, run_job
+from llamafile_mgr.bulk import BulkJob, TextInput
+from llamafile_mgr.bulk.job import run_job
 from llamafile_mgr.bulk.ray import RayCluster, run_on_ray
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import NotReadyError

@@ -181,7 +181,7 @@ def written(value: object) -> str:
 def test_the_table_of_models_is_the_catalogs() -> None:
     catalog = load_catalog()
     for row in table_after("for"):
-        model = catalog.model(row[1].strip("`"))
+        model = catalog.models[row[1].strip("`")]
         memory = "" if model.memory_gb is None else f"{model.memory_gb:g} GB"
         assert row[2:] == [model.licence, memory, str(model.dimensions)]
         assert model.role is Role.EMBED

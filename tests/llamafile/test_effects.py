@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from llamafile_mgr.llamafile import ArgumentEffect, Family, explain_arguments, parse_arguments
+from llamafile_mgr.engines.arguments import parse_arguments
+from llamafile_mgr.llamafile import ArgumentEffect, Family, explain_arguments
 
 
 def explain(raw: str, version: str | None = "0.8.4", **more: object) -> tuple[ArgumentEffect, ...]:
-    from llamafile_mgr.llamafile import family_of_version
+    from llamafile_mgr.engines.families import family_of_version
 
     family = family_of_version(version) if version else None
     return explain_arguments(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from llamafile_mgr.engines.arguments import ArgumentSyntax
 from llamafile_mgr.errors import InvalidFileError, NotFoundError
-from llamafile_mgr.llamafile import ArgumentSyntax, Family, FileKind, inspect_file
+from llamafile_mgr.llamafile import Family, FileKind, inspect_file
 from llamafile_mgr.llamafile.zip_records import StoredMember, central_record, end_records, local_header
 from tests.llamafile.llamafile_samples import (
     head,

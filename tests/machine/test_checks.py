@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import asdict
 
 import pytest
 
@@ -189,7 +190,7 @@ def test_gpus() -> None:
 
 def test_a_check_as_plain_values() -> None:
     check = Check("disk", CheckOutcome.FAIL, "f", "c", "x")
-    assert check.to_dict() == {
+    assert asdict(check) == {
         "name": "disk",
         "outcome": "fail",
         "finding": "f",

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.machine import Gpu, Machine, Memory, System
+from llamafile_mgr.machine import Gpu, Machine, System
 from llamafile_mgr.machine.amd import gfx_name, parse_kfd_properties, parse_rocm_smi, with_smi
 from llamafile_mgr.machine.gpu_vendor import DrmCard
+from llamafile_mgr.machine.hardware import Memory
 from llamafile_mgr.machine.linux_gpu import find_gpus, merge, read_drm_cards
 from llamafile_mgr.machine.nvidia import find_nvidia, parse_smi
 from llamafile_mgr.machine.vulkan import parse_vulkan_summary

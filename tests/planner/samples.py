@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from llamafile_mgr.catalog import Role, load_catalog
+from llamafile_mgr.engines.arguments import EmbeddedArguments
 from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
-from llamafile_mgr.llamafile import (
-    EmbeddedArguments,
-    Family,
-    FileFacts,
-    FileKind,
-    GgufFacts,
-    Weights,
-)
-from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.llamafile import Family, FileFacts, FileKind, GgufFacts, Weights
+from llamafile_mgr.machine import Cpu, Gpu, Machine, System
+from llamafile_mgr.machine.hardware import Memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 
 GB = 10**9

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import Family, FileKind
-from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Gpu, Machine, System
+from llamafile_mgr.machine.hardware import Memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan

@@ -13,7 +13,8 @@ from llamafile_mgr.catalog import Artifact, Catalog, Model, Role, load_catalog
 from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileFacts
-from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Gpu, Machine, System
+from llamafile_mgr.machine.hardware import Memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
@@ -24,7 +25,7 @@ from tests.planner import samples
 
 GB, MIB = 10**9, 1 << 20
 CATALOG = load_catalog()
-SFR = CATALOG.model("sfr-embedding-mistral")
+SFR = CATALOG.models["sfr-embedding-mistral"]
 Q4 = SFR.artifact("gguf-q4_k_m")
 FILES = [
     (model, artifact)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from llamafile_mgr.catalog import Catalog, load_catalog
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.machine import Cpu, Gpu, Machine, Memory, System
+from llamafile_mgr.machine import Cpu, Gpu, Machine, System
+from llamafile_mgr.machine.hardware import Memory
 from llamafile_mgr.planner.budget import memory_budgets
 from llamafile_mgr.planner.options import flops_per_token
 from llamafile_mgr.planner.prospects import Site, catalog_facts
@@ -173,7 +174,7 @@ def test_nothing_fits() -> None:
 
 
 def test_without_a_generation_model_nothing_stands_beside_one() -> None:
-    alone = Catalog({MXBAI: CATALOG.model(MXBAI)}, CATALOG.runtimes)
+    alone = Catalog({MXBAI: CATALOG.models[MXBAI]}, CATALOG.runtimes)
     answer = recommend(LAPTOP, alone, Use(with_generation=True))
     assert not answer.complete
     assert "no generation model" in of(answer, MXBAI).reasons[0]
@@ -229,7 +230,7 @@ def test_what_is_chosen_is_allowed_and_fits(machine: Machine, use: Use) -> None:
     if all(verdict.place == answer.budgets[-1].name for verdict in chosen):
         assert total <= answer.budgets[-1].room
     if use.commercial:
-        assert all(CATALOG.model(verdict.model).commercial for verdict in chosen)
+        assert all(CATALOG.models[verdict.model].commercial for verdict in chosen)
     if chosen and use.with_generation:
         assert answer.complete
     names = [verdict.model for verdict in answer.verdicts]
@@ -271,11 +272,11 @@ def test_memories_of_machines() -> None:
 
 
 def test_work_of_a_token() -> None:
-    minilm = CATALOG.model(MINILM)
+    minilm = CATALOG.models[MINILM]
     assert flops_per_token(minilm) == pytest.approx(2 * 10.7e6, rel=0.05)
-    assert flops_per_token(CATALOG.model(E5)) == pytest.approx(2 * 7.11e9, rel=0.01)
+    assert flops_per_token(CATALOG.models[E5]) == pytest.approx(2 * 7.11e9, rel=0.01)
 
 
 def test_a_file_of_unknown_size_has_no_facts() -> None:
-    minilm = CATALOG.model(MINILM)
+    minilm = CATALOG.models[MINILM]
     assert catalog_facts(minilm, minilm.artifact("gguf-f16")) is None

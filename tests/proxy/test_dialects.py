@@ -21,11 +21,10 @@ from llamafile_mgr.errors import (
     NotReadyError,
     RequestError,
 )
-from llamafile_mgr.proxy.api_errors import EngineRefusedError
+from llamafile_mgr.proxy.api_errors import EngineRefusedError, render_error
 from llamafile_mgr.proxy.dialects.cohere import COHERE
 from llamafile_mgr.proxy.dialects.dialect import EmbedCall
 from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
-from llamafile_mgr.proxy.dialects.error_forms import render_error
 from llamafile_mgr.proxy.dialects.ollama import OLLAMA
 from llamafile_mgr.proxy.dialects.tei import TEI
 from llamafile_mgr.proxy.engine_answers import prepare_body, style_of

@@ -8,7 +8,7 @@ import time
 import httpx
 
 from llamafile_mgr.embedding.embed_counters import EmbedderStats
-from llamafile_mgr.proxy.embedding_metrics import render_embedding_metrics
+from llamafile_mgr.proxy.observing import render_embedding_metrics
 from llamafile_mgr.supervisor.calls import Priority
 from tests.support.service import Service
 

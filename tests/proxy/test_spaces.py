@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from llamafile_mgr.errors import VectorSpaceError
-from llamafile_mgr.proxy.preconditions import check_space
+from llamafile_mgr.proxy.routes.embedding import check_space
 from tests.support.front import FakeModel, running_front
 from tests.support.service import Service
 

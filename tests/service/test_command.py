@@ -145,15 +145,15 @@ def test_only_what_differs_is_written(tmp_path: Path) -> None:
     one, two = UnitFile(tmp_path / "d" / "one", b"a\nb\n"), UnitFile(tmp_path / "d" / "two", b"x\n")
     steps = Steps((one, two), changed=(("change",),), written=(("write",),), ensure=(("ensure",),))
     ran: list[str] = []
-    apply_install(steps, compare(steps.files), lambda argv: ran.append(argv[0]))
+    apply_install(steps, [compare(file) for file in steps.files], lambda argv: ran.append(argv[0]))
     assert (one.path.read_bytes(), ran) == (b"a\nb\n", ["write", "ensure"])
-    assert {each.change for each in compare(steps.files)} == {Change.UNCHANGED}
+    assert {each.change for each in [compare(file) for file in steps.files]} == {Change.UNCHANGED}
     ran.clear()
-    apply_install(steps, compare(steps.files), lambda argv: ran.append(argv[0]))
+    apply_install(steps, [compare(file) for file in steps.files], lambda argv: ran.append(argv[0]))
     assert ran == ["ensure"]
     ran.clear()
     steps = Steps((UnitFile(one.path, b"a\nc\n"), two), steps.changed, steps.written, steps.ensure)
-    changes = compare(steps.files)
+    changes = [compare(file) for file in steps.files]
     assert [(each.change, each.lines) for each in changes] == [
         (Change.CHANGED, ("-b", "+c")),
         (Change.UNCHANGED, ()),

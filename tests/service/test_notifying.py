@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from llamafile_mgr.errors import ConfigError
-from llamafile_mgr.proxy.activation import inherited_sockets
+from llamafile_mgr.proxy.listening import inherited_sockets
 from llamafile_mgr.supervisor.notify import Notifier
 from tests.support.service import environment, program, running_service
 

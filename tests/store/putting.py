@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.files import temporary_name
-from llamafile_mgr.store import NameRecord, Store, StoredArtifact, Trust, hash_file
+from llamafile_mgr.store import NameRecord, Store, StoredArtifact, Trust
+from llamafile_mgr.store.block_hashes import hash_file
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.catalog import ArtifactKind, Catalog, load_catalog, parse_catalog
+from llamafile_mgr.catalog import ArtifactKind, Catalog, load_catalog
+from llamafile_mgr.catalog.loading import parse_catalog
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, UsageError
 from llamafile_mgr.store import Store, Trust
 from llamafile_mgr.store.importing import Method, import_file

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from llamafile_mgr.catalog import ArtifactKind, Catalog, load_catalog, parse_catalog
+from llamafile_mgr.catalog import ArtifactKind, Catalog, load_catalog
+from llamafile_mgr.catalog.loading import parse_catalog
 from llamafile_mgr.errors import Error, IntegrityError, InvalidFileError, NotFoundError, StoreError
 from llamafile_mgr.store import Store, Trust
 from llamafile_mgr.store.kit_archives import export_kit, import_kit

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.store import Range, RangeSet
+from llamafile_mgr.store import Range
+from llamafile_mgr.store.ranges import RangeSet
 
 SIZE = 60
 RANGES = st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(lambda pair: tuple(sorted(pair))))

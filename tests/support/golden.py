@@ -10,7 +10,7 @@ from llamafile_mgr.catalog import load_catalog, load_golden
 
 __all__ = ["GOLDEN", "cosine", "golden_cosine"]
 
-GOLDEN = {entry.text: entry.vector for entry in load_golden(load_catalog().model("all-minilm-l6-v2"))}
+GOLDEN = {entry.text: entry.vector for entry in load_golden(load_catalog().models["all-minilm-l6-v2"])}
 
 
 def cosine(left: Sequence[float], right: Sequence[float]) -> float:

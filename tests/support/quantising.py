@@ -18,8 +18,6 @@ import xllamacpp.xllamacpp
 from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType as FileType
 
-__all__ = ["MIXTURES", "rewrite"]
-
 #: Name -> its number in the file, the type of matrices, and the type of those that matter more.
 MIXTURES = {
     "F16": (FileType.MOSTLY_F16, Type.F16, Type.F16),

@@ -17,17 +17,6 @@ from typing import Any
 from llamafile_mgr.errors import NotReadyError, UsageError
 from llamafile_mgr.machine.vendors import hide_every_gpu
 
-__all__ = [
-    "RayCluster",
-    "check_address",
-    "connected",
-    "find_nodes",
-    "first_line",
-    "hide_gpus",
-    "import_ray",
-    "pin",
-]
-
 LOCAL = "local"
 _ADDRESS = re.compile(r"local|auto|[A-Za-z0-9.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 #: Ray reports its use to its makers without the first, and gives its workers, whose engines are ours, less

@@ -14,23 +14,18 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from llamafile_mgr.bulk.admission import Admission, NodeFacts, read_facts
-from llamafile_mgr.bulk.computing import embed_fragment
-from llamafile_mgr.bulk.fragments import Fragment
+from llamafile_mgr.bulk.admission import Admission, NodeFacts
 from llamafile_mgr.bulk.nodes import node_source, predict_space
-from llamafile_mgr.bulk.ray.cluster import find_nodes, hide_gpus, import_ray, pin
-from llamafile_mgr.bulk.ray.jobs import Connect
+from llamafile_mgr.bulk.ray.cluster import find_nodes, import_ray, pin
+from llamafile_mgr.bulk.ray.jobs import STOP_SECONDS, Connect, NodeWorker
 from llamafile_mgr.bulk.references import Reference
 from llamafile_mgr.bulk.tables import make_columns
-from llamafile_mgr.bulk.text_records import make_record
-from llamafile_mgr.bulk.vector_sources import EmbedSettings, NodeSource
+from llamafile_mgr.bulk.text_records import Failure, Fragment, make_record
+from llamafile_mgr.bulk.vector_sources import EmbedSettings
 from llamafile_mgr.config import load_config
 from llamafile_mgr.errors import Error, NotReadyError, UsageError
 from llamafile_mgr.paths import resolve_paths
 
-__all__ = ["embed_dataset"]
-
-_STOP_SECONDS = 15.0
 _T = TypeVar("_T")
 
 
@@ -129,28 +124,22 @@ class _NodeEmbedder:
     def __init__(
         self, terms: Any, connect: Connect, text: str, batch: int, concurrency: int, gpus: int
     ) -> None:
-        if not gpus:
-            hide_gpus()
         self._text = text
-        self._batch = batch
-        self._stack = contextlib.AsyncExitStack()
-        self._gate = asyncio.Semaphore(concurrency)
+        self._worker = NodeWorker(connect, batch, concurrency, gpus)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="engines", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._loop.run_forever, name="engines", daemon=True).start()
         try:
-            self._source, self._facts = self._run(self._start(connect, terms))
-        except Error as error:
+            self._facts = self._run(self._start(terms))
+        except RuntimeError:
             self._end()
-            raise RuntimeError(error.describe()) from None
+            raise
 
-    async def _start(self, connect: Connect, terms: Any) -> tuple[NodeSource, NodeFacts]:
-        source = await self._stack.enter_async_context(connect())
-        facts = await read_facts(source, await terms.texts.remote())
-        reason = await terms.admit.remote(facts)
+    async def _start(self, terms: Any) -> NodeFacts | Failure:
+        facts = await self._worker.start(await terms.texts.remote())
+        reason = await terms.admit.remote(facts) if isinstance(facts, NodeFacts) else None
         if reason is not None:
-            raise NotReadyError(f"{socket.gethostname()} cannot take part: {reason}")
-        return source, facts
+            return Failure("not-ready", f"{socket.gethostname()} cannot take part: {reason}")
+        return facts
 
     def __call__(self, table: Any) -> Any:
         """Return the table with our columns."""
@@ -160,25 +149,24 @@ class _NodeEmbedder:
             make_record(row, None, text, f"row {row}")
             for row, text in enumerate(table[self._text].to_pylist())
         )
-        try:
-            work = embed_fragment(Fragment(0, records), self._source, self._batch, self._gate)
-            part = self._run(work)
-        except Error as error:
-            raise RuntimeError(error.describe()) from None
-        width = self._source.dimensions or self._facts.probes.shape[1]
+        part = self._run(self._worker.embed(Fragment(0, records)))
+        width = self._facts.dimensions or self._facts.probes.shape[1]
         for name, column in make_columns(part, width, self._facts.vector_space).items():
             if name in table.column_names:
                 table = table.drop_columns([name])
             table = table.append_column(name, column)
         return table
 
-    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    def _run(self, work: Coroutine[Any, Any, _T | Failure]) -> _T:
+        result = asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        if isinstance(result, Failure):
+            raise RuntimeError(result.message)
+        return result
 
     def _end(self) -> None:
         if self._loop.is_running():
             with contextlib.suppress(Error, TimeoutError):
-                asyncio.run_coroutine_threadsafe(self._stack.aclose(), self._loop).result(_STOP_SECONDS)
+                asyncio.run_coroutine_threadsafe(self._worker.stop(), self._loop).result(STOP_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def __del__(self) -> None:

@@ -12,26 +12,24 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 from llamafile_mgr.bulk.admission import NodeFacts, read_facts
 from llamafile_mgr.bulk.checkpoints import FinishedFragment, Parts, parts_folder
 from llamafile_mgr.bulk.computing import embed_fragment, fragments_under_way
-from llamafile_mgr.bulk.fragments import Fragment
 from llamafile_mgr.bulk.job import BulkJob, JobReport, Observe, complete_job
 from llamafile_mgr.bulk.ray.cluster import RayCluster, connected, find_nodes, first_line, hide_gpus, pin
 from llamafile_mgr.bulk.references import Reference, load_reference
 from llamafile_mgr.bulk.sharing import SharedWork
-from llamafile_mgr.bulk.text_records import Failure
+from llamafile_mgr.bulk.text_records import Failure, Fragment
 from llamafile_mgr.bulk.vector_sources import NodeSource
 from llamafile_mgr.errors import EngineLostError, Error, NotReadyError, UsageError
-
-__all__ = ["Connect", "run_on_ray"]
 
 #: Called on every node: gives its source of vectors. Must be a function of an installed module.
 Connect = Callable[[], AbstractAsyncContextManager[NodeSource]]
 
-_STOP_SECONDS = 15.0
+STOP_SECONDS = 15.0
 
 
 async def run_on_ray(
@@ -70,15 +68,15 @@ async def run_on_ray(
             return await complete_job(job, work, observe)
 
 
+@dataclass(eq=False, slots=True)
 class _RayFinder:
     """Finds the nodes that have what an actor needs."""
 
-    def __init__(self, ray: Any, cluster: RayCluster, connect: Connect, job: BulkJob) -> None:
-        self._ray = ray
-        self._cluster = cluster
-        self._connect = connect
-        self._job = job
-        self._seen: set[str] = set()
+    _ray: Any
+    _cluster: RayCluster
+    _connect: Connect
+    _job: BulkJob
+    _seen: set[str] = field(default_factory=set)
 
     async def find(self) -> Sequence[_RayNode]:
         """Return new nodes. Raises NotReadyError when the cluster does not answer."""
@@ -112,7 +110,7 @@ class _RayNode:
     async def start(self, texts: Sequence[str]) -> NodeFacts:
         """Start an actor there. Raises what ``Node`` says."""
         self._kill()
-        actor = self._ray.remote(_Worker).options(scheduling_strategy=pin(self._id), **self._resources)
+        actor = self._ray.remote(NodeWorker).options(scheduling_strategy=pin(self._id), **self._resources)
         self._actor = actor.remote(*self._arguments)
         facts: NodeFacts = await self._call("start", tuple(texts))
         return facts
@@ -128,7 +126,7 @@ class _RayNode:
             return
         try:
             with contextlib.suppress(Error, TimeoutError):
-                await asyncio.wait_for(self._call("stop"), _STOP_SECONDS)
+                await asyncio.wait_for(self._call("stop"), STOP_SECONDS)
         finally:
             self._kill()
 
@@ -150,7 +148,7 @@ class _RayNode:
         return result
 
 
-class _Worker:
+class NodeWorker:
     """The node's side: an actor with the engines of its machine. Tells failures instead of raising them,
     since an error's class need not survive the way."""
 

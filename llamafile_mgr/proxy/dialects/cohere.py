@@ -10,16 +10,14 @@ from numpy.typing import NDArray
 
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncation
 from llamafile_mgr.errors import Error, RequestError
+from llamafile_mgr.proxy.api_errors import error_source
 from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form
-from llamafile_mgr.proxy.dialects.error_forms import error_source
 from llamafile_mgr.proxy.dialects.rerank_forms import DOCUMENTS_FORM
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
 from llamafile_mgr.proxy.http import Request
 from llamafile_mgr.proxy.routes.embedding import embedding_route
 from llamafile_mgr.proxy.routes.rerank import rerank_route
-
-__all__ = ["COHERE"]
 
 
 def _sign_bits(vector: NDArray[np.float32]) -> NDArray[np.uint8]:

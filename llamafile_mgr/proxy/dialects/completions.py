@@ -11,8 +11,6 @@ from typing import Any
 
 from llamafile_mgr.proxy.server_sent_events import JsonTranslation, render_event
 
-__all__ = ["LlamafileCompletion", "TextCompletion", "to_llamafile"]
-
 
 def to_llamafile(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body for ``/completion``; OpenAI's default of 16 tokens holds where none is named."""

@@ -11,24 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
 from llamafile_mgr.errors import Error
-from llamafile_mgr.proxy.dialects.error_forms import ERROR_SCHEMA, render_error
+from llamafile_mgr.proxy.api_errors import ERROR_SCHEMA, render_error
 from llamafile_mgr.proxy.dialects.schemas import OBJECT, Schema
 from llamafile_mgr.proxy.http import Reply, Request, StreamReply
 
 if TYPE_CHECKING:
     from llamafile_mgr.proxy.front import Front
-
-__all__ = [
-    "Answer",
-    "Dialect",
-    "EmbedCall",
-    "Form",
-    "RerankCall",
-    "RerankRenderer",
-    "Route",
-    "TokenizeCall",
-    "find_form",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,4 @@ from llamafile_mgr.proxy.dialects.ollama import OLLAMA
 from llamafile_mgr.proxy.dialects.openai import OPENAI
 from llamafile_mgr.proxy.dialects.tei import TEI
 
-__all__ = ["DIALECTS"]
-
 DIALECTS: tuple[Dialect, ...] = (COHERE, TEI, LLAMAFILE, OPENAI, OLLAMA)

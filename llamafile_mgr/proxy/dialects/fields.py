@@ -13,19 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "CHUNKS_FIELD",
-    "encode_base64",
-    "read_dimensions",
-    "read_flag",
-    "read_input_type",
-    "read_text",
-    "read_texts",
-    "read_truncation",
-    "read_whole_number",
-    "refuse_chunks",
-]
-
 _Word = TypeVar("_Word")
 #: Asks for the pieces of long texts instead of their mean alone.
 CHUNKS_FIELD = "return_chunks"

@@ -24,8 +24,6 @@ from llamafile_mgr.proxy.routes.generation import generation_route
 from llamafile_mgr.proxy.routes.rerank import rerank_route
 from llamafile_mgr.proxy.routes.tokens import detokenize, tokenize_route
 
-__all__ = ["LLAMAFILE"]
-
 _KEYS = ("content", "prompt", "input")
 
 

@@ -19,10 +19,9 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult, Truncation
 from llamafile_mgr.errors import Error, RequestError
 from llamafile_mgr.planner.plans import Plan
-from llamafile_mgr.proxy.api_errors import UnknownModelError, UnsupportedError
+from llamafile_mgr.proxy.api_errors import UnknownModelError, UnsupportedError, error_source
 from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route
-from llamafile_mgr.proxy.dialects.error_forms import error_source
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
 from llamafile_mgr.proxy.engine_answers import pass_on
 from llamafile_mgr.proxy.front import Front
@@ -31,8 +30,6 @@ from llamafile_mgr.proxy.routes.embedding import embedding_route
 from llamafile_mgr.proxy.routes.generation import ask_chat
 from llamafile_mgr.proxy.server_sent_events import JsonTranslation
 from llamafile_mgr.supervisor.pool import Pool
-
-__all__ = ["OLLAMA", "OllamaAnswer", "OllamaCall", "parse_chat", "parse_generate", "render_loaded"]
 
 #: The release of Ollama whose API this follows; programs compare it with the least they need.
 _API_LEVEL = "0.12.6"

@@ -26,8 +26,6 @@ from llamafile_mgr.proxy.routes.embedding import embedding_route
 from llamafile_mgr.proxy.routes.generation import generation_route
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["OPENAI"]
-
 _FLOATS = ("float", "float32")
 _NO_TOKENS = "send texts; for langchain-openai set check_embedding_ctx_length=False"
 #: Clients of the old server's route post ``input`` there and read ``embedding``.

@@ -7,8 +7,6 @@ from typing import Any
 
 from llamafile_mgr.embedding.requests import EmbedResult
 
-__all__ = ["describe_outcome", "failed", "outcome_headers"]
-
 _MOST_NAMED = 100
 
 

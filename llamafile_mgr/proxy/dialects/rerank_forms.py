@@ -12,8 +12,6 @@ from llamafile_mgr.proxy.dialects.dialect import Form, RerankCall, RerankRendere
 from llamafile_mgr.proxy.dialects.schemas import body_schema
 from llamafile_mgr.proxy.http import Request
 
-__all__ = ["DOCUMENTS_FORM", "best_documents", "read_rerank"]
-
 
 def _parse(request: Request, body: dict[str, Any]) -> RerankCall:
     return read_rerank(body, "documents", "return_documents", _render)

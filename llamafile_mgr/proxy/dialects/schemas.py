@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-__all__ = ["OBJECT", "SAMPLING", "Schema", "body_schema", "object_schema"]
-
 Schema: TypeAlias = Mapping[str, Any]
 
 _TEXT: Schema = {"type": "string"}

@@ -13,7 +13,7 @@ from llamafile_mgr import __version__
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, Truncation
 from llamafile_mgr.errors import Error, NotReadyError, RequestError
-from llamafile_mgr.proxy.api_errors import UnsupportedError
+from llamafile_mgr.proxy.api_errors import UnsupportedError, error_source
 from llamafile_mgr.proxy.dialects import fields
 from llamafile_mgr.proxy.dialects.dialect import (
     Answer,
@@ -24,14 +24,11 @@ from llamafile_mgr.proxy.dialects.dialect import (
     Route,
     TokenizeCall,
 )
-from llamafile_mgr.proxy.dialects.error_forms import error_source
 from llamafile_mgr.proxy.dialects.rerank_forms import read_rerank
 from llamafile_mgr.proxy.dialects.schemas import body_schema, object_schema
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
 from llamafile_mgr.proxy.routes.embedding import embedding_route
-
-__all__ = ["TEI"]
 
 #: Its clients wait 5 seconds for the next byte when chroma makes them.
 _HOLD_SECONDS = 3.0

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.embedding.requests import EmbedRequest, EmbedResult
-from llamafile_mgr.errors import RequestError
+from llamafile_mgr.errors import RequestError, VectorSpaceError
 from llamafile_mgr.proxy.dialects.dialect import Dialect, EmbedCall, Form, Route, find_form
 from llamafile_mgr.proxy.dialects.fields import refuse_chunks
 from llamafile_mgr.proxy.dialects.outcomes import outcome_headers
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
-from llamafile_mgr.proxy.preconditions import SPACE_HEADER, check_space
 
-__all__ = ["embedding_route", "parse_embedding"]
+#: Carries the fingerprint of the vectors in an answer; names those that a request takes.
+SPACE_HEADER, CONDITION_HEADER = "x-vector-space", "if-vector-space"
+_SHOWN = 100
 
 
 def embedding_route(
@@ -91,3 +92,25 @@ def _check_width(wanted: EmbedRequest, result: EmbedResult) -> None:
             f"'dimensions' cannot be {wanted.dimensions}: this model's vectors have {width}",
             hint="leave 'dimensions' out to get the model's own",
         )
+
+
+def check_space(headers: Mapping[str, str], space: str, model: str) -> None:
+    """Check that a caller who names vector spaces in ``If-Vector-Space`` names that of ``model``.
+
+    The syntax is that of HTTP's If-Match (RFC 9110, 13.1.1): fingerprints, in quotes or bare, or ``*``.
+
+    Raises:
+        VectorSpaceError: none of them is ``space``.
+    """
+    condition = headers.get(CONDITION_HEADER)
+    if condition is None:
+        return
+    wanted = {part.strip().removeprefix("W/").strip('"') for part in condition.split(",")}
+    if space in wanted or "*" in wanted:
+        return
+    shown = "".join(c if c.isprintable() and c.isascii() else "?" for c in condition[:_SHOWN])
+    raise VectorSpaceError(
+        f"vectors of {model} are of the space {space}, not {shown.strip() or 'an empty one'}",
+        space=space,
+        hint="ask for the model that the index was made with, or make the index again",
+    )

@@ -12,8 +12,6 @@ from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.http import Reply, Request, json_reply
 from llamafile_mgr.proxy.observing import describe_readiness, describe_status, render_metrics
 
-__all__ = ["PAGE_ROUTES"]
-
 _FILES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",

@@ -17,8 +17,6 @@ from llamafile_mgr.proxy.http import Padding, Reply, Request, json_reply
 from llamafile_mgr.proxy.tracing import engine_headers
 from llamafile_mgr.supervisor.calls import Weight
 
-__all__ = ["rerank_route"]
-
 
 def rerank_route(path: str, form: Form[RerankCall]) -> Route:
     """Return a route that orders documents; other dialects' forms are read there too."""

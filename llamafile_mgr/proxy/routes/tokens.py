@@ -19,8 +19,6 @@ from llamafile_mgr.proxy.routing import RoutedCall
 from llamafile_mgr.supervisor.calls import Priority, Weight
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["detokenize", "tokenize_route"]
-
 _MOST_TOKENS = 1_000_000
 
 
