@@ -49,7 +49,7 @@ def test_honest_quantisations_of_an_unknown_model_become_ready(minilm: Path, tmp
     files = [rewrite(minilm, tmp_path / f"{mixture}.gguf", mixture) for mixture in least]
     flags = [word for file in files for word in ("--embed", str(file))]
     (tmp_path / "config.toml").write_text(PATIENT)
-    with running_service(tmp_path / "home", *flags, "--config", str(tmp_path / "config.toml")) as service:
+    with running_service(tmp_path, *flags) as service:
         for mixture, limit in least.items():
             [vector] = embed(service, ["hello world"], mixture)
             assert golden_cosine("hello world", vector) >= limit
