@@ -2,7 +2,7 @@
 
 What is looked at are the numbers themselves or, of quantised tensors, the scales of their blocks (ggml's
 ``ggml-common.h``): each must be finite, and a matrix of one layer must be about as large as those of the
-others. A tensor of another model, or one whose rows were exchanged, is not told this way.
+others. A tensor of another model, or one whose numbers or rows changed places, is not told this way.
 """
 
 from __future__ import annotations
