@@ -10,7 +10,10 @@ from functools import lru_cache
 from llamafile_mgr.proxy.api_errors import ForeignHostError, ForeignOriginError
 
 _ALLOWED_METHODS = "GET, POST, OPTIONS"
-_EXPOSED = "x-model, x-model-substituted-for, x-request-id, x-truncated, x-vector-space, retry-after"
+_EXPOSED = (
+    "x-model, x-model-substituted-for, x-request-id, x-tokens-estimated, x-truncated, x-vector-space, "
+    "retry-after"
+)
 _PREFLIGHT_SECONDS = "600"
 
 
