@@ -71,7 +71,7 @@ def _show_file(path: Path, as_json: bool) -> None:
         return
     print_rows(_file_rows(facts))
     if bad is not None:
-        print_line(f"  ! {bad}: plan and serve run its weights on another engine, where one is installed")
+        print_line(f"  ! {_warn(bad)}")
     for weights in facts.weights:
         print_line()
         print_rows(_weights_rows(weights))
@@ -105,6 +105,8 @@ def _show_encoderfile(facts: EncoderfileFacts, as_json: bool) -> None:
 def _show_entry(name: str, as_json: bool) -> None:
     from llamafile_mgr.catalog import load_catalog
     from llamafile_mgr.errors import NotFoundError
+    from llamafile_mgr.planner.prospects import catalog_facts
+    from llamafile_mgr.planner.selection import judge_own_engine
 
     try:
         model, artifact = load_catalog().find(name)
@@ -123,6 +125,15 @@ def _show_entry(name: str, as_json: bool) -> None:
     print_line("Files (the first is the recommended one)")
     header = ("NAME", "KIND", "SIZE", "QUANTISATION", "ENGINE", "SOURCE")
     print_line(format_table(header, [_artifact_cells(entry) for entry in model.artifacts]))
+    for entry in model.artifacts:
+        facts = catalog_facts(model, entry)
+        bad = judge_own_engine(facts, model.role) if facts is not None else None
+        if bad is not None:
+            print_line(f"  ! {entry.name}: {_warn(bad)}")
+
+
+def _warn(bad: str) -> str:
+    return f"{bad}: plan and serve run its weights on another engine, where one is installed"
 
 
 def _print_effects(effects: Iterable[ArgumentEffect]) -> None:

@@ -94,10 +94,19 @@ def test_a_catalog_entry(
     monkeypatch.chdir(tmp_path)
     assert run(["show", "mxbai-embed-large-v1"]) == 0
     out = capsys.readouterr().out
-    for expected in ("embed", "Apache-2.0", "1024", "cls", "Represent this sentence", "f16"):
+    for expected in (
+        "embed",
+        "Apache-2.0",
+        "1024",
+        "cls",
+        "Represent this sentence",
+        "! f16: its engine 0.8.4",
+    ):
         assert expected in out
     assert run(["show", "sfr-embedding-mistral"]) == 0
-    assert "not for commercial use" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "not for commercial use" in out
+    assert "!" not in out
     assert run(["show", "mxbai-embed-large-v1", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert (value["role"], value["pooling"], value["dimensions"]) == ("embed", "cls", 1024)
