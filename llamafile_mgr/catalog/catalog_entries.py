@@ -93,7 +93,7 @@ class Model:
     was trained for, where the card names a shorter one. ``memory_gb``: the post's figure, fp32.
     ``append_eos``: the end-of-sequence token must end every text. ``matryoshka``: vectors may be cut.
     ``query_prompt``, ``document_prompt``: templates with ``{text}`` and perhaps ``{task}``.
-    ``golden``: a file of known vectors in ``catalog/golden``.
+    ``golden``: a file of known vectors in ``catalog/golden``. ``tokenizer``: GGUF's word for its kind.
     """
 
     id: str
@@ -117,6 +117,7 @@ class Model:
     document_prompt: str | None = None
     task: str | None = None
     golden: str | None = None
+    tokenizer: str | None = None
 
     def artifact(self, name: str | None = None) -> Artifact:
         """Return the artifact of this name, or the recommended one, which stands first.

@@ -31,9 +31,9 @@ def command(context: Context, port: int | None, watched: bool, interval: float, 
 
     Below each engine stand why it last died and when it is started next, what was changed to make it start,
     whether it is slow (below half of the best throughput that it has shown), where and how it runs, what of
-    that is not as planned and why, and its latest states with the time of each. WORK/S are tokens embedded,
-    or calls of other kinds, per second of work. --json has up to 32 states, and the reason for every launch
-    setting.
+    that is not as planned and why, and its latest states with the time of each; above the engines, what the
+    model's settings accept that is refused otherwise. WORK/S are tokens embedded, or calls of other kinds,
+    per second of work. --json has up to 32 states, and the reason for every launch setting.
 
     \b
     Examples:
@@ -59,6 +59,8 @@ def _show(context: Context, port: int | None, print_value: Callable[[object], No
     for model in status["models"]:
         print_line()
         print_line(f"{model['model']} ({model['role']}, {model['family']}): {_summary(model)}")
+        for text in model["accepted"]:
+            print_line(f"  accepted: {text}")
         if model["engines"]:
             print_line(format_table(_HEADERS, (_row(engine) for engine in model["engines"])))
         for engine in model["engines"]:

@@ -309,11 +309,15 @@ class EngineFamily(ABC):
 
     def count_tokens(self, reply: EngineReply) -> int:
         """Return how many tokens a reply to ``tokenize`` tells, ids or texts. Raises EngineError."""
+        return len(self.read_tokens(reply))
+
+    def read_tokens(self, reply: EngineReply) -> list[object]:
+        """Return the tokens of a reply to ``tokenize``, ids or texts. Raises EngineError."""
         body = read_json(reply)
         tokens = body.get("tokens") if isinstance(body, dict) else None
         if not isinstance(tokens, list):
             raise EngineError("the engine's reply has no token list")
-        return len(tokens)
+        return tokens
 
     def generation_body(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the body of a generation as this family reads it."""

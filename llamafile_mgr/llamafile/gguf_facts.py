@@ -68,6 +68,11 @@ class GgufFacts:
         """Whether this changes a model (LoRA), and is none itself."""
         return self.kind == "adapter"
 
+    @property
+    def is_word_piece(self) -> bool:
+        """Whether its tokens are the WordPieces of BERT."""
+        return self.tokenizer_model == "bert"
+
 
 def read_gguf(source: ByteSource, start: int, size: int, budget: WorkBudget) -> GgufFacts:
     """Read the GGUF that lies in ``[start, start + size)`` of ``source``.

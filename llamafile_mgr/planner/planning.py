@@ -26,7 +26,7 @@ from llamafile_mgr.planner.file_types import explain_file_type
 from llamafile_mgr.planner.memory import MIB, MemoryEstimate, format_size, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.placement import Placement, place_model, take_from
-from llamafile_mgr.planner.plans import Plan, Reason
+from llamafile_mgr.planner.plans import Acceptance, Plan, Reason
 from llamafile_mgr.planner.remotes import add_remotes, only_remotes
 from llamafile_mgr.planner.selection import Selection, select_engine
 from llamafile_mgr.planner.sizing import (
@@ -119,7 +119,14 @@ def _plan_model(
 ) -> tuple[Plan, _Fit]:
     pooling, pooling_reason = _choose_pooling(spec)
     asked = read_asked(spec, override)
-    selection = select_engine(spec, situation.machine, situation.toolbox, pooling, asked)
+    selection = select_engine(
+        spec,
+        situation.machine,
+        situation.toolbox,
+        pooling,
+        asked,
+        allow_known_bad=override.allow_known_bad,
+    )
     gguf = spec.gguf
     if gguf is None:
         raise PlanError(f"{spec.name} holds no model")
@@ -154,8 +161,8 @@ def _plan_model(
         reasons.append(Reason("repack", "no", "builds for AMX were seen to crash on quantised weights"))
     reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))
     settings = _settings(spec, selection, fit, pooling, asked)
-    warnings = [text for text in (selection.warning, fit.warning) if text is not None]
-    warnings += _replaced(selection.family, settings)
+    accepted = Acceptance(selection.known_bad, override.least_cosine, override.any_meaning)
+    told = (*accepted.describe(), selection.warning, fit.warning, *_replaced(selection.family, settings))
     plan = Plan(
         name=spec.name,
         role=spec.role,
@@ -178,9 +185,10 @@ def _plan_model(
         crowded=fit.warning is not None,
         append_eos=append_eos,
         tuned=tuned is not None and any(reason.why == tuned.describe() for reason in reasons),
-        warnings=tuple(warnings),
         features=asked.features,
         vector_arguments=family_rules(selection.family).vector_arguments(asked.engine_args),
+        warnings=tuple(text for text in told if text is not None),
+        accepted=accepted,
     )
     return plan, fit
 

@@ -142,6 +142,7 @@ class Pool:
             idle_seconds=self.idle_seconds,
             engines=tuple(replace(engine.snapshot(), rate=engine.meter.rate(now)) for engine in self.engines),
             resting=self.resting,
+            accepted=self.plan.accepted.describe(),
         )
 
     def hurry(self) -> None:

@@ -82,7 +82,8 @@ class EngineSnapshot:
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
     """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: it was
-    unloaded on purpose, or left so at the start, and the next call starts it."""
+    unloaded on purpose, or left so at the start, and the next call starts it. ``accepted``: what its settings
+    let pass that is refused otherwise."""
 
     model: str
     role: str
@@ -94,3 +95,4 @@ class PoolSnapshot:
     idle_seconds: float
     engines: tuple[EngineSnapshot, ...]
     resting: bool = False
+    accepted: tuple[str, ...] = ()

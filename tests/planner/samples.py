@@ -33,7 +33,7 @@ def with_runtimes(*runtimes: InstalledRuntime, python: bool = False) -> Toolbox:
 
 
 def gguf(**changes: Any) -> GgufFacts:
-    """A BERT like mxbai-embed-large-v1, with changes."""
+    """A BERT like mxbai-embed-large-v1 whose tokenizer is not told, with changes."""
     values: dict[str, Any] = dict.fromkeys(GgufFacts.__dataclass_fields__)
     values |= {"version": 3, "architecture": "bert", "context_length": 512, "embedding_length": 1024}
     values |= {"pooling": "cls", "causal": False, "has_chat_template": False, "quantisation": "F16"}
@@ -43,6 +43,8 @@ def gguf(**changes: Any) -> GgufFacts:
 
 
 BERT_LARGE = gguf()
+#: With the tokenizer that it really has, on which engines before 0.10 fail.
+WORD_PIECES = gguf(tokenizer_model="bert")
 MINILM = gguf(
     embedding_length=384,
     block_count=6,
