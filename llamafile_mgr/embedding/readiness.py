@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamafile_mgr.catalog import Role, load_golden
+from llamafile_mgr.embedding.limits import cosine_limits
 from llamafile_mgr.embedding.probing import (
     LONGER_TEXT,
     PROBE_TEXTS,
