@@ -130,6 +130,18 @@ def _check_draft(spec: ModelSpec, gguf: GgufFacts, draft: SideFile) -> None:
         words = [f"{each.vocab_size} tokens ({each.tokenizer_model})" for each in (other, gguf)]
         found = f"it has a vocabulary of {words[0]}, and the model one of {words[1]}"
         raise _wrong_file(spec, "draft", draft, found)
+    if _other_marks(other, gguf):
+        raise _wrong_file(spec, "draft", draft, "its texts begin or end with other tokens than the model's")
+
+
+def _other_marks(draft: GgufFacts, gguf: GgufFacts) -> bool:
+    """Tell whether texts begin or end with other tokens; engines then load a draft model and never ask it."""
+    begins = (draft.add_bos, draft.bos_id), (gguf.add_bos, gguf.bos_id)
+    ends = (draft.add_eos, draft.eos_id), (gguf.add_eos, gguf.eos_id)
+    return any(
+        None not in (added, other) and (added is not other or (added and mark != its_mark))
+        for (added, mark), (other, its_mark) in (begins, ends)
+    )
 
 
 def _differ(first: int | None, second: int | None) -> bool:

@@ -173,6 +173,13 @@ def test_a_longer_context_is_planned_with_yarn() -> None:
             "draft: d cannot be used",
             "50000 tokens",
         ),
+        (
+            samples.weights("n", replace(samples.MISTRAL, add_eos=True, eos_id=2), 10**9, Role.GENERATE),
+            {"draft": side("d", replace(samples.MISTRAL, add_eos=True, eos_id=3))},
+            {"draft": "d"},
+            "draft: d cannot be used",
+            "begin or end with other tokens",
+        ),
         (MODEL, {"draft": side("d", CLIP)}, {"draft": "d"}, "draft: d cannot be used", "no model"),
         (MODEL, {}, {"engine_args": ("--host", "::")}, "models.m.engine_args: --host", "address"),
         (MODEL, {}, {"engine_args": ("--numa", "isolate")}, "nothing that is installed", "--numa"),
