@@ -161,6 +161,7 @@ class ModelConfig:
     ``context``: tokens. ``threads``: compute threads of one engine. ``replicas``: engines of this model.
     ``idle_unload``: end the engines after so long without calls, such as ``"10m"``; a call starts them.
     ``pinned``: never end them to make room for another model (embedding models are pinned by default).
+    ``require_gpu``: fail instead of computing without the planned GPU.
     ``memory_limit``: replace an engine that grows beyond it, such as ``"2GB"``. ``aliases``: further names
     that callers may use. ``remote``: engines elsewhere that serve the same model, a URL or a table of
     ``RemoteConfig``'s keys each; with ``replicas = 0`` none is started here.
@@ -172,6 +173,10 @@ class ModelConfig:
     ``yarn``: rotary positions. ``chat_template``: the name of a built-in one, or a file.
     ``reasoning_budget``: tokens of thinking, 0 for none, -1 for any number. ``engine_args``: further flags of
     the engine, of those that its family allows.
+    What is refused unless it is accepted here, on purpose. ``allow_known_bad``: run the file's own engine
+    although it is known to be bad for this model. ``least_cosine``: serve weights whose vectors are as far
+    from the model's known ones as this, where their quantisation alone would not explain it.
+    ``any_meaning``: serve a model for which English texts that mean the same are no nearer than others.
     """
 
     context: int | None = None
@@ -180,6 +185,7 @@ class ModelConfig:
     replicas: int | None = None
     idle_unload: str | None = None
     pinned: bool | None = None
+    require_gpu: bool = False
     memory_limit: str | None = None
     aliases: tuple[str, ...] = ()
     remote: tuple[RemoteConfig, ...] = ()
@@ -192,6 +198,9 @@ class ModelConfig:
     chat_template: str | None = None
     reasoning_budget: int | None = None
     engine_args: tuple[str, ...] = ()
+    allow_known_bad: bool = False
+    least_cosine: float | None = None
+    any_meaning: bool = False
 
     def __post_init__(self) -> None:
         for name in ("context", "threads", "slots", "replicas"):
@@ -199,6 +208,8 @@ class ModelConfig:
             least = 0 if name == "replicas" and self.remote else 1
             if value is not None and value < least:
                 raise ConfigError(f"models.*.{name} must be at least {least}")
+        if self.least_cosine is not None and not 0 <= self.least_cosine <= 1:
+            raise ConfigError(f"models.*.least_cosine is {self.least_cosine}, outside 0 to 1")
         names = [remote.name for remote in self.remote]
         if len(set(names)) != len(names):
             raise ConfigError("models.*.remote names the same address twice")

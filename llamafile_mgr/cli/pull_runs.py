@@ -49,7 +49,9 @@ def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) ->
             targets.append(Path(name))
             continue
         target = target_of(name, load_catalog(), name=as_name and check_name(as_name))
-        targets.append(replace(target, sha256=check_digest(sha256.lower())) if sha256 else target)
+        if sha256:
+            target = replace(target, sha256=check_digest(sha256.lower()), converted_sha256=None)
+        targets.append(target)
     return targets
 
 
@@ -103,8 +105,15 @@ def _locked_target(pin: LockedArtifact) -> PullTarget:
     target = PullTarget(name=pin.name, source=pin.source, kind=pin.kind)
     with contextlib.suppress(NotFoundError):
         target = target_of(pin.name, load_catalog())
+    known = (target.sha256, target.conversion) == (pin.sha256, pin.conversion)
     return replace(
-        target, source=pin.source, kind=pin.kind, size=pin.size, sha256=pin.sha256, conversion=pin.conversion
+        target,
+        source=pin.source,
+        kind=pin.kind,
+        size=pin.size,
+        sha256=pin.sha256,
+        conversion=pin.conversion,
+        converted_sha256=target.converted_sha256 if known else None,
     )
 
 

@@ -48,7 +48,9 @@ def command(context: Context, what: str, as_json: bool) -> None:
 
 
 def _show_file(path: Path, as_json: bool) -> None:
+    from llamafile_mgr.launching.local_plans import role_of_file
     from llamafile_mgr.llamafile import explain_arguments, inspect_file, read_encoderfile
+    from llamafile_mgr.planner.selection import judge_own_engine
 
     encoderfile = read_encoderfile(path)
     if encoderfile is not None:
@@ -63,10 +65,13 @@ def _show_file(path: Path, as_json: bool) -> None:
             version=facts.engine_version,
             members=frozenset(w.member for w in facts.weights if w.member is not None),
         )
+    bad = judge_own_engine(facts, role_of_file(facts))
     if as_json:
-        print_json(_file_as_json(facts, effects))
+        print_json({**_file_as_json(facts, effects), "known_bad": bad})
         return
     print_rows(_file_rows(facts))
+    if bad is not None:
+        print_line(f"  ! {_warn(bad)}")
     for weights in facts.weights:
         print_line()
         print_rows(_weights_rows(weights))
@@ -100,6 +105,8 @@ def _show_encoderfile(facts: EncoderfileFacts, as_json: bool) -> None:
 def _show_entry(context: Context, name: str, as_json: bool) -> None:
     from llamafile_mgr.catalog import load_catalog
     from llamafile_mgr.errors import NotFoundError
+    from llamafile_mgr.planner.prospects import catalog_facts
+    from llamafile_mgr.planner.selection import judge_own_engine
 
     try:
         model, artifact = load_catalog().find(name)
@@ -123,6 +130,15 @@ def _show_entry(context: Context, name: str, as_json: bool) -> None:
     print_line("Files (the first is the recommended one)")
     header = ("NAME", "KIND", "SIZE", "QUANTISATION", "ENGINE", "SOURCE")
     print_line(format_table(header, [_artifact_cells(entry) for entry in model.artifacts]))
+    for entry in model.artifacts:
+        facts = catalog_facts(model, entry)
+        bad = judge_own_engine(facts, model.role) if facts is not None else None
+        if bad is not None:
+            print_line(f"  ! {entry.name}: {_warn(bad)}")
+
+
+def _warn(bad: str) -> str:
+    return f"{bad}: plan and serve run its weights on another engine, where one is installed"
 
 
 def _setting(value: object) -> str:

@@ -2,7 +2,7 @@
 
 Vectors of different fingerprints must never share an index. What shapes a vector: the weights, how token
 vectors are pooled, the normalisation, the prompts, the engine family, and settings such as adapters and
-rotary positions.
+rotary positions; and that vectors are accepted which are not what they should be.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ def fingerprint_space(plan: Plan) -> str:
     # What is not asked for is left out, so that an index made before a setting existed still fits.
     if asked := {**plan.features.vector_facts(), **_given("arguments", plan.vector_arguments)}:
         facts["settings"] = asked
+    accepted = plan.accepted
+    if accepted.known_bad is not None or accepted.least_cosine is not None:
+        facts["accepted"] = [accepted.known_bad is not None, accepted.least_cosine]
     text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 

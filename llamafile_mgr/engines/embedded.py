@@ -372,17 +372,39 @@ def _log(text: str) -> None:
     sys.stderr.flush()
 
 
+#: llama.cpp tells devices and batches at the verbosity of traces alone, which also print lines for each text.
+_TRACE, _INFO = 4, 3
+_SET_VERBOSITY = "_Z30common_log_set_verbosity_tholdi"
+
+
+def _find_verbosity_setter() -> Callable[[int], object] | None:
+    """Return llama.cpp's own function, None where the wheel does not export it."""
+    import ctypes
+
+    from xllamacpp import xllamacpp
+
+    try:
+        setter: Callable[[int], object] = getattr(ctypes.CDLL(xllamacpp.__file__), _SET_VERBOSITY)
+    except (OSError, AttributeError):
+        return None
+    return setter
+
+
 #: After a signal the engine goes on for at most so long.
 _SIGNAL_SECONDS = 0.25
 
 
-def _serve(params: Any) -> int:
+def _serve(params: Any, *, tells: bool) -> int:
     """Load, serve until SIGINT or SIGTERM ends the process, and return an exit code when nothing loads.
 
-    While the model loads both signals kill at once, as they do in llama.cpp's own program.
+    While the model loads both signals kill at once, as they do in llama.cpp's own program. ``tells``: the log
+    says until then where and how it is loaded.
     """
     import xllamacpp
 
+    set_verbosity = _find_verbosity_setter() if tells else None
+    if set_verbosity is not None:
+        params.verbosity = _TRACE
     stops = (signal.SIGINT, signal.SIGTERM)
     for number in stops:
         signal.signal(number, signal.SIG_DFL)
@@ -393,6 +415,8 @@ def _serve(params: Any) -> int:
         return 1
     for number in stops:
         signal.signal(number, signal.default_int_handler)
+    if set_verbosity is not None:
+        set_verbosity(_INFO)
     try:
         _log(f"llama server listening at {server.listening_address}")
         while True:
@@ -423,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 0
-    return _serve(params)
+    return _serve(params, tells="verbosity" not in options.settings)
 
 
 if __name__ == "__main__":

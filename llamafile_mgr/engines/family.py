@@ -23,12 +23,14 @@ from llamafile_mgr.engines.engine_args import (
     take_flags,
 )
 from llamafile_mgr.engines.engine_features import KEYS, Features
+from llamafile_mgr.engines.engine_reports import LogWords
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.errors import EngineError, PlanError
+from llamafile_mgr.machine.hardware import Cpu
 
 __all__ = ["EngineFamily"]
 
@@ -82,6 +84,8 @@ class EngineFamily(ABC):
     #: The engine without a model and the requests that it holds, and what it holds of embedding requests.
     base_bytes: int = 64 * MIB
     request_bytes: int = 0
+    #: Whether its buffers hold results over the whole vocabulary for every token of a batch of a prompt.
+    reserves_logits: bool = True
     uses_gpus: bool = True
     #: What stays free on a GPU.
     gpu_margin: int = 512 * MIB
@@ -97,11 +101,27 @@ class EngineFamily(ABC):
     #: More than one slot divides the context and nulls embeddings.
     one_slot: bool = False
     takes_flash_attention: bool = False
+    #: Whether prompts may have threads of their own number (``-tb``).
+    takes_batch_threads: bool = False
     #: Whether it computes flash attention on the processor too.
     flash_attention_on_cpu: bool = False
     #: Whether it keeps finished conversations in memory, up to 8 GiB unless told otherwise.
     keeps_conversations: bool = False
 
+    # --- what it tells of itself -----------------------------------------------------------------
+    #: Words of May 2024: ``llama.cpp`` and ``examples/server/server.cpp`` of llama-cpp-python 0.2.68, lines
+    #: that engines of 2026 still print; on causes llamafile 0.9.3, ``llamafile/gpu.c``, and ``ggml`` itself.
+    log_words: LogWords = LogWords(
+        weights=re.compile(r"load_tensors:\s+(\S+)(?: model)? buffer size =\s*(\d{1,9}(?:\.\d{1,4})?) MiB"),
+        layers=re.compile(r"offloaded (\d{1,5})/(\d{1,5}) layers to GPU"),
+        slots=re.compile(r"\bn_slots\"?\s*[=:]\s*(\d{1,9})"),
+        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d{1,9})"),
+        batch=re.compile(r"\bn_ubatch\s*=\s*(\d{1,9})"),
+        causes=(
+            (re.compile(r"no GPUs were found"), "the engine found no GPU, and computes on the processor"),
+            (re.compile(r"ggml_\w+: failed to initialize (\w+): (.+)"), "{0} did not start: {1}"),
+        ),
+    )
     # --- what settings may ask for ---------------------------------------------------------------
     #: Field of ``Features`` -> the flag that carries it; what does not stand here it cannot do.
     feature_flags: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -143,6 +163,10 @@ class EngineFamily(ABC):
         rows = [row for row in self.known_bad if row.fits(candidate)]
         return min(rows, key=lambda row: row.slow, default=None)
 
+    def repacked_types(self, cpu: Cpu) -> frozenset[str]:
+        """Return the types of tensors of which it keeps a copy in a layout that suits this processor."""
+        return frozenset()
+
     def installed_programs(self, toolbox: Toolbox) -> tuple[InstalledProgram, ...]:
         """Return the engines of this family that are no files in the store, the preferred one first."""
         names = {" ".join(words) for words in self.program_names}
@@ -167,6 +191,16 @@ class EngineFamily(ABC):
     def environment(self, toolbox: Toolbox) -> dict[str, str]:
         """Return the variables that this family needs beside those of every engine."""
         return {}
+
+    def repacks(self, quantisation: str | None, cpu: Cpu) -> bool | None:
+        """Return False where weights of a type must stay as they are in the file on this processor, None
+        where that is left to the engine."""
+        return None
+
+    def type_speed(self, quantisation: str, cpu: Cpu) -> float | None:
+        """Return how fast it computes weights of a type on this processor, as a part of the fastest type's
+        speed; None where that was not measured."""
+        return None
 
     @abstractmethod
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
@@ -236,6 +270,19 @@ class EngineFamily(ABC):
         """Return the cheapest request that an engine answers once its model is loaded."""
         return EngineRequest("GET", "/health")
 
+    def properties(self) -> EngineRequest | None:
+        """Return the request that tells how it was started, None where there is none."""
+        return EngineRequest("GET", "/props")
+
+    def read_properties(self, reply: EngineReply) -> tuple[int | None, int | None]:
+        """Return the tokens of a slot and the slots that a reply to ``properties`` tells, None for what it
+        does not."""
+        body = read_json(reply)
+        settings = body.get("default_generation_settings") if isinstance(body, dict) else None
+        context = settings.get("n_ctx") if isinstance(settings, dict) else None
+        slots = body.get("total_slots") if isinstance(body, dict) else None
+        return _positive(context), _positive(slots)
+
     def embed(self, texts: Sequence[str]) -> EngineRequest:
         """Return the request for the vectors of at most ``max_texts`` texts."""
         return json_request("/embedding", {"content": texts[0]})
@@ -262,15 +309,23 @@ class EngineFamily(ABC):
 
     def count_tokens(self, reply: EngineReply) -> int:
         """Return how many tokens a reply to ``tokenize`` tells, ids or texts. Raises EngineError."""
+        return len(self.read_tokens(reply))
+
+    def read_tokens(self, reply: EngineReply) -> list[object]:
+        """Return the tokens of a reply to ``tokenize``, ids or texts. Raises EngineError."""
         body = read_json(reply)
         tokens = body.get("tokens") if isinstance(body, dict) else None
         if not isinstance(tokens, list):
             raise EngineError("the engine's reply has no token list")
-        return len(tokens)
+        return tokens
 
     def generation_body(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the body of a generation as this family reads it."""
         return body
+
+
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _as_word(value: object) -> str:

@@ -39,6 +39,7 @@ class Candidate:
     ``program_bytes``: size of the file that is executed, 0 for the embedded engine. ``arguments``: what
     the executed file brings along. ``uses_gpu``: a GPU of this machine would compute. ``borrowed``: the
     weights are given to the engine with ``-m``. ``features``: fields of ``Features`` that are asked for.
+    ``word_pieces``: its tokens are the WordPieces of BERT.
     """
 
     version: Version | None
@@ -52,6 +53,7 @@ class Candidate:
     uses_gpu: bool = False
     borrowed: bool = False
     features: frozenset[str] = frozenset()
+    word_pieces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

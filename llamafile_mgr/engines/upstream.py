@@ -6,7 +6,9 @@ explicit slots the context is divided among them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from llamafile_mgr.catalog import Role
@@ -17,10 +19,13 @@ from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_openai_vectors
+from llamafile_mgr.machine.hardware import Cpu
 
 __all__ = ["UpstreamServer"]
 
 
+_REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
+_REPACKED_BY_ARM = _REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 #: ``engine_args`` (llama.cpp b11100, ``tools/server/README.md``): nothing here names a file or an address.
 _EXTRA_FLAGS = parse_flag_table("""
     -tb --threads-batch int
@@ -168,6 +173,22 @@ class UpstreamServer(EngineFamily):
             *("--recompile", "--nocompile", "--tinyblas"),
         }
     )
+    #: Words of 2026: ``common/arg.cpp``, ``common/fit.cpp``, ``tools/server/server-context.cpp`` and
+    #: ``ggml/src/ggml-vulkan`` of llama-cpp-python 0.3.36, beside those of May 2024.
+    log_words = replace(
+        EngineFamily.log_words,
+        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d{1,9})|new slot, n_ctx = (\d{1,9})"),
+        causes=(
+            *EngineFamily.log_words.causes,
+            (
+                re.compile(r"no usable GPU found"),
+                "the engine was built without GPU support, or the library of its GPU code does not load",
+            ),
+            (re.compile(r"ggml_vulkan: No devices found"), "Vulkan finds no device"),
+            (re.compile(r"failed to fit params to free device memory: (.+)"), "{0}"),
+            (re.compile(r"(the slot context .* exceeds the training context of the model \(\d+\))"), "{0}"),
+        ),
+    )
     feature_flags: ClassVar = {
         "mmproj": "--mmproj",
         "lora": "--lora-scaled",
@@ -188,6 +209,7 @@ class UpstreamServer(EngineFamily):
     }
     cache_types = frozenset(CACHE_TYPES)
     takes_flash_attention = True
+    takes_batch_threads = True
     keeps_conversations = True
     vector_space = "v10"
     max_texts = 2048
@@ -207,6 +229,7 @@ class UpstreamServer(EngineFamily):
             *("--host", settings.host, "--port", str(settings.port)),
             *given("-m", settings.model),
             *("-c", str(context), "-np", str(settings.slots), "-t", str(settings.threads)),
+            *given("-tb", settings.batch_threads),
             *given("-b", batch),
             *given("-ub", batch),
             *_role_flags(settings),
@@ -243,6 +266,14 @@ class UpstreamServer(EngineFamily):
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
         """Return the vectors of an OpenAI-shaped reply. Raises EngineError."""
         return read_openai_vectors(reply, count)
+
+
+def repacked_on(cpu: Cpu) -> frozenset[str]:
+    """Return the types of tensors of which llama.cpp keeps a copy in a layout that suits this processor.
+
+    Source: ``ggml/src/ggml-cpu/repack.cpp`` of llama-cpp-python 0.3.36.
+    """
+    return _REPACKED_BY_ARM if cpu.has("neon") else _REPACKED
 
 
 def _role_flags(settings: LaunchSettings) -> tuple[str, ...]:

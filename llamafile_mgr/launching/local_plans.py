@@ -143,6 +143,11 @@ def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
         return wanted.role
     if model is not None:
         return model.role
+    return role_of_file(facts)
+
+
+def role_of_file(facts: FileFacts) -> Role:
+    """Return what the model in a file is for, as far as the file tells."""
     weights = facts.model
     if weights is None or (weights.gguf.causal is not False and weights.gguf.pooling is None):
         return Role.GENERATE

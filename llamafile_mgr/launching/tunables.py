@@ -86,7 +86,14 @@ def _estimate(plan: Plan, facts: FileFacts, variant: Variant) -> int:
     types = (plan.features.cache_type_k or "f16", plan.features.cache_type_v or "f16")
     extras = MemoryExtras(types, plan.memory.beside if plan.memory is not None else 0)
     load = Load(
-        plan.role, plan.family, plan.settings.context, variant.slots, variant.batch, cache, flash, extras
+        plan.role,
+        plan.family,
+        plan.settings.context,
+        variant.slots,
+        variant.batch,
+        cache,
+        flash,
+        extras=extras,
     )
     offload = None if variant.cpu_only or plan.device == "cpu" else Offload(1, 1)
     return predict_memory(facts, load, replicas=variant.replicas, offload=offload).joint

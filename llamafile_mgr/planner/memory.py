@@ -2,12 +2,14 @@
 
 The whole process is predicted: the engine itself, the mapped weights, the key/value cache, the buffers of
 one computation, and the results of one batch. Measured here (xllamacpp 2026.10.11549, CPython 3.11, Linux
-x86-64): the embedded engine without a model takes 33 MiB; beside model and buffers it takes 34 to 38 MiB when
-generating, and 48 to 67 MiB when eight connections send embedding requests of 16 and 32 texts, whose vectors
-it holds as JSON. Requests of 500 texts took it to 140 MiB, and the proxy never
-sends such. llama.cpp keeps vocabulary-wide results for every token of a batch, of embedding models too
-(MiniLM with batches of 512, 1024 and 2048 tokens grew by 59, 116 and 231 MiB). The constants of llamafiles
-and of GPUs are estimates: neither was run.
+x86-64): beside model and buffers the embedded engine takes 38 to 42 MiB when generating, and 48 to 67 MiB
+when eight connections send embedding requests of 16 and 32 texts, whose vectors it holds as JSON. Requests of
+500 texts took it to 140 MiB, and the proxy never sends such. It keeps vocabulary-wide results for every token
+of a batch of an embedding model (MiniLM with batches of 512, 1024 and 2048 tokens grew by 59, 116 and 231
+MiB). Its own figures for compute buffers of 512 tokens: 7.3 MiB (MiniLM), 18.5 MiB (a BERT of 1,024
+dimensions), 38 MiB (a llama of 1,024 dimensions, 4,096 tokens of context), 74 MiB (1,536 dimensions, 32,768
+tokens), 82 MiB (the same when it embeds, with 4,096 tokens). The constants of llamafiles and of GPUs are
+estimates: neither was run.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Load:
 
     ``context``: tokens per slot. ``batch``: tokens per physical batch, None for the engine's own.
     ``prompt_cache``: bytes of remembered conversations. ``flash_attention``: False where attention is
-    computed in full. ``extras``: what settings add.
+    computed in full. ``repacked``: types of tensors that are copied into another layout. ``extras``: what
+    settings add.
     """
 
     role: Role
@@ -58,6 +61,7 @@ class Load:
     batch: int | None
     prompt_cache: int = 0
     flash_attention: bool = True
+    repacked: frozenset[str] = frozenset()
     extras: MemoryExtras = field(default_factory=MemoryExtras)
 
 
@@ -79,7 +83,8 @@ class Offload:
 class MemoryEstimate:
     """What one engine takes, in bytes, and all ``replicas`` together.
 
-    ``base``: the program. ``weights``: mapped from the file, so that replicas share them. ``kv_cache``,
+    ``base``: the program. ``weights``: mapped from the file, so that replicas share them. ``repacked``: an
+    engine's own copies of some of them, in a layout that suits the processor. ``kv_cache``,
     ``prompt_cache``: of causal models. ``compute``: buffers of one batch. ``output``: its results.
     ``device``: the part of an engine's total that lies in GPU memory of its own; ``host`` is the rest.
     ``device_weights``: the weights in it. ``beside``: adapters, a projector and a draft model.
@@ -94,13 +99,14 @@ class MemoryEstimate:
     device: int = 0
     device_weights: int = 0
     replicas: int = 1
+    repacked: int = 0
     beside: int = 0
 
     @property
     def total(self) -> int:
         """Return what one engine takes, wherever it lies."""
         parts = (self.base, self.weights, self.kv_cache, self.compute, self.output, self.prompt_cache)
-        return sum(parts) + self.beside
+        return sum(parts) + self.repacked + self.beside
 
     @property
     def host(self) -> int:
@@ -109,9 +115,13 @@ class MemoryEstimate:
 
     @property
     def joint(self) -> int:
-        """Return what all replicas take of main memory; the mapped weights are there once."""
+        """Return what all replicas need of main memory.
+
+        The mapped weights are there once, and those that were copied need not stay: the system takes their
+        pages back when it is short of memory.
+        """
         shared = self.weights - self.device_weights
-        return self.replicas * (self.host - shared) + shared
+        return self.replicas * (self.host - shared) + max(0, shared - self.repacked)
 
     @property
     def joint_device(self) -> int:
@@ -127,6 +137,7 @@ class MemoryEstimate:
         """Return the sum in words, without the parts that are nothing."""
         parts = (
             ("weights", self.weights),
+            ("their copies for this processor", self.repacked),
             ("key/value cache", self.kv_cache),
             ("compute buffers", self.compute),
             ("results", self.output),
@@ -135,6 +146,8 @@ class MemoryEstimate:
             ("engine", self.base),
         )
         text = " + ".join(f"{name} {format_size(size)}" for name, size in parts if size)
+        if self.repacked:
+            text += f"; the system may take back {format_size(self.repacked)} of weights that were copied"
         if self.replicas > 1:
             text += f"; {self.replicas} engines share the weights: {format_size(self.joint)}"
         if self.device:
@@ -167,6 +180,20 @@ def cache_bytes_per_token(gguf: GgufFacts, types: tuple[str, str] = ("f16", "f16
     return math.ceil((gguf.block_count or _DEFAULT_LAYERS) * kv_heads * one)
 
 
+def context_bytes(gguf: GgufFacts, load: Load) -> int:
+    """Return what grows with the context: the key/value caches of all slots, and the buffers of a batch that
+    looks back at all of it; those of a draft model too."""
+    grown = _cache_bytes(gguf, load, load.extras.cache_types) + _compute_bytes(gguf, load, _batch_of(load))
+    if load.extras.draft is None:
+        return grown
+    draft, _ = load.extras.draft
+    return grown + _cache_bytes(draft, load) + _compute_bytes(draft, load, _batch_of(load))
+
+
+def _cache_bytes(gguf: GgufFacts, load: Load, types: tuple[str, str] = ("f16", "f16")) -> int:
+    return cache_bytes_per_token(gguf, types) * load.context * load.slots
+
+
 def predict_memory(
     facts: FileFacts, load: Load, *, replicas: int = 1, offload: Offload | None = None
 ) -> MemoryEstimate:
@@ -175,9 +202,9 @@ def predict_memory(
     gguf = model.gguf if model is not None else None
     if gguf is None:
         return MemoryEstimate(rules.base_bytes, 0, 0, 0, 0, replicas=replicas)
-    batch = load.batch or min(_DEFAULT_BATCH, load.context * load.slots)
-    weights = _weights_bytes(facts)
-    cache = cache_bytes_per_token(gguf, load.extras.cache_types) * load.context * load.slots
+    batch = _batch_of(load)
+    weights = weights_bytes(facts)
+    cache = _cache_bytes(gguf, load, load.extras.cache_types)
     compute = _compute_bytes(gguf, load, batch)
     output = _output_bytes(gguf, load, batch)
     beside = _beside_bytes(load, batch)
@@ -200,6 +227,7 @@ def predict_memory(
         device=device,
         device_weights=device_weights,
         replicas=replicas,
+        repacked=int(_repacked_bytes(gguf, load, weights) * (1 - share)),
         beside=beside,
     )
 
@@ -209,17 +237,22 @@ def _beside_bytes(load: Load, batch: int) -> int:
     if load.extras.draft is None:
         return load.extras.fixed
     gguf, size = load.extras.draft
-    cache = cache_bytes_per_token(gguf) * load.context * load.slots
-    return (
-        load.extras.fixed
-        + size
-        + cache
-        + _compute_bytes(gguf, load, batch)
-        + _output_bytes(gguf, load, batch)
-    )
+    computed = _compute_bytes(gguf, load, batch) + _output_bytes(gguf, load, batch)
+    return load.extras.fixed + size + _cache_bytes(gguf, load) + computed
 
 
-def _weights_bytes(facts: FileFacts) -> int:
+def _repacked_bytes(gguf: GgufFacts, load: Load, weights: int) -> int:
+    """Return the bytes of tensors that are copied; where their types are unknown, the file's tells."""
+    dominant = (gguf.quantisation or "").removesuffix("_S").removesuffix("_M")
+    known = gguf.tensor_types or ((dominant, weights),)
+    return sum(size for name, size in known if name in load.repacked)
+
+
+def _batch_of(load: Load) -> int:
+    return load.batch or min(_DEFAULT_BATCH, load.context * load.slots)
+
+
+def weights_bytes(facts: FileFacts) -> int:
     """Return the bytes of all weights that are loaded; the parts of a split model count as equal."""
     return sum(w.size * (w.gguf.split[1] if w.gguf.split else 1) for w in facts.weights)
 
@@ -227,11 +260,15 @@ def _weights_bytes(facts: FileFacts) -> int:
 def _compute_bytes(gguf: GgufFacts, load: Load, batch: int) -> int:
     """Return the buffers of one forward pass: activations, the mask, and attention where it is in full."""
     width = gguf.embedding_length or _DEFAULT_WIDTH
-    hidden = (gguf.feed_forward_length or 4 * width) + 4 * width
-    seen = batch if gguf.causal is False else load.context
+    forward = gguf.feed_forward_length or 4 * width
+    # As measured; encoders have one matrix behind attention, others two that are multiplied.
+    encoder = gguf.causal is False
+    hidden = forward + 5 * width if encoder else 2 * forward + 9 * width
+    if not encoder and (load.role is not Role.GENERATE or family_rules(load.family).reserves_logits):
+        # Results over the vocabulary come last, when most of the rest is no longer needed.
+        hidden = max(hidden, (gguf.vocab_size or _DEFAULT_VOCABULARY) + 3 * width)
+    seen = batch if encoder else load.context
     size = batch * hidden * _FLOAT + batch * seen * (_FLOAT + _HALF)
-    if load.role is Role.GENERATE:
-        size += batch * (gguf.vocab_size or _DEFAULT_VOCABULARY) * _FLOAT
     if not load.flash_attention:
         size += (gguf.head_count or 1) * batch * seen * _FLOAT
     return size

@@ -100,7 +100,12 @@ def catalog_facts(model: Model, artifact: Artifact) -> FileFacts | None:
         family: Family | None = Family(artifact.engine_family)
     else:
         family = family_of_version(artifact.engine_version or "")
-    network = GgufFacts(version=3, architecture=model.architecture, quantisation=artifact.quantisation)
+    network = GgufFacts(
+        version=3,
+        architecture=model.architecture,
+        quantisation=artifact.quantisation,
+        tokenizer_model=model.tokenizer,
+    )
     if model.shape is not None:
         network = replace(network, value_length=model.shape.key_length, **asdict(model.shape))
     name = artifact.source.rsplit("/", 1)[-1].partition("@")[0]

@@ -54,7 +54,7 @@ def _need_less(settings: LaunchSettings) -> Degradation | None:
         return Degradation(
             replace(settings, context=half), f"context cut to {half} tokens: memory was not enough"
         )
-    if on_gpu:
+    if on_gpu and not settings.gpu_required:
         return Degradation(
             replace(settings, gpu="disable", gpu_layers=None),
             "on the processor: the GPU's memory was not enough",

@@ -102,6 +102,27 @@ def test_a_plan_shows_the_flags_of_its_help(role: Role) -> None:
 
 
 @pytest.mark.parametrize(
+    ("features", "quantisation", "tools", "kept"),
+    [
+        (("avx2", "amx_int8"), "Q8_0", toolbox(FOUND), True),
+        (("avx2", "amx_int8"), "Q4_K_M", toolbox(FOUND), True),
+        (("avx2", "amx_int8"), "F16", toolbox(FOUND), False),
+        (("avx2", "avx512_vnni"), "Q8_0", toolbox(FOUND), False),
+        (None, "Q8_0", toolbox(FOUND), False),
+        (("avx2", "amx_int8"), "Q8_0", toolbox(), False),  # the wheel is built for AVX2
+    ],
+)
+def test_quantised_weights_stay_as_they_are_where_repacked_ones_crash(
+    features: tuple[str, ...] | None, quantisation: str, tools: Toolbox, kept: bool
+) -> None:
+    spec = weights("minilm", replace(MINILM, quantisation=quantisation), 25_000_000)
+    machine = replace(LAPTOP_8GB, cpu=replace(LAPTOP_8GB.cpu, features=features))
+    (plan,) = plan_models((spec,), machine, tools, {}, {})
+    assert ("--no-repack" in plan.command(1, Path("/k"))) is kept
+    assert any(reason.setting == "repack" for reason in plan.reasons) is kept
+
+
+@pytest.mark.parametrize(
     ("devices", "device", "flags"),
     [
         (("CUDA0: NVIDIA GeForce RTX 4090 (24564 MiB, 23000 MiB free)",), "RTX 4090", ()),
