@@ -49,6 +49,13 @@ class V10(UpstreamServer):
             first=(0, 10, 7),
         ),
         KnownBad(
+            "drafts by another name",
+            "its engine {version} calls drafting with a second model otherwise (llama.cpp 22673)",
+            lambda c: "draft" in c.features,
+            first=(0, 10, 0),
+            last=(0, 10, 1),
+        ),
+        KnownBad(
             "slow decoding on processors",
             "0.10.6 is many times slower on the processor (llama.cpp issues 27126 and 27084)",
             lambda c: not c.uses_gpu,

@@ -60,6 +60,10 @@ class V2(EngineFamily):
         """Return the cheapest request that every release answers."""
         return EngineRequest("GET", "/tokenize?prompt=x")
 
+    def properties(self) -> EngineRequest | None:
+        """Return None: it has no such route."""
+        return None
+
     def tokenize(self, text: str, *, special: bool = True, pieces: bool = False) -> EngineRequest:
         """Return the request for the tokens; the text is called ``prompt`` here."""
         return json_request("/tokenize", {"prompt": text, "add_special": special})

@@ -17,7 +17,7 @@ PORT_PLACEHOLDER, KEY_PLACEHOLDER = "PORT", "KEY_FILE"
 #: The settings of an engine that are shown.
 _SETTINGS = (
     *("context", "slots", "batch", "threads", "pooling", "gpu", "gpu_layers"),
-    *("flash_attention", "prompt_cache_mib"),
+    *("flash_attention", "prompt_cache_mib", "asked"),
 )
 #: No port has this number, so that no other argument can be mistaken for it.
 _NO_PORT = 999_999
