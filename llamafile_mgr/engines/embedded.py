@@ -40,8 +40,6 @@ from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageEr
 from llamafile_mgr.files import replacing
 from llamafile_mgr.paths import ensure_private_dir
 
-__all__ = ["FLAGS", "EmbeddedOptions", "main", "parse_options", "resolve_weights", "weights_cache"]
-
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedOptions:

@@ -32,8 +32,6 @@ from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.errors import EngineError, PlanError
 from llamafile_mgr.machine.hardware import Cpu
 
-__all__ = ["EngineFamily"]
-
 MIB = 1 << 20
 
 

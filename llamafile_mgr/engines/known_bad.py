@@ -15,17 +15,6 @@ from llamafile_mgr.catalog import Pooling, Role
 if TYPE_CHECKING:
     from llamafile_mgr.machine import Machine
 
-__all__ = [
-    "LLAMAFILE_ROWS",
-    "OLD_LLAMAFILE_ROWS",
-    "SEVERAL_MODELS",
-    "Candidate",
-    "KnownBad",
-    "Version",
-    "embeds",
-    "on_windows",
-]
-
 Version = tuple[int, int, int]
 #: The largest program that Windows starts, in bytes.
 _WINDOWS_LIMIT = 4 * 1024**3

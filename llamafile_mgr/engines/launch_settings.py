@@ -7,8 +7,6 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import Pooling, Role
 
-__all__ = ["LaunchSettings", "given", "gpu_flags", "name_flags", "thread_flags"]
-
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:

@@ -20,8 +20,6 @@ import httptools
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, EngineUnreachedError
 
-__all__ = ["EngineClient", "EngineStream"]
-
 #: A reply larger than this is no reply of an engine (1,000 vectors of 4,096 floats as text are 90 MB).
 _MAX_REPLY_BYTES = 512 * 1024 * 1024
 _TOO_MUCH = f"the engine sent more than {_MAX_REPLY_BYTES >> 20} MiB in one answer"

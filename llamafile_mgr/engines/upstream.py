@@ -21,8 +21,6 @@ from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVec
 from llamafile_mgr.engines.replies import read_openai_vectors
 from llamafile_mgr.machine.hardware import Cpu
 
-__all__ = ["UpstreamServer"]
-
 
 _REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
 _REPACKED_BY_ARM = _REPACKED | {"Q5_K", "Q6_K", "Q8_0"}

@@ -12,8 +12,6 @@ from llamafile_mgr.engines.known_bad import LLAMAFILE_ROWS, KnownBad, on_windows
 from llamafile_mgr.engines.toolbox import GPU_MODULE
 from llamafile_mgr.engines.upstream import UpstreamServer
 
-__all__ = ["V10"]
-
 _REFUSED_AFTER_10_6 = frozenset({"--mmap", "--no-mmap", "--mlock", "-dio"})
 _REFUSES = "its embedded arguments hold flags that its engine {version} refuses"
 

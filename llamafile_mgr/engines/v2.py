@@ -15,8 +15,6 @@ from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, thread_flags
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 
-__all__ = ["V2"]
-
 #: What its generation routes read; anything else is refused by one of them or means nothing to either.
 _READ = frozenset(
     {

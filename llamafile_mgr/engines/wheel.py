@@ -18,8 +18,6 @@ from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.engines.upstream import UpstreamServer, repacked_on
 from llamafile_mgr.machine.hardware import Cpu
 
-__all__ = ["Embedded"]
-
 #: The wheel is built for AVX2, which it uses less well than a native build, but for Q8_0. Measured with
 #: all-MiniLM: F16 takes 1.3 times as long on a processor with AVX-512, 1.7 times on one with AVX2 alone.
 _X86_SPEEDS = {"Q8_0": 1.0, "F32": 0.7, "F16": 0.67}

@@ -39,8 +39,6 @@ from llamafile_mgr.planner.sizing import (
 )
 from llamafile_mgr.planner.tuning import TunedSettings
 
-__all__ = ["plan_models"]
-
 _ORDER = {Role.EMBED: 0, Role.RERANK: 1, Role.GENERATE: 2}
 #: Generation on a GPU gives up context and slots down to this before layers leave the GPU.
 _WORTHWHILE_CONTEXT = 2048

@@ -13,8 +13,6 @@ from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.planner.memory import MemoryEstimate
 
-__all__ = ["Acceptance", "Plan", "Reason"]
-
 
 @dataclass(frozen=True, slots=True)
 class Reason:

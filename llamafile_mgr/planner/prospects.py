@@ -23,8 +23,6 @@ from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.selection import select_engine
 
-__all__ = ["Prospect", "Site", "catalog_facts"]
-
 StoredFiles = Mapping[tuple[str, str], FileFacts]
 
 

@@ -26,8 +26,6 @@ from llamafile_mgr.planner.prospects import Prospect, Site
 from llamafile_mgr.planner.published import PublishedScores, load_published
 from llamafile_mgr.planner.verdicts import DocLength, ModelOutcome, ModelVerdict, Recommendation, Use
 
-__all__ = ["DocLength", "ModelOutcome", "ModelVerdict", "Recommendation", "Use", "recommend"]
-
 #: Longest time that indexing may take before a smaller model is the better choice.
 _INDEX_LIMIT_SECONDS = 24 * 3600.0
 _WINDOWS_EXECUTABLE_LIMIT = 4 * 1024**3

@@ -10,8 +10,6 @@ from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import describe_remote
 
-__all__ = ["describe_command", "joint_memory", "plan_to_dict"]
-
 #: What stands for what is known only when an engine starts.
 PORT_PLACEHOLDER, KEY_PLACEHOLDER = "PORT", "KEY_FILE"
 #: The settings of an engine that are shown.

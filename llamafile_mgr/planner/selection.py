@@ -22,8 +22,6 @@ from llamafile_mgr.planner.asked_features import AskedFeatures
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.plans import Reason
 
-__all__ = ["Selection", "judge_own_engine", "select_engine"]
-
 _UNKNOWN_RELEASE = "the release of its engine could not be told"
 _NO_SHELL = "there is no sh, and no ape loader, to start llamafiles with"
 

@@ -29,8 +29,6 @@ from llamafile_mgr.planner.memory import (
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.tuning import TunedSettings
 
-__all__ = ["CoreShare", "Sizing", "choose_sizing", "fill_gpu", "one_engine", "shrink_steps"]
-
 _TOLD = "set in the configuration"
 #: Causal embedding models are advised to 4,096 tokens. Generation gets what the model takes where the memory
 #: that grows with it stays within a part of what is free; so much it gets anyway, if it can be had at all.

@@ -17,21 +17,6 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.planner.plans import Plan
 
-__all__ = [
-    "FEWEST_ROUNDS",
-    "MeasuredType",
-    "RunJudgement",
-    "RunVerdict",
-    "TuneLimits",
-    "TunedSettings",
-    "Variant",
-    "is_allowed",
-    "judge_run",
-    "next_candidate",
-    "variant_of",
-    "vary_plan",
-]
-
 _CPU = "disable"
 #: A gain below this is not worth a setting that differs from the documented default.
 _LEAST_GAIN = 1.03

@@ -22,8 +22,6 @@ from llamafile_mgr.supervisor.calls import Caller, Priority, Weight
 from llamafile_mgr.supervisor.dispatch import Permit, RequestWork, WorkerSlot
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["OpenAnswer", "ask_engine", "check_reply", "pass_on", "prepare_body", "style_of"]
-
 #: Between two bytes of a stream that has begun.
 _SILENCE_SECONDS = 600.0
 #: A comment after this much silence keeps routers and clients from closing the connection.

@@ -13,8 +13,6 @@ from llamafile_mgr.errors import Error
 if TYPE_CHECKING:
     from llamafile_mgr.supervisor.dispatch import WorkerSlot
 
-__all__ = ["Batch", "BatchPolicy", "Caller", "Deadline", "Item", "PendingCall", "Priority", "Weight", "Work"]
-
 
 class Priority(StrEnum):
     """The priority class of a call. ``CONTROL``: what costs an engine next to nothing, such as counting

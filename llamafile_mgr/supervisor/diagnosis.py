@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-__all__ = ["NOT_RUN", "Diagnosis", "Kind", "diagnose"]
-
 #: Codes with which a llamafile ends whose program was never run: an empty loader "succeeds".
 NOT_RUN = frozenset({0, 126, 127})
 

@@ -36,8 +36,6 @@ from llamafile_mgr.supervisor.process_memory import count_oom_kills
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 
-__all__ = ["Engine"]
-
 T = TypeVar("T")
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: Of an engine that was ready: what it said before has not killed it.

@@ -24,17 +24,6 @@ from llamafile_mgr.machine.vendors import gpu_memory_of
 from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.supervisor.process import EngineProcess
 
-__all__ = [
-    "EngineChecks",
-    "await_health",
-    "await_unless_silent",
-    "choose_port",
-    "find_port",
-    "listens_on",
-    "observe_engine",
-    "read_listening_port",
-]
-
 T = TypeVar("T")
 _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 5.0

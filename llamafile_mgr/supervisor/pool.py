@@ -27,8 +27,6 @@ from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.tasks import start_task
 
-__all__ = ["Pool", "PoolOptions", "make_policy"]
-
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _TICK_SECONDS = 1.0
 

@@ -20,8 +20,6 @@ from itertools import chain, islice, zip_longest
 
 from llamafile_mgr.supervisor.calls import Batch, BatchPolicy, Item, PendingCall, Priority, Weight
 
-__all__ = ["CallQueue", "Effects", "QueueLimits", "Worker"]
-
 _THRESHOLD = 2
 _NOTHING = Weight(0, 0)
 _TURNS = (Priority.QUERY, Priority.BULK)

@@ -14,8 +14,6 @@ from llamafile_mgr.supervisor.meters import Kind, SpeedPolicy
 from llamafile_mgr.supervisor.registry import Registry
 from llamafile_mgr.supervisor.states import EngineState
 
-__all__ = ["EngineSnapshot", "EngineSurroundings", "PoolSnapshot", "Transition"]
-
 
 @dataclass(frozen=True, slots=True)
 class EngineSurroundings:

@@ -36,8 +36,6 @@ from llamafile_mgr.supervisor.calls import Weight
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["ask_chat", "generation_route"]
-
 _FormMaker = Callable[[str, str, Mapping[str, Any]], CompletionForm]
 
 _CHAT = "/v1/chat/completions"
