@@ -21,7 +21,6 @@ from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVec
 from llamafile_mgr.engines.replies import read_openai_vectors
 from llamafile_mgr.machine.hardware import Cpu
 
-
 _REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
 _REPACKED_BY_ARM = _REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 #: ``engine_args`` (llama.cpp b11100, ``tools/server/README.md``): nothing here names a file or an address.

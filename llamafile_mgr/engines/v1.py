@@ -19,7 +19,6 @@ from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_fla
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.errors import EngineError
 
-
 #: ``engine_args``, from the parser of llamafile 0.8.4 and of llama.cpp's server of May 2024.
 _EXTRA_FLAGS = parse_flag_table("""
     -tb --threads-batch int
