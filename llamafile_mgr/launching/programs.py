@@ -8,11 +8,13 @@ Questions have deadlines, and are asked without the ``LLAMA_*`` variables that e
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -84,8 +86,8 @@ def find_programs(settings: EnginesConfig, cache: Path, *, anew: bool = False) -
     for name, words, told in _candidates(settings):
         if not told and any(not each.told for each in programs):
             break  # one of PATH is enough
-        where = shutil.which(os.path.expanduser(name))
-        if where is None:
+        where = shutil.which(os.path.expanduser(name), path=None if told else _absolute_folders())
+        if where is None or not (told or os.path.isabs(where)):
             if told:
                 unusable.append(
                     UnusableProgram(Path(name), "there is no such program, or you may not run it", told)
@@ -102,6 +104,12 @@ def find_programs(settings: EnginesConfig, cache: Path, *, anew: bool = False) -
             unusable.append(UnusableProgram(path, found, told))
     memory.save()
     return ProgramSearch(tuple(programs), tuple(unusable))
+
+
+def _absolute_folders() -> str:
+    """Return PATH without what depends on the working directory: programs that lie there are not just run."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(filter(os.path.isabs, folders))
 
 
 def find_folders(settings: EnginesConfig) -> tuple[Path, ...]:
@@ -172,33 +180,38 @@ def _devices_of(command: tuple[str, ...], rules: EngineFamily, flags: frozenset[
 def _ask(argv: Sequence[str]) -> str | None:
     """Return what a program prints until it ends, None when it is late; it is killed then. Raises OSError."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}
-    late = threading.Event()
-    with subprocess.Popen(
+    process = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environ,
         start_new_session=True,
-    ) as process:
-
-        def end() -> None:
-            late.set()
-            _kill(process)
-
-        timer = threading.Timer(_SECONDS, end)
-        timer.start()
-        try:
-            assert process.stdout is not None  # noqa: S101
-            said = process.stdout.read(_MOST_BYTES)
-            if len(said) == _MOST_BYTES:
-                _kill(process)
+    )
+    said: list[bytes] = []
+    # A thread of its own: what the program has left running in another session may hold the pipe for ever.
+    reader = threading.Thread(target=_read_all, args=(process, said), daemon=True)
+    reader.start()
+    late = True
+    try:
+        reader.join(_SECONDS)
+        late = reader.is_alive()
+        text = b"".join(said)
+        if not late and len(text) < _MOST_BYTES:
+            process.wait(_SECONDS)
+    except subprocess.TimeoutExpired:  # it has closed its output, and goes on
+        late = True
+    finally:
+        if process.returncode is None:
+            _kill(process)  # what it has left running in its session too
             process.wait()
-        finally:
-            timer.cancel()
-            if process.poll() is None:
-                _kill(process)
-    return None if late.is_set() else said.decode("utf-8", "replace")
+    return None if late else text.decode("utf-8", "replace")
+
+
+def _read_all(process: subprocess.Popen[bytes], said: list[bytes]) -> None:
+    assert process.stdout is not None  # noqa: S101
+    with process.stdout as stream:
+        said.append(stream.read(_MOST_BYTES))
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -233,6 +246,8 @@ class _Memory:
     def digest(self, path: Path) -> str:
         """Return the sha256 of a program. Raises OSError."""
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # to read a pipe would take until somebody writes
+            raise OSError(errno.EINVAL, "it is no regular file")
         identity = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
         known = self.files.get(str(path))
         if isinstance(known, list) and known[:-1] == identity and isinstance(known[-1], str):

@@ -196,6 +196,8 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(search_path: Path, tmp_
         ("exit 3", "for --version it printed 'nothing'"),
         ("sleep 60", "did not answer --version within 0.5 seconds"),
         ("sleep 60 & echo version", "did not answer"),
+        ("setsid sleep 20 & echo version", "did not answer"),
+        ("exec >&- 2>&-; sleep 60", "did not answer"),
         ("exec cat /dev/zero", "for --version it printed"),
         ("kill -SEGV $$", "for --version it printed"),
         ('[ "$1" = --version ] && printf "%s" "' + VERSION + '" || sleep 60', "did not answer --help within"),
@@ -217,6 +219,12 @@ def test_what_is_no_engine(
     assert raised.value.cause is not None
     assert cause in raised.value.cause
     assert "llama-server, llama serve" in str(raised.value.hint)
+
+
+def test_a_pipe_is_no_program(search_path: Path, tmp_path: Path) -> None:
+    os.mkfifo(search_path / "llama-server", 0o755)
+    [bad] = find_programs(EnginesConfig(), tmp_path / "cache").unusable
+    assert bad.cause == "it is no regular file"
 
 
 def test_what_is_no_program(search_path: Path, tmp_path: Path) -> None:
@@ -253,6 +261,11 @@ def test_a_name_of_the_path_is_no_file_of_this_directory(
     here = tmp_path / "here"
     write_server(here / "llama-server")
     monkeypatch.chdir(here)
+    for path in (os.environ["PATH"], f".:{os.environ['PATH']}", ":", "../here"):
+        monkeypatch.setenv("PATH", path)
+        assert find_programs(EnginesConfig(), tmp_path / "cache") == programs.ProgramSearch()
+    assert calls(here / "llama-server") == []
+    monkeypatch.setenv("PATH", f"{search_path}:/usr/bin:/bin")
     assert shutil.which("llama-server") is None
     assert find_programs(EnginesConfig(), tmp_path / "cache") == programs.ProgramSearch()
     monkeypatch.setenv("HOME", str(tmp_path))
