@@ -13,6 +13,7 @@ from typing import Any
 
 from llamafile_mgr import __version__
 from llamafile_mgr.config import Config
+from llamafile_mgr.launching.side_files import side_paths
 from llamafile_mgr.launching.wanted import WantedModels, locate
 from llamafile_mgr.machine.vendors import gpu_variables
 from llamafile_mgr.paths import Paths
@@ -67,7 +68,8 @@ def choose(
     store = Store(paths.store)
     wanted = wanted.anchored(store)
     files = tuple(locate(each.name, store)[0] for each in wanted.require())
-    key = service_key(wanted, files, config, port, os.environ)
+    beside = side_paths(config.models, store)
+    key = service_key(wanted, files, config, port, os.environ, beside)
     return ServiceChoice(wanted, files, key, paths, port, config_file)
 
 
@@ -80,15 +82,24 @@ def for_users(config: Config) -> Config:
 
 
 def service_key(
-    wanted: WantedModels, files: Sequence[Path], config: Config, port: int | None, environ: Mapping[str, str]
+    wanted: WantedModels,
+    files: Sequence[Path],
+    config: Config,
+    port: int | None,
+    environ: Mapping[str, str],
+    beside: Sequence[Path] = (),
 ) -> str:
-    """Return a word for everything that shapes a service; a replaced model file gives another one."""
+    """Return a word for everything that shapes a service; a replaced file gives another one.
+
+    ``beside``: the files that settings name beside models.
+    """
     roles = [each.role and each.role.value for each in wanted.models]
     serve = dataclasses.asdict(for_users(config).serve)
     del serve["port"]
     facts = {
         "version": __version__,
         "models": [(role, str(file), *_stamp(file)) for role, file in zip(roles, files, strict=True)],
+        "beside": [(str(file), *_stamp(file)) for file in beside],
         "serve": serve,
         "engines": dataclasses.asdict(config.engines),
         "settings": {name: dataclasses.asdict(model) for name, model in config.models.items()},

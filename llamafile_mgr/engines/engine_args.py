@@ -35,9 +35,24 @@ class ExtraArgument:
 
 
 _FLAG = re.compile(r"--?[A-Za-z]")
+_NUMBER, _INT_END = re.compile(r"[-+.0-9eE]{1,32}"), 1 << 31
+
+
+def _read_number(kind: Callable[[str], object]) -> Callable[[str], object]:
+    """Return a reader of numbers that engines read alike: of ``1_000`` they take the 1 without a word."""
+
+    def read(text: str) -> object:
+        value = kind(text)
+        if _NUMBER.fullmatch(text) is None or (isinstance(value, int) and not -_INT_END <= value < 2 * _INT_END):
+            raise ValueError(text)
+        return value
+
+    return read
+
+
 _READERS: Mapping[str, tuple[Callable[[str], object], str]] = {
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
+    "int": (_read_number(int), "a whole number"),
+    "float": (_read_number(float), "a number"),
     "text": (str, "a text that does not begin like a flag"),
 }
 
@@ -164,7 +179,7 @@ def _not_allowed(name: str, allowed: Mapping[str, ExtraFlag]) -> PlanError:
 def find_unlisted(words: Sequence[str], known: Collection[str]) -> str | None:
     """Return the first flag in ``words``, or flag with its value, that a program's help does not list.
 
-    ``known``: as ``LaunchSettings.known_flags``; a flag for which it names no values takes any.
+    ``known``: as ``LaunchSettings.known_flags``; a flag that takes values takes any where it names none.
     """
     flag = ""
     for word in words:
@@ -172,8 +187,9 @@ def find_unlisted(words: Sequence[str], known: Collection[str]) -> str | None:
             flag = word
             if flag not in known:
                 return flag
-        elif f"{flag} {word}" not in known and any(
-            each.startswith(f"{flag} ") and not each.endswith(" *") for each in known
+        elif f"{flag} {word}" not in known and (
+            f"{flag} *" not in known
+            or any(each.startswith(f"{flag} ") and not each.endswith(" *") for each in known)
         ):
             return f"{flag} {word}"
     return None

@@ -5,13 +5,17 @@ A file is named as the store knows it, by its path, or by the source from which 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from stat import S_ISREG
 
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.engine_settings import CHAT_TEMPLATES
-from llamafile_mgr.errors import ConfigError, InvalidFileError, NotFoundError
+from llamafile_mgr.errors import ConfigError, Error, InvalidFileError, NotFoundError
 from llamafile_mgr.launching.wanted import locate
 from llamafile_mgr.llamafile import FileKind, inspect_file
 from llamafile_mgr.llamafile.identity import identify_weights
@@ -34,6 +38,18 @@ def side_sources(model: str, settings: ModelConfig) -> dict[str, str]:
 
 def _name(model: str, key: str) -> str:
     return f"{model.replace(':', '.')}.{key}"
+
+
+def side_paths(models: Mapping[str, ModelConfig], store: Store) -> tuple[Path, ...]:
+    """Return the files beside models that are here, templates too. Blocks on the disk."""
+    found: list[Path] = []
+    for model, settings in models.items():
+        for key, text in settings.files.items():
+            with contextlib.suppress(Error):  # a model that is served says so when it is planned
+                found.append(_locate(model, key, text, store).absolute())
+        if settings.chat_template is not None and settings.chat_template not in CHAT_TEMPLATES:
+            found.append(Path(settings.chat_template).expanduser().absolute())
+    return tuple(found)
 
 
 def find_side_files(model: str, settings: ModelConfig, store: Store) -> SideFiles:
@@ -87,13 +103,15 @@ def _find_template(model: str, text: str | None) -> Path | None:
     path, where = Path(text).expanduser(), f"models.{model}.chat_template"
     if "\n" in text or "{" in text:
         raise ConfigError(f"{where} is a template itself", hint="write it into a file, and name that")
-    if not path.exists() and Path(text).name == text:
+    if not os.path.exists(path) and Path(text).name == text:  # also where no file could have that name
         near = difflib.get_close_matches(text, CHAT_TEMPLATES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"built in are {', '.join(CHAT_TEMPLATES)}"
         raise ConfigError(f"{where}: {text} is neither a built-in template nor a file", hint=hint)
     try:
-        if path.stat().st_size > _MOST_TEMPLATE_BYTES:
-            raise ConfigError(f"{where}: {text} is too large for a template")
+        found = path.stat()
+        if not S_ISREG(found.st_mode) or found.st_size > _MOST_TEMPLATE_BYTES:
+            kind = "too large for a template" if S_ISREG(found.st_mode) else "no regular file"
+            raise ConfigError(f"{where}: {text} is {kind}")
         path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: cannot read {text}", cause=str(error)) from error

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
+from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.launching.local_plans import find_specs, make_toolbox
 from llamafile_mgr.launching.tuning_records import save_tuned
 from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.llamafile import FileFacts
-from llamafile_mgr.machine import Machine
+from llamafile_mgr.machine import Cpu, Machine
 from llamafile_mgr.machine.detection import detect_machine
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.memory import Load, MemoryExtras, Offload, predict_memory
@@ -22,6 +23,7 @@ from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import without_remotes
+from llamafile_mgr.planner.sizing import copied_types
 from llamafile_mgr.planner.tuning import TunedSettings, TuneLimits, Variant
 
 
@@ -52,7 +54,7 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
     plan = without_remotes(plan)
     if spec.digest is None:
         raise PlanError(f"{spec.name} holds no model")
-    return Tunable(plan, _limits_for(plan, spec, machine), machine, spec.digest)
+    return Tunable(plan, limits_for(plan, spec, machine), machine, spec.digest)
 
 
 def keep_tuned(tunable: Tunable, best: TunedSettings, paths: Paths) -> Path:
@@ -61,14 +63,14 @@ def keep_tuned(tunable: Tunable, best: TunedSettings, paths: Paths) -> Path:
     return save_tuned(paths, tunable.machine, tunable.digest, tunable.plan.name, best, now)
 
 
-def _limits_for(plan: Plan, spec: ModelSpec, machine: Machine) -> TuneLimits:
+def limits_for(plan: Plan, spec: ModelSpec, machine: Machine) -> TuneLimits:
     """Return what variants of this plan must keep to on this machine."""
     whole_text = plan.role is Role.EMBED and spec.gguf is not None and spec.gguf.causal is False
     usable = machine.memory.usable
 
     def fits(variant: Variant) -> bool:
         # The best one so far is alive beside it: never more than twice the candidate's own and the weights.
-        return usable is None or 2 * _estimate(plan, spec.facts, variant) <= usable
+        return usable is None or 2 * _estimate(plan, spec.facts, variant, machine.cpu) <= usable
 
     return TuneLimits(
         family=plan.family,
@@ -80,20 +82,20 @@ def _limits_for(plan: Plan, spec: ModelSpec, machine: Machine) -> TuneLimits:
     )
 
 
-def _estimate(plan: Plan, facts: FileFacts, variant: Variant) -> int:
-    cache = (plan.settings.prompt_cache_mib or 0) << 20
-    flash = variant.flash_attention is not False
+def _estimate(plan: Plan, facts: FileFacts, variant: Variant, cpu: Cpu) -> int:
+    on_gpu = not variant.cpu_only and plan.device != "cpu"
+    flash = on_gpu or family_rules(plan.family).flash_attention_on_cpu
     types = (plan.features.cache_type_k or "f16", plan.features.cache_type_v or "f16")
-    extras = MemoryExtras(types, plan.memory.beside if plan.memory is not None else 0)
     load = Load(
         plan.role,
         plan.family,
         plan.settings.context,
         variant.slots,
         variant.batch,
-        cache,
-        flash,
-        extras=extras,
+        prompt_cache=(plan.settings.prompt_cache_mib or 0) << 20,
+        flash_attention=flash and variant.flash_attention is not False,
+        repacked=copied_types(plan.family, plan.quantisation, cpu),
+        extras=MemoryExtras(types, plan.memory.beside if plan.memory is not None else 0),
     )
-    offload = None if variant.cpu_only or plan.device == "cpu" else Offload(1, 1)
+    offload = Offload(1, 1) if on_gpu else None
     return predict_memory(facts, load, replicas=variant.replicas, offload=offload).joint

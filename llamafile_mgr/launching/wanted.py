@@ -101,7 +101,8 @@ def locate(name: str, store: Store) -> tuple[Path, StoredArtifact | None]:
     except NotFoundError as error:
         path = Path(name).expanduser().absolute()
         like_path = os.sep in name or name.endswith((".llamafile", ".gguf", ".exe", ".encoderfile"))
-        if path.is_file() or (like_path and path.exists()):
+        # What no file can be called is no error of the system here.
+        if os.path.isfile(path) or (like_path and os.path.exists(path)):
             return path, None
         if like_path:
             raise NotFoundError(f"no such file: {name}", hint=error.hint) from None

@@ -23,8 +23,11 @@ _NO_PORT = 999_999
 
 def describe_command(plan: Plan) -> tuple[str, ...]:
     """Return the argv with ``PORT`` and ``KEY_FILE`` where those will stand."""
-    command = plan.command(_NO_PORT, Path(KEY_PLACEHOLDER))
-    return tuple(PORT_PLACEHOLDER.join(part.split(str(_NO_PORT))) for part in command)
+    command, other = (plan.command(port, Path(KEY_PLACEHOLDER)) for port in (_NO_PORT, _NO_PORT + 1))
+    return tuple(
+        part if part == same else part.replace(str(_NO_PORT), PORT_PLACEHOLDER)
+        for part, same in zip(command, other, strict=True)
+    )
 
 
 def joint_memory(plans: Sequence[Plan], machine: Machine) -> dict[str, int | None]:

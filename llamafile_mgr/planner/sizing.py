@@ -148,9 +148,16 @@ def choose_sizing(
         why=choice.why,
         pinned=frozenset(choice.pinned),
         whole_text=spec.role is not Role.GENERATE and gguf.causal is False,
-        repacked=choice.rules.repacked_types(share.cpu),
+        repacked=copied_types(family, gguf.quantisation, share.cpu),
     )
     return sizing if tuned is None else _apply_tuned(sizing, tuned, share)
+
+
+def copied_types(family: Family, quantisation: str | None, cpu: Cpu) -> frozenset[str]:
+    """Return the types of tensors of which an engine keeps a copy, of weights of this quantisation."""
+    rules = family_rules(family)
+    kept = rules.repacks(quantisation, cpu) is False
+    return frozenset() if kept else rules.repacked_types(cpu)
 
 
 def encoder_slots(quantisation: str | None) -> int:

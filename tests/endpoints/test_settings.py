@@ -47,6 +47,27 @@ def test_the_same_models_however_they_were_named_share_a_service(chosen: Choose,
     assert chosen("port = 9\nhost = '::1'", embed=["a.gguf"], generate=["b.gguf", "c.gguf"]).key == key
 
 
+def test_a_replaced_file_beside_a_model_is_another_service(
+    chosen: Choose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chat.jinja").write_text("one")
+    beside = "[models.'a.gguf']\nlora = ['b.gguf', 'nowhere.gguf']\nchat_template = 'chat.jinja'"
+
+    def key() -> str:
+        return chosen(beside, embed=[str(tmp_path / "a.gguf")]).key
+
+    keys = [key()]
+    assert key() == keys[0]
+    (tmp_path / "b.gguf").write_bytes(b"GGUF2")
+    keys.append(key())
+    (tmp_path / "chat.jinja").write_text("another")
+    keys.append(key())
+    (tmp_path / "elsewhere").mkdir()  # where the same names mean other files
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    keys.append(key())
+    assert len(set(keys)) == 4
+
+
 def test_other_models_are_another_service(chosen: Choose, tmp_path: Path) -> None:
     keys = [
         chosen(generate=["b.gguf"]).key,

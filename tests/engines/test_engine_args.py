@@ -67,6 +67,12 @@ def test_both_forms_are_read(words: list[str], passed: list[str]) -> None:
         ([""], "'' is no flag", "text"),
         (["--top-k"], "--top-k lacks its value", None),
         (["--top-k", "many"], "must be a whole number", None),
+        (["--top-k", "1_000"], "must be a whole number", None),  # engines would read 1
+        (["--top-k", " 7"], "must be a whole number", None),
+        (["--top-k", "\u0663"], "must be a whole number", None),
+        (["--top-k", "4294967296"], "must be a whole number", None),
+        (["--top-k", "9" * 5000], "must be a whole number", None),
+        (["--temp", "1_0.5"], "must be a number", None),
         (["--temp=nan"], "must be a number", None),
         (["--temp", "inf"], "must be a number", None),
         (["--grammar", "a\0b"], "must be a text", None),

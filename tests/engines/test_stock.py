@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr.catalog import Pooling, Role
+from llamafile_mgr.engines.engine_args import find_unlisted
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.toolbox import InstalledProgram
@@ -129,6 +130,21 @@ def test_what_an_older_build_is_told() -> None:
     assert words[words.index("-ngl") + 1] == "0"
     assert "--cache-ram" not in words
     assert "-fa" not in RULES.arguments(replace(EMBED, known_flags=OLD, flash_attention=False))
+
+
+@pytest.mark.parametrize(
+    ("words", "unlisted"),
+    [
+        (("-fa", "on"), "-fa on"),  # a switch there
+        (("-fa",), None),
+        (("--pooling", "rank"), None),
+        (("--pooling", "first"), "--pooling first"),
+        (("-c", "-1"), None),
+        (("--top-k", "1"), "--top-k"),
+    ],
+)
+def test_what_settings_ask_for_and_an_older_build_has_not(words: tuple[str, ...], unlisted: str | None) -> None:
+    assert find_unlisted(words, OLD) == unlisted
 
 
 def test_layers_are_left_to_a_build_that_fits_them() -> None:

@@ -120,6 +120,8 @@ def test_quantised_weights_stay_as_they_are_where_repacked_ones_crash(
     (plan,) = plan_models((spec,), machine, tools, {}, {})
     assert ("--no-repack" in plan.command(1, Path("/k"))) is kept
     assert any(reason.setting == "repack" for reason in plan.reasons) is kept
+    assert plan.memory is not None
+    assert plan.memory.repacked == 0 or not kept  # what stays as it is has no copy
 
 
 @pytest.mark.parametrize(
