@@ -34,6 +34,7 @@ _LEAST_SHARE = 0.2
 #: A word more moves a text by this part of what parts it from an unrelated one, at most.
 _MOST_MOVED = 0.5
 _PLAIN_WORDS = "hello world"
+OLD_TOKENIZER = "engines before June 2024 do so with BERT models: run the weights on a newer one"
 #: Nothing that embeds puts unrelated texts so near.
 _ALL_ALIKE = 0.99
 
@@ -122,5 +123,5 @@ def check_tokens(known: KnownTokens, tokens: list[object]) -> None:
         "its vectors are wrong",
         cause=f"it cuts texts into other tokens than the vocabulary of the file says: of {text!r} it makes "
         f"{tokens[at : at + 3]} where {list(expected[at : at + 3])} are right, from token {at} on",
-        hint="engines before June 2024 do so with BERT models: run the weights on a newer one",
+        hint=OLD_TOKENIZER,
     )

@@ -16,6 +16,7 @@ from llamafile_mgr.catalog import Role, load_golden
 from llamafile_mgr.embedding.limits import cosine_limits
 from llamafile_mgr.embedding.probing import (
     LONGER_TEXT,
+    OLD_TOKENIZER,
     PROBE_TEXTS,
     KnownTokens,
     check_meaning,
@@ -24,6 +25,7 @@ from llamafile_mgr.embedding.probing import (
     require_near,
     tell_tokens,
 )
+from llamafile_mgr.embedding.prompts import end_text
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.vectors import cosines, normalise
 from llamafile_mgr.engines.family import EngineFamily
@@ -116,6 +118,13 @@ class EmbeddingChecks:
         self._limits = cosine_limits(plan.quantisation)
         self._weights = f"({plan.quantisation or 'unknown'} weights)"
         self._first: NDArray[np.float32] | None = None
+        self._end = end_text(plan)
+
+    async def _ask(
+        self, client: EngineClient, rules: EngineFamily, texts: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Return the vectors of texts that end as callers' texts do."""
+        return await _embed(client, rules, [text + self._end for text in texts])
 
     async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
         """Ask, then compare. Raises EngineError."""
@@ -133,7 +142,7 @@ class EmbeddingChecks:
         vectors = await self._compare_with_itself(client, rules, (*PROBE_TEXTS, LONGER_TEXT, *traps))
         if traps:
             between = "of a text in small letters and in capitals, which the model does not tell apart"
-            self._require_alike(vectors[-1:], vectors[-2:-1], between)
+            self._require_alike(vectors[-1:], vectors[-2:-1], between, hint=OLD_TOKENIZER)
         check_meaning(vectors, any_meaning=self._plan.accepted.any_meaning)
         changed = self._plan.features.vector_facts() or self._plan.vector_arguments
         if self._plan.model is not None and self._plan.model.golden is not None and not changed:
@@ -144,7 +153,7 @@ class EmbeddingChecks:
 
     async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
         """Embed one text and compare it with what the engine gave at its start. Raises EngineError."""
-        now = normalise(await _embed(client, rules, PROBE_TEXTS[:1]))
+        now = normalise(await self._ask(client, rules, PROBE_TEXTS[:1]))
         if self._first is not None:
             self._require_as_before(now, self._first, "its own vector at the start")
 
@@ -152,17 +161,19 @@ class EmbeddingChecks:
         self, client: EngineClient, rules: EngineFamily, texts: Sequence[str]
     ) -> NDArray[np.float32]:
         """Embed texts alone, together and in another order; return their vectors, of unit length."""
-        alone = np.concatenate([await _embed(client, rules, [text]) for text in texts[:_FEW]])
-        together = await _embed(client, rules, texts)
+        alone = np.concatenate([await self._ask(client, rules, [text]) for text in texts[:_FEW]])
+        together = await self._ask(client, rules, texts)
         _check_shape(self._plan, together)
-        turned = await _embed(client, rules, texts[_FEW - 1 :: -1])
+        turned = await self._ask(client, rules, texts[_FEW - 1 :: -1])
         vectors = normalise(together)
         self._require_alike(normalise(alone), vectors[:_FEW], "alone and among other texts")
         self._require_alike(normalise(turned), vectors[_FEW - 1 :: -1], "among others in another order")
         return vectors
 
-    def _require_alike(self, left: NDArray[np.float32], right: NDArray[np.float32], between: str) -> None:
-        require_near(cosines(left, right), self._limits.repeat, f"{between} {self._weights}")
+    def _require_alike(
+        self, left: NDArray[np.float32], right: NDArray[np.float32], between: str, hint: str | None = None
+    ) -> None:
+        require_near(cosines(left, right), self._limits.repeat, f"{between} {self._weights}", hint=hint)
 
     def _require_as_before(self, now: NDArray[np.float32], then: NDArray[np.float32], when: str) -> None:
         require_near(cosines(now, then), self._limits.elsewhere, f"with {when} {self._weights}")
@@ -170,7 +181,7 @@ class EmbeddingChecks:
     async def _compare_golden(self, client: EngineClient, rules: EngineFamily) -> None:
         plan, accepted = self._plan, self._plan.accepted
         golden = load_golden(plan.model) if plan.model is not None else ()
-        vectors = normalise(await _embed(client, rules, [entry.text for entry in golden]))
+        vectors = normalise(await self._ask(client, rules, [entry.text for entry in golden]))
         known = normalise(np.array([entry.vector for entry in golden], dtype=np.float32))
         near = cosines(vectors, known)
         if accepted.known_bad is not None:

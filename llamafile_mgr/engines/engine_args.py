@@ -43,7 +43,9 @@ def _read_number(kind: Callable[[str], object]) -> Callable[[str], object]:
 
     def read(text: str) -> object:
         value = kind(text)
-        if _NUMBER.fullmatch(text) is None or (isinstance(value, int) and not -_INT_END <= value < 2 * _INT_END):
+        if _NUMBER.fullmatch(text) is None or (
+            isinstance(value, int) and not -_INT_END <= value < 2 * _INT_END
+        ):
             raise ValueError(text)
         return value
 

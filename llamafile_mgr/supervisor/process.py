@@ -108,14 +108,15 @@ class EngineProcess(asyncio.SubprocessProtocol):
         try:
             process = psutil.Process(self.pid)
             times, others = process.cpu_times(), process.children(recursive=True)
-        except (psutil.Error, ProcessLookupError):
+        except (psutil.Error, OSError):
             return None
         seconds, read = times.user + times.system, 0
         for each in others:
-            with contextlib.suppress(psutil.Error):  # it has ended
+            with contextlib.suppress(psutil.Error, OSError):  # it has ended
                 seconds += sum(each.cpu_times()[:2])
         for each in (process, *others):
-            with contextlib.suppress(psutil.Error, AttributeError):  # macOS does not tell
+            # macOS does not tell, and nor do kernels and containers without accounts of it.
+            with contextlib.suppress(psutil.Error, AttributeError, OSError, RuntimeError, ValueError):
                 read += each.io_counters().read_bytes
         return Effort(seconds, read)
 

@@ -143,7 +143,9 @@ def test_what_an_older_build_is_told() -> None:
         (("--top-k", "1"), "--top-k"),
     ],
 )
-def test_what_settings_ask_for_and_an_older_build_has_not(words: tuple[str, ...], unlisted: str | None) -> None:
+def test_what_settings_ask_for_and_an_older_build_has_not(
+    words: tuple[str, ...], unlisted: str | None
+) -> None:
     assert find_unlisted(words, OLD) == unlisted
 
 
