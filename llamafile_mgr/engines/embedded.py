@@ -16,7 +16,6 @@ import contextlib
 import functools
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -258,6 +257,11 @@ def _read(read: Callable[[str], object], name: str, text: str) -> object:
         raise UsageError(f"invalid value for argument {name}: {error}") from error
 
 
+_PIECE_BYTES = 1 << 20
+#: Who waits for an engine ends one that says nothing for minutes, and large weights take as long.
+_TELL_SECONDS = 10.0
+
+
 def weights_cache() -> Path:
     """Return the directory for weights that are unpacked; its name keeps users of one computer apart."""
     return Path(tempfile.gettempdir()) / f"llamafile-mgr-{os.getuid() if hasattr(os, 'getuid') else 0}"
@@ -311,8 +315,13 @@ def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, cache
     target = cache / f"{identity}.gguf"
     if target.is_file() and target.stat().st_size == member.file_size:
         return target
+    told = time.monotonic()
     with archive.open(member) as source, replacing(target) as copy:
-        shutil.copyfileobj(source, copy, 1 << 20)
+        while piece := source.read(_PIECE_BYTES):
+            copy.write(piece)
+            if time.monotonic() - told >= _TELL_SECONDS:
+                told = time.monotonic()
+                _log(f"unpacking {path}: {100 * copy.tell() // member.file_size} %")
     return target
 
 

@@ -33,7 +33,7 @@ class RecordedClient(EngineClient):
         super().__init__("127.0.0.1", 1)
         self._mark = mark
 
-    async def request(self, request: EngineRequest, *, deadline_seconds: float | None) -> EngineReply:
+    async def request(self, request: EngineRequest, *, deadline_seconds: float | None = None) -> EngineReply:
         texts = orjson.loads(request.body or b"")["input"]
         assert all(text.endswith(self._mark) for text in texts)
         vectors = [RECORDED[text.removesuffix(self._mark)] for text in texts]

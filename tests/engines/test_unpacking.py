@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llamafile_mgr.engines import embedded
+
 WEIGHTS = b"GGUF" + bytes(1000)
 
 
@@ -63,3 +65,15 @@ def test_what_cannot_be_is_said(tmp_path: Path, engine: Path) -> None:
         assert done.returncode == code
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_long_copy_tells_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "a.llamafile"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("w.gguf", WEIGHTS)
+    monkeypatch.setattr(embedded, "_TELL_SECONDS", 0.0)
+    target = embedded.resolve_weights(str(packed), tmp_path / "cache")
+    assert target.read_bytes() == WEIGHTS
+    assert capfd.readouterr().err == f"unpacking {packed}: 100 %\n"
