@@ -195,6 +195,8 @@ def _read_request(
             arguments += [f"--{option}", anchor_name(model, store)]
     specs = find_specs(wanted, target.paths, config.models)
     beside = [name for spec in specs for name in spec.beside.names]
+    beside += [config.models[spec.name].chat_template or "" for spec in specs if spec.beside.chat_template]
+    beside += [program for program in config.engines.programs if os.sep in program]
     for model in {*beside, *(each.name for each in wanted.models)}.difference(models, *told.values()):
         if not Path(model).expanduser().is_absolute() and anchor_name(model, store) != model:
             raise ConfigError(

@@ -83,6 +83,15 @@ def test_every_model_is_told(model_home: Path, tiny_generator: Path, tmp_path: P
     # The service would look for it in another directory.
     loose = install("embed = 'all-minilm-l6-v2'\ngenerate = './one.gguf'")
     assert (loose.returncode, "write its whole path" in loose.stderr) == (3, True)
+    (tmp_path / "chat.jinja").write_text("x")
+    for beside in (
+        "[engines]\nprograms = './my-server'",
+        "[models.'two']\nchat_template = 'chat.jinja'",
+        "[models.'two']\nlora = 'one.gguf'",
+    ):
+        (tmp_path / "my-server").touch()
+        loose = install(beside, "--generate", "two.gguf")
+        assert (loose.returncode, "write its whole path" in loose.stderr) == (3, True), loose.stderr
 
 
 @pytest.mark.parametrize(
