@@ -74,7 +74,7 @@ def place_model(
     usable = [
         (replace(each, free=min(each.free, host_now)) if each.gpu.unified else each, word)
         for each in budgets
-        if (word := _word_for(each.gpu, load.family, modules))
+        if (word := word_for(each.gpu, load.family, modules))
     ]
     if not usable:
         return _on_cpu("this engine has no support for the GPU that is there")
@@ -183,8 +183,11 @@ def _on_cpu(why: str) -> Placement:
     return Placement(_CPU, Reason("gpu", "none", why))
 
 
-def _word_for(gpu: Gpu, family: Family, modules: tuple[str, ...] | None) -> str | None:
-    """Return the word for ``--gpu`` with which this engine can use this GPU, None when it cannot."""
+def word_for(gpu: Gpu, family: Family, modules: tuple[str, ...] | None) -> str | None:
+    """Return the word for ``--gpu`` with which this engine can use this GPU, None when it cannot.
+
+    ``modules``: the engine's GPU libraries, None when unknown.
+    """
     own, loads = backend_of(gpu.backend), family_rules(family).loads_gpu_modules
     if own is None or not (loads or own.in_old_engines):
         return None

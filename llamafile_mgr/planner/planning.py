@@ -25,7 +25,7 @@ from llamafile_mgr.planner.budget import GpuBudget, HostBudget, gpu_budgets, is_
 from llamafile_mgr.planner.file_types import explain_file_type
 from llamafile_mgr.planner.memory import MIB, MemoryEstimate, format_size, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec
-from llamafile_mgr.planner.placement import Placement, place_model, take_from
+from llamafile_mgr.planner.placement import Placement, place_model, take_from, word_for
 from llamafile_mgr.planner.plans import Acceptance, Plan, Reason
 from llamafile_mgr.planner.remotes import add_remotes, only_remotes
 from llamafile_mgr.planner.selection import Selection, select_engine
@@ -133,7 +133,7 @@ def _plan_model(
     tuned = next((each for each in measured if each.family is selection.family), None)
     if tuned is not None and tuned.variant.cpu_only:
         situation = replace(situation, gpus=())
-    free, on_gpu = _best_memory(selection.family, situation)
+    free, on_gpu = _best_memory(selection, situation)
     sizing = choose_sizing(
         spec, gguf, selection.family, situation.share, override, tuned, asked.extras, free, on_gpu
     )
@@ -276,9 +276,11 @@ def _environment(family: Family, situation: _Situation, placement: Placement) ->
     return passed | ours | family_rules(family).environment(toolbox)
 
 
-def _best_memory(family: Family, situation: _Situation) -> tuple[float, bool]:
+def _best_memory(selection: Selection, situation: _Situation) -> tuple[float, bool]:
     """Return the free bytes of the memory in which the model would best lie, and whether it is a GPU's."""
+    family, modules = selection.family, selection.gpu_modules
     usable = situation.gpus if family_rules(family).uses_gpus else ()
+    usable = tuple(budget for budget in usable if word_for(budget.gpu, family, modules) is not None)
     sizes = [budget.free for budget in usable if is_worthwhile(budget.gpu)]
     return min(max(sizes, default=situation.host.now), situation.limit), bool(sizes)
 

@@ -13,6 +13,7 @@ from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileKind
+from llamafile_mgr.machine import Memory
 from llamafile_mgr.planner.asked_features import AskedFeatures
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.selection import select_engine
@@ -141,6 +142,16 @@ def test_a_gpu_is_used_where_the_program_lists_it(
     assert plan.device == device
     assert ("--device" in command) is bool(flags)
     assert not {"--gpu", "-ngl"} & set(command)
+
+
+def test_a_gpu_that_the_program_cannot_use_lends_no_memory_to_the_context() -> None:
+    spec = weights("mistral", MISTRAL, 4_000_000_000, Role.GENERATE)
+    machine = replace(GPU_24GB, memory=Memory(total=16_000_000_000, available=8_000_000_000))
+    tools = toolbox(FOUND, base=NOTHING)
+    (beside,) = plan_models((spec,), machine, tools, {}, {})
+    (without,) = plan_models((spec,), replace(machine, gpus=()), tools, {}, {})
+    assert beside.device == without.device == "cpu"
+    assert beside.settings.context == without.settings.context
 
 
 @pytest.mark.parametrize(
