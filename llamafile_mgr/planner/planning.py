@@ -155,18 +155,26 @@ def _plan_model(
         )
         reasons += [file_reason] if file_reason is not None else []
     repack = family_rules(selection.family).repacks(gguf.quantisation, situation.machine.cpu)
-    if repack is False:
-        reasons.append(Reason("repack", "no", "builds for AMX were seen to crash on quantised weights"))
+    settings = replace(
+        _settings(spec, selection, fit, pooling, asked), gpu_required=override.require_gpu, repack=repack
+    )
+    repack_reason, repack_warning = _tell_repacking(selection.family, settings)
+    reasons += [repack_reason] if repack_reason is not None else []
     reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))
-    settings = _settings(spec, selection, fit, pooling, asked)
     accepted = Acceptance(selection.known_bad, override.least_cosine, override.any_meaning)
-    told = (*accepted.describe(), selection.warning, fit.warning, *_replaced(selection.family, settings))
+    told = (
+        *accepted.describe(),
+        selection.warning,
+        fit.warning,
+        repack_warning,
+        *_replaced(selection.family, settings),
+    )
     plan = Plan(
         name=spec.name,
         role=spec.role,
         family=selection.family,
         program=selection.program,
-        settings=replace(settings, gpu_required=override.require_gpu, repack=repack),
+        settings=settings,
         environment=_environment(selection.family, situation, fit.placement),
         reasons=tuple(reasons),
         path=spec.path,
@@ -329,6 +337,17 @@ def _settings(
         known_flags=selection.known_flags,
         asked=family_rules(selection.family).asked_flags(asked.features, asked.engine_args),
     )
+
+
+def _tell_repacking(family: Family, settings: LaunchSettings) -> tuple[Reason | None, str | None]:
+    """Return why weights stay as they are in the file, or a warning where the program cannot be told so."""
+    if settings.repack is not False:
+        return None, None
+    why = "builds for AMX were seen to crash on quantised weights"
+    rules = family_rules(family)
+    if rules.arguments(settings) == rules.arguments(replace(settings, repack=None)):
+        return None, f"{why}, and this one has no flag against it: take F16 weights, or a newer build"
+    return Reason("repack", "no", why), None
 
 
 def _replaced(family: Family, settings: LaunchSettings) -> list[str]:

@@ -125,6 +125,16 @@ def test_quantised_weights_stay_as_they_are_where_repacked_ones_crash(
     assert plan.memory.repacked == 0 or not kept  # what stays as it is has no copy
 
 
+def test_a_build_that_cannot_be_told_to_keep_weights_is_warned_of() -> None:
+    spec = weights("minilm", replace(MINILM, quantisation="Q8_0"), 25_000_000)
+    machine = replace(LAPTOP_8GB, cpu=replace(LAPTOP_8GB.cpu, features=("avx2", "amx_int8")))
+    old = replace(FOUND, flags=FLAGS - {"--no-repack", "-nr"})
+    (plan,) = plan_models((spec,), machine, toolbox(old), {}, {})
+    assert "--no-repack" not in plan.command(1, None)
+    assert not any(reason.setting == "repack" for reason in plan.reasons)
+    assert any("seen to crash on quantised weights, and this one has no flag" in w for w in plan.warnings)
+
+
 @pytest.mark.parametrize(
     ("devices", "device", "flags"),
     [
