@@ -13,6 +13,7 @@ from typing import Any
 
 from llamafile_mgr import __version__
 from llamafile_mgr.config import Config
+from llamafile_mgr.launching.programs import find_files
 from llamafile_mgr.launching.side_files import side_paths
 from llamafile_mgr.launching.wanted import WantedModels, locate
 from llamafile_mgr.machine.vendors import gpu_variables
@@ -68,7 +69,7 @@ def choose(
     store = Store(paths.store)
     wanted = wanted.anchored(store)
     files = tuple(locate(each.name, store)[0] for each in wanted.require())
-    beside = side_paths(config.models, store)
+    beside = (*side_paths(config.models, store), *find_files(config.engines))
     key = service_key(wanted, files, config, port, os.environ, beside)
     return ServiceChoice(wanted, files, key, paths, port, config_file)
 
@@ -91,7 +92,7 @@ def service_key(
 ) -> str:
     """Return a word for everything that shapes a service; a replaced file gives another one.
 
-    ``beside``: the files that settings name beside models.
+    ``beside``: the files that settings name beside models, and the engines that may run them.
     """
     roles = [each.role and each.role.value for each in wanted.models]
     serve = dataclasses.asdict(for_users(config).serve)

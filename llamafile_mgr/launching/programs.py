@@ -86,14 +86,13 @@ def find_programs(settings: EnginesConfig, cache: Path, *, anew: bool = False) -
     for name, words, told in _candidates(settings):
         if not told and any(not each.told for each in programs):
             break  # one of PATH is enough
-        where = shutil.which(os.path.expanduser(name), path=None if told else _absolute_folders())
-        if where is None or not (told or os.path.isabs(where)):
+        path = _find(name, told)
+        if path is None:
             if told:
                 unusable.append(
                     UnusableProgram(Path(name), "there is no such program, or you may not run it", told)
                 )
             continue
-        path = Path(where).absolute()
         if (identity := (str(path.resolve()), *words)) in seen:
             continue
         seen.add(identity)
@@ -106,10 +105,18 @@ def find_programs(settings: EnginesConfig, cache: Path, *, anew: bool = False) -
     return ProgramSearch(tuple(programs), tuple(unusable))
 
 
-def _absolute_folders() -> str:
-    """Return PATH without what depends on the working directory: programs that lie there are not just run."""
+def find_files(settings: EnginesConfig) -> tuple[Path, ...]:
+    """Return the programs that would be asked what they are."""
+    found = (_find(name, told) for name, _, told in _candidates(settings))
+    return tuple(dict.fromkeys(path for path in found if path is not None))
+
+
+def _find(name: str, told: bool) -> Path | None:
+    """Return the program of this name; one that just lies in the working directory only where it was told."""
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join(filter(os.path.isabs, folders))
+    path = None if told else os.pathsep.join(filter(os.path.isabs, folders))
+    where = shutil.which(os.path.expanduser(name), path=path)
+    return None if where is None or not (told or os.path.isabs(where)) else Path(where).absolute()
 
 
 def find_folders(settings: EnginesConfig) -> tuple[Path, ...]:
@@ -265,7 +272,8 @@ class _Memory:
             if record is None or record["said"] != said:
                 return None
             flags, devices = record["flags"], record["devices"]
-            if all(isinstance(text, str) for text in (*flags, *devices)):
+            lists = isinstance(flags, list) and isinstance(devices, list)
+            if lists and all(isinstance(text, str) for text in (*flags, *devices)):
                 return _Answers(frozenset(flags), tuple(devices))
         except (TypeError, LookupError):
             pass

@@ -68,6 +68,21 @@ def test_a_replaced_file_beside_a_model_is_another_service(
     assert len(set(keys)) == 4
 
 
+def test_another_engine_of_the_system_is_another_service(
+    chosen: Choose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}/one:{tmp_path}/two")
+    keys = [chosen(embed=["a.gguf"]).key]
+    for folder, content in (("two", "x"), ("two", "another"), ("one", "x")):
+        path = tmp_path / folder / "llama-server"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+        path.chmod(0o755)
+        keys.append(chosen(embed=["a.gguf"]).key)
+    assert len(set(keys)) == len(keys)
+    assert chosen("[engines]\nsearch_path = false", embed=["a.gguf"]).key not in keys
+
+
 def test_other_models_are_another_service(chosen: Choose, tmp_path: Path) -> None:
     keys = [
         chosen(generate=["b.gguf"]).key,

@@ -171,7 +171,16 @@ def test_a_broken_memory_is_made_anew(search_path: Path, tmp_path: Path, content
 
 
 @pytest.mark.parametrize(
-    "record", [None, 3, {}, {"said": VERSION}, {"said": VERSION, "flags": 1, "devices": [2]}]
+    "record",
+    [
+        None,
+        3,
+        {},
+        {"said": VERSION},
+        {"said": VERSION, "flags": 1, "devices": [2]},
+        {"said": VERSION, "flags": "--port", "devices": {}},
+        {"at": "now", "refused": 1},
+    ],
 )
 def test_a_broken_record_is_asked_for_anew(search_path: Path, tmp_path: Path, record: object) -> None:
     path, cache = write_server(search_path / "llama-server"), tmp_path / "cache"
