@@ -25,8 +25,9 @@ _SAMPLED_BYTES = 64 << 20
 _PART_BYTES = 64 << 10
 #: A hole is at least as large as what file systems and downloads leave out.
 _PAGE_BYTES = 4096
-#: Layers of trained models differ by less than a tenth of this.
-_LARGEST_RATIO = 100.0
+#: Matrices of layers of trained models differ by less than a tenth of this. The scales of a norm are free to
+#: be small in one layer and large in another, but not as garbage is.
+_LARGEST_RATIO, _LARGEST_NORM_RATIO = 100.0, 1e6
 _FEWEST_LAYERS = 3
 #: Tables of embeddings are padded with zeros, but not for so large a part.
 _TABLES = ("token_embd.weight", "position_embd.weight")
@@ -129,11 +130,12 @@ def _find_outlier(samples: list[_Sample]) -> str | None:
     for group in groups.values():
         if len(group) < _FEWEST_LAYERS:
             continue
+        most = _LARGEST_NORM_RATIO if group[0].name.endswith("norm.weight") else _LARGEST_RATIO
         usual = float(np.median([sample.size for sample in group]))
         often = float(np.median([sample.hole for sample in group])) > 0
         for sample in group:
             if sample.hole and not often:
                 return f"{sample.name} has a part without any numbers, where other layers have none"
-            if usual > 0 and not usual / _LARGEST_RATIO <= sample.size <= usual * _LARGEST_RATIO:
+            if usual > 0 and not usual / most <= sample.size <= usual * most:
                 return f"{sample.name} is {sample.size / usual:.2g} times as large as in other layers"
     return None

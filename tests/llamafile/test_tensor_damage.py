@@ -19,16 +19,20 @@ RANDOM = np.random.default_rng(3)
 
 
 def write(path: Path, kind: Kind, damage: Damage | None = None, name: str = DAMAGED) -> Path:
-    """Write five layers of normal numbers, each half as large again as the one before."""
+    """Write five layers of normal numbers, each half as large again as the one before, and norms of which one
+    is very large."""
     writer = gguf.GGUFWriter(path, "bert")
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (600, 256), "token_types.weight": (2, 256)}
     shapes |= {f"blk.{n}.ffn_up.weight": (512, 256) for n in range(5)}
     shapes |= {f"blk.{n}.ffn_up.bias": (512,) for n in range(5)}
+    shapes |= {f"blk.{n}.attn_norm.weight": (256,) for n in range(5)}
     for tensor, shape in shapes.items():
         layer = int(tensor.split(".")[1]) if tensor.startswith("blk") else 0
         data = RANDOM.normal(0, 0.05 * 1.5**layer, shape).astype(np.float32)
         if tensor.endswith("bias") or tensor == "token_types.weight":
             data[:] = 0
+        if tensor == "blk.4.attn_norm.weight":
+            data *= 300
         kept = kind if data.ndim == 2 and tensor != "token_types.weight" else Kind.F32
         stored = gguf.quants.quantize(data, kept)
         if tensor == name and damage is not None:
@@ -75,6 +79,13 @@ def test_damage_is_told_with_the_tensor(tmp_path: Path, kind: Kind, damage: Dama
     told = damage_of(write(tmp_path / "m.gguf", kind, damage))
     assert told is not None
     assert told.startswith(DAMAGED)
+
+
+def test_a_norm_of_garbage_is_told(tmp_path: Path) -> None:
+    name = "blk.1.attn_norm.weight"
+    told = damage_of(write(tmp_path / "m.gguf", Kind.F16, garbage, name))
+    assert told is not None
+    assert told.startswith(name)
 
 
 def test_tables_may_be_padded_but_not_empty(tmp_path: Path) -> None:
