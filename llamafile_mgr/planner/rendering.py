@@ -14,8 +14,8 @@ from llamafile_mgr.planner.remotes import describe_remote
 PORT_PLACEHOLDER, KEY_PLACEHOLDER = "PORT", "KEY_FILE"
 #: The settings of an engine that are shown.
 _SETTINGS = (
-    *("context", "slots", "batch", "threads", "pooling", "gpu", "gpu_layers"),
-    *("flash_attention", "prompt_cache_mib", "asked"),
+    *("context", "slots", "batch", "threads", "batch_threads", "pooling", "gpu", "gpu_layers"),
+    *("gpu_required", "flash_attention", "prompt_cache_mib", "repack", "asked"),
 )
 #: No port has this number, so that no other argument can be mistaken for it.
 _NO_PORT = 999_999

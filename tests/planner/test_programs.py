@@ -16,6 +16,7 @@ from llamafile_mgr.llamafile import FileKind
 from llamafile_mgr.machine import Memory
 from llamafile_mgr.planner.asked_features import AskedFeatures
 from llamafile_mgr.planner.planning import plan_models
+from llamafile_mgr.planner.rendering import plan_to_dict
 from llamafile_mgr.planner.selection import select_engine
 from tests.planner.samples import (
     DESKTOP_32GB,
@@ -121,6 +122,9 @@ def test_quantised_weights_stay_as_they_are_where_repacked_ones_crash(
     (plan,) = plan_models((spec,), machine, tools, {}, {})
     assert ("--no-repack" in plan.command(1, Path("/k"))) is kept
     assert any(reason.setting == "repack" for reason in plan.reasons) is kept
+    shown = plan_to_dict(plan)["settings"]
+    assert isinstance(shown, dict)
+    assert shown["repack"] is (False if kept else None)
     assert plan.memory is not None
     assert plan.memory.repacked == 0 or not kept  # what stays as it is has no copy
 
