@@ -28,6 +28,7 @@ def home(model_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     share_store(model_home, tmp_path)
     (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\nthreads = 1\n')
     monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(tmp_path))
+    monkeypatch.setenv("LLAMAFILE_MGR_ENGINES_SEARCH_PATH", "no")  # as for programs that tests start
     yield tmp_path
     for left in [*services(tmp_path), *engines(tmp_path)]:
         left.kill()
