@@ -37,7 +37,8 @@ class ServeConfig:
     ``load_stall_seconds``: how long a loading engine may stay silent. ``liveness_seconds``: how long a ready
     one may, while it owes answers, until it is replaced. ``drain_seconds``: how long accepted calls may still
     take when stopping.
-    ``max_body_bytes``: the largest request body. ``input_type``: what texts are whose caller does not say,
+    ``max_body_bytes``: the largest request body; large ones of all clients together may have twice as much.
+    ``max_connections``: of clients, at once. ``input_type``: what texts are whose caller does not say,
     ``query``, ``document`` or ``none``. ``cache_bytes``: disk for vectors of known texts, 0 keeps none.
 
     ``strict_models``: refuse names that are not served, also with one model. ``wait_seconds``: how long a
@@ -64,6 +65,7 @@ class ServeConfig:
     liveness_seconds: float = 10.0
     drain_seconds: float = 10.0
     max_body_bytes: int = 64 * 1024 * 1024
+    max_connections: int = 4096
     input_type: str = "none"
     cache_bytes: int = 1024 * 1024 * 1024
     strict_models: bool = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llamafile_mgr.errors import RequestError
+from llamafile_mgr.errors import BodyTooLargeError, RequestError
 
 if TYPE_CHECKING:
     from llamafile_mgr.supervisor.calls import Caller
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Deeper JSON than this is no request of any client, and costs whoever walks through it.
 _MAX_DEPTH = 64
+#: What takes many times its size once it is parsed: arrays and objects, and numbers in them, of which a
+#: queue holds no more as tokens.
+_MAX_CONTAINERS, _MAX_COMMAS = 200_000, 4_000_000
 
 
 class ClientGoneError(Exception):
@@ -60,7 +63,7 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | bytearray
     query: Mapping[str, str] = field(default_factory=dict)
     client: str = ""
     request_id: str = ""
@@ -74,7 +77,14 @@ class Request:
 
         Raises:
             RequestError: no JSON, no object, or one that is nested too deeply.
+            BodyTooLargeError: it has more parts than any call needs.
         """
+        opened = self.body.count(b"{") + self.body.count(b"[")
+        if opened > _MAX_CONTAINERS or (len(self.body) > _MAX_COMMAS and self.body.count(b",") > _MAX_COMMAS):
+            raise BodyTooLargeError(
+                f"the body has more than {_MAX_CONTAINERS:,} arrays or {_MAX_COMMAS:,} commas",
+                hint="send fewer texts in a request",
+            )
         try:
             value = orjson.loads(self.body)
         except orjson.JSONDecodeError as error:
@@ -83,7 +93,6 @@ class Request:
             ) from error
         if not isinstance(value, dict):
             raise RequestError(f"the body must be a JSON object, not {type(value).__name__}")
-        opened = self.body.count(b"{") + self.body.count(b"[")
         if opened > _MAX_DEPTH and _is_deeper(value, _MAX_DEPTH):
             raise RequestError(f"the body is nested more than {_MAX_DEPTH} levels deep")
         return {key: item for key, item in value.items() if item is not None}
