@@ -30,6 +30,7 @@ _OTHER_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [!-~]+ HTTP/1\.[01]\r
 _HALF_CLOSED_SECONDS = 0.25
 #: For a client to read an answer that came before the end of its body: closing at once could destroy it.
 _LINGER_SECONDS = 2.0
+_REST_SECONDS = 0.005
 
 
 @dataclass(slots=True)
@@ -110,10 +111,18 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Take more again."""
+        """Take more again, unless requests wait already."""
+        if self._waiting:
+            return
         if not self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = True
             self._transport.resume_reading()
+
+    def rest(self) -> None:
+        """Take no more for a moment: what comes is dropped, and others wait while it is read."""
+        if self._reading:
+            self.pause_reading()
+            self._loop.call_later(_REST_SECONDS, self.resume_reading)
 
     def hold(self, size: int) -> None:
         """Note ``size`` more bytes of a large body; negative when they are given back."""
@@ -192,6 +201,9 @@ class Connection(asyncio.Protocol):
         return True
 
     def data_received(self, data: bytes) -> None:
+        if self._last:
+            self.rest()
+            return
         if len(data) > _MAX_HEAD_BYTES:
             for at in range(0, len(data), _MAX_HEAD_BYTES):
                 self.data_received(data[at : at + _MAX_HEAD_BYTES])
@@ -380,8 +392,7 @@ class Connection(asyncio.Protocol):
             self._close(linger=False)
         else:
             self._set_deadline(self._shared.header_seconds if self._in_head else self._shared.idle_seconds)
-        if not self._waiting:
-            self.resume_reading()
+        self.resume_reading()
 
     def _refuse(self, status: int, why: str) -> None:
         """End the connection over what cannot be understood; whole requests before it are answered still."""

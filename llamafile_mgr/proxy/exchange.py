@@ -92,6 +92,7 @@ class Exchange:
         """Take a piece of the body; once there is an answer the rest is dropped."""
         self.received += len(piece)
         if self.answered:
+            self._line.rest()
             return
         if not self._body:
             self._body = piece
@@ -102,8 +103,7 @@ class Exchange:
         if self.received > _HIGH_WATER_BYTES:
             self._line.hold(self.received - self.held)
             self.held = self.received
-            if self._unread:
-                self._line.pause_reading()
+            self._line.pause_reading()  # else a fast client is read many times while all others wait
         self.wake()
 
     def release(self) -> None:
@@ -164,6 +164,7 @@ class Exchange:
                 if self.received - before < _SLOWEST_BYTES_PER_SECOND * idle_seconds:
                     raise SlowBodyError(f"too little of the body came within {idle_seconds:g} seconds")
                 end, before = loop.time() + idle_seconds, self.received
+        self._line.resume_reading()
         if self.received > limit:
             raise _too_large(limit)
         body, self._body = self._body, b""

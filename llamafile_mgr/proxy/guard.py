@@ -72,7 +72,7 @@ class Guard:
 
 @lru_cache(maxsize=256)
 def _judge_host(authority: str, hosts: frozenset[str]) -> type[RequestError] | None:
-    """Return None when ``authority`` is a loopback address or one of ``hosts``, with any port, else why not."""
+    """Return None when ``authority`` is a loopback address or one of ``hosts``, with any port; else why."""
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None or int(parts[2] or 0) > 65535:
         return BadHostError

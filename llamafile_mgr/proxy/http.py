@@ -20,6 +20,7 @@ _MAX_DEPTH = 64
 #: What takes many times its size once it is parsed: arrays and objects, and numbers in them, of which a
 #: queue holds no more as tokens.
 _MAX_CONTAINERS, _MAX_COMMAS = 200_000, 4_000_000
+_STEP_BYTES = 1024 * 1024
 
 
 class ClientGoneError(Exception):
@@ -79,12 +80,8 @@ class Request:
             RequestError: no JSON, no object, or one that is nested too deeply.
             BodyTooLargeError: it has more parts than any call needs.
         """
-        opened = self.body.count(b"{") + self.body.count(b"[")
-        if opened > _MAX_CONTAINERS or (len(self.body) > _MAX_COMMAS and self.body.count(b",") > _MAX_COMMAS):
-            raise BodyTooLargeError(
-                f"the body has more than {_MAX_CONTAINERS:,} arrays or {_MAX_COMMAS:,} commas",
-                hint="send fewer texts in a request",
-            )
+        if len(self.body) > _MAX_CONTAINERS:
+            _check_parts(self.body)
         try:
             value = orjson.loads(self.body)
         except orjson.JSONDecodeError as error:
@@ -93,6 +90,7 @@ class Request:
             ) from error
         if not isinstance(value, dict):
             raise RequestError(f"the body must be a JSON object, not {type(value).__name__}")
+        opened = self.body.count(b"{") + self.body.count(b"[")
         if opened > _MAX_DEPTH and _is_deeper(value, _MAX_DEPTH):
             raise RequestError(f"the body is nested more than {_MAX_DEPTH} levels deep")
         return {key: item for key, item in value.items() if item is not None}
@@ -108,6 +106,20 @@ class Request:
         except ValueError:
             return None
         return seconds if 0 < seconds < 1e6 else None
+
+
+def _check_parts(body: bytes | bytearray) -> None:
+    """Raise BodyTooLargeError when ``body`` has too many parts, before all of them are counted."""
+    containers = commas = 0
+    for start in range(0, len(body), _STEP_BYTES):
+        end = start + _STEP_BYTES
+        containers += body.count(b"{", start, end) + body.count(b"[", start, end)
+        commas += body.count(b",", start, end)
+        if containers > _MAX_CONTAINERS or commas > _MAX_COMMAS:
+            raise BodyTooLargeError(
+                f"the body has more than {_MAX_CONTAINERS:,} arrays and objects or {_MAX_COMMAS:,} commas",
+                hint="send fewer texts in a request",
+            )
 
 
 def _is_deeper(value: object, limit: int) -> bool:
