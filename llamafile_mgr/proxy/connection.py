@@ -8,6 +8,7 @@ is no HTTP is let go. Source: RFC 9112.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 from collections import deque
@@ -374,7 +375,8 @@ class Connection(asyncio.Protocol):
             return
         if linger and not self._ended and self._transport.can_write_eof():
             self._ended = True
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has broken the connection: we shall be told
+                self._transport.write_eof()
             self.resume_reading()
             self._set_deadline(_LINGER_SECONDS)
         else:
@@ -402,12 +404,12 @@ class Connection(asyncio.Protocol):
             self._refusal = refusal
             return
         self._current = None
+        if current is not None:
+            current.leave()
         if current is None or not current.begun:
             self._send_refusal(refusal)
         else:
             self._close(linger=True)
-        if current is not None:
-            current.leave()
 
     def _drop_incoming(self) -> None:
         """Forget what of a request has come behind those that are whole."""

@@ -8,19 +8,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.proxy.listening import most_connections
 from tests.proxy.test_attacks import BODY, post, statuses, talk
 from tests.support.front import FakeModel, running_front
 
 MIB = 1 << 20
+#: Asked with ``CHAT``, it answers after a second and a half.
+SLOW = FakeModel("g", Role.GENERATE, "--words 3 --word-seconds 0.5")
+CHAT = b'{"messages":[{"role":"user","content":"x"}],"stream":true}'
 CHUNKED = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
 _SERVE = """
 import asyncio, sys
@@ -69,6 +73,12 @@ def pump(port: int, first: bytes, unit: bytes, size: int) -> bytes:
             return sock.recv(4096)
         except OSError:
             return b""
+
+
+async def closed(writers: Iterable[asyncio.StreamWriter]) -> None:
+    for writer in writers:
+        writer.close()
+    await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 def peak_mib(pid: int) -> int:
@@ -154,7 +164,7 @@ async def test_large_bodies_share_a_bound_and_give_it_back(tmp_path: Path) -> No
         for reader, writer in holding:
             writer.write(b"}")
             assert statuses(await reader.read()) == [200]
-            writer.close()
+            await closed([writer])
         assert shared.held == 0
         assert statuses(await talk(running.port, post("/v1/embeddings", body + b"}"))) == [200]
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
@@ -162,6 +172,7 @@ async def test_large_bodies_share_a_bound_and_give_it_back(tmp_path: Path) -> No
         while shared.held < 900_000:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         writer.transport.abort()
+        await closed([writer])
         while shared.held:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -178,27 +189,28 @@ async def test_a_body_that_drips_is_not_waited_for(tmp_path: Path) -> None:
             if reading.done():
                 break
         assert statuses(await asyncio.wait_for(reading, 5)) == [408]
-        writer.close()
+        await closed([writer])
 
 
 async def test_connections_have_a_bound(tmp_path: Path) -> None:
     """The oldest that asks for nothing has to go; where all are busy the newest is refused."""
     settings = ServeConfig(drain_seconds=1, max_connections=3)
-    async with running_front(tmp_path, [FakeModel("e", switches="--latency 2")], settings) as running:
+    async with running_front(tmp_path, [SLOW], settings) as running:
         idle = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(3)]
         await asyncio.sleep(0.1)
         asked = []
         for _ in range(3):
             reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
-            writer.write(post("/v1/embeddings", BODY))
-            asked.append(reader)
+            writer.write(post("/v1/chat/completions", CHAT))
+            asked.append((reader, writer))
             await asyncio.sleep(0.1)
         for reader, _ in idle:
             with pytest.raises((ConnectionError, EOFError)):
                 await asyncio.wait_for(reader.readexactly(1), 2)
         assert len(running.server._shared.open) == 3
         assert statuses(await talk(running.port, b"")) == [503]
-        assert [statuses(await reader.read()) for reader in asked] == [[200]] * 3
+        assert [statuses(await reader.read()) for reader, _ in asked] == [[200]] * 3
+        await closed([writer for _, writer in (*idle, *asked)])
 
 
 def test_connections_leave_files_to_others() -> None:
@@ -209,10 +221,10 @@ def test_connections_leave_files_to_others() -> None:
 @pytest.mark.parametrize("kind", ["half", "gone"])
 async def test_a_client_that_ended_its_side(tmp_path: Path, kind: str) -> None:
     """One that listens still gets its answer; one that left is noticed, and its call given up."""
-    async with running_front(tmp_path, [FakeModel("e", switches="--latency 3")]) as running:
-        queue = running.supervisor.find("e").calls.queue
+    async with running_front(tmp_path, [SLOW]) as running:
+        queue = running.supervisor.find("g").calls.queue
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
-        writer.write(post("/v1/embeddings", BODY))
+        writer.write(post("/v1/chat/completions", CHAT))
         while not queue.items:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         began = time.monotonic()
@@ -220,9 +232,10 @@ async def test_a_client_that_ended_its_side(tmp_path: Path, kind: str) -> None:
             writer.write_eof()
             received = await asyncio.wait_for(reader.read(), 10)
             assert [each for each in statuses(received) if each != 100] == [200]
-            writer.close()
+            assert received.endswith(b"0\r\n\r\n")
+            await closed([writer])
         else:
-            writer.close()
+            await closed([writer])
             while queue.items:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             assert time.monotonic() - began < 2.0
