@@ -140,6 +140,22 @@ class DownloadConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EnginesConfig:
+    """``[engines]``: engines that are installed beside this package.
+
+    ``programs``: paths or names of programs to run models with, before any other engine. ``search_path``:
+    look for further ones on PATH.
+    """
+
+    programs: tuple[str, ...] = ()
+    search_path: bool = True
+
+    def __post_init__(self) -> None:
+        if not all(program.strip() and "\0" not in program for program in self.programs):
+            raise ConfigError("engines.programs has an empty name", hint='programs = ["llama-server"]')
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """``[models.NAME]``: what the planner must not choose for one model; unset keys stay its choice.
 
@@ -182,6 +198,7 @@ class Config:
 
     serve: ServeConfig = field(default_factory=ServeConfig)
     download: DownloadConfig = field(default_factory=DownloadConfig)
+    engines: EnginesConfig = field(default_factory=EnginesConfig)
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     source: Path | None = None
 
@@ -208,9 +225,10 @@ def parse_size(text: str, name: str) -> int:
     return size
 
 
-_SECTIONS: dict[str, type[ServeConfig] | type[DownloadConfig]] = {
+_SECTIONS: dict[str, type[ServeConfig] | type[DownloadConfig] | type[EnginesConfig]] = {
     "serve": ServeConfig,
     "download": DownloadConfig,
+    "engines": EnginesConfig,
 }
 
 
@@ -256,6 +274,7 @@ def load_config(
     return Config(
         serve=ServeConfig(**values["serve"]),  # type: ignore[arg-type]
         download=DownloadConfig(**values["download"]),  # type: ignore[arg-type]
+        engines=EnginesConfig(**values["engines"]),  # type: ignore[arg-type]
         models={name: _read_model(name, entry, where) for name, entry in models.items()},
         source=source,
     )

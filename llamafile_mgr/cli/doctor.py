@@ -16,7 +16,7 @@ _MARKS = {"pass": ("pass", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL"
 @click.option("--port", type=click.IntRange(0, 65535), help="Check this port of serve; 0 checks none.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) -> None:
-    """Check this machine: pass, warn or fail, the consequence and the fix.
+    """Check this machine, its engines and the models of the settings: pass, warn or fail, and the fix.
 
     Exit code 0 when nothing fails (warnings are allowed), 10 when something does. The file that --json
     writes can be read by plan --machine and recommend --machine on another computer.
@@ -29,6 +29,7 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
       llamafile-mgr recommend --machine server.json
     """
     from llamafile_mgr.errors import PlanError
+    from llamafile_mgr.launching.installation import check_installation
     from llamafile_mgr.machine.checks import diagnose, failures
     from llamafile_mgr.machine.detection import detect_machine
     from llamafile_mgr.machine.launch import launch_facts
@@ -36,11 +37,19 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
 
     context = ctx.ensure_object(Context)
     machine = detect_machine()
-    wanted = context.load_config({"serve.port": port}).serve.port
-    checks = diagnose(machine, launch_facts(context.paths, port=wanted))
+    config = context.load_config({"serve.port": port})
+    engines, installed = check_installation(config, context.paths)
+    checks = (*diagnose(machine, launch_facts(context.paths, port=config.serve.port)), *installed)
     bad = failures(checks)
     if as_json:
-        print_json({"ok": not bad, "machine": machine_to_dict(machine), "checks": checks})
+        print_json(
+            {
+                "ok": not bad,
+                "machine": machine_to_dict(machine),
+                "engines": [engine.to_dict() for engine in engines],
+                "checks": checks,
+            }
+        )
     else:
         for check in checks:
             if quiet and check.outcome.value == "pass":

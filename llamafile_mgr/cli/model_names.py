@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +49,24 @@ def role_options(verb: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
         return gather
 
     return add
+
+
+def engine_option(command: Callable[..., R]) -> Callable[..., R]:
+    """Add the option for programs that run models; the command gets them as ``engine``, None without any."""
+    return click.option(
+        "--engine",
+        multiple=True,
+        metavar="PROGRAM",
+        callback=lambda ctx, param, value: tuple(map(_anchor_program, value)) or None,
+        shell_complete=complete_file,
+        help="Run models with this llama-server or llama, a path or a name; may be repeated."
+        "  [default: engines.programs]",
+    )(command)
+
+
+def _anchor_program(name: str) -> str:
+    """Return a path that means the same from every directory, and the name of a program as it is."""
+    return os.path.abspath(os.path.expanduser(name)) if os.path.dirname(name) else name
 
 
 def read_models(

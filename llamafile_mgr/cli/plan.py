@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import complete_models, read_models, role_options
+from llamafile_mgr.cli.model_names import complete_models, engine_option, read_models, role_options
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models)
 @role_options("Plan")
+@engine_option
 @click.option(
     "--machine",
     "snapshot",
@@ -33,6 +34,7 @@ def command(
     context: Context,
     models: tuple[str, ...],
     roles: ToldRoles,
+    engine: tuple[str, ...] | None,
     snapshot: Path | None,
     as_json: bool,
 ) -> None:
@@ -45,6 +47,7 @@ def command(
     Examples:
       llamafile-mgr plan all-minilm-l6-v2
       llamafile-mgr plan --embed mxbai-embed-large-v1 --generate ./Qwen3.5-2B-Q8_0.llamafile
+      llamafile-mgr plan all-minilm-l6-v2 --engine /opt/llama.cpp/bin/llama-server
       llamafile-mgr doctor --json > server.json    (on the other computer)
       llamafile-mgr plan all-minilm-l6-v2 --machine server.json --json
     """
@@ -53,7 +56,7 @@ def command(
     from llamafile_mgr.machine.snapshot import read_snapshot
     from llamafile_mgr.planner.rendering import joint_memory, plan_to_dict
 
-    config = context.load_config()
+    config = context.load_config({"engines.programs": engine})
     wanted = read_models(context, config.serve, "plan", roles, models)
     other = read_snapshot(snapshot) if snapshot is not None else None
     plans = make_plans(wanted, config, context.paths, other)

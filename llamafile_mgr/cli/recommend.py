@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import format_bytes, format_table, print_json, print_line, styled
 
 if typing.TYPE_CHECKING:
@@ -81,7 +82,9 @@ def _tasks(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     help="Leaderboard: rank your own scores, CSV with a row per model and a column per data set.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
 def command(
+    context: Context,
     commercial: bool,
     max_memory: int | None,
     doc_length: str,
@@ -113,13 +116,13 @@ def command(
     from llamafile_mgr.errors import PlanError
     from llamafile_mgr.launching.local_plans import find_site
     from llamafile_mgr.machine.snapshot import read_snapshot
-    from llamafile_mgr.paths import resolve_paths
     from llamafile_mgr.planner.recommendation import recommend
     from llamafile_mgr.planner.verdicts import DocLength, Use
 
     catalog, machine = load_catalog(), read_snapshot(machine_file) if machine_file else None
     use = Use(commercial, max_memory, DocLength(doc_length), corpus_size, with_generation)
-    answer = recommend(find_site(catalog, resolve_paths(), machine), catalog, use)
+    site = find_site(catalog, context.paths, machine, context.load_config().engines)
+    answer = recommend(site, catalog, use)
     if as_json:
         print_json(answer.to_dict())
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import complete_models, read_models, role_options
+from llamafile_mgr.cli.model_names import complete_models, engine_option, read_models, role_options
 from llamafile_mgr.cli.output import drop_output, print_json_line, print_line
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ P = ParamSpec("P")
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models)
 @role_options("Serve")
+@engine_option
 @click.option("--host", metavar="ADDRESS", help="Listen here; loopback only.  [default: 127.0.0.1 and ::1]")
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Listen on this port, 0 for any.  [default: 8080]"
@@ -37,6 +38,7 @@ def command(
     context: Context,
     models: tuple[str, ...],
     roles: ToldRoles,
+    engine: tuple[str, ...] | None,
     host: str | None,
     port: int | None,
     no_cache: bool,
@@ -55,6 +57,7 @@ def command(
       llamafile-mgr serve --embed mxbai-embed-large-v1
       llamafile-mgr serve --embed all-minilm-l6-v2 --generate ./Qwen3.5-2B-Q8_0.llamafile
       llamafile-mgr serve --embed mxbai-embed-large-v1 --rerank ./bge-reranker-v2-m3-Q8_0.gguf
+      llamafile-mgr serve all-minilm-l6-v2 --engine ~/llama.cpp/build/bin/llama-server
       llamafile-mgr serve all-minilm-l6-v2 --port 0 --no-cache --json
     """
     from llamafile_mgr.endpoints.detaching import detach, starter_is_gone
@@ -72,7 +75,8 @@ def command(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    flags = {"serve.host": host, "serve.port": port, "serve.cache_bytes": 0 if no_cache else None}
+    flags = {"serve.host": host, "serve.port": port, "engines.programs": engine}
+    flags["serve.cache_bytes"] = 0 if no_cache else None
     config = context.load_config(flags)
     if leased is not None:
         config = for_users(config)

@@ -176,6 +176,7 @@ def _read_request(
     """Check what `serve` will be told, and return it with every path absolute."""
     from llamafile_mgr.config import CONFIG_VARIABLE, load_config
     from llamafile_mgr.launching.local_plans import find_specs
+    from llamafile_mgr.launching.programs import find_folders
     from llamafile_mgr.launching.wanted import anchor_name
     from llamafile_mgr.proxy.listening import addresses_of
     from llamafile_mgr.service.definition import ServiceSpec
@@ -203,7 +204,7 @@ def _read_request(
     return ServiceSpec(
         name=name,
         arguments=(*arguments, *(["--no-cache"] if no_cache else [])),
-        needed=tuple(spec.path for spec in find_specs(wanted, target.paths)),
+        needed=(*(spec.path for spec in find_specs(wanted, target.paths)), *find_folders(config.engines)),
         hosts=addresses_of(settings.host, public=settings.keys_file is not None),
         port=settings.port,
         drain_seconds=settings.drain_seconds,

@@ -22,7 +22,7 @@ from llamafile_mgr.cli.output import (
 
 if TYPE_CHECKING:
     from llamafile_mgr.catalog import Artifact, Model
-    from llamafile_mgr.llamafile import ArgumentEffect, FileFacts, Weights
+    from llamafile_mgr.llamafile import ArgumentEffect, EncoderfileFacts, FileFacts, Weights
 
 Rows = list[tuple[str, str]]
 
@@ -32,7 +32,7 @@ Rows = list[tuple[str, str]]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(context: Context, what: str, as_json: bool) -> None:
-    """Say what is in a llamafile, a runtime or a GGUF, without running it; or what the catalog knows.
+    """Say what is in a llamafile, runtime, GGUF or encoderfile without running it, or what the catalog knows.
 
     \b
     Examples:
@@ -41,15 +41,19 @@ def command(context: Context, what: str, as_json: bool) -> None:
       llamafile-mgr show mxbai-embed-large-v1
     """
     path = Path(what)
-    if path.exists() or "/" in what or what.lower().endswith((".llamafile", ".gguf")):
+    if path.exists() or "/" in what or what.lower().endswith((".llamafile", ".gguf", ".encoderfile")):
         _show_file(path, as_json)
     else:
         _show_entry(what, as_json)
 
 
 def _show_file(path: Path, as_json: bool) -> None:
-    from llamafile_mgr.llamafile import explain_arguments, inspect_file
+    from llamafile_mgr.llamafile import explain_arguments, inspect_file, read_encoderfile
 
+    encoderfile = read_encoderfile(path)
+    if encoderfile is not None:
+        _show_encoderfile(encoderfile, as_json)
+        return
     facts = inspect_file(path)
     effects: tuple[ArgumentEffect, ...] = ()
     if facts.arguments is not None:
@@ -70,6 +74,27 @@ def _show_file(path: Path, as_json: bool) -> None:
         print_line()
         print_line("Embedded arguments")
         _print_effects(effects)
+
+
+def _show_encoderfile(facts: EncoderfileFacts, as_json: bool) -> None:
+    if as_json:
+        print_json({**asdict(facts), "kind": "encoderfile", "vectors": facts.vectors, "use": facts.use})
+        return
+    rows = [
+        ("File", str(facts.path)),
+        ("Kind", f"encoderfile (format {facts.format}), which is not run by llamafile-mgr"),
+        ("Size", f"{format_bytes(facts.size)} ({facts.size} bytes)"),
+        ("Name", _or_dash(facts.name or None)),
+        ("Version", _or_dash(facts.version or None)),
+        ("Model", f"{facts.model_type}: {facts.vectors}"),
+        ("Program", format_bytes(facts.program_size)),
+    ]
+    rows += [
+        (part.kind.capitalize(), f"{format_bytes(part.size)}, SHA-256 {part.sha256}")
+        for part in facts.artifacts
+    ]
+    print_rows(rows)
+    print_line(f"To use it, {printable(facts.use)}")
 
 
 def _show_entry(name: str, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamafile_mgr.cli.context import Context
-from llamafile_mgr.cli.model_names import complete_models
+from llamafile_mgr.cli.model_names import complete_models, engine_option
 from llamafile_mgr.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Measure for so long, 20 to 90.",
 )
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def command(context: Context, model: str, budget: int, as_json: bool) -> None:
+def command(context: Context, model: str, budget: int, engine: tuple[str, ...] | None, as_json: bool) -> None:
     """Start MODEL's real engine in several ways, measure them in turn, and keep the fastest for serve.
 
     Threads, engines, flash attention, batch, slots and, where there is one, the GPU are varied. A change
@@ -46,7 +47,7 @@ def command(context: Context, model: str, budget: int, as_json: bool) -> None:
     from llamafile_mgr.launching.tunables import find_tunable, keep_tuned
     from llamafile_mgr.planner.tuning import variant_of
 
-    tunable = find_tunable(model, context.load_config(), context.paths)
+    tunable = find_tunable(model, context.load_config({"engines.programs": engine}), context.paths)
     name = tunable.plan.name
 
     def show(run: ABRun) -> None:

@@ -30,7 +30,7 @@ def assemble(
     chunks: list[tuple[TextChunk, ...]] = []
     rows: list[NDArray[np.float32] | None] = []
     outcomes: list[ItemOutcome] = []
-    total = 0.0
+    total, estimated = 0.0, False
     for text in fitted:
         parts = [computed[piece] for piece, _ in text.pieces]
         row, outcome = _finish(text, parts)
@@ -38,12 +38,14 @@ def assemble(
         outcomes.append(outcome)
         if with_chunks:
             chunks.append(_chunks(text, parts))
-        total += sum(part.share for part in parts if isinstance(part, TextVector))
+        counted = [part for part in parts if isinstance(part, TextVector)]
+        total += sum(part.share for part in counted)
+        estimated = estimated or any(part.estimated for part in counted)
     size = next((len(row) for row in rows if row is not None), width or 1)
     failed = np.full(size, np.nan, dtype=np.float32)
     whole = [failed if row is None else row for row in rows]
     vectors = np.array(whole, dtype=np.float32).reshape(len(rows), size)
-    return EmbedResult(vectors, round(total), space, tuple(outcomes), tuple(chunks))
+    return EmbedResult(vectors, round(total), space, tuple(outcomes), tuple(chunks), estimated)
 
 
 def cut_result(result: EmbedResult, dimensions: int | None, plan: Plan) -> EmbedResult:

@@ -143,7 +143,9 @@ class Embedder:
         known = await work.cache.get(work.setup.space, list(keys))
         for key, entry in known.items():
             share = entry.tokens or estimate_tokens(keys[key])
-            work.computed[keys[key]] = replace(entry, share=share, cached=True)
+            work.computed[keys[key]] = replace(
+                entry, share=share, cached=True, estimated=entry.tokens is None
+            )
 
     async def _fit(self, work: _Work) -> None:
         """Apply the length policy to every text that is not known whole."""
@@ -210,8 +212,10 @@ class Embedder:
                 errors[text] = result
             elif result is not None:
                 exact = tokens if tokens is not None else result.tokens
-                share = result.share or exact or estimate_tokens(text)
-                work.computed[text] = fresh[text_key(text)] = replace(result, tokens=exact, share=share)
+                told = result.share or exact
+                work.computed[text] = fresh[text_key(text)] = replace(
+                    result, tokens=exact, share=told or estimate_tokens(text), estimated=not told
+                )
         if work.cache is not None and work.setup.space == self.vector_space:
             work.cache.put(work.setup.space, fresh)
         for text, error in errors.items():

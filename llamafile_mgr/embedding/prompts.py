@@ -43,26 +43,26 @@ class PromptedText:
 class Prompt:
     """The prompt of one kind of text. ``end``: what must stand last, empty for nothing.
 
-    ``own_before``: matches a beginning that is this prompt already, with whatever task.
+    ``own_before``: matches a beginning that is this prompt already, with whatever task. ``own_end``: an end
+    that some clients write and that is put there once, by us or by the engine.
     """
 
     before: str = ""
     after: str = ""
     end: str = ""
     own_before: re.Pattern[str] | None = None
+    own_end: str = ""
 
     def apply(self, text: str) -> PromptedText:
         """Return ``text`` with the prompt around it, exactly once."""
+        while self.own_end and text.endswith(self.own_end):
+            text = text.removesuffix(self.own_end)
         before, body, after, start = self.before, text, self.after, 0
         own = self.own_before.match(text) if self.own_before is not None else None
         if own is not None and text.endswith(after, own.end()):
             start = own.end()
             before, body = own.group(), text[start : len(text) - len(after)]
-        if self.end:
-            if not after:
-                body = body.removesuffix(self.end)
-            after += self.end
-        return PromptedText(before, body, after, start)
+        return PromptedText(before, body, after + self.end, start)
 
 
 def make_prompt(model: Model | None, input_type: InputType, task: str | None, end: str = "") -> Prompt:
@@ -74,10 +74,11 @@ def make_prompt(model: Model | None, input_type: InputType, task: str | None, en
         RequestError: a task of several lines, or an empty one, which no template means.
     """
     template = None
+    own_end = _END_OF_SEQUENCE if model is not None and model.append_eos else ""
     if model is not None and input_type is not InputType.NONE:
         template = model.query_prompt if input_type is InputType.QUERY else model.document_prompt
     if model is None or template is None:
-        return Prompt(end=end)
+        return Prompt(end=end, own_end=own_end)
     chosen = task if task is not None else model.task or ""
     if _TASK in template and (not chosen.strip() or "\n" in chosen):
         raise RequestError("the task must be one line of text", hint="leave it out to get the model's own")
@@ -88,6 +89,7 @@ def make_prompt(model: Model | None, input_type: InputType, task: str | None, en
         after=after.replace(_TASK, chosen),
         end=end,
         own_before=re.compile(pattern) if before else None,
+        own_end=own_end,
     )
 
 

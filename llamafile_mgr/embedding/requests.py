@@ -88,7 +88,8 @@ class ItemOutcome:
 class EmbedResult:
     """``vectors``: float32 of shape (texts, dimensions), unit length, in the texts' order; NaN rows failed.
 
-    ``outcomes``: one per text. ``prompt_tokens``: over all texts; 0 where nothing tells.
+    ``outcomes``: one per text. ``prompt_tokens``: over all texts; ``estimated``: from the length of some of
+    them, for nothing counted those.
     ``vector_space``: the fingerprint. ``chunks``: one tuple per text where they were asked for; it is empty
     for a text that failed, and has one chunk for a text that fits whole.
     """
@@ -98,3 +99,4 @@ class EmbedResult:
     vector_space: str
     outcomes: tuple[ItemOutcome, ...] = ()
     chunks: tuple[tuple[TextChunk, ...], ...] = ()
+    estimated: bool = False

@@ -16,12 +16,14 @@ _SHORTEST = 1e-12
 @dataclass(frozen=True, slots=True)
 class TextVector:
     """A final text's unit vector. ``tokens``: its own where they were counted, None where the engine only
-    told the sum of a batch; ``share``: its part of that sum by length. ``cached``: it was known."""
+    told the sum of a batch; ``share``: its part of that sum by length. ``cached``: it was known.
+    ``estimated``: nothing counted its tokens, and ``share`` is a guess from its length."""
 
     vector: NDArray[np.float32]
     tokens: int | None = None
     share: float = 0.0
     cached: bool = False
+    estimated: bool = False
 
 
 def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -90,6 +90,7 @@ def service_key(
         "version": __version__,
         "models": [(role, str(file), *_stamp(file)) for role, file in zip(roles, files, strict=True)],
         "serve": serve,
+        "engines": dataclasses.asdict(config.engines),
         "settings": {name: dataclasses.asdict(model) for name, model in config.models.items()},
         "port": port,
         # Two users who show engines different GPUs need different engines.

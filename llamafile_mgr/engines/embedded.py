@@ -37,7 +37,7 @@ from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageEr
 from llamafile_mgr.files import replacing
 from llamafile_mgr.paths import ensure_private_dir
 
-__all__ = ["FLAGS", "EmbeddedOptions", "main", "parse_options", "resolve_weights"]
+__all__ = ["FLAGS", "EmbeddedOptions", "main", "parse_options", "resolve_weights", "weights_cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,11 @@ def _read(read: Callable[[str], object], name: str, text: str) -> object:
         return read(text)
     except ValueError as error:
         raise UsageError(f"invalid value for argument {name}: {error}") from error
+
+
+def weights_cache() -> Path:
+    """Return the directory for weights that are unpacked; its name keeps users of one computer apart."""
+    return Path(tempfile.gettempdir()) / f"llamafile-mgr-{os.getuid() if hasattr(os, 'getuid') else 0}"
 
 
 def resolve_weights(model: str, cache: Path) -> Path:
@@ -287,8 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.model is None:
             _log("error: missing required -m MODEL.gguf")
             return 1
-        cache = Path(tempfile.gettempdir()) / f"llamafile-mgr-{os.getuid() if hasattr(os, 'getuid') else 0}"
-        model = resolve_weights(options.model, cache)
+        model = resolve_weights(options.model, weights_cache())
         params = _build_params(options, model)
     except ImportError as error:
         _log(f"error: the embedded engine needs {error.name}: pip install 'llamafile-mgr[embedded]'")

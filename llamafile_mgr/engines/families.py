@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import Version
+from llamafile_mgr.engines.stock import LlamaCpp
 from llamafile_mgr.engines.v1 import V1
 from llamafile_mgr.engines.v2 import V2
 from llamafile_mgr.engines.v10 import V10
@@ -24,11 +25,13 @@ __all__ = [
 
 
 class Family(StrEnum):
-    """The name of a family, as files and JSON hold it."""
+    """The name of a family, as files and JSON hold it. Of engines that are installed beside this package an
+    earlier one is preferred: a native build is faster than the wheel, and may have the GPU."""
 
     V1 = "v1"
     V2 = "v2"
     V10 = "v10"
+    LLAMA_CPP = "llama.cpp"
     EMBEDDED = "embedded"
 
 
@@ -36,6 +39,7 @@ _FAMILIES: dict[Family, EngineFamily] = {
     Family.V1: V1(),
     Family.V2: V2(),
     Family.V10: V10(),
+    Family.LLAMA_CPP: LlamaCpp(),
     Family.EMBEDDED: Embedded(),
 }
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from llamafile_mgr.catalog import Role
+from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_json, stack_vectors
-from llamafile_mgr.engines.toolbox import Toolbox
+from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.errors import EngineError
 
 __all__ = ["EngineFamily"]
@@ -38,11 +38,16 @@ class EngineFamily(ABC):
     head_mark: bytes | None = None
     member_mark: re.Pattern[str] | None = None
 
+    #: Programs of the system that start it, each with the words behind its name.
+    program_names: tuple[tuple[str, ...], ...] = ()
+
     # --- how it starts ---------------------------------------------------------------------------
     #: Whether the file that holds it is the program that runs.
     is_in_file: bool = True
     #: Whether a bare runtime of it is given other files' weights.
     runs_other_weights: bool = False
+    #: Whether it finds the weights inside a llamafile that is given with ``-m``.
+    reads_llamafiles: bool = True
     #: Why it is taken out of the file that holds it.
     own_why: str = "the file's own engine can do it"
     #: What to do where nothing that is installed runs a model.
@@ -105,6 +110,8 @@ class EngineFamily(ABC):
     picks_port: bool = False
     #: Routes of the newest servers that it does not have.
     missing_routes: frozenset[str] = frozenset()
+    #: Whether the health route answers while texts are computed, and not only once they are.
+    health_while_computing: bool = True
 
     def serves_in(self, version: Version) -> bool:
         """Tell whether ``--server`` of this llamafile release starts this family."""
@@ -118,8 +125,25 @@ class EngineFamily(ABC):
         rows = [row for row in self.known_bad if row.fits(candidate)]
         return min(rows, key=lambda row: row.slow, default=None)
 
-    def installed_program(self, toolbox: Toolbox) -> tuple[str, ...] | None:
-        """Return the argv of an engine of this family that is no file in the store, None without one."""
+    def installed_programs(self, toolbox: Toolbox) -> tuple[InstalledProgram, ...]:
+        """Return the engines of this family that are no files in the store, the preferred one first."""
+        names = {" ".join(words) for words in self.program_names}
+        return tuple(program for program in toolbox.programs if program.name in names)
+
+    def read_version(self, text: str) -> str | None:
+        """Return the version that a program of the system prints, None for one of no such family."""
+        return None
+
+    def read_flags(self, text: str) -> frozenset[str]:
+        """Return what the help of such a program lists, as ``LaunchSettings.known_flags`` holds it."""
+        return frozenset()
+
+    def read_devices(self, text: str) -> tuple[str, ...]:
+        """Return the GPUs that such a program lists, a line for each."""
+        return ()
+
+    def find_lack(self, program: InstalledProgram, role: Role, pooling: Pooling | None) -> str | None:
+        """Return why a program of the system cannot serve this role, None when it can."""
         return None
 
     def environment(self, toolbox: Toolbox) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import Pooling, Role
 
-__all__ = ["LaunchSettings", "given", "gpu_flags", "name_flags"]
+__all__ = ["LaunchSettings", "given", "gpu_flags", "name_flags", "thread_flags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,9 @@ class LaunchSettings:
     ``gpu_layers``: for engines without an automatic fit. ``flash_attention``: on or off, where the family
     can be told. ``prompt_cache_mib``: the most memory for conversations that are remembered, where the
     family has such a cache. ``model``: weights to load instead of those inside the file that is run.
-    ``port``: 0 lets the engine pick one, where the family can.
+    ``port``: 0 lets the engine pick one, where the family can. ``known_flags``: what the program's own help
+    lists: a flag (``-fa``), that it takes a value (``-fa *``), and each value that is listed (``-fa on``);
+    None where its release tells.
     """
 
     role: Role
@@ -37,6 +39,7 @@ class LaunchSettings:
     alias: str | None = None
     api_key_file: Path | None = None
     host: str = "127.0.0.1"
+    known_flags: frozenset[str] | None = None
 
 
 def given(flag: str, value: object) -> tuple[str, ...]:
@@ -47,6 +50,13 @@ def given(flag: str, value: object) -> tuple[str, ...]:
 def gpu_flags(settings: LaunchSettings) -> tuple[str, ...]:
     """Return the flags that say where to compute, as every llamafile takes them."""
     return (*given("--gpu", settings.gpu), *given("-ngl", settings.gpu_layers))
+
+
+def thread_flags(settings: LaunchSettings) -> tuple[str, ...]:
+    """Return the flags for the threads of generation and, without which releases from 0.8.17 on take all
+    cores for them, of prompts and embeddings (llamafile 0.9.3, ``common.h`` and ``flags.cpp``)."""
+    threads = str(settings.threads)
+    return ("-t", threads, "-tb", threads)
 
 
 def name_flags(settings: LaunchSettings) -> tuple[str, ...]:

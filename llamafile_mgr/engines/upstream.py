@@ -32,12 +32,19 @@ class UpstreamServer(EngineFamily):
     vector_space = "v10"
     max_texts = 2048
     tells_token_texts = True
+    #: What makes the program a server.
+    serving: tuple[str, ...] = ("--server",)
+
+    def placing(self, settings: LaunchSettings) -> tuple[str, ...]:
+        """Return the flags that say where to compute."""
+        return gpu_flags(settings)
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
         context, batch, flash = settings.context * settings.slots, settings.batch, settings.flash_attention
         return (
-            *("--server", "--host", settings.host, "--port", str(settings.port)),
+            *self.serving,
+            *("--host", settings.host, "--port", str(settings.port)),
             *given("-m", settings.model),
             *("-c", str(context), "-np", str(settings.slots), "-t", str(settings.threads)),
             *given("-b", batch),
@@ -45,7 +52,7 @@ class UpstreamServer(EngineFamily):
             *_role_flags(settings),
             *given("-fa", None if flash is None else "on" if flash else "off"),
             *given("--cache-ram", settings.prompt_cache_mib),
-            *gpu_flags(settings),
+            *self.placing(settings),
             *name_flags(settings),
             "--no-webui",
         )

@@ -1,6 +1,7 @@
 """llamafile up to 0.9.3 with ``--server``: the engine of the three embedding llamafiles of the post.
 
-Flags and shapes: llamafile 0.8.4 and 0.9.3, ``llama.cpp/server/server.cpp``; not run here. There is no
+Flags and shapes: llamafile 0.8.4 and 0.9.3, ``llama.cpp/server/server.cpp``; their upstream twin, llama.cpp's
+server of May 2024, runs in the tests. There is no
 ``--pooling`` and no ``-ub``; any ``-b`` shrinks the batch to 512; more than one slot nulls embeddings.
 """
 
@@ -12,7 +13,7 @@ from typing import ClassVar
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
-from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags
+from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags, thread_flags
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.errors import EngineError
 
@@ -62,6 +63,9 @@ class V1(EngineFamily):
     cuts_full_context = True
     counts_special_tokens = False
     missing_routes = frozenset({"/v1/completions", "/v1/responses"})
+    #: It waits in the same queue as the work (run on llama.cpp's server of May 2024; 0.8.4 and 0.9.3 have the
+    #: same code).
+    health_while_computing = False
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
@@ -69,7 +73,7 @@ class V1(EngineFamily):
         return (
             *("--server", "--nobrowser", "--host", settings.host, "--port", str(settings.port)),
             *given("-m", settings.model),
-            *("-c", str(settings.context), "-t", str(settings.threads)),
+            *("-c", str(settings.context), *thread_flags(settings)),
             *(("--embedding", "-np", "1") if embedding else ("-np", str(settings.slots))),
             *gpu_flags(settings),
             *name_flags(settings),

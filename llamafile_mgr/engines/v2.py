@@ -12,7 +12,7 @@ from typing import Any
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
-from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags
+from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, thread_flags
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 
 __all__ = ["V2"]
@@ -52,7 +52,7 @@ class V2(EngineFamily):
         listen = f"{settings.host}:{settings.port}"
         return (
             *("--server", "--v2", "-l", listen, "--trust", "127.0.0.1/32", *given("-m", settings.model)),
-            *("-c", str(settings.context), "-s", str(settings.slots), "-t", str(settings.threads)),
+            *("-c", str(settings.context), "-s", str(settings.slots), *thread_flags(settings)),
             *gpu_flags(settings),
         )
 

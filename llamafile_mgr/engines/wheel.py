@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
-from llamafile_mgr.engines.toolbox import Toolbox
+from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.engines.upstream import UpstreamServer
 
 __all__ = ["Embedded"]
@@ -48,9 +48,10 @@ class Embedded(UpstreamServer):
     flash_attention_on_cpu = True
     picks_port = True
 
-    def installed_program(self, toolbox: Toolbox) -> tuple[str, ...] | None:
+    def installed_programs(self, toolbox: Toolbox) -> tuple[InstalledProgram, ...]:
         """Return the interpreter with the wheel and the program's name."""
-        return None if toolbox.python is None else (str(toolbox.python), "-m", _PROGRAM)
+        command = (str(toolbox.python), "-m", _PROGRAM)
+        return () if toolbox.python is None else (InstalledProgram("the embedded engine", command),)
 
     def environment(self, toolbox: Toolbox) -> dict[str, str]:
         """Return what the launcher and the interpreter need to find this package."""

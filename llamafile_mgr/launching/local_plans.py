@@ -15,9 +15,10 @@ from pathlib import Path
 
 import llamafile_mgr
 from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Pooling, Role, load_catalog
-from llamafile_mgr.config import Config
-from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
+from llamafile_mgr.config import Config, EnginesConfig
+from llamafile_mgr.engines.toolbox import InstalledProgram, InstalledRuntime, Toolbox
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
+from llamafile_mgr.launching.programs import find_programs
 from llamafile_mgr.launching.tuning_records import load_tuned
 from llamafile_mgr.launching.wanted import Wanted, WantedModels, locate
 from llamafile_mgr.llamafile import FileFacts, inspect_file
@@ -31,6 +32,8 @@ from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.prospects import Site
 from llamafile_mgr.store import Store, StoredArtifact
+
+_UNPACKER = "llamafile_mgr.engines.unpacking"
 
 
 def make_plans(
@@ -49,7 +52,7 @@ def make_plans(
     environ = os.environ if machine is None else {}
     machine = machine or detect_machine()
     tuned = {spec.name: load_tuned(paths, machine, spec.digest) for spec in specs if spec.digest is not None}
-    return plan_models(specs, machine, make_toolbox(paths), environ, config.models, tuned)
+    return plan_models(specs, machine, make_toolbox(paths, config.engines), environ, config.models, tuned)
 
 
 @contextlib.contextmanager
@@ -135,15 +138,20 @@ def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
     return Role.RERANK if weights.gguf.pooling == Pooling.RANK.value else Role.EMBED
 
 
-def make_toolbox(paths: Paths) -> Toolbox:
-    """Return what this installation can run engines with; makes the engines' HOME and TMPDIR."""
-    toolbox = _find_toolbox(Store(paths.store), paths)
+def make_toolbox(paths: Paths, engines: EnginesConfig) -> Toolbox:
+    """Return what this installation can run engines with; makes the engines' HOME and TMPDIR.
+
+    Raises:
+        ConfigError: a program that the settings name cannot be used.
+    """
+    toolbox = find_toolbox(Store(paths.store), paths, find_programs(engines, paths.cache).require())
     for directory in (toolbox.home, toolbox.temporary):
         ensure_private_dir(directory)
     return toolbox
 
 
-def _find_toolbox(store: Store, paths: Paths) -> Toolbox:
+def find_toolbox(store: Store, paths: Paths, programs: tuple[InstalledProgram, ...]) -> Toolbox:
+    """Return what this installation can run engines with; ``programs`` of the system are known already."""
     runtimes = (entry for entry in store.entries() if entry.kind is ArtifactKind.RUNTIME)
     ape = shutil.which("ape")
     return Toolbox(
@@ -154,6 +162,8 @@ def _find_toolbox(store: Store, paths: Paths) -> Toolbox:
         temporary=paths.engine_home / "tmp",
         shell=all(shutil.which(name) is not None for name in SHELL_TOOLS),
         ape=Path(ape) if ape is not None else None,
+        programs=programs,
+        unpacker=(sys.executable, "-m", _UNPACKER),
     )
 
 
@@ -166,8 +176,13 @@ def _describe_runtime(entry: StoredArtifact) -> InstalledRuntime:
     return InstalledRuntime(entry.name, entry.path, version, facts.gpu_modules, facts.size)
 
 
-def find_site(catalog: Catalog, paths: Paths, machine: Machine | None = None) -> Site:
-    """Return this machine, or the one that is given, with the engines and models of this store."""
+def find_site(
+    catalog: Catalog, paths: Paths, machine: Machine | None = None, engines: EnginesConfig | None = None
+) -> Site:
+    """Return this machine, or the one that is given, with the engines and models of this store.
+
+    ``engines``: the settings of engines, None for their defaults. Raises ConfigError as ``make_toolbox``.
+    """
     store = Store(paths.store)
     stored: dict[tuple[str, str], FileFacts] = {}
     for entry in store.entries():
@@ -179,4 +194,6 @@ def find_site(catalog: Catalog, paths: Paths, machine: Machine | None = None) ->
     runtime = InstalledRuntime(newest.name, Path(newest.name), newest.engine_version, size=newest.size or 0)
     # Variables of this computer say nothing of another one.
     environ = os.environ if machine is None else {}
-    return Site(machine or detect_machine(), _find_toolbox(store, paths), environ, stored, runtime)
+    programs = find_programs(engines or EnginesConfig(), paths.cache).require()
+    toolbox = find_toolbox(store, paths, programs)
+    return Site(machine or detect_machine(), toolbox, environ, stored, runtime)

@@ -47,7 +47,8 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
     if spec.role is Role.RERANK:
         raise PlanError(f"{spec.name} reranks: only embedding and generation are measured")
     machine = detect_machine()
-    (plan,) = plan_models((spec,), machine, make_toolbox(paths), os.environ, config.models)
+    toolbox = make_toolbox(paths, config.engines)
+    (plan,) = plan_models((spec,), machine, toolbox, os.environ, config.models)
     plan = without_remotes(plan)
     if spec.digest is None:
         raise PlanError(f"{spec.name} holds no model")

@@ -100,7 +100,7 @@ def locate(name: str, store: Store) -> tuple[Path, StoredArtifact | None]:
         stored = store.find(name)
     except NotFoundError as error:
         path = Path(name).expanduser().absolute()
-        like_path = os.sep in name or name.endswith((".llamafile", ".gguf", ".exe"))
+        like_path = os.sep in name or name.endswith((".llamafile", ".gguf", ".exe", ".encoderfile"))
         if path.is_file() or (like_path and path.exists()):
             return path, None
         if like_path:

@@ -30,6 +30,7 @@ from llamafile_mgr.engines.families import (
 from llamafile_mgr.engines.toolbox import GPU_MODULE
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile.byte_source import ByteSource, WorkBudget, open_source
+from llamafile_mgr.llamafile.encoderfile import read_manifest
 from llamafile_mgr.llamafile.gguf_facts import GgufFacts, read_gguf
 from llamafile_mgr.llamafile.gguf_header import MAGIC
 from llamafile_mgr.llamafile.zip_directory import (
@@ -130,6 +131,8 @@ def _inspect(path: Path, source: ByteSource) -> FileFacts:
         return FileFacts(path, source.size, FileKind.WEIGHTS, weights=(Weights(None, 0, source.size, gguf),))
     if not start.startswith(_APE_HEADS + _NATIVE_HEADS):
         raise _foreign(start)
+    if (encoderfile := read_manifest(path, source)) is not None:
+        raise encoderfile.refusal()
     directory = read_directory(source)
     head_size = source.size if directory is None else directory.head_size
     head = _scan_head(source, head_size)

@@ -122,7 +122,7 @@ def inspect_place(role: PlaceRole, path: Path) -> PlaceFacts:
         role=role,
         path=str(path),
         writable=os.access(nearest, os.W_OK | os.X_OK),
-        executable=_may_execute(nearest),
+        executable=may_execute(nearest),
         shared_write=shared if nearest == path else None,
         free_bytes=free,
     )
@@ -160,7 +160,8 @@ def _places(paths: Paths, env: Mapping[str, str]) -> tuple[PlaceFacts, ...]:
     return tuple(inspect_place(role, path.absolute()) for role, path in wanted)
 
 
-def _may_execute(path: Path) -> bool | None:
+def may_execute(path: Path) -> bool | None:
+    """Tell whether the mount of a directory lets programs start, None where that is not known."""
     if sys.platform.startswith("linux"):
         try:
             return not os.statvfs(path).f_flag & os.ST_NOEXEC

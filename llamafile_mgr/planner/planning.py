@@ -262,6 +262,7 @@ def _settings(spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling
         prompt_cache_mib=None if cache is None else cache // MIB,
         model=selection.weights,
         alias=spec.name,
+        known_flags=selection.known_flags,
     )
 
 

@@ -1,7 +1,8 @@
 """Which engine runs a model: its own, a runtime of another release, or one that is installed otherwise. Pure.
 
-The candidates stand in this order, and the first that is not known to be bad for this model on this machine
-(``EngineFamily.known_bad``) is taken. Weights in a file whose own engine will not do are given with ``-m``.
+The candidates stand in this order, programs that the user named first of all, and the first that is not known
+to be bad for this model on this machine (``EngineFamily.known_bad``) is taken. Weights in a file whose own
+engine will not do are given with ``-m``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Selection:
     """The engine: its family, the argv in front of the flags, and the weights that it must be given.
 
     ``gpu_modules``: the GPU libraries that it brings, None when unknown. ``warning``: what is wrong with
-    it all the same.
+    it all the same. ``known_flags``: as in ``LaunchSettings``.
     """
 
     family: Family
@@ -40,6 +41,7 @@ class Selection:
     reason: Reason
     gpu_modules: tuple[str, ...] | None = None
     warning: str | None = None
+    known_flags: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,15 @@ def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: 
         )
     search = _Search(spec, machine, toolbox, pooling)
     own = list(search.own_options())
-    options = [*own[:1], *search.runtime_options(), *search.installed_options(), *own[1:]]
+    told, found = search.installed_options(told=True), search.installed_options(told=False)
+    options = [*told, *own[:1], *search.runtime_options(), *found, *own[1:]]
     because = _why_not_own(spec, own)
     for at, option in enumerate(options):
         if option.unfit is None:
-            return _finish(spec, option, _why_passed(because, options[:at]))
+            return _finish(option, _why_passed(because, options[:at]))
     for option in options:
         if option.slow:
-            return _finish(spec, option, because, warning=option.unfit)
+            return _finish(option, because, warning=option.unfit)
     raise _nothing_runs(spec, options, because)
 
 
@@ -100,7 +103,7 @@ class _Search:
             reason = Reason("engine", label, rules.own_why)
             selection = Selection(family, prefix or (), None, reason, facts.gpu_modules)
             missing = _NO_SHELL if prefix is None else None
-            if not rules.is_in_file and rules.installed_program(self.toolbox) is None:
+            if not rules.is_in_file and not rules.installed_programs(self.toolbox):
                 missing = f"it was packed onto the {family.value} engine, which is not installed"
             size = facts.size if rules.is_in_file else 0
             yield self._judge(selection, "own", missing, version, size, arguments)
@@ -119,14 +122,28 @@ class _Search:
             missing = _NO_SHELL if prefix is None else None
             yield self._judge(selection, runtime.name, missing, version, runtime.size)
 
-    def installed_options(self) -> Iterator[_Option]:
-        """Yield the engines that are installed beside this package and are no files in the store."""
+    def installed_options(self, *, told: bool) -> Iterator[_Option]:
+        """Yield the engines that are no files in the store: those that the user named, or the others."""
         for family in Family:
-            program = family_rules(family).installed_program(self.toolbox)
-            if program is not None:
-                reason = Reason("engine", family.value, f"the {family.value} engine can load it")
-                selection = Selection(family, program, self.spec.path, reason, ())
-                yield self._judge(selection, family.value)
+            rules = family_rules(family)
+            for program in rules.installed_programs(self.toolbox):
+                if program.told is not told:
+                    continue
+                label = f"{family.value} {program.version}" if program.version else family.value
+                why = (
+                    f"{program.command[0]} was named to run models" if told else f"{program.name} can load it"
+                )
+                command = program.command
+                if self.spec.facts.kind is not FileKind.WEIGHTS and not rules.reads_llamafiles:
+                    command = (*self.toolbox.unpacker, *command)
+                    why += "; the weights are unpacked for it at the first start"
+                reason = Reason("engine", label, why)
+                modules = program.gpu_modules
+                selection = Selection(
+                    family, command, self.spec.path, reason, modules, known_flags=program.flags
+                )
+                missing = rules.find_lack(program, self.spec.role, self.pooling)
+                yield self._judge(selection, label, missing)
 
     def _judge(
         self,
@@ -192,10 +209,9 @@ def _why_passed(because: str | None, passed: list[_Option]) -> str | None:
     return "; ".join(said) or None
 
 
-def _finish(spec: ModelSpec, option: _Option, because: str | None, warning: str | None = None) -> Selection:
+def _finish(option: _Option, because: str | None, warning: str | None = None) -> Selection:
     selection = option.selection
-    first = option.whose == "own" and selection.family is spec.facts.family
-    if because is not None and not first:
+    if because is not None and because != warning:
         reason = selection.reason
         selection = replace(selection, reason=replace(reason, why=f"{because}; {reason.why}"))
     return replace(selection, warning=warning)

@@ -12,7 +12,10 @@ from llamafile_mgr.errors import RequestError
 from llamafile_mgr.proxy.api_errors import BadHostError, ForeignHostError, ForeignOriginError
 
 _ALLOWED_METHODS = "GET, POST, OPTIONS"
-_EXPOSED = "x-model, x-model-substituted-for, x-request-id, x-truncated, x-vector-space, retry-after"
+_EXPOSED = (
+    "x-model, x-model-substituted-for, x-request-id, x-tokens-estimated, x-truncated, x-vector-space, "
+    "retry-after"
+)
 _PREFLIGHT_SECONDS = "600"
 #: Host as RFC 9110, 7.2 writes it; two of them, joined, are none.
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[\w.~!$&'()*+,;=%-]+)(?::([0-9]{0,5}))?", re.ASCII | re.IGNORECASE)

@@ -25,7 +25,7 @@ from llamafile_mgr.supervisor.diagnosis import Diagnosis
 from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.supervisor.engine_start import EngineChecks
 from llamafile_mgr.supervisor.lifecycle import Lifecycle
-from llamafile_mgr.supervisor.liveness import Probe, decide_probe
+from llamafile_mgr.supervisor.liveness import Probe, Signs, decide_probe, longest_silence, works
 from llamafile_mgr.supervisor.meters import EngineMeter, MeteredWork
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings, Transition
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
@@ -82,6 +82,7 @@ class Backend(ABC):
         self._stopping = False
         self._drain_seconds = 0.0
         self._suspected = asyncio.Event()
+        self._owed_tokens = 0
 
     # What others may ask and do.
 
@@ -120,6 +121,7 @@ class Backend(ABC):
         """Count a batch that is sent to it; ``tokens``: 0 for one that is not measured."""
         self.in_flight += 1
         self._idle.clear()
+        self._owed_tokens += self._most_tokens(tokens)
         return self.meter.begin(tokens, time.monotonic()) if tokens else None
 
     def end(self, job: MeteredWork | None, *, answered: bool) -> None:
@@ -129,6 +131,7 @@ class Backend(ABC):
             share = 100 * (self.meter.share or 0.0)
             _LOG.warning("%s %s: %.0f %% of the best throughput that it has shown", self.name, said, share)
         self.in_flight -= 1
+        self._owed_tokens -= self._most_tokens(job.size if job is not None else 0)
         self.served += answered
         self._worked += answered and job is not None
         if self.in_flight == 0:
@@ -294,26 +297,65 @@ class Backend(ABC):
             if self._suspected.is_set():
                 self._suspected.clear()
                 await self._check_work(client)
-            now = time.monotonic()
-            silent = now - client.last_received
-            probe = decide_probe(
-                policy, silent_for=silent, probed_ago=now - probed_at, in_flight=self.in_flight
-            )
+            if not self.in_flight and time.monotonic() - client.last_received < policy.idle_seconds:
+                continue
+            signs = await self._look(client, probed_at)
+            probe = decide_probe(policy, signs, self._when_still)
             if probe is Probe.HUNG:
-                raise EngineError(f"it hangs: no answer for {silent:.0f} seconds")
+                raise EngineError(self._describe_hang(signs))
             if probe is not Probe.NOTHING:
-                probed_at = now
+                probed_at = time.monotonic()
             if probe is Probe.HEALTH:
                 await check_health(policy.health_deadline_seconds)
             elif probe is Probe.WORK:
                 await self._check_work(client)
 
     async def _check_work(self, client: EngineClient) -> None:
-        seconds = self._surroundings.liveness.work_deadline_seconds
+        """Ask for something small. While it works on something else it may take longer than its deadline:
+        some cannot stop what a caller has given up."""
+        policy, began = self._surroundings.liveness, time.monotonic()
+        asking = asyncio.create_task(self._checks.check_alive(client, self._rules))
         try:
-            await asyncio.wait_for(self._checks.check_alive(client, self._rules), seconds)
-        except TimeoutError:
-            raise EngineError(f"it hangs: no answer to a small request for {seconds:g} seconds") from None
+            while not (await asyncio.wait({asking}, timeout=policy.tick_seconds))[0]:
+                signs = await self._look(client, began)
+                if signs.probed >= policy.work_deadline_seconds and not works(policy, signs):
+                    seconds = f"{signs.probed:.0f} seconds"
+                    raise EngineError(f"it hangs: no answer to a small request for {seconds}")
+            asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    @property
+    def _when_still(self) -> Probe:
+        """Return what follows when it owes answers and gives no sign of work."""
+        return Probe.HEALTH if self._rules.health_while_computing else Probe.NOTHING
+
+    async def _last_sign(self, client: EngineClient) -> float:
+        """Return when it last gave a sign of work, in monotonic seconds."""
+        return client.last_received
+
+    async def _look(self, client: EngineClient, probed_at: float) -> Signs:
+        """Return what is seen of it now; what it was asked last may be on top of what it owes."""
+        sign = await self._last_sign(client)
+        now, weights = time.monotonic(), self.plan.memory.weights if self.plan.memory else 0
+        tokens = self._owed_tokens + self._most_tokens(0)
+        return Signs(
+            silent=now - client.last_received,
+            still=now - sign,
+            probed=now - probed_at,
+            allowed=longest_silence(self._surroundings.liveness, tokens, weights),
+            in_flight=self.in_flight,
+        )
+
+    def _most_tokens(self, estimated: int) -> int:
+        """Return how many tokens a request may come to: at least a whole context, whatever was estimated."""
+        return max(estimated, self.plan.settings.context)
+
+    def _describe_hang(self, signs: Signs) -> str:
+        if signs.silent >= signs.allowed:
+            return f"it hangs: no answer for {signs.silent:.0f} seconds, which is more than its work can take"
+        return f"it hangs: neither an answer nor a sign of work for {signs.still:.0f} seconds"
 
     async def _end(self, grace_seconds: float) -> None:
         try:

@@ -1,7 +1,8 @@
 """Why an engine died, in words: from its exit status and its last lines. Pure.
 
 Sources of the phrases: llamafile 0.8-0.10 and llama.cpp messages as the reference of engine generations
-quotes them; the shell's exit codes 126 and 127 are POSIX's.
+quotes them, those of bad flags as llama.cpp's servers of May 2024 and of 2026 print them; the shell's exit
+codes 126 and 127 are POSIX's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-__all__ = ["Diagnosis", "Kind", "diagnose"]
+__all__ = ["NOT_RUN", "Diagnosis", "Kind", "diagnose"]
+
+#: Codes with which a llamafile ends whose program was never run: an empty loader "succeeds".
+NOT_RUN = frozenset({0, 126, 127})
 
 
 class Kind(StrEnum):
@@ -51,8 +55,14 @@ _LINES: dict[str, Diagnosis] = {
         permanent=True,
         kind=Kind.UNKNOWN_FLAG,
     ),
-    r"invalid value for argument (\S+)": Diagnosis(
+    r"(?:invalid value for argument|invalid parameter for argument:) ?([^\s:]+)": Diagnosis(
         "this engine does not take that value for {0}", permanent=True
+    ),
+    r'error while handling argument "([^"]+)": ?(.*)': Diagnosis(
+        "this engine does not take that value for {0} ({1})", permanent=True
+    ),
+    r"terminate called [^\n]*\n\s*what\(\): +sto[a-z]+": Diagnosis(
+        "this engine read something else than a number where one belongs, in a flag perhaps"
     ),
     r"cpu feature (\w+) was required": Diagnosis(
         "this engine was built for processors with {0}, which this one lacks", permanent=True
@@ -81,12 +91,18 @@ _LINES: dict[str, Diagnosis] = {
 
 
 def diagnose(
-    exit_code: int | None, lines: Sequence[str], uptime_seconds: float, *, oom_killed: bool = False
+    exit_code: int | None,
+    lines: Sequence[str],
+    uptime_seconds: float,
+    *,
+    oom_killed: bool = False,
+    obstacle: Diagnosis | None = None,
 ) -> Diagnosis:
     """Return why an engine ended.
 
     ``exit_code``: as asyncio tells it, negative for a signal, None when it was still running. ``lines``:
     its last log lines, oldest first. ``oom_killed``: the kernel's out-of-memory killer struck meanwhile.
+    ``obstacle``: what was found in the way of the program itself, which says nothing of why it failed.
     """
     if oom_killed and exit_code == -9:
         return Diagnosis(
@@ -103,11 +119,18 @@ def diagnose(
         return Diagnosis("it ran but gave no sign of life")
     if exit_code < 0:
         return _diagnose_signal(-exit_code, uptime_seconds)
+    if obstacle is not None and exit_code in NOT_RUN:
+        return obstacle
     if exit_code in (126, 127):
         return Diagnosis(
             f"the shell could not run it (exit code {exit_code})",
             "a program is missing, a mount is noexec or a handler captures MZ files: `llamafile-mgr doctor`",
-            permanent=True,
+        )
+    if exit_code == 0 and not text.strip():
+        return Diagnosis(
+            "it ended with exit code 0 and printed nothing",
+            "a loader of llamafiles that is empty does that: `command -v ape` tells of one on PATH",
+            external=True,
         )
     # Engines that catch a signal to finish what they do end with the code of success: somebody asked for it.
     return Diagnosis(f"it ended with exit code {exit_code}", external=exit_code == 0)

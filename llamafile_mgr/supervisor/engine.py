@@ -15,9 +15,10 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineLostError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.ape_loader import clear_way
 from llamafile_mgr.supervisor.backend import FAILED_GRACE_SECONDS, Backend
 from llamafile_mgr.supervisor.degradation import drop_flags
-from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
+from llamafile_mgr.supervisor.diagnosis import NOT_RUN, Diagnosis, diagnose
 from llamafile_mgr.supervisor.engine_start import (
     EngineChecks,
     await_health,
@@ -26,6 +27,7 @@ from llamafile_mgr.supervisor.engine_start import (
     find_port,
     read_listening_port,
 )
+from llamafile_mgr.supervisor.liveness import Probe, Pulse
 from llamafile_mgr.supervisor.process import EngineProcess, Spawner, spawn_engine
 from llamafile_mgr.supervisor.process_memory import count_oom_kills
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings
@@ -35,6 +37,8 @@ __all__ = ["Engine"]
 
 T = TypeVar("T")
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
+#: Of an engine that was ready: what it said before has not killed it.
+_LAST_LINES = 40
 #: For the end of a process that has broken off its connections.
 _GONE_SECONDS = 1.0
 
@@ -55,6 +59,7 @@ class Engine(Backend):
         self._checks = checks
         self._spawn = spawn
         self._process: EngineProcess | None = None
+        self._pulse = Pulse()
 
     # What others may ask and do.
 
@@ -71,7 +76,7 @@ class Engine(Backend):
     # Its life; everything below runs in one task.
 
     async def _live_once(self) -> Diagnosis | None:
-        started = time.monotonic()
+        started, lines_before = time.monotonic(), self.log.total_lines
         kills = await asyncio.to_thread(count_oom_kills)
         listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         key, process = await self._start(listening)
@@ -85,13 +90,21 @@ class Engine(Backend):
                     await asyncio.wait_for(process.wait(), _GONE_SECONDS)
         if self._stopping:
             return None
-        code = process.exit_code
+        code, was_ready = process.exit_code, self.state is EngineState.READY
         suspended = code is None and await asyncio.to_thread(lambda: process.suspended)
         await self._close(FAILED_GRACE_SECONDS)
         if failure is not None and code is None:
             return replace(self._explain(failure), external=suspended)
         killed = await asyncio.to_thread(count_oom_kills) > kills
-        return diagnose(code, self.log.lines[-40:], time.monotonic() - started, oom_killed=killed)
+        count = self.log.total_lines - lines_before
+        # At its start all count: old servers print a page of usage behind what was wrong with a flag.
+        count = min(count, _LAST_LINES) if was_ready else count
+        lines = self.log.lines[-count:] if count else ()
+        obstacle = None
+        if code in NOT_RUN and not was_ready:
+            obstacle = await asyncio.to_thread(clear_way, self.plan.program, self.plan.environment)
+        uptime = time.monotonic() - started
+        return diagnose(code, lines, uptime, oom_killed=killed, obstacle=obstacle)
 
     def _explain(self, error: Error) -> Diagnosis:
         # A disk that is full or a directory that is gone is nothing that the engine did.
@@ -115,9 +128,35 @@ class Engine(Backend):
         self._suspected.clear()
         process.note_ready()
         self._move(EngineEvent.CHECKED)
-        await self._watch(
-            client, lambda seconds: client.request(self._rules.health(), deadline_seconds=seconds)
-        )
+        self._pulse = Pulse()
+        await self._watch(client, lambda seconds: self._check_health(client, seconds))
+
+    async def _check_health(self, client: EngineClient, seconds: float) -> None:
+        """Ask the health route; raises EngineError when nothing comes and it still gives no sign of work."""
+        try:
+            await client.request(self._rules.health(), deadline_seconds=seconds)
+        except EngineLostError:
+            raise
+        except EngineError:
+            if time.monotonic() - await self._last_sign(client) >= seconds:
+                raise
+
+    @property
+    def _when_still(self) -> Probe:
+        """A processor's work shows in its time; a GPU's need not."""
+        asked = super()._when_still
+        return Probe.HUNG if asked is Probe.NOTHING and self.plan.device == "cpu" else asked
+
+    async def _last_sign(self, client: EngineClient) -> float:
+        """Count lines that it logs, and look at its process while it sends nothing."""
+        now, process = time.monotonic(), self._process
+        if process is None or now - client.last_received < self._surroundings.liveness.tick_seconds:
+            return client.last_received
+        effort = await asyncio.to_thread(process.effort)
+        if effort is None:  # nobody can see it, so nothing can be held against it
+            return now
+        self._pulse.feel(effort, now, self._surroundings.liveness.still_seconds)
+        return max(client.last_received, process.last_output, self._pulse.at)
 
     async def _start(self, listening: asyncio.Future[int]) -> tuple[str, EngineProcess]:
         surroundings = self._surroundings

@@ -21,6 +21,7 @@ import psutil
 
 from llamafile_mgr.errors import EngineStartError, StoreError
 from llamafile_mgr.supervisor.engine_log import EngineLog
+from llamafile_mgr.supervisor.liveness import Effort
 from llamafile_mgr.tasks import start_task
 
 __all__ = ["EngineProcess", "Spawner", "spawn_engine"]
@@ -103,6 +104,22 @@ class EngineProcess(asyncio.SubprocessProtocol):
             return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
         except (psutil.Error, ProcessLookupError):
             return False
+
+    def effort(self) -> Effort | None:
+        """Return what it and its descendants have used, None where the system does not tell. Blocks."""
+        try:
+            process = psutil.Process(self.pid)
+            times, others = process.cpu_times(), process.children(recursive=True)
+        except (psutil.Error, ProcessLookupError):
+            return None
+        seconds, read = times.user + times.system, 0
+        for each in others:
+            with contextlib.suppress(psutil.Error):  # it has ended
+                seconds += sum(each.cpu_times()[:2])
+        for each in (process, *others):
+            with contextlib.suppress(psutil.Error, AttributeError):  # macOS does not tell
+                read += each.io_counters().read_bytes
+        return Effort(seconds, read)
 
     def note_ready(self) -> None:
         """Look at its output less often from now on."""

@@ -12,6 +12,7 @@ import pytest
 from llamafile_mgr.cli import run
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.machine.snapshot import machine_from_dict, read_snapshot
+from tests.support.llama_programs import write_llama_server
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +88,43 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--help"]) == 0
     assert "Examples:" in capsys.readouterr().out
     assert run(["doctor", "--port", "99999"]) == 2
+
+
+def test_it_lists_engines_and_what_is_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = write_llama_server(
+        tmp_path / "good", devices="Available devices:\n  CUDA0: A (8 MiB, 7 MiB free)\n"
+    )
+    (tmp_path / "bad").mkdir()
+    other = tmp_path / "bad" / "llama-server"
+    other.write_text("#!/bin/sh\necho an animal\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{other.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("LLAMAFILE_MGR_ENGINES_PROGRAMS", str(program))
+    assert run(["doctor", "--port", "0"]) == 0
+    out = capsys.readouterr().out
+    assert f"engine: llama.cpp 0.5.0-dev (build 1): {program}; devices: CUDA0: A (8 MiB, 7 MiB free)" in out
+    assert f"warn  engine: {other} cannot be used as an engine" in out
+    assert "'an animal'" in out
+    assert run(["doctor", "--port", "0", "--json"]) == 0
+    engines = json.loads(capsys.readouterr().out)["engines"]
+    assert {
+        "family": "llama.cpp",
+        "version": "0.5.0-dev (build 1)",
+        "program": str(program),
+    }.items() <= engines[0].items()
+    monkeypatch.setenv("LLAMAFILE_MGR_ENGINES_PROGRAMS", str(other))
+    assert run(["doctor", "--port", "0", "--quiet"]) == PlanError.exit_code
+    assert f"FAIL  engine: {other}" in capsys.readouterr().out
+
+
+def test_it_reads_the_models_of_the_settings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMAFILE_MGR_SERVE_EMBED", f"{tmp_path}/gone.gguf,{tmp_path}/text.gguf")
+    (tmp_path / "text.gguf").write_text("no model")
+    assert run(["doctor", "--port", "0", "--quiet"]) == PlanError.exit_code
+    out = capsys.readouterr().out
+    assert f"FAIL  model: no such file: {tmp_path}/gone.gguf" in out
+    assert f"FAIL  model: {tmp_path}/text.gguf cannot be used" in out

@@ -56,6 +56,7 @@ def test_other_models_are_another_service(chosen: Choose, tmp_path: Path) -> Non
         # The first of a role answers calls that name no model.
         chosen("embed = 'a.gguf'", generate=["c.gguf", "b.gguf"]).key,
         chosen(rerank=["b.gguf"]).key,
+        chosen("[engines]\nprograms = '/opt/llama-server'", rerank=["b.gguf"]).key,
     ]
     assert len(set(keys)) == len(keys)
     os.utime(tmp_path / "b.gguf", (1, 1))

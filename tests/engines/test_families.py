@@ -32,11 +32,11 @@ EMBED = LaunchSettings(
 GENERATE = replace(EMBED, role=Role.GENERATE, slots=2, batch=None, pooling=None, gpu="nvidia", gpu_layers=999)
 #: llamafile 0.8.4 llama.cpp/server/server.cpp.
 V1_FLAGS = {
-    *("--server", "--nobrowser", "--host", "--port", "-m", "-c", "-t", "--embedding", "-np"),
-    *("--gpu", "-ngl", "--alias", "--api-key-file"),
+    *("--server", "--nobrowser", "--host", "--port", "-m", "-c", "-t", "-tb", "--embedding"),
+    *("-np", "--gpu", "-ngl", "--alias", "--api-key-file"),
 }
 #: llamafile 0.9.3 llamafile/flags.cpp.
-V2_FLAGS = {"--server", "--v2", "-l", "--trust", "-m", "-c", "-s", "-t", "--gpu", "-ngl"}
+V2_FLAGS = {"--server", "--v2", "-l", "--trust", "-m", "-c", "-s", "-t", "-tb", "--gpu", "-ngl"}
 
 
 def argv(family: Family, settings: LaunchSettings) -> list[str]:
@@ -65,6 +65,13 @@ def test_v2_takes_no_host_port_or_slots_by_their_usual_names() -> None:
     for settings in (EMBED, GENERATE, replace(EMBED, model=Path("/w"))):
         assert flags_of(argv(Family.V2, settings)) <= V2_FLAGS
     assert value(argv(Family.V2, EMBED), "-l") == "127.0.0.1:8123"
+
+
+@pytest.mark.parametrize("family", [Family.V1, Family.V2])
+def test_prompts_take_no_more_threads_than_planned(family: Family) -> None:
+    for settings in (EMBED, GENERATE):
+        told = argv(family, settings)
+        assert value(told, "-t") == value(told, "-tb") == "4"
 
 
 def test_v10_multiplies_the_context_by_its_slots() -> None:

@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.config import EnginesConfig, ModelConfig
 from llamafile_mgr.launching.local_plans import make_toolbox
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.machine.detection import detect_machine
@@ -32,14 +32,25 @@ from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import read_listening_port
+from tests.support.llama_programs import find_native
 
 MIB = 1 << 20
 SLACK = 64 * MIB
 
 
-def plan_for(path: Path, role: Role, home: Path, wish: ModelConfig) -> Plan:
-    """Plan one model for the embedded engine alone."""
-    toolbox = replace(make_toolbox(resolve_paths({"LLAMAFILE_MGR_HOME": str(home)})), runtimes=())
+@pytest.fixture(params=["wheel", "native"])
+def engines(request: pytest.FixtureRequest) -> EnginesConfig:
+    """Return the settings with the embedded engine alone, or with a native build before it."""
+    native = find_native()
+    if request.param == "native" and native is None:
+        pytest.skip("nobody has built llama.cpp here: scripts/build-engines current")
+    programs = (str(native),) if request.param == "native" else ()
+    return EnginesConfig(programs, search_path=False)
+
+
+def plan_for(path: Path, role: Role, home: Path, wish: ModelConfig, engines: EnginesConfig) -> Plan:
+    """Plan one model for one of these engines."""
+    toolbox = replace(make_toolbox(resolve_paths({"LLAMAFILE_MGR_HOME": str(home)}), engines), runtimes=())
     subject = ModelSpec("model", role, path, inspect_file(path))
     (plan,) = plan_models((subject,), detect_machine(), toolbox, os.environ, {"model": wish})
     return plan
@@ -93,8 +104,10 @@ def check(plan: Plan, process: psutil.Process) -> None:
 
 
 @pytest.mark.parametrize("wish", [ModelConfig(), ModelConfig(context=256, threads=1, slots=2)])
-def test_minilm_takes_what_was_predicted(minilm: Path, tmp_path: Path, wish: ModelConfig) -> None:
-    plan = plan_for(minilm, Role.EMBED, tmp_path, wish)
+def test_minilm_takes_what_was_predicted(
+    minilm: Path, tmp_path: Path, wish: ModelConfig, engines: EnginesConfig
+) -> None:
+    plan = plan_for(minilm, Role.EMBED, tmp_path, wish, engines)
     assert plan.max_tokens is not None
     # "word" is one token; two are special.
     longest, short = "word " * (plan.max_tokens - 2), "word " * 60
@@ -108,9 +121,9 @@ def test_minilm_takes_what_was_predicted(minilm: Path, tmp_path: Path, wish: Mod
 
 @pytest.mark.parametrize("wish", [ModelConfig(), ModelConfig(context=256, slots=4)])
 def test_the_tiny_generator_takes_what_was_predicted(
-    tiny_generator: Path, tmp_path: Path, wish: ModelConfig
+    tiny_generator: Path, tmp_path: Path, wish: ModelConfig, engines: EnginesConfig
 ) -> None:
-    plan = plan_for(tiny_generator, Role.GENERATE, tmp_path, wish)
+    plan = plan_for(tiny_generator, Role.GENERATE, tmp_path, wish, engines)
     with running_engine(plan) as (process, url):
         bodies = [
             {"prompt": f"{chr(97 + n)} " * 40, "n_predict": 100, "ignore_eos": True, "cache_prompt": True}

@@ -16,14 +16,14 @@ from tests.planner import samples
 
 #: Flag -> whether it takes a value.
 V1 = {
-    **dict.fromkeys(("--host", "--port", "-m", "--alias", "-c", "-t", "-np", "-ngl", "--gpu"), True),
+    **dict.fromkeys(("--host", "--port", "-m", "--alias", "-c", "-t", "-tb", "-np", "-ngl", "--gpu"), True),
     "--api-key-file": True,
     "--server": False,
     "--nobrowser": False,
     "--embedding": False,
 }
 V2 = {
-    **dict.fromkeys(("-l", "--trust", "-m", "-c", "-s", "-t", "-ngl", "--gpu"), True),
+    **dict.fromkeys(("-l", "--trust", "-m", "-c", "-s", "-t", "-tb", "-ngl", "--gpu"), True),
     "--server": False,
     "--v2": False,
 }

@@ -36,7 +36,7 @@ def test_the_posts_small_model_on_its_own_engine() -> None:
     made = plan(subject())
     assert made.command(8081, Path("/k")) == (
         *("sh", "/f", "--server", "--nobrowser", "--host", "127.0.0.1", "--port", "8081"),
-        *("-c", "512", "-t", "8", "--embedding", "-np", "1", "--gpu", "disable"),
+        *("-c", "512", "-t", "8", "-tb", "8", "--embedding", "-np", "1", "--gpu", "disable"),
         *("--alias", "mxbai-embed-large-v1", "--api-key-file", "/k"),
     )
     assert (made.dimensions, made.max_tokens) == (1024, 512)

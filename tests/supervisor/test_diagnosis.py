@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from llamafile_mgr.supervisor.diagnosis import diagnose
+from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,9 @@ from llamafile_mgr.supervisor.diagnosis import diagnose
             "not installed",
             True,
         ),
-        (127, [], 0.1, "the shell could not run it", True),
-        (126, [], 0.1, "exit code 126", True),
+        (127, [], 0.1, "the shell could not run it", False),
+        (126, [], 0.1, "exit code 126", False),
+        (0, [], 0.1, "ended with exit code 0 and printed nothing", False),
         (-signal.SIGILL, [], 0.1, "lacks an instruction", True),
         (-signal.SIGKILL, [], 0.1, "first second", False),
         (-signal.SIGKILL, [], 100, "killed from outside", False),
@@ -48,6 +49,59 @@ def test_cause(code: int | None, lines: list[str], uptime: float, cause: str, pe
     found = diagnose(code, lines, uptime)
     assert cause in found.cause
     assert found.permanent is permanent
+
+
+USAGE = ["usage: server [options]", "", "options:", *("  -x, --xyz   a flag" for _ in range(70))]
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        # llama.cpp's server of May 2024.
+        (["error: invalid parameter for argument: -c", *USAGE], "does not take that value for -c"),
+        (
+            [
+                "error: the supplied chat template is not supported: zzz",
+                "note: llama.cpp does not use jinja parser, we only support commonly used templates",
+                "error: invalid parameter for argument: --chat-template",
+                *USAGE,
+            ],
+            "does not take that value for --chat-template",
+        ),
+        (
+            ["terminate called after throwing an instance of 'std::invalid_argument'", "  what():  stoi"],
+            "something else than a number where one belongs, in a flag perhaps",
+        ),
+        (["error: unknown argument: --foo", *USAGE], "does not know the flag --foo"),
+        # llama-server of 2026.
+        (['error while handling argument "-c": stoi', "", "usage:"], "that value for -c (stoi)"),
+        (
+            ['error while handling argument "--pooling": invalid value', "", "usage:"],
+            "that value for --pooling (invalid value)",
+        ),
+        (
+            ['error while handling argument "-ctk": Unsupported cache type: zz', "", "usage:"],
+            "that value for -ctk (Unsupported cache type: zz)",
+        ),
+        (["error: invalid argument: --foo"], "does not know the flag --foo"),
+        # The embedded engine.
+        (
+            ["error: invalid value for argument --pooling: 'foo' is not one of none, mean, cls"],
+            "does not take that value for --pooling",
+        ),
+    ],
+)
+def test_bad_flags_in_the_words_of_each_generation(lines: list[str], cause: str) -> None:
+    found = diagnose(1, lines, 0.1)
+    assert found.cause.endswith(cause)
+    assert found.permanent or "perhaps" in cause  # the last may come later than from its flags
+
+
+def test_what_stands_in_the_way_is_told_where_the_program_never_ran() -> None:
+    obstacle = Diagnosis("/x is on a mount with noexec", permanent=True)
+    for code in (0, 126, 127):
+        assert diagnose(code, [], 0.1, obstacle=obstacle) is obstacle
+    assert diagnose(1, [], 0.1, obstacle=obstacle) is not obstacle
 
 
 @pytest.mark.parametrize(

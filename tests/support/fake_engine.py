@@ -19,6 +19,7 @@ import struct
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ class Engine:
         self.flags = flags
         self.served = 0
         self.lock = threading.Lock()
+        self.work = threading.Lock()
         self.ready = threading.Event()
         self.golden = {entry["text"]: entry["vector"] for entry in json.loads(GOLDEN.read_text("utf-8"))}
         self.key = self._read_key()
@@ -82,6 +84,10 @@ class Engine:
 
     def flag(self, name: str) -> str | None:
         return self.flags[self.flags.index(name) + 1] if name in self.flags else None
+
+    def queue(self) -> AbstractContextManager[object]:
+        """Return the place in which v1 does one thing after the other, its health among them."""
+        return self.work if self.switches.family == "v1" else nullcontext()
 
     def count(self) -> int:
         """Count one vector; crash or hang when told to."""
@@ -95,6 +101,10 @@ class Engine:
         return number
 
     def vector(self, text: str) -> list[float] | None:
+        with self.queue():
+            return self.compute(text)
+
+    def compute(self, text: str) -> list[float] | None:
         number = self.count()
         kind = self.switches.vectors if number > self.switches.bad_after else "right"
         if kind == "null":
@@ -161,7 +171,8 @@ class Handler(BaseHTTPRequestHandler):
             known = self.path.startswith("/tokenize?prompt=")
             self.answer({"tokens": ["x"]}) if known else self.refuse(404, "Not Found")
         elif not self.refuse_unless_ready():
-            self.answer({"status": "ok"})
+            with self.engine.queue():
+                self.answer({"status": "ok"})
 
     def do_POST(self) -> None:
         body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -284,7 +295,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 self.connection.close()
                 raise OSError("cut")
-            time.sleep(self.engine.switches.word_seconds)
+            with self.engine.queue():
+                time.sleep(self.engine.switches.word_seconds)
             if newest:
                 self.piece(b": ping\n\n")
             if self.path == "/completion":

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
 
-__all__ = ["forget_added_eos", "write_reranker", "write_tiny_generator"]
+__all__ = [
+    "forget_added_eos",
+    "write_large_generator",
+    "write_letter_embedder",
+    "write_reranker",
+    "write_tiny_generator",
+]
 
+#: What makes attention see all tokens alike, and count.
+_EVEN_ATTENTION = {"attn_q": 0.0, "attn_k": 0.0, "attn_v": 8.0, "attn_output": 8.0}
 _TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
@@ -45,21 +54,56 @@ def write_reranker(encoder: Path, path: Path, head: np.ndarray, bias: float = 0.
 
 def write_tiny_generator(path: Path, *, context: int = 512) -> Path:
     """Write a ``llama`` of 64 dimensions and two blocks with random weights (450 KB); its text is noise."""
-    width, hidden, blocks, heads, kv_heads = 64, 128, 2, 4, 2
+    return _write_llama(path, _Shape("tiny-generator", 64, 128, 2, 4, 2), context)
+
+
+def write_large_generator(path: Path, *, context: int = 2048) -> Path:
+    """Write a ``llama`` of 520 million random weights in 4 bits (290 MB); its text is noise.
+
+    A letter is a token. All blocks have the same weights, which takes as long to compute as others would.
+    """
+    return _write_llama(path, _Shape("large-generator", 1536, 4096, 21, 12, 3, alike=True), context, "Q4_0")
+
+
+def write_letter_embedder(path: Path, *, context: int = 512) -> Path:
+    """Write a ``llama`` of 64 dimensions that embeds, as its last token, about which letters a text has.
+
+    Its attention is even over all tokens, and outweighs what the last one is. No pieces of words, so that
+    engines of all generations agree on its tokens.
+    """
+    return _write_llama(path, _Shape("letter-embedder", 64, 128, 1, 4, 4, embeds=True), context)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    name: str
+    width: int
+    hidden: int
+    blocks: int
+    heads: int
+    kv_heads: int
+    alike: bool = False
+    embeds: bool = False
+
+
+def _write_llama(path: Path, shape: _Shape, context: int, quantisation: str = "F32") -> Path:
+    width, hidden, heads = shape.width, shape.hidden, shape.heads
     tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{n:02X}>".encode() for n in range(256))]
     kinds = [2, 3, 3, *([6] * 256)]
     letters = ["\u2581", *(chr(c) for c in range(ord("a"), ord("z") + 1))]
     tokens += [letter.encode() for letter in letters]
     kinds += [1] * len(letters)
+    packed = gguf.GGMLQuantizationType[quantisation]
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny-generator")
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_name(shape.name)
+    mostly = "ALL_F32" if quantisation == "F32" else f"MOSTLY_{quantisation}"
+    writer.add_file_type(gguf.LlamaFileType[mostly])
     writer.add_context_length(context)
     writer.add_embedding_length(width)
-    writer.add_block_count(blocks)
+    writer.add_block_count(shape.blocks)
     writer.add_feed_forward_length(hidden)
     writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
+    writer.add_head_count_kv(shape.kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width // heads)
     writer.add_vocab_size(len(tokens))
@@ -70,28 +114,37 @@ def write_tiny_generator(path: Path, *, context: int = 512) -> Path:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    writer.add_chat_template(_TEMPLATE)
+    if shape.embeds:
+        writer.add_pooling_type(gguf.PoolingType.LAST)
+    else:
+        writer.add_chat_template(_TEMPLATE)
     random = np.random.default_rng(7)
 
     def matrix(rows: int, columns: int) -> np.ndarray:
-        return random.normal(0, 0.05, (rows, columns)).astype(np.float32)
+        values = random.normal(0, 0.05, (rows, columns)).astype(np.float32)
+        return values if quantisation == "F32" else gguf.quantize(values, packed)
 
-    kv_width = width // heads * kv_heads
-    writer.add_tensor("token_embd.weight", matrix(len(tokens), width))
+    kv_width = width // heads * shape.kv_heads
+    writer.add_tensor("token_embd.weight", matrix(len(tokens), width), raw_dtype=packed)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
-    writer.add_tensor("output.weight", matrix(len(tokens), width))
-    for block in range(blocks):
-        shapes = {
-            "attn_q": (width, width),
-            "attn_k": (kv_width, width),
-            "attn_v": (kv_width, width),
-            "attn_output": (width, width),
-            "ffn_gate": (hidden, width),
-            "ffn_up": (hidden, width),
-            "ffn_down": (width, hidden),
-        }
-        for name, (rows, columns) in shapes.items():
-            writer.add_tensor(f"blk.{block}.{name}.weight", matrix(rows, columns))
+    writer.add_tensor("output.weight", matrix(len(tokens), width), raw_dtype=packed)
+    shapes = {
+        "attn_q": (width, width),
+        "attn_k": (kv_width, width),
+        "attn_v": (kv_width, width),
+        "attn_output": (width, width),
+        "ffn_gate": (hidden, width),
+        "ffn_up": (hidden, width),
+        "ffn_down": (width, hidden),
+    }
+    weights: dict[str, np.ndarray] = {}
+    for block in range(shape.blocks):
+        if not (weights and shape.alike):
+            weights = {name: matrix(rows, columns) for name, (rows, columns) in shapes.items()}
+        if shape.embeds:
+            weights |= {name: weights[name] * factor for name, factor in _EVEN_ATTENTION.items()}
+        for name, values in weights.items():
+            writer.add_tensor(f"blk.{block}.{name}.weight", values, raw_dtype=packed)
         for name in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{block}.{name}.weight", np.ones(width, np.float32))
     writer.write_header_to_file()

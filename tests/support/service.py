@@ -46,7 +46,9 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     """Return a child's environment: this one's, without settings of ours, under ``home``."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("LLAMAFILE_MGR_")}
     root = str(Path(__file__).parent.parent.parent)
-    return {**kept, "PYTHONPATH": root, "LLAMAFILE_MGR_HOME": str(home), **(extra or {})}
+    # What a developer has on PATH must not change which engine is tested.
+    ours = {"LLAMAFILE_MGR_HOME": str(home), "LLAMAFILE_MGR_ENGINES_SEARCH_PATH": "no"}
+    return {**kept, "PYTHONPATH": root, **ours, **(extra or {})}
 
 
 def run_program(

@@ -79,7 +79,11 @@ class _Rows:
             "object": "list",
             "data": rows,
             "model": model,
-            "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+            "usage": {
+                "prompt_tokens": result.prompt_tokens,
+                "total_tokens": result.prompt_tokens,
+                **({"estimated": True} if result.estimated else {}),
+            },
             **({"embedding": rows[0]["embedding"]} if self.bare and len(rows) == 1 else {}),
         }
 

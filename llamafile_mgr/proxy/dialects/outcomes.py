@@ -33,7 +33,8 @@ def describe_outcome(result: EmbedResult, index: int) -> dict[str, Any]:
 
 
 def outcome_headers(result: EmbedResult) -> Mapping[str, str]:
-    """Return headers that tell of cut texts in every dialect, so that none is cut in silence."""
+    """Return headers that tell of cut texts and guessed token counts in every dialect, so that none is cut
+    and nothing is guessed in silence."""
     headers: dict[str, str] = {}
     cut = [index for index, outcome in enumerate(result.outcomes) if outcome.truncated is not None]
     if cut:
@@ -42,4 +43,6 @@ def outcome_headers(result: EmbedResult) -> Mapping[str, str]:
     cached = sum(outcome.cached for outcome in result.outcomes)
     if cached:
         headers["x-cached"] = str(cached)
+    if result.estimated:
+        headers["x-tokens-estimated"] = "true"
     return headers

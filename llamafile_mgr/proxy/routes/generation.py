@@ -9,32 +9,46 @@ from typing import Any
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineReply, json_request
+from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.proxy.api_errors import UnsupportedError
-from llamafile_mgr.proxy.dialects.completions import LlamafileCompletion, TextCompletion, to_llamafile
+from llamafile_mgr.proxy.dialects.completions import (
+    CompletionForm,
+    LlamafileCompletion,
+    TextCompletion,
+    to_llamafile,
+)
 from llamafile_mgr.proxy.dialects.dialect import Route
 from llamafile_mgr.proxy.dialects.schemas import OBJECT, Schema
-from llamafile_mgr.proxy.engine_answers import OpenAnswer, ask_engine, pass_on, prepare_body, style_of
+from llamafile_mgr.proxy.engine_answers import (
+    OpenAnswer,
+    ask_engine,
+    check_reply,
+    pass_on,
+    prepare_body,
+    style_of,
+)
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.http import Padding, Reply, Request, StreamReply
+from llamafile_mgr.proxy.http import Padding, Reply, Request, StreamReply, json_reply
 from llamafile_mgr.proxy.routing import RoutedCall
-from llamafile_mgr.proxy.server_sent_events import EventFilter, EventStyle, Translation
+from llamafile_mgr.proxy.server_sent_events import EventFilter, EventStyle
 from llamafile_mgr.proxy.tracing import engine_headers
 from llamafile_mgr.supervisor.calls import Weight
 from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.tasks import run_all
 
 __all__ = ["ask_chat", "generation_route"]
 
-_FormMaker = Callable[[str, str], Translation]
+_FormMaker = Callable[[str, str, Mapping[str, Any]], CompletionForm]
 
 _CHAT = "/v1/chat/completions"
 #: What a generation is taken to weigh when it names no end.
 _ASSUMED_TOKENS, _MOST_TOKENS = 256, 4096
 #: Of English, rather too few.
 _CHARACTERS_PER_TOKEN = 3
-#: Path that a family lacks -> the one that it has instead, the body for that, and the form of the answer.
-_TRANSLATED: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]], _FormMaker]] = {
+#: Path that a family lacks -> the one that it has instead, the bodies for that, and the form of the answer.
+_TRANSLATED: dict[str, tuple[str, Callable[[Mapping[str, Any]], list[dict[str, Any]]], _FormMaker]] = {
     "/v1/completions": ("/completion", to_llamafile, TextCompletion),
-    "/completion": ("/v1/completions", dict, LlamafileCompletion),
+    "/completion": ("/v1/completions", lambda body: [dict(body)], LlamafileCompletion),
 }
 
 
@@ -55,11 +69,16 @@ async def _generate(path: str, front: Front, request: Request) -> Reply | Stream
     if missing and path not in _TRANSLATED:
         raise UnsupportedError(f"the engine of {pool.plan.name} is too old for {path}", hint="use chat")
     prepared = rules.generation_body(prepare_body(path, body, style))
-    form: Translation = EventFilter(style)
-    if missing:
-        path, prepare, translate = _TRANSLATED[path]
-        prepared, form = prepare(prepared), translate(pool.plan.name, request.request_id)
-    return pass_on(await _ask(front, request, pool, path, prepared), form, choice.headers())
+    if not missing:
+        answer = await _ask(front, request, pool, path, prepared)
+        return pass_on(answer, EventFilter(style), choice.headers())
+    path, prepare, translate = _TRANSLATED[path]
+    bodies, form = prepare(prepared), translate(pool.plan.name, request.request_id, prepared)
+    answers = await run_all(_ask(front, request, pool, path, each) for each in bodies)
+    if len(answers) == 1:
+        return pass_on(answers[0], form, choice.headers())
+    replies = [read_json(check_reply(answer)) for answer in answers if isinstance(answer, EngineReply)]
+    return json_reply(form.translate_several(replies), headers=choice.headers())
 
 
 async def _ask(
