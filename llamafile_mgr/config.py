@@ -52,8 +52,8 @@ class ServeConfig:
     is the administrator's. Without it only loopback addresses are served. ``hosts``: further names that
     clients may call this machine by. ``cors_origins``: whose web pages may call (``https://example.org``).
     ``tls_certificate``, ``tls_key``: PEM files; with them the proxy speaks HTTPS alone.
-    ``header_seconds``, ``body_idle_seconds``, ``idle_seconds``: how long a client may take for a request's
-    head, between two parts of its body, and between two requests.
+    ``header_seconds``, ``idle_seconds``: how long a client may take for a request's head, and between two
+    requests; ``body_idle_seconds``: within which a body has to go on, by 1,024 bytes for each second.
     """
 
     host: str = "127.0.0.1"

@@ -51,7 +51,8 @@ def served(home: Path) -> Iterator[tuple[int, int]]:
     command = [sys.executable, "-c", _SERVE, str(home)]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     with process:
         try:
             yield int(process.stdout.readline()), process.pid
