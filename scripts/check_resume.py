@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_embed import MODEL, ROOT, run_ours
+from bench_servers import MODEL, ROOT, run_ours
 
 from llamafile_mgr.benchmarking.texts import read_docstrings
 

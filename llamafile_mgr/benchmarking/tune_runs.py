@@ -14,9 +14,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.checked_engines import running_pools
+from llamafile_mgr.embedding.vectors import normalise
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 from llamafile_mgr.engines.replies import read_json
@@ -119,6 +123,15 @@ class VariantRunner:
         await run_all(work(pool) for pool in workers)
         return done / max(1e-6, time.monotonic() - started)
 
+    async def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the unit vectors of texts, a row each, from one engine. Raises EngineError."""
+        rows = []
+        for at in range(0, len(texts), self._rules.max_texts):
+            some = texts[at : at + self._rules.max_texts]
+            reply = await self._pools[0].calls.ask(self._rules.embed(some), _caller())
+            rows.append(self._rules.read_vectors(reply, len(some)).vectors)
+        return normalise(np.concatenate(rows))
+
     @property
     def concurrency(self) -> int:
         """Return how many requests are under way at once."""
@@ -126,7 +139,7 @@ class VariantRunner:
 
     async def _ask(self, pool: Pool, number: int) -> int:
         request, size = self._request(number)
-        reply = await pool.calls.ask(request, Caller("", Deadline.after(_START_SECONDS, _CALL_SECONDS)))
+        reply = await pool.calls.ask(request, _caller())
         if self._plan.role is Role.EMBED:
             return len(self._rules.read_vectors(reply, size).vectors)
         body = read_json(reply)
@@ -144,6 +157,10 @@ class VariantRunner:
         prompt = make_text(number, self._plan.settings.context // 4)
         body = {"prompt": prompt, "n_predict": _GENERATED_TOKENS, "ignore_eos": True, "cache_prompt": False}
         return json_request("/completion", body), 1
+
+
+def _caller() -> Caller:
+    return Caller("", Deadline.after(_START_SECONDS, _CALL_SECONDS))
 
 
 def make_text(number: int, token_limit: int) -> str:
@@ -200,11 +217,8 @@ async def tune_plan(
         NotReadyError: not even the default plan's engines start.
         EngineError: they do not answer.
     """
-    own_paths = _tuning_paths(paths)
-    try:
+    async with tuning_paths(paths) as own_paths:
         return await _tune(plan, limits, own_paths, budget_seconds, progress)
-    finally:
-        await asyncio.to_thread(shutil.rmtree, own_paths.runtime, ignore_errors=True)
 
 
 async def _tune(
@@ -222,7 +236,7 @@ async def _tune(
     runs: list[ABRun] = []
     async with _Bench(plan, paths, search_end) as bench:
         await bench.start(default, "tune0-")
-        units, turn_seconds = await _calibrate(bench.runner, budget_seconds)
+        units, turn_seconds = await calibrate(bench.runner, budget_seconds)
         shortest = 2 * FEWEST_ROUNDS * turn_seconds
         # A run that cannot be judged in time is not begun, but for the first.
         while not runs or time.monotonic() + shortest < search_end:
@@ -243,9 +257,14 @@ async def _tune(
     return TuneReport(default, TunedSettings(plan.family, best, gain), tuple(runs), final, seconds)
 
 
-def _tuning_paths(paths: Paths) -> Paths:
-    """Return directories apart from those of a running service; keys lie apart for every run."""
-    return replace(paths, state=paths.state / "tuning", runtime=paths.runtime / f"tuning-{os.getpid()}")
+@contextlib.asynccontextmanager
+async def tuning_paths(paths: Paths) -> AsyncIterator[Paths]:
+    """Give directories apart from those of a running service; keys lie apart for every run."""
+    own = replace(paths, state=paths.state / "tuning", runtime=paths.runtime / f"tuning-{os.getpid()}")
+    try:
+        yield own
+    finally:
+        await asyncio.to_thread(shutil.rmtree, own.runtime, ignore_errors=True)
 
 
 async def compare_plans(
@@ -257,7 +276,7 @@ async def compare_plans(
         return await bench.compare(other, units, "best-")
 
 
-async def _calibrate(runner: VariantRunner, budget_seconds: float) -> tuple[int, float]:
+async def calibrate(runner: VariantRunner, budget_seconds: float) -> tuple[int, float]:
     """Return how many requests make a turn of about a second, less where the budget is small, and how many
     seconds such a turn takes."""
     started = time.monotonic()
@@ -296,7 +315,7 @@ class _Bench:
             try:
                 engines = running_variant(self._plan, candidate, self._paths, label, patience)
                 rival = await own.enter_async_context(engines)
-                ours, theirs = await self._rounds(rival, units)
+                ours, theirs = await measure_in_turn(self.runner, rival, units, self._end)
             except (NotReadyError, EngineError) as error:
                 lost = RunJudgement(RunVerdict.NOT_BETTER, 0.0, 0.0, 0)
                 return ABRun(candidate, best, 0.0, 0.0, lost, error.describe())
@@ -306,17 +325,21 @@ class _Bench:
                 self.best, self.runner, self._engines = candidate, rival, own.pop_all()
             return ABRun(candidate, best, statistics.median(ours), statistics.median(theirs), judgement)
 
-    async def _rounds(self, rival: VariantRunner, units: int) -> tuple[list[float], list[float]]:
-        """Measure in turn; who begins alternates, so that warming up favours neither."""
-        ours: list[float] = []
-        theirs: list[float] = []
-        await rival.measure(max(1, units // 4))
-        turns = [(self.runner, ours), (rival, theirs)]
-        while True:
-            began = time.monotonic()
-            for who, speeds in turns:
-                speeds.append(await who.measure(units))
-            turns.reverse()
-            now = time.monotonic()
-            if judge_run(ours, theirs).verdict is not RunVerdict.OPEN or now + (now - began) > self._end:
-                return ours, theirs
+
+async def measure_in_turn(
+    best: VariantRunner, rival: VariantRunner, units: int, end: float
+) -> tuple[list[float], list[float]]:
+    """Measure both until the judgement stands or ``end``, a monotonic time; who begins alternates, so that
+    warming up favours neither."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    await rival.measure(max(1, units // 4))
+    turns = [(best, ours), (rival, theirs)]
+    while True:
+        began = time.monotonic()
+        for who, speeds in turns:
+            speeds.append(await who.measure(units))
+        turns.reverse()
+        now = time.monotonic()
+        if judge_run(ours, theirs).verdict is not RunVerdict.OPEN or now + (now - began) > end:
+            return ours, theirs

@@ -23,12 +23,17 @@ Tune = Callable[[str, Config, Paths], Awaitable[bool]]
 
 @asynccontextmanager
 async def node_source(
-    model: str, settings: EmbedSettings, *, exact: bool = False, tune: Tune | None = None
+    model: str,
+    settings: EmbedSettings,
+    *,
+    file: str | None = None,
+    exact: bool = False,
+    tune: Tune | None = None,
 ) -> AsyncIterator[EngineSource]:
     """Run this machine's engines of ``model`` while inside; it is pulled when it is not here.
 
-    ``exact``: see ``plan_alone``. ``tune`` is called before, such as ``tune_once``, which takes a minute
-    where nothing is known yet.
+    ``file``: which file of it is pulled, the one that others have. ``exact``: see ``plan_alone``. ``tune``
+    is called before, such as ``tune_once``, which takes a minute where nothing is known yet.
 
     Raises:
         NotFoundError, DownloadError: the model is neither here nor can it be pulled.
@@ -39,7 +44,9 @@ async def node_source(
     try:
         plan = await asyncio.to_thread(plan_alone, model, config, paths, exact=exact)
     except NotFoundError:
-        await pull(target_of(model, load_catalog()), Store(paths.store), config.download, lambda _: None)
+        await pull(
+            target_of(file or model, load_catalog()), Store(paths.store), config.download, lambda _: None
+        )
         plan = await asyncio.to_thread(plan_alone, model, config, paths, exact=exact)
     if tune is not None and await tune(model, config, paths):
         plan = await asyncio.to_thread(plan_alone, model, config, paths, exact=exact)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamafile_mgr.catalog import Model, load_golden
-from llamafile_mgr.embedding.readiness import GOLDEN_COSINE, PROBE_TEXTS, golden_limit
+from llamafile_mgr.embedding.limits import cosine_limits
+from llamafile_mgr.embedding.probing import PROBE_TEXTS
 from llamafile_mgr.embedding.vectors import cosines, normalise
 from llamafile_mgr.errors import CheckpointError, VectorSpaceError
 from llamafile_mgr.files import store_errors, write_atomically
@@ -52,7 +53,8 @@ class Reference:
                 "its vectors have another shape than those of the job",
                 cause=f"{_shape(given)}, where {whose} are {_shape(self.vectors)}",
             )
-        limit = golden_limit(quantisation) if self.pinned else GOLDEN_COSINE
+        limits = cosine_limits(quantisation)
+        limit = limits.golden if self.pinned else limits.elsewhere
         worst = float(np.min(cosines(given, self.vectors)))
         if not worst >= limit:
             raise VectorSpaceError(

@@ -46,7 +46,8 @@ class Artifact:
     ``source``: ``hf:ORG/REPO/FILE[@REVISION]``, ``github:OWNER/REPO/TAG/ASSET``,
     ``pypi:PACKAGE/VERSION/FILE`` or a URL. ``size``: bytes, exact; ``approximate_size``: the rounded
     figure of a listing, for display and estimates. ``sha256``: lower-case hex of the file as
-    it arrives. ``conversion``: what makes a GGUF of a file that is none, of ``converted_size`` bytes.
+    it arrives. ``conversion``: what makes a GGUF of a file that is none, of ``converted_size`` bytes and
+    the digest ``converted_sha256``.
     ``engine_version``: the llamafile release inside; ``engine_family``: its family, where that alone is
     known.
     """
@@ -61,6 +62,7 @@ class Artifact:
     engine_version: str | None = None
     conversion: str | None = None
     converted_size: int | None = None
+    converted_sha256: str | None = None
     engine_family: str | None = None
 
 
@@ -91,7 +93,7 @@ class Model:
     was trained for, where the card names a shorter one. ``memory_gb``: the post's figure, fp32.
     ``append_eos``: the end-of-sequence token must end every text. ``matryoshka``: vectors may be cut.
     ``query_prompt``, ``document_prompt``: templates with ``{text}`` and perhaps ``{task}``.
-    ``golden``: a file of known vectors in ``catalog/golden``.
+    ``golden``: a file of known vectors in ``catalog/golden``. ``tokenizer``: GGUF's word for its kind.
     """
 
     id: str
@@ -115,6 +117,7 @@ class Model:
     document_prompt: str | None = None
     task: str | None = None
     golden: str | None = None
+    tokenizer: str | None = None
 
     def artifact(self, name: str | None = None) -> Artifact:
         """Return the artifact of this name, or the recommended one, which stands first.

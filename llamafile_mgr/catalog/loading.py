@@ -63,8 +63,9 @@ def _read_runtime(entry: object) -> Artifact:
 
 def _check_artifact(artifact: Artifact, owner: str) -> None:
     _check_id(artifact.name)
-    if artifact.sha256 is not None and not _SHA256.fullmatch(artifact.sha256):
-        raise ConfigError(f"catalog: the sha256 of {owner} {artifact.name} is not 64 hex digits")
+    for digest in (artifact.sha256, artifact.converted_sha256):
+        if digest is not None and not _SHA256.fullmatch(digest):
+            raise ConfigError(f"catalog: a sha256 of {owner} {artifact.name} is not 64 hex digits")
 
 
 def _check_id(text: str) -> None:

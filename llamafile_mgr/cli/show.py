@@ -44,11 +44,13 @@ def command(context: Context, what: str, as_json: bool) -> None:
     if path.exists() or "/" in what or what.lower().endswith((".llamafile", ".gguf", ".encoderfile")):
         _show_file(path, as_json)
     else:
-        _show_entry(what, as_json)
+        _show_entry(context, what, as_json)
 
 
 def _show_file(path: Path, as_json: bool) -> None:
+    from llamafile_mgr.launching.local_plans import role_of_file
     from llamafile_mgr.llamafile import explain_arguments, inspect_file, read_encoderfile
+    from llamafile_mgr.planner.selection import judge_own_engine
 
     encoderfile = read_encoderfile(path)
     if encoderfile is not None:
@@ -63,10 +65,13 @@ def _show_file(path: Path, as_json: bool) -> None:
             version=facts.engine_version,
             members=frozenset(w.member for w in facts.weights if w.member is not None),
         )
+    bad = judge_own_engine(facts, role_of_file(facts))
     if as_json:
-        print_json(_file_as_json(facts, effects))
+        print_json({**_file_as_json(facts, effects), "known_bad": bad})
         return
     print_rows(_file_rows(facts))
+    if bad is not None:
+        print_line(f"  ! {_warn(bad)}")
     for weights in facts.weights:
         print_line()
         print_rows(_weights_rows(weights))
@@ -97,9 +102,11 @@ def _show_encoderfile(facts: EncoderfileFacts, as_json: bool) -> None:
     print_line(f"To use it, {printable(facts.use)}")
 
 
-def _show_entry(name: str, as_json: bool) -> None:
+def _show_entry(context: Context, name: str, as_json: bool) -> None:
     from llamafile_mgr.catalog import load_catalog
     from llamafile_mgr.errors import NotFoundError
+    from llamafile_mgr.planner.prospects import catalog_facts
+    from llamafile_mgr.planner.selection import judge_own_engine
 
     try:
         model, artifact = load_catalog().find(name)
@@ -114,10 +121,33 @@ def _show_entry(name: str, as_json: bool) -> None:
         print_rows([("Runtime", artifact.name), *_artifact_rows(artifact)])
         return
     print_rows(_model_rows(model))
+    told = context.load_config().models.get(name)
+    if told is not None:
+        print_line()
+        print_line(f'Settings of [models."{name}"] (`llamafile-mgr plan {name}` says what follows)')
+        print_rows([(key, _setting(value)) for key, value in asdict(told).items() if value not in (None, ())])
     print_line()
     print_line("Files (the first is the recommended one)")
     header = ("NAME", "KIND", "SIZE", "QUANTISATION", "ENGINE", "SOURCE")
     print_line(format_table(header, [_artifact_cells(entry) for entry in model.artifacts]))
+    for entry in model.artifacts:
+        facts = catalog_facts(model, entry)
+        bad = judge_own_engine(facts, model.role) if facts is not None else None
+        if bad is not None:
+            print_line(f"  ! {entry.name}: {_warn(bad)}")
+
+
+def _warn(bad: str) -> str:
+    return f"{bad}: plan and serve run its weights on another engine, where one is installed"
+
+
+def _setting(value: object) -> str:
+    """Return a setting as the settings file has it, more or less."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {_setting(each)}" for key, each in value.items() if each is not None)
+    if isinstance(value, tuple):
+        return "; ".join(map(_setting, value))
+    return str(value)
 
 
 def _print_effects(effects: Iterable[ArgumentEffect]) -> None:
@@ -174,7 +204,9 @@ def _weights_rows(weights: Weights) -> Rows:
     if gguf.split is not None:
         rows.append(("Part", f"{gguf.split[0] + 1} of {gguf.split[1]}"))
     if gguf.is_projector:
-        rows.append(("Role", "projector of a multimodal model"))
+        rows.append(("Role", "projector of a multimodal model (the key mmproj)"))
+    if gguf.is_adapter:
+        rows.append(("Role", f"adapter for a model of the architecture {gguf.architecture} (the key lora)"))
     return rows
 
 

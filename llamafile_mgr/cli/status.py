@@ -30,9 +30,10 @@ def command(context: Context, port: int | None, watched: bool, interval: float, 
     """Show the models of the running serve and their engines.
 
     Below each engine stand why it last died and when it is started next, what was changed to make it start,
-    whether it is slow (below half of the best throughput that it has shown), and its latest states with the
-    time of each. WORK/S are tokens embedded, or calls of other kinds, per second of work. --json has up to 32
-    states, and the reason for every launch setting.
+    whether it is slow (below half of the best throughput that it has shown), where and how it runs, what of
+    that is not as planned and why, and its latest states with the time of each; above the engines, what the
+    model's settings accept that is refused otherwise. WORK/S are tokens embedded, or calls of other kinds,
+    per second of work. --json has up to 32 states, and the reason for every launch setting.
 
     \b
     Examples:
@@ -58,6 +59,8 @@ def _show(context: Context, port: int | None, print_value: Callable[[object], No
     for model in status["models"]:
         print_line()
         print_line(f"{model['model']} ({model['role']}, {model['family']}): {_summary(model)}")
+        for text in model["accepted"]:
+            print_line(f"  accepted: {text}")
         if model["engines"]:
             print_line(format_table(_HEADERS, (_row(engine) for engine in model["engines"])))
         for engine in model["engines"]:
@@ -84,9 +87,28 @@ def _details(engine: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "changed", step
     if engine["slow"]:
         yield "slow", f"{100 * engine['speed']:.0f} % of the best throughput that it has shown"
+    if engine["actual"]:
+        yield "runs", _describe_run(engine["actual"])
+        yield "planned", _describe_run(engine["planned"])
+    for text in engine["deviations"]:
+        yield "not as planned", text
     shown = engine["transitions"][-_SHOWN_STATES:]
     if shown:
         yield "states", ", ".join(f"{_clock(each['at'])} {each['state']}" for each in shown)
+
+
+def _describe_run(facts: dict[str, Any]) -> str:
+    """Return where and how an engine runs, as far as something tells."""
+    layers, memory = facts["layers"], facts["gpu_bytes"]
+    parts = [
+        facts["device"] and f"on {facts['device']}",
+        layers and f"{layers[0]} of {layers[1]} layers offloaded",
+        memory and f"{memory / 1e9:.2f} GB of GPU memory",
+        facts["context"] and f"{facts['context']} tokens a slot",
+        facts["slots"] and f"{facts['slots']} slots",
+        facts["batch"] and f"batches of {facts['batch']}",
+    ]
+    return ", ".join(part for part in parts if part) or "nothing tells"
 
 
 def _clock(at: float) -> str:

@@ -54,7 +54,8 @@ class Source:
 class PullTarget:
     """One thing to pull: the name it will have, and what is known of it beforehand.
 
-    ``sha256``, ``size``: promised by the catalog, a lock file or the user, of the file as it arrives.
+    ``sha256``, ``size``: promised by the catalog, a lock file or the user, of the file as it arrives;
+    ``converted_sha256``: of what ``conversion`` makes of it.
     ``approximate_size``: a rounded figure, where the catalog has no better one.
     """
 
@@ -70,6 +71,7 @@ class PullTarget:
     licence: str | None = None
     engine_version: str | None = None
     conversion: str | None = None
+    converted_sha256: str | None = None
 
     def is_met_by(self, entry: StoredArtifact) -> bool:
         """Tell whether this very file is in the store under its name."""
@@ -89,7 +91,11 @@ def target_of(text: str, catalog: Catalog, *, name: str | None = None) -> PullTa
     model, artifact = catalog.find(text)
     facts = catalog_facts(model, artifact) | ({"name": name} if name else {})
     return PullTarget(
-        size=artifact.size, approximate_size=artifact.approximate_size, sha256=artifact.sha256, **facts
+        size=artifact.size,
+        approximate_size=artifact.approximate_size,
+        sha256=artifact.sha256,
+        converted_sha256=artifact.converted_sha256,
+        **facts,
     )
 
 

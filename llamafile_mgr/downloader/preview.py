@@ -54,8 +54,8 @@ def preview(
         present = target.is_met_by(entry)
         path = entry.path if present else path
     if target.sha256 is not None and not present:
-        # A converted file gets a digest of its own, which nobody knows before.
-        path = blobs if target.conversion else store.layout.blob(target.sha256)
+        final = target.converted_sha256 if target.conversion else target.sha256
+        path = store.layout.blob(final) if final is not None else blobs
         found = peek(store.layout.part(target.sha256))
         arrived = found[1] if found is not None else 0
     return Preview(

@@ -124,6 +124,9 @@ class _Pull:
         self._store.prepare()
         if self._store.locks.notice:
             self._notice(self._store.locks.notice)
+        made = await run_to_end(self._make_here)
+        if made is not None:
+            return made
         cached = await run_to_end(self._take_cached, self._target.sha256)
         if cached is not None:
             return cached
@@ -155,8 +158,8 @@ class _Pull:
 
     def _adopt(self, digest: str, resolution: Resolution | None) -> StoredArtifact | None:
         """Let our name point at a blob that is here under another one."""
-        entry = self._store.by_digest(digest)
-        if entry is None or entry.conversion != self._target.conversion:
+        entry = self._store.by_digest(digest, self._target.conversion)
+        if entry is None:
             return None
         record = self._record(entry.digest, entry.size, entry.kind, resolution)
         record = replace(
@@ -167,6 +170,27 @@ class _Pull:
             verified_at=entry.verified_at,
         )
         return self._store.name(record)
+
+    def _make_here(self) -> StoredArtifact | None:
+        """Make the file of another that is here and was converted of the same source, without fetching it."""
+        from llamafile_mgr.llamafile.conversion import made_of
+
+        target = self._target
+        before = made_of(target.conversion) if target.conversion is not None else None
+        if before is None or target.sha256 is None or self._options.update:
+            return None
+        other = self._store.by_digest(target.sha256, before)
+        if other is None or other.source_digest is None or other.source_size is None:
+            return None
+        with contextlib.ExitStack() as stack:
+            try:
+                path = stack.enter_context(self._store.hold(other.digest, "pull"))
+            except NotFoundError:
+                return None  # it was removed this moment
+            self._notice(f"made of {other.name}, which is here")
+            entry = self._convert(path, other.source_digest, other.source_size, None)
+        self._published(entry, 0)
+        return entry
 
     def _take_cached(self, digest: str | None, resolution: Resolution | None = None) -> StoredArtifact | None:
         """Take the file from the Hugging Face cache when its bytes are the right ones."""
@@ -299,27 +323,40 @@ class _Pull:
 
     def _publish(self, part: Part, hashes: BlockHashes, resolution: Resolution) -> StoredArtifact:
         if self._target.conversion is not None:
-            return self._convert(part.data, self._target.conversion, hashes, resolution)
+            return self._convert(part.data, hashes.sha256, hashes.size, resolution)
         kind = self._target.kind or kind_of_file(part.data, self._target.name)
         return self._store.publish(
             part.data, hashes, self._record(hashes.sha256, hashes.size, kind, resolution)
         )
 
     def _convert(
-        self, source: Path, conversion: str, hashes: BlockHashes, resolution: Resolution
+        self, file: Path, source_digest: str, source_size: int, resolution: Resolution | None
     ) -> StoredArtifact:
-        """Publish the GGUF that is made of the verified file; the file itself is not kept."""
-        from llamafile_mgr.llamafile.conversion import convert
+        """Publish the GGUF that is made of a verified file, which arrived, or was made of what arrived.
 
-        self._progress(Converting(self._target.name, conversion))
+        Raises:
+            IntegrityError: it is not the one that the catalog pins.
+        """
+        from llamafile_mgr.llamafile.conversion import convert
+        from llamafile_mgr.llamafile.requantising import describe_tools
+
+        target = self._target
+        conversion = target.conversion or ""
+        self._progress(Converting(target.name, conversion))
         temporary = temporary_name(self._store.layout.temporary)
         try:
-            convert(conversion, source, temporary)
+            convert(conversion, file, temporary)
             made = hash_file(temporary)
+            if target.converted_sha256 not in (None, made.sha256):
+                raise IntegrityError(
+                    f"what was made of {target.source} is not the file that the catalog pins",
+                    cause=f"it is {made.sha256}, the pin is {target.converted_sha256}; {describe_tools()}",
+                    hint="install the versions that llamafile-mgr is tested with: pip install 'gguf<0.20'",
+                )
             record = replace(
                 self._record(made.sha256, made.size, ArtifactKind.WEIGHTS, resolution),
-                source_digest=hashes.sha256,
-                source_size=hashes.size,
+                source_digest=source_digest,
+                source_size=source_size,
             )
             return self._store.publish(temporary, made, record)
         finally:

@@ -1,19 +1,29 @@
-"""Is an engine right? Real requests with known answers, before any caller's request is sent.
-
-The first vector of an engine is thrown away: the server of May 2024 gets it wrong (cosine 0.865 measured).
-"""
+"""Is an engine right? Real requests with known answers, before any caller's request is sent."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llamafile_mgr.catalog import Role, load_golden
+from llamafile_mgr.embedding.limits import cosine_limits
+from llamafile_mgr.embedding.probing import (
+    LONGER_TEXT,
+    PROBE_TEXTS,
+    KnownTokens,
+    check_meaning,
+    check_tokens,
+    make_traps,
+    require_near,
+    tell_tokens,
+)
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.embedding.vectors import cosines, normalise
 from llamafile_mgr.engines.family import EngineFamily
@@ -21,26 +31,20 @@ from llamafile_mgr.engines.messages import json_request
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.engines.reranking import read_scores, rerank_request
 from llamafile_mgr.engines.transport import EngineClient
-from llamafile_mgr.errors import EngineError, EngineStartError
+from llamafile_mgr.errors import EngineError, EngineStartError, InvalidFileError, NotFoundError
 from llamafile_mgr.files import store_errors, write_atomically
+from llamafile_mgr.llamafile import inspect_file
+from llamafile_mgr.llamafile.tensor_damage import find_damage
+from llamafile_mgr.llamafile.word_pieces import read_word_pieces
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import EngineChecks
 
-#: Against vectors of the unquantised model: F16 measured at 0.999999 and more, Q8_0 at 0.998 and more.
-GOLDEN_COSINE = 0.999
-_QUANTISED_COSINE = 0.99
-#: A text alone and among others differs by rounding only.
-_BATCH_COSINE = 0.9999
 _UNIT_TOLERANCE = 1e-2
 _REQUEST_SECONDS = 600.0
-#: Two texts that mean the same and one that does not, for models without golden vectors.
-PROBE_TEXTS = (
-    "How do I reset my password?",
-    "Steps to recover a forgotten account password.",
-    "Bananas are rich in potassium.",
-)
-#: To the first of them.
+#: Texts that are also embedded alone, and as many in another order: enough to tell, and quick.
+_FEW = 3
+#: To the first of the probe texts.
 _ANSWER = "To reset your password, open the settings and choose a new one."
 #: A pair alone and among others differs by rounding only; the share is of the distance that it must keep.
 _SCORE_TOLERANCE = 0.05
@@ -54,11 +58,6 @@ def make_checks(plan: Plan, baselines: Baselines, *, records: bool = True) -> En
     if plan.role is Role.EMBED:
         return EmbeddingChecks(plan, baselines, records)
     return RerankChecks() if plan.role is Role.RERANK else GenerationChecks()
-
-
-def golden_limit(quantisation: str | None) -> float:
-    """Return the least cosine with golden vectors for weights of this type, None for unquantised ones."""
-    return GOLDEN_COSINE if quantisation in (None, "F16", "F32", "BF16") else _QUANTISED_COSINE
 
 
 class Baselines:
@@ -95,66 +94,110 @@ class Baselines:
         return self._directory / f"{space}.json"
 
 
-class EmbeddingChecks:
-    """Checks of an embedding engine: shape, agreement alone and in a batch, and known vectors.
+@dataclass(frozen=True, slots=True)
+class _FileView:
+    """What an engine's file tells of it. ``traps``: as ``make_traps`` returns them; ``damage``: what is wrong
+    with its weights, None for nothing."""
 
-    Known are the catalog's golden vectors or, for a model without any, those of its first start here.
+    traps: tuple[str, ...] = ()
+    tokens: KnownTokens | None = None
+    damage: str | None = None
+
+
+class EmbeddingChecks:
+    """Checks of an embedding engine: the file, its tokens, texts alone and among others, their meaning, and
+    known vectors: the catalog's golden ones or, for a model without any, those of its first start here.
     """
 
     def __init__(self, plan: Plan, baselines: Baselines, records: bool) -> None:
         self._plan = plan
         self._baselines = baselines
-        self._records = records
-        self._golden = load_golden(plan.model) if plan.model is not None else ()
-        self._texts = [entry.text for entry in self._golden] or list(PROBE_TEXTS)
+        self._ours = records
+        self._limits = cosine_limits(plan.quantisation)
+        self._weights = f"({plan.quantisation or 'unknown'} weights)"
         self._first: NDArray[np.float32] | None = None
 
     async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
-        """Warm up, then compare. Raises EngineError."""
-        texts = self._texts
-        await _embed(client, rules, [texts[0]])
-        alone = np.concatenate([await _embed(client, rules, [text]) for text in texts[:3]])
-        together = np.concatenate(
-            [
-                await _embed(client, rules, texts[at : at + rules.max_texts])
-                for at in range(0, len(texts), rules.max_texts)
-            ]
-        )
-        _check_shape(self._plan, together)
-        alone, together = normalise(alone), normalise(together)
-        _require(cosines(alone, together[: len(alone)]), _BATCH_COSINE, "alone and among other texts")
-        if self._golden:
-            self._compare_golden(together)
+        """Ask, then compare. Raises EngineError."""
+        file = await asyncio.to_thread(_view_file, self._plan.path)
+        if self._ours and file.damage is not None:
+            raise EngineStartError(
+                "its weights are damaged",
+                cause=file.damage,
+                hint="pull, copy or convert them again; verify checks files that were pulled",
+            )
+        insists = self._plan.accepted.known_bad is not None
+        traps = () if insists else file.traps
+        if self._ours and not insists and file.tokens is not None:
+            await _compare_tokens(client, rules, file.tokens)
+        vectors = await self._compare_with_itself(client, rules, (*PROBE_TEXTS, LONGER_TEXT, *traps))
+        if traps:
+            between = "of a text in small letters and in capitals, which the model does not tell apart"
+            self._require_alike(vectors[-1:], vectors[-2:-1], between)
+        check_meaning(vectors, any_meaning=self._plan.accepted.any_meaning)
+        changed = self._plan.features.vector_facts() or self._plan.vector_arguments
+        if self._plan.model is not None and self._plan.model.golden is not None and not changed:
+            await self._compare_golden(client, rules)
         else:
-            _check_meaning(together)
-            await asyncio.to_thread(self._compare_baseline, together)
-        self._first = together[:1]
+            await asyncio.to_thread(self._compare_baseline, vectors[: len(PROBE_TEXTS)])
+        self._first = vectors[:1]
 
     async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
         """Embed one text and compare it with what the engine gave at its start. Raises EngineError."""
-        now = normalise(await _embed(client, rules, self._texts[:1]))
+        now = normalise(await _embed(client, rules, PROBE_TEXTS[:1]))
         if self._first is not None:
-            _require(cosines(now, self._first), GOLDEN_COSINE, "with its own vector at the start")
+            self._require_as_before(now, self._first, "its own vector at the start")
 
-    def _compare_golden(self, vectors: NDArray[np.float32]) -> None:
-        known = normalise(np.array([entry.vector for entry in self._golden], dtype=np.float32))
-        limit = golden_limit(self._plan.quantisation)
-        _require(cosines(vectors, known), limit, "with the model's known vectors")
+    async def _compare_with_itself(
+        self, client: EngineClient, rules: EngineFamily, texts: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Embed texts alone, together and in another order; return their vectors, of unit length."""
+        alone = np.concatenate([await _embed(client, rules, [text]) for text in texts[:_FEW]])
+        together = await _embed(client, rules, texts)
+        _check_shape(self._plan, together)
+        turned = await _embed(client, rules, texts[_FEW - 1 :: -1])
+        vectors = normalise(together)
+        self._require_alike(normalise(alone), vectors[:_FEW], "alone and among other texts")
+        self._require_alike(normalise(turned), vectors[_FEW - 1 :: -1], "among others in another order")
+        return vectors
+
+    def _require_alike(self, left: NDArray[np.float32], right: NDArray[np.float32], between: str) -> None:
+        require_near(cosines(left, right), self._limits.repeat, f"{between} {self._weights}")
+
+    def _require_as_before(self, now: NDArray[np.float32], then: NDArray[np.float32], when: str) -> None:
+        require_near(cosines(now, then), self._limits.elsewhere, f"with {when} {self._weights}")
+
+    async def _compare_golden(self, client: EngineClient, rules: EngineFamily) -> None:
+        plan, accepted = self._plan, self._plan.accepted
+        golden = load_golden(plan.model) if plan.model is not None else ()
+        vectors = normalise(await _embed(client, rules, [entry.text for entry in golden]))
+        known = normalise(np.array([entry.vector for entry in golden], dtype=np.float32))
+        near = cosines(vectors, known)
+        if accepted.known_bad is not None:
+            near = np.median(near, keepdims=True)  # single texts may be wrong, but not most of them
+        limit = self._limits.golden
+        limit = limit if accepted.least_cosine is None else min(limit, accepted.least_cosine)
+        require_near(
+            near,
+            limit,
+            f"with the model's known vectors {self._weights}",
+            hint=f'if weights so far off are wanted, accept them: least_cosine in [models."{plan.name}"]',
+        )
 
     def _compare_baseline(self, vectors: NDArray[np.float32]) -> None:
         space = fingerprint_space(self._plan)
         known = self._baselines.load(space)
-        if known is None and not self._records:
+        if known is None and not self._ours:
             raise EngineStartError(
                 f"there are no known vectors of {self._plan.name} yet to compare its own with",
                 hint="let one engine start here once, with replicas = 1",
             )
         if known is None or known.shape != vectors.shape:
-            if not self._records:
+            if not self._ours:
                 raise EngineStartError("its vectors have another shape than those of the first start here")
             self._baselines.record(space, vectors)
         else:
-            _require(cosines(vectors, known), GOLDEN_COSINE, "with the vectors of its first start here")
+            self._require_as_before(vectors, known, "the vectors of its first start here")
 
 
 class GenerationChecks:
@@ -199,8 +242,40 @@ class RerankChecks:
 
 
 async def _embed(client: EngineClient, rules: EngineFamily, texts: Sequence[str]) -> NDArray[np.float32]:
-    reply = await client.request(rules.embed(texts), deadline_seconds=_REQUEST_SECONDS)
-    return rules.read_vectors(reply, len(texts)).vectors
+    """Return the vectors of texts, as many to a request as the engine takes."""
+    found = []
+    for at in range(0, len(texts), rules.max_texts):
+        batch = texts[at : at + rules.max_texts]
+        reply = await client.request(rules.embed(batch), deadline_seconds=_REQUEST_SECONDS)
+        found.append(rules.read_vectors(reply, len(batch)).vectors)
+    return np.concatenate(found)
+
+
+async def _compare_tokens(client: EngineClient, rules: EngineFamily, known: KnownTokens) -> None:
+    request = rules.tokenize(known.text, special=False)
+    tokens = rules.read_tokens(await client.request(request, deadline_seconds=_REQUEST_SECONDS))
+    if all(isinstance(token, int) for token in tokens):
+        check_tokens(known, tokens)
+
+
+def _view_file(path: Path) -> _FileView:
+    """Look at the weights in a file, again when it has changed. Blocks; raises EngineStartError."""
+    try:
+        found = path.stat()
+        return _view_version(path, found.st_mtime_ns, found.st_size)
+    except OSError as error:
+        raise EngineStartError(f"its file {path} cannot be read: {error.strerror or error}") from error
+    except (InvalidFileError, NotFoundError) as error:
+        raise EngineStartError(error.message, cause=error.cause, hint=error.hint) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _view_version(path: Path, changed_ns: int, size: int) -> _FileView:
+    weights = inspect_file(path).model
+    if weights is None:
+        return _FileView()
+    words = read_word_pieces(path, weights)
+    return _FileView(make_traps(words), tell_tokens(words), find_damage(path, weights))
 
 
 async def _score(client: EngineClient, *documents: str) -> list[float]:
@@ -215,21 +290,3 @@ def _check_shape(plan: Plan, vectors: NDArray[np.float32]) -> None:
     lengths = np.linalg.norm(vectors, axis=1)
     if not np.all(np.abs(lengths - 1.0) < _UNIT_TOLERANCE):
         raise EngineStartError(f"its vectors are not of unit length but {lengths.min():.3g} and more")
-
-
-def _require(values: NDArray[np.float64], limit: float, between: str) -> None:
-    worst = int(np.argmin(values))
-    if not values[worst] >= limit:
-        raise EngineStartError(
-            "its vectors are wrong",
-            cause=f"cosine {values[worst]:.4f} {between}, at text {worst}, where {limit} is the least",
-        )
-
-
-def _check_meaning(vectors: NDArray[np.float32]) -> None:
-    near, far = cosines(vectors[[0, 0]], vectors[[1, 2]])
-    if near <= far:
-        raise EngineStartError(
-            "its vectors are wrong",
-            cause=f"texts that mean the same are no nearer ({near:.3f}) than unrelated ones ({far:.3f})",
-        )

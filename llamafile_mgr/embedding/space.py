@@ -1,7 +1,8 @@
 """The vector space: a fingerprint of everything that shapes a vector.
 
 Vectors of different fingerprints must never share an index. What shapes a vector: the weights, how token
-vectors are pooled, the normalisation, the prompts and the engine family.
+vectors are pooled, the normalisation, the prompts, the engine family, and settings such as adapters and
+rotary positions; and that vectors are accepted which are not what they should be.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def fingerprint_space(plan: Plan) -> str:
     """Return 16 hex digits that change when vectors of this plan would."""
     model = plan.model
     pooling = plan.settings.pooling
-    facts = {
+    facts: dict[str, object] = {
         "weights": plan.weights_digest,
         "pooling": pooling.value if pooling else None,
         "normalise": "l2",
@@ -26,5 +27,15 @@ def fingerprint_space(plan: Plan) -> str:
         "append_eos": model.append_eos if model else False,
         "family": family_rules(plan.family).vector_space,
     }
+    # What is not asked for is left out, so that an index made before a setting existed still fits.
+    if asked := {**plan.features.vector_facts(), **_given("arguments", plan.vector_arguments)}:
+        facts["settings"] = asked
+    accepted = plan.accepted
+    if accepted.known_bad is not None or accepted.least_cosine is not None:
+        facts["accepted"] = [accepted.known_bad is not None, accepted.least_cosine]
     text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def _given(name: str, words: tuple[str, ...]) -> dict[str, object]:
+    return {name: list(words)} if words else {}

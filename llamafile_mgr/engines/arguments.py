@@ -16,15 +16,6 @@ from enum import StrEnum
 
 from llamafile_mgr.errors import UsageError
 
-__all__ = [
-    "ARGUMENTS_MEMBER",
-    "MAX_ARGUMENT_BYTES",
-    "ArgumentSyntax",
-    "EmbeddedArguments",
-    "format_arguments",
-    "parse_arguments",
-]
-
 ARGUMENTS_MEMBER = ".args"
 MAX_ARGUMENT_BYTES = 256 << 10
 PLACEHOLDER = "..."

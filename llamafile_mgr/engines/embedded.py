@@ -13,6 +13,8 @@ Exit codes: 0 after a signal, 1 for a bad flag or a model that does not load, 2 
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 import shutil
 import signal
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from llamafile_mgr.engine_settings import CACHE_TYPES
 from llamafile_mgr.engines.arguments import (
     ARGUMENTS_MEMBER,
     MAX_ARGUMENT_BYTES,
@@ -36,8 +39,6 @@ from llamafile_mgr.engines.arguments import (
 from llamafile_mgr.errors import Error, InvalidFileError, NotFoundError, UsageError
 from llamafile_mgr.files import replacing
 from llamafile_mgr.paths import ensure_private_dir
-
-__all__ = ["FLAGS", "EmbeddedOptions", "main", "parse_options", "resolve_weights", "weights_cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,26 @@ def _read_key_file(text: str) -> object:
         raise ValueError(f"cannot read {text}: {error}") from error
 
 
+def _read_text_file(text: str) -> object:
+    try:
+        return Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {text}: {error}") from error
+
+
+def _read_adapters(text: str) -> object:
+    pairs = (each.rpartition(":") for each in text.split(","))
+    return [(path, float(scale)) for path, _, scale in pairs]
+
+
+def _read_template_arguments(text: str) -> object:
+    """Return a JSON object's values as JSON texts."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{text!r} is no JSON object")
+    return {key: json.dumps(each) for key, each in value.items()}
+
+
 def _one_of(**words: object) -> Callable[[str], object]:
     def read(text: str) -> object:
         if text not in words:
@@ -80,7 +101,40 @@ def _one_of(**words: object) -> Callable[[str], object]:
 
 _FILES = {"-m": "model", "--model": "model", "--llamafile": "container"}
 _IGNORED = "ignored"
-_CACHE_TYPE = _one_of(f32="f32", f16="f16", q8_0="q8_0")
+_CACHE_TYPE = _one_of(**{name: name for name in CACHE_TYPES})
+#: With a value of llama.cpp's word each, in the order of its enumeration.
+_SPECULATION = {"none": 0, "draft-simple": 1, "ngram-simple": 6, "ngram-map-k": 7, "ngram-map-k4v": 8}
+_SAMPLING = {
+    "--temp": ("temp", float),
+    "--temperature": ("temp", float),
+    "-s": ("seed", int),
+    "--seed": ("seed", int),
+    "--top-k": ("top_k", int),
+    "--top-p": ("top_p", float),
+    "--min-p": ("min_p", float),
+    "--typical": ("typ_p", float),
+    "--typical-p": ("typ_p", float),
+    "--mirostat": ("mirostat", int),
+    "--mirostat-lr": ("mirostat_eta", float),
+    "--mirostat-ent": ("mirostat_tau", float),
+    "--xtc-probability": ("xtc_probability", float),
+    "--xtc-threshold": ("xtc_threshold", float),
+    "--repeat-last-n": ("penalty_last_n", int),
+    "--repeat-penalty": ("penalty_repeat", float),
+    "--presence-penalty": ("penalty_present", float),
+    "--frequency-penalty": ("penalty_freq", float),
+    "--dry-multiplier": ("dry_multiplier", float),
+    "--dry-base": ("dry_base", float),
+    "--dry-allowed-length": ("dry_allowed_length", int),
+    "--samplers": ("samplers", str),
+    "--dry-penalty-last-n": ("dry_penalty_last_n", int),
+    "--dynatemp-range": ("dynatemp_range", float),
+    "--dynatemp-exp": ("dynatemp_exponent", float),
+    "--adaptive-target": ("adaptive_target", float),
+    "--adaptive-decay": ("adaptive_decay", float),
+    "--reasoning-budget": ("reasoning_budget_tokens", int),
+    "--reasoning-budget-message": ("reasoning_budget_message", str),
+}
 _SPELLINGS: tuple[tuple[tuple[str, ...], _OptionFlag], ...] = (
     (("--server", "--nologo"), _OptionFlag(_IGNORED)),
     (("--host",), _OptionFlag("hostnames", lambda text: [text])),
@@ -99,10 +153,60 @@ _SPELLINGS: tuple[tuple[tuple[str, ...], _OptionFlag], ...] = (
     (("-ngl", "--n-gpu-layers"), _OptionFlag("n_gpu_layers", _read_layers)),
     (("--gpu",), _OptionFlag("n_gpu_layers", _one_of(auto=-1, disable=0, disabled=0))),
     (("-fa", "--flash-attn"), _OptionFlag("flash_attn_type", _one_of(auto=-1, off=0, on=1))),
-    (("-ctk",), _OptionFlag("cache_type_k", _CACHE_TYPE)),
-    (("-ctv",), _OptionFlag("cache_type_v", _CACHE_TYPE)),
+    (("-ctk", "--cache-type-k"), _OptionFlag("cache_type_k", _CACHE_TYPE)),
+    (("-ctv", "--cache-type-v"), _OptionFlag("cache_type_v", _CACHE_TYPE)),
     (("-kvu", "--kv-unified"), _OptionFlag("kv_unified")),
-    (("--cache-ram",), _OptionFlag("cache_ram_mib", int)),
+    (("-no-kvu", "--no-kv-unified"), _OptionFlag("kv_unified", None, False)),
+    (("-cram", "--cache-ram"), _OptionFlag("cache_ram_mib", int)),
+    (("--cache-idle-slots",), _OptionFlag("cache_idle_slots")),
+    (("--no-cache-idle-slots",), _OptionFlag("cache_idle_slots", None, False)),
+    (("--cache-prompt",), _OptionFlag("cache_prompt")),
+    (("--no-cache-prompt",), _OptionFlag("cache_prompt", None, False)),
+    (("--cache-reuse",), _OptionFlag("n_cache_reuse", int)),
+    (("--context-shift",), _OptionFlag("ctx_shift")),
+    (("--no-context-shift",), _OptionFlag("ctx_shift", None, False)),
+    (("--ctx-checkpoints", "-ctxcp", "--swa-checkpoints"), _OptionFlag("n_ctx_checkpoints", int)),
+    (("--checkpoint-min-step", "-cms"), _OptionFlag("checkpoint_min_step", int)),
+    (("-sps", "--slot-prompt-similarity"), _OptionFlag("slot_prompt_similarity", float)),
+    (("--swa-full",), _OptionFlag("swa_full")),
+    (("--check-tensors",), _OptionFlag("check_tensors")),
+    (("-n", "--predict", "--n-predict"), _OptionFlag("n_predict", int)),
+    (("--keep",), _OptionFlag("n_keep", int)),
+    (("-sp", "--special"), _OptionFlag("special")),
+    (("--warmup",), _OptionFlag("warmup")),
+    (("--poll",), _OptionFlag("cpuparams.poll", int)),
+    (("--poll-batch",), _OptionFlag("cpuparams_batch.poll", int)),
+    (("--mmproj", "-mm"), _OptionFlag("mmproj.path", str)),
+    (("--mmproj-offload",), _OptionFlag("mmproj_use_gpu")),
+    (("--no-mmproj-offload",), _OptionFlag("mmproj_use_gpu", None, False)),
+    (("--image-min-tokens",), _OptionFlag("image_min_tokens", int)),
+    (("--image-max-tokens",), _OptionFlag("image_max_tokens", int)),
+    (("--mtmd-batch-max-tokens",), _OptionFlag("mtmd_batch_max_tokens", int)),
+    (("--lora-scaled",), _OptionFlag("lora_adapters", _read_adapters)),
+    (("--model-draft", "-md", "--spec-draft-model"), _OptionFlag("speculative.draft.mparams.path", str)),
+    (("--spec-type",), _OptionFlag("speculative.types", _one_of(**_SPECULATION))),
+    (("--spec-draft-n-max",), _OptionFlag("speculative.draft.n_max", int)),
+    (("--spec-draft-n-min",), _OptionFlag("speculative.draft.n_min", int)),
+    (("--spec-draft-p-min", "--draft-p-min"), _OptionFlag("speculative.draft.p_min", float)),
+    (("--spec-draft-p-split", "--draft-p-split"), _OptionFlag("speculative.draft.p_split", float)),
+    (("--rope-scaling",), _OptionFlag("rope_scaling_type", _one_of(none=0, linear=1, yarn=2))),
+    (("--rope-freq-base",), _OptionFlag("rope_freq_base", float)),
+    (("--rope-freq-scale",), _OptionFlag("rope_freq_scale", float)),
+    (("--yarn-orig-ctx",), _OptionFlag("yarn_orig_ctx", int)),
+    (("--yarn-ext-factor",), _OptionFlag("yarn_ext_factor", float)),
+    (("--yarn-attn-factor",), _OptionFlag("yarn_attn_factor", float)),
+    (("--yarn-beta-fast",), _OptionFlag("yarn_beta_fast", float)),
+    (("--yarn-beta-slow",), _OptionFlag("yarn_beta_slow", float)),
+    (("--chat-template",), _OptionFlag("chat_template", str)),
+    (("--chat-template-file",), _OptionFlag("chat_template", _read_text_file)),
+    (("--chat-template-kwargs",), _OptionFlag("default_template_kwargs", _read_template_arguments)),
+    (("--no-jinja",), _OptionFlag("use_jinja", None, False)),
+    (("--reasoning", "-rea"), _OptionFlag("enable_reasoning", _one_of(auto=-1, off=0, on=1))),
+    (("--prefill-assistant",), _OptionFlag("prefill_assistant")),
+    (("--no-prefill-assistant",), _OptionFlag("prefill_assistant", None, False)),
+    (("--skip-chat-parsing",), _OptionFlag("force_pure_content_parser")),
+    *(((name,), _OptionFlag(f"sampling.{field}", read)) for name, (field, read) in _SAMPLING.items()),
+    (("--ignore-eos",), _OptionFlag("sampling.ignore_eos")),
     (("-a", "--alias"), _OptionFlag("model_alias", lambda text: {text})),
     (("--api-key",), _OptionFlag("api_keys", lambda text: [text])),
     (("--api-key-file",), _OptionFlag("api_keys", _read_key_file)),
@@ -232,18 +336,33 @@ def _build_params(options: EmbeddedOptions, model: Path) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     params.cors_origins = ""
-    enums = {
+    converted: dict[str, Callable[[Any], object]] = {
         "pooling_type": xllamacpp.llama_pooling_type,
         "flash_attn_type": xllamacpp.llama_flash_attn_type,
+        "rope_scaling_type": xllamacpp.llama_rope_scaling_type,
+        "cache_type_k": lambda name: getattr(xllamacpp.ggml_type, f"GGML_TYPE_{name.upper()}"),
+        "cache_type_v": lambda name: getattr(xllamacpp.ggml_type, f"GGML_TYPE_{name.upper()}"),
+        "speculative.types": lambda number: [xllamacpp.common_speculative_type(number)],
+        "lora_adapters": lambda pairs: [_adapter(path, scale) for path, scale in pairs],
     }
     for attribute, value in options.settings.items():
-        if attribute in enums:
-            value = enums[attribute](value)
-        elif attribute.startswith("cache_type_"):
-            value = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{str(value).upper()}")
         target, _, name = attribute.rpartition(".")
-        setattr(getattr(params, target) if target else params, name, value)
+        holder = functools.reduce(getattr, target.split("."), params) if target else params
+        convert = converted.get(attribute, _same)
+        setattr(holder, name, convert(value))
     return params
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _adapter(path: str, scale: float) -> Any:
+    import xllamacpp
+
+    adapter = xllamacpp.CommonAdapterLoraInfo()
+    adapter.path, adapter.scale = path, scale
+    return adapter
 
 
 def _log(text: str) -> None:
@@ -251,17 +370,39 @@ def _log(text: str) -> None:
     sys.stderr.flush()
 
 
+#: llama.cpp tells devices and batches at the verbosity of traces alone, which also print lines for each text.
+_TRACE, _INFO = 4, 3
+_SET_VERBOSITY = "_Z30common_log_set_verbosity_tholdi"
+
+
+def _find_verbosity_setter() -> Callable[[int], object] | None:
+    """Return llama.cpp's own function, None where the wheel does not export it."""
+    import ctypes
+
+    from xllamacpp import xllamacpp
+
+    try:
+        setter: Callable[[int], object] = getattr(ctypes.CDLL(xllamacpp.__file__), _SET_VERBOSITY)
+    except (OSError, AttributeError):
+        return None
+    return setter
+
+
 #: After a signal the engine goes on for at most so long.
 _SIGNAL_SECONDS = 0.25
 
 
-def _serve(params: Any) -> int:
+def _serve(params: Any, *, tells: bool) -> int:
     """Load, serve until SIGINT or SIGTERM ends the process, and return an exit code when nothing loads.
 
-    While the model loads both signals kill at once, as they do in llama.cpp's own program.
+    While the model loads both signals kill at once, as they do in llama.cpp's own program. ``tells``: the log
+    says until then where and how it is loaded.
     """
     import xllamacpp
 
+    set_verbosity = _find_verbosity_setter() if tells else None
+    if set_verbosity is not None:
+        params.verbosity = _TRACE
     stops = (signal.SIGINT, signal.SIGTERM)
     for number in stops:
         signal.signal(number, signal.SIG_DFL)
@@ -272,6 +413,8 @@ def _serve(params: Any) -> int:
         return 1
     for number in stops:
         signal.signal(number, signal.default_int_handler)
+    if set_verbosity is not None:
+        set_verbosity(_INFO)
     try:
         _log(f"llama server listening at {server.listening_address}")
         while True:
@@ -302,7 +445,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 0
-    return _serve(params)
+    return _serve(params, tells="verbosity" not in options.settings)
 
 
 if __name__ == "__main__":

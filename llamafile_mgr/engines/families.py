@@ -13,16 +13,6 @@ from llamafile_mgr.engines.v2 import V2
 from llamafile_mgr.engines.v10 import V10
 from llamafile_mgr.engines.wheel import Embedded
 
-__all__ = [
-    "Family",
-    "family_of_head",
-    "family_of_members",
-    "family_of_version",
-    "family_rules",
-    "made_runtimes",
-    "parse_version",
-]
-
 
 class Family(StrEnum):
     """The name of a family, as files and JSON hold it. Of engines that are installed beside this package an

@@ -13,14 +13,24 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from llamafile_mgr.catalog import Pooling, Role
+from llamafile_mgr.engine_settings import is_quantised
+from llamafile_mgr.engines.engine_args import (
+    ExtraArgument,
+    ExtraFlag,
+    drop_flags,
+    find_unlisted,
+    read_engine_args,
+    take_flags,
+)
+from llamafile_mgr.engines.engine_features import KEYS, Features
+from llamafile_mgr.engines.engine_reports import LogWords
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
-from llamafile_mgr.errors import EngineError
-
-__all__ = ["EngineFamily"]
+from llamafile_mgr.errors import EngineError, PlanError
+from llamafile_mgr.machine.hardware import Cpu
 
 MIB = 1 << 20
 
@@ -72,6 +82,8 @@ class EngineFamily(ABC):
     #: The engine without a model and the requests that it holds, and what it holds of embedding requests.
     base_bytes: int = 64 * MIB
     request_bytes: int = 0
+    #: Whether its buffers hold results over the whole vocabulary for every token of a batch of a prompt.
+    reserves_logits: bool = True
     uses_gpus: bool = True
     #: What stays free on a GPU.
     gpu_margin: int = 512 * MIB
@@ -87,10 +99,34 @@ class EngineFamily(ABC):
     #: More than one slot divides the context and nulls embeddings.
     one_slot: bool = False
     takes_flash_attention: bool = False
+    #: Whether prompts may have threads of their own number (``-tb``).
+    takes_batch_threads: bool = False
     #: Whether it computes flash attention on the processor too.
     flash_attention_on_cpu: bool = False
     #: Whether it keeps finished conversations in memory, up to 8 GiB unless told otherwise.
     keeps_conversations: bool = False
+
+    # --- what it tells of itself -----------------------------------------------------------------
+    #: Words of May 2024: ``llama.cpp`` and ``examples/server/server.cpp`` of llama-cpp-python 0.2.68, lines
+    #: that engines of 2026 still print; on causes llamafile 0.9.3, ``llamafile/gpu.c``, and ``ggml`` itself.
+    log_words: LogWords = LogWords(
+        weights=re.compile(r"load_tensors:\s+(\S+)(?: model)? buffer size =\s*(\d{1,9}(?:\.\d{1,4})?) MiB"),
+        layers=re.compile(r"offloaded (\d{1,5})/(\d{1,5}) layers to GPU"),
+        slots=re.compile(r"\bn_slots\"?\s*[=:]\s*(\d{1,9})"),
+        context=re.compile(r"\bn_ctx_slot\"?\s*[=:]\s*(\d{1,9})"),
+        batch=re.compile(r"\bn_ubatch\s*=\s*(\d{1,9})"),
+        causes=(
+            (re.compile(r"no GPUs were found"), "the engine found no GPU, and computes on the processor"),
+            (re.compile(r"ggml_\w+: failed to initialize (\w+): (.+)"), "{0} did not start: {1}"),
+        ),
+    )
+    # --- what settings may ask for ---------------------------------------------------------------
+    #: Field of ``Features`` -> the flag that carries it; what does not stand here it cannot do.
+    feature_flags: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Field of ``Features`` -> why it cannot do it, where that is worth saying.
+    feature_notes: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Types that its key/value cache can have.
+    cache_types: frozenset[str] = frozenset()
 
     # --- texts and vectors -----------------------------------------------------------------------
     #: Families of one name give vectors of one space.
@@ -125,6 +161,10 @@ class EngineFamily(ABC):
         rows = [row for row in self.known_bad if row.fits(candidate)]
         return min(rows, key=lambda row: row.slow, default=None)
 
+    def repacked_types(self, cpu: Cpu) -> frozenset[str]:
+        """Return the types of tensors of which it keeps a copy in a layout that suits this processor."""
+        return frozenset()
+
     def installed_programs(self, toolbox: Toolbox) -> tuple[InstalledProgram, ...]:
         """Return the engines of this family that are no files in the store, the preferred one first."""
         names = {" ".join(words) for words in self.program_names}
@@ -150,13 +190,96 @@ class EngineFamily(ABC):
         """Return the variables that this family needs beside those of every engine."""
         return {}
 
+    def repacks(self, quantisation: str | None, cpu: Cpu) -> bool | None:
+        """Return False where weights of a type must stay as they are in the file on this processor, None
+        where that is left to the engine."""
+        return None
+
+    def type_speed(self, quantisation: str, cpu: Cpu) -> float | None:
+        """Return how fast it computes weights of a type on this processor, as a part of the fastest type's
+        speed; None where that was not measured."""
+        return None
+
     @abstractmethod
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
 
+    @property
+    def extra_flags(self) -> Mapping[str, ExtraFlag]:
+        """Return what ``engine_args`` may hold, by every spelling."""
+        return MappingProxyType({})
+
+    def command_flags(self, settings: LaunchSettings) -> tuple[str, ...]:
+        """Return all flags: what settings ask for stands last, and in the place of the same flag of ours."""
+        return (*drop_flags(self.arguments(settings), self._asked_names(settings)), *settings.asked)
+
+    def replaced_flags(self, settings: LaunchSettings) -> tuple[str, ...]:
+        """Return the flags of ours, with their values, in whose place settings ask for others."""
+        return take_flags(self.arguments(settings), self._asked_names(settings))
+
+    def _asked_names(self, settings: LaunchSettings) -> frozenset[str]:
+        known = self.extra_flags if settings.asked else {}
+        flags = (known.get(word) for word in settings.asked)
+        return frozenset(name for flag in flags if flag is not None for name in flag.names)
+
+    def _read_extra(self, engine_args: Sequence[str]) -> tuple[ExtraArgument, ...]:
+        return read_engine_args(engine_args, self.extra_flags) if engine_args else ()
+
+    def refuse_asked(
+        self, features: Features, engine_args: Sequence[str], known: frozenset[str] | None = None
+    ) -> str | None:
+        """Return why this family cannot do what settings ask for, None when it can.
+
+        ``known``: as ``LaunchSettings.known_flags``.
+        """
+        for name, value in features.asked().items():
+            if name not in self.feature_flags:
+                key = KEYS.get(name, name)
+                return f"it has no {key}" + (
+                    f": {self.feature_notes[key]}" if key in self.feature_notes else ""
+                )
+            if name.startswith("cache_type") and value not in self.cache_types:
+                return f"its key/value cache cannot be {value}"
+            if name == "cache_type_v" and is_quantised(str(value)) and not self.takes_flash_attention:
+                return f"values of the type {value} need flash attention, which it is not told of"
+        try:
+            words = self.asked_flags(features, engine_args)
+        except PlanError as error:
+            return ": ".join(filter(None, (error.message, error.cause)))
+        unlisted = find_unlisted(words, known) if known is not None else None
+        return None if unlisted is None else f"its build has no {unlisted}"
+
+    def asked_flags(self, features: Features, engine_args: Sequence[str]) -> tuple[str, ...]:
+        """Return the words for what settings ask for, which ``refuse_asked`` let pass."""
+        extra = self._read_extra(engine_args)
+        return (*self.feature_words(features), *(word for each in extra for word in each.words))
+
+    def vector_arguments(self, engine_args: Sequence[str]) -> tuple[str, ...]:
+        """Return the words of those flags that change vectors."""
+        extra = self._read_extra(engine_args)
+        return tuple(word for each in extra if each.flag.shapes_vectors for word in each.words)
+
+    def feature_words(self, features: Features) -> tuple[str, ...]:
+        """Return the flags of ``features`` with their values."""
+        pairs = ((self.feature_flags[name], value) for name, value in features.asked().items())
+        return tuple(word for flag, value in pairs for word in (flag, _as_word(value)))
+
     def health(self) -> EngineRequest:
         """Return the cheapest request that an engine answers once its model is loaded."""
         return EngineRequest("GET", "/health")
+
+    def properties(self) -> EngineRequest | None:
+        """Return the request that tells how it was started, None where there is none."""
+        return EngineRequest("GET", "/props")
+
+    def read_properties(self, reply: EngineReply) -> tuple[int | None, int | None]:
+        """Return the tokens of a slot and the slots that a reply to ``properties`` tells, None for what it
+        does not."""
+        body = read_json(reply)
+        settings = body.get("default_generation_settings") if isinstance(body, dict) else None
+        context = settings.get("n_ctx") if isinstance(settings, dict) else None
+        slots = body.get("total_slots") if isinstance(body, dict) else None
+        return _positive(context), _positive(slots)
 
     def embed(self, texts: Sequence[str]) -> EngineRequest:
         """Return the request for the vectors of at most ``max_texts`` texts."""
@@ -184,12 +307,24 @@ class EngineFamily(ABC):
 
     def count_tokens(self, reply: EngineReply) -> int:
         """Return how many tokens a reply to ``tokenize`` tells, ids or texts. Raises EngineError."""
+        return len(self.read_tokens(reply))
+
+    def read_tokens(self, reply: EngineReply) -> list[object]:
+        """Return the tokens of a reply to ``tokenize``, ids or texts. Raises EngineError."""
         body = read_json(reply)
         tokens = body.get("tokens") if isinstance(body, dict) else None
         if not isinstance(tokens, list):
             raise EngineError("the engine's reply has no token list")
-        return len(tokens)
+        return tokens
 
     def generation_body(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the body of a generation as this family reads it."""
         return body
+
+
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _as_word(value: object) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

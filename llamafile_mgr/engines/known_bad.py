@@ -15,17 +15,6 @@ from llamafile_mgr.catalog import Pooling, Role
 if TYPE_CHECKING:
     from llamafile_mgr.machine import Machine
 
-__all__ = [
-    "LLAMAFILE_ROWS",
-    "OLD_LLAMAFILE_ROWS",
-    "SEVERAL_MODELS",
-    "Candidate",
-    "KnownBad",
-    "Version",
-    "embeds",
-    "on_windows",
-]
-
 Version = tuple[int, int, int]
 #: The largest program that Windows starts, in bytes.
 _WINDOWS_LIMIT = 4 * 1024**3
@@ -38,7 +27,8 @@ class Candidate:
     ``ends_sequences``: the file asks for an automatic end of sequence. ``models``: GGUFs in it.
     ``program_bytes``: size of the file that is executed, 0 for the embedded engine. ``arguments``: what
     the executed file brings along. ``uses_gpu``: a GPU of this machine would compute. ``borrowed``: the
-    weights are given to the engine with ``-m``.
+    weights are given to the engine with ``-m``. ``features``: fields of ``Features`` that are asked for.
+    ``word_pieces``: its tokens are the WordPieces of BERT.
     """
 
     version: Version | None
@@ -51,6 +41,8 @@ class Candidate:
     arguments: tuple[str, ...] = ()
     uses_gpu: bool = False
     borrowed: bool = False
+    features: frozenset[str] = frozenset()
+    word_pieces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

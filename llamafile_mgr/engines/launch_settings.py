@@ -7,39 +7,45 @@ from pathlib import Path
 
 from llamafile_mgr.catalog import Pooling, Role
 
-__all__ = ["LaunchSettings", "given", "gpu_flags", "name_flags", "thread_flags"]
-
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
     """The settings of one engine; None leaves a thing to the engine.
 
     ``context``: tokens per slot. ``batch``: tokens per physical batch. ``slots``: texts at once.
-    ``threads``: compute threads. ``gpu``: the word for ``--gpu``, ``"disable"`` for the CPU alone.
-    ``gpu_layers``: for engines without an automatic fit. ``flash_attention``: on or off, where the family
+    ``threads``: compute threads; ``batch_threads``: for prompts, where they are more. ``gpu``: the word for
+    ``--gpu``, ``"disable"`` for the CPU alone.
+    ``gpu_layers``: for engines without an automatic fit. ``gpu_required``: rather none than one without its
+    GPU. ``flash_attention``: on or off, where the family
     can be told. ``prompt_cache_mib``: the most memory for conversations that are remembered, where the
     family has such a cache. ``model``: weights to load instead of those inside the file that is run.
+    ``repack``: False keeps weights as they are in the file, where the family would arrange them anew.
     ``port``: 0 lets the engine pick one, where the family can. ``known_flags``: what the program's own help
     lists: a flag (``-fa``), that it takes a value (``-fa *``), and each value that is listed (``-fa on``);
-    None where its release tells.
+    None where its release tells. ``asked``: the words that the model's settings ask for, in the family's own
+    flags; they stand last.
     """
 
     role: Role
     port: int
     context: int
     threads: int
+    batch_threads: int | None = None
     slots: int = 1
     batch: int | None = None
     pooling: Pooling | None = None
     gpu: str | None = None
     gpu_layers: int | None = None
+    gpu_required: bool = False
     flash_attention: bool | None = None
     prompt_cache_mib: int | None = None
+    repack: bool | None = None
     model: Path | None = None
     alias: str | None = None
     api_key_file: Path | None = None
     host: str = "127.0.0.1"
     known_flags: frozenset[str] | None = None
+    asked: tuple[str, ...] = ()
 
 
 def given(flag: str, value: object) -> tuple[str, ...]:

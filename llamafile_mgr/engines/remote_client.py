@@ -23,8 +23,6 @@ from llamafile_mgr.engines.replies import error_text, read_json
 from llamafile_mgr.engines.transport import EngineClient, EngineStream
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, EngineUnreachedError
 
-__all__ = ["Fault", "PeerFacts", "RemoteClient", "address_request", "count_ready", "find_fault", "read_peer"]
-
 _OWNER = "llamafile-mgr"
 _EMBED_PATHS = frozenset({"/v1/embeddings", "/embedding"})
 #: Statuses that never say anything of the remote; that of a stream is known before its first byte.

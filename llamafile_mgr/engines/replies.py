@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "error_text",
-    "read_json",
-    "read_openai_vectors",
-    "says_too_long",
-    "stack_vectors",
-]
-
 _TOO_LONG = re.compile(
     r"too large to process|exceeds? the (?:available )?context|larger than the max context", re.I
 )

@@ -12,8 +12,6 @@ from llamafile_mgr.engines.messages import EngineReply, EngineRequest, json_requ
 from llamafile_mgr.engines.replies import read_json
 from llamafile_mgr.errors import EngineError
 
-__all__ = ["read_scores", "rerank_request"]
-
 
 def rerank_request(
     query: str, documents: Sequence[str], headers: tuple[tuple[str, str], ...] = ()

@@ -16,9 +16,8 @@ from llamafile_mgr.engines.family import MIB
 from llamafile_mgr.engines.known_bad import SEVERAL_MODELS
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
-from llamafile_mgr.engines.upstream import UpstreamServer
-
-__all__ = ["LlamaCpp"]
+from llamafile_mgr.engines.upstream import UpstreamServer, repacked_on
+from llamafile_mgr.machine.hardware import Cpu
 
 #: ``version: 0.5.0-dev (build 1, commit 0c1e570)``, before August 2026 ``version: 6795 (1a2b3c4)``.
 _VERSION = re.compile(r"^version: (\S{1,40}) \((?:build (\d{1,9}))?[^)\n]*\)\s+built with ", re.MULTILINE)
@@ -30,6 +29,11 @@ _CHOICES = re.compile(r"[\[{](\w+(?:[|,]\w+)+)[\]}]")
 _ALLOWED = "allowed values: "
 _DEVICES = "Available devices:"
 _DEVICE = re.compile(r"  ([A-Za-z]+\w*: \S.{0,200})")
+
+#: The verbosity that is listed with this word, since it came between information and debugging.
+_TRACE, _TRACE_ENTRY = "4", re.compile(r"\s+- 4: trace\b.*")
+#: ``ggml/src/ggml-cpu/amx`` of llama-cpp-python 0.3.36.
+_REPACKED_BY_AMX = frozenset({"F16", "Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"})
 
 #: Without these it would serve the wrong thing, or everybody.
 _NEEDED = ("--host", "--port", "-m", "-c", "-np", "-t", "--api-key-file")
@@ -48,15 +52,19 @@ class LlamaCpp(UpstreamServer):
     install_hint = "install llama.cpp (https://llama.app), so that llama-server or llama is on PATH"
     known_bad = (SEVERAL_MODELS,)
     flag_notes: ClassVar = {}
-    #: A build without GPU code took 14 MiB beside a tiny model, and 25 while 128 texts were embedded.
+    #: A build without GPU code took 14 MiB beside a tiny model, and 66 while eight connections sent texts.
     base_bytes = 24 * MIB
-    request_bytes = 24 * MIB
+    request_bytes = 56 * MIB
     #: What it leaves by itself (``--fit-target``).
     gpu_margin = 1024 * MIB
     fits_layers = True
     flash_attention_on_cpu = True
     picks_port = True
     serving = ()
+
+    def repacked_types(self, cpu: Cpu) -> frozenset[str]:
+        """Return the types of tensors of which it keeps a copy: with AMX nearly all, as was seen with F16."""
+        return repacked_on(cpu) | (_REPACKED_BY_AMX if cpu.has("amx_int8") else frozenset())
 
     def read_version(self, text: str) -> str | None:
         """Return the version, with the build's number where it is told too."""
@@ -78,6 +86,8 @@ class LlamaCpp(UpstreamServer):
                     choices = _CHOICES.fullmatch(value)
                     known.update(f"{flag} *" for flag in flags)
                     _add(known, flags, re.split(r"[|,]", choices[1]) if choices else ())
+            elif "-lv" in flags and _TRACE_ENTRY.fullmatch(line):
+                known.add(f"-lv {_TRACE}")
             elif _ALLOWED in line:
                 _add(known, flags, line.partition(_ALLOWED)[2].split(", "))
         return frozenset(known)
@@ -101,16 +111,32 @@ class LlamaCpp(UpstreamServer):
         return f"its build has no {missing[0]}" if missing else None
 
     def placing(self, settings: LaunchSettings) -> tuple[str, ...]:
-        """Return the flags for the processor alone, or for all layers where it fits none to a GPU itself."""
+        """Return the flags for the processor alone, or for all layers where it fits none to a GPU itself.
+
+        With a GPU its log shall tell where the layers lie: by traces, which print no text of callers. Builds
+        without that level would print debugging, with all texts.
+        """
         known = settings.known_flags or frozenset()
         if settings.gpu == "disable":
             return ("--device", "none") if "--device" in known else ("-ngl", "0")
         fitted = settings.gpu is None or "--fit" in known
-        return given("-ngl", settings.gpu_layers if fitted else settings.gpu_layers or _ALL_LAYERS)
+        layers = settings.gpu_layers if fitted else settings.gpu_layers or _ALL_LAYERS
+        tells = settings.gpu is not None and f"-lv {_TRACE}" in known
+        return (*given("-ngl", layers), *(("-lv", _TRACE) if tells else ()))
+
+    def repacks(self, quantisation: str | None, cpu: Cpu) -> bool | None:
+        """Return False for quantised weights where a native build repacks them for AMX: it crashes.
+
+        Seen with llama.cpp 0.5.0 on a Xeon with AMX: SIGSEGV in ``ggml_backend_amx_mul_mat`` with Q8_0 files,
+        also of its own ``llama-quantize``; F16 runs, and so does Q8_0 with ``--no-repack``.
+        """
+        whole = quantisation in (None, "F16", "BF16", "F32")
+        return False if "amx_int8" in (cpu.features or ()) and not whole else None
 
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name, as far as its help lists them."""
         words = super().arguments(settings)
+        words += ("--no-repack",) if settings.repack is False else ()
         return words if settings.known_flags is None else tuple(_fit(words, settings.known_flags))
 
 

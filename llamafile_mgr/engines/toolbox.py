@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["GPU_MODULE", "InstalledProgram", "InstalledRuntime", "Toolbox"]
-
 #: Names of GPU libraries in an engine's ZIP: those of ggml beside the ones that every engine has.
 GPU_MODULE = re.compile(r"(?:.*/)?ggml-(?!base|blas|cpu|rpc)[a-z][^/]*\.(?:so|dll|dylib)")
 

@@ -20,8 +20,6 @@ import httptools
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, EngineUnreachedError
 
-__all__ = ["EngineClient", "EngineStream"]
-
 #: A reply larger than this is no reply of an engine (500 vectors of 4,096 floats as text are 45 MB).
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 #: A reply's head is smaller. So much of a chunked body may be sizes, extensions and trailers, and as much

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from llamafile_mgr.engines.embedded import resolve_weights, weights_cache
 from llamafile_mgr.errors import Error
 
-__all__ = ["main"]
-
 _MODEL = "-m"
 
 

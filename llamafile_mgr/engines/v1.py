@@ -8,16 +8,36 @@ server of May 2024, runs in the tests. There is no
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import ClassVar
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.engine_args import ExtraFlag, parse_flag_table
 from llamafile_mgr.engines.family import EngineFamily
 from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, name_flags, thread_flags
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
 from llamafile_mgr.errors import EngineError
 
-__all__ = ["V1"]
+#: ``engine_args``, from the parser of llamafile 0.8.4 and of llama.cpp's server of May 2024.
+_EXTRA_FLAGS = parse_flag_table("""
+    -tb --threads-batch int
+    -n --n-predict int
+    -gan --grp-attn-n int
+    -gaw --grp-attn-w int
+    -dt --defrag-thold float
+    -ngl --gpu-layers --n-gpu-layers int
+    -sm --split-mode text
+    -ts --tensor-split text
+    -mg --main-gpu int
+    -nkvo --no-kv-offload
+    -cb --cont-batching
+    -fa --flash-attn
+    --mlock
+    --no-mmap
+    --numa text
+    --override-kv text !
+""")
 
 
 class V1(EngineFamily):
@@ -40,6 +60,13 @@ class V1(EngineFamily):
             last=(0, 9, 3),
         ),
         KnownBad("embeddings wrong", "its engine {version} gives wrong vectors", embeds, last=(0, 8, 1)),
+        # Until June 2024 pieces of words were taken for special tokens and looked for in the text first:
+        # 'hello world' became 'hello' and '##world', cosine 0.865 (run on the server of May 2024).
+        KnownBad(
+            "WordPiece",
+            "its engine {version} cuts about 4 % of English texts into wrong tokens with BERT models",
+            lambda c: embeds(c) and c.word_pieces,
+        ),
         KnownBad(
             "automatic end of sequence",
             "its engine {version} aborts on models that ask for an automatic end of sequence",
@@ -53,6 +80,25 @@ class V1(EngineFamily):
         "-np": "more than one slot gives null or swapped embeddings in engines before 0.10",
         "-b": "can only shrink the batch here (to 512 at most): longer texts then give null embeddings",
     }
+    feature_flags: ClassVar = {
+        "cache_type_k": "--cache-type-k",
+        "cache_type_v": "--cache-type-v",
+        "rope_scaling": "--rope-scaling",
+        "rope_freq_base": "--rope-freq-base",
+        "rope_freq_scale": "--rope-freq-scale",
+        "yarn_ext_factor": "--yarn-ext-factor",
+        "yarn_attn_factor": "--yarn-attn-factor",
+        "yarn_beta_fast": "--yarn-beta-fast",
+        "yarn_beta_slow": "--yarn-beta-slow",
+        "chat_template": "--chat-template",
+    }
+    #: Seen on llama.cpp's server of May 2024: a GGUF adapter has a "bad file magic" to it, and a quantised
+    #: value cache ends it with an assertion, since flash attention is off.
+    feature_notes: ClassVar = {
+        "mmproj": "its chat route takes no images",
+        "lora": "it reads adapters of the format before GGUF alone",
+    }
+    cache_types = frozenset({"f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"})
     loads_gpu_modules = False
     no_batch_why = "passing a batch could only shrink it in this engine"
     #: It cannot be told a batch and aborts on a BERT text above this.
@@ -70,14 +116,21 @@ class V1(EngineFamily):
     def arguments(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags after the program's name."""
         embedding = settings.role is Role.EMBED
+        slots = 1 if embedding else settings.slots
         return (
             *("--server", "--nobrowser", "--host", settings.host, "--port", str(settings.port)),
             *given("-m", settings.model),
-            *("-c", str(settings.context), *thread_flags(settings)),
-            *(("--embedding", "-np", "1") if embedding else ("-np", str(settings.slots))),
+            *("-c", str(settings.context * slots), *thread_flags(settings)),
+            *(("--embedding",) if embedding else ()),
+            *("-np", str(slots)),
             *gpu_flags(settings),
             *name_flags(settings),
         )
+
+    @property
+    def extra_flags(self) -> Mapping[str, ExtraFlag]:
+        """Return what ``engine_args`` may hold."""
+        return _EXTRA_FLAGS
 
     def read_vectors(self, reply: EngineReply, count: int) -> EngineVectors:
         """Return the vector.

@@ -12,8 +12,6 @@ from llamafile_mgr.engines.known_bad import LLAMAFILE_ROWS, KnownBad, on_windows
 from llamafile_mgr.engines.toolbox import GPU_MODULE
 from llamafile_mgr.engines.upstream import UpstreamServer
 
-__all__ = ["V10"]
-
 _REFUSED_AFTER_10_6 = frozenset({"--mmap", "--no-mmap", "--mlock", "-dio"})
 _REFUSES = "its embedded arguments hold flags that its engine {version} refuses"
 
@@ -47,6 +45,13 @@ class V10(UpstreamServer):
             _REFUSES,
             lambda c: not _REFUSED_AFTER_10_6.isdisjoint(c.arguments),
             first=(0, 10, 7),
+        ),
+        KnownBad(
+            "drafts by another name",
+            "its engine {version} calls drafting with a second model otherwise (llama.cpp 22673)",
+            lambda c: "draft" in c.features,
+            first=(0, 10, 0),
+            last=(0, 10, 1),
         ),
         KnownBad(
             "slow decoding on processors",

@@ -15,8 +15,6 @@ from llamafile_mgr.engines.known_bad import OLD_LLAMAFILE_ROWS, KnownBad, embeds
 from llamafile_mgr.engines.launch_settings import LaunchSettings, given, gpu_flags, thread_flags
 from llamafile_mgr.engines.messages import EngineRequest, json_request
 
-__all__ = ["V2"]
-
 #: What its generation routes read; anything else is refused by one of them or means nothing to either.
 _READ = frozenset(
     {
@@ -59,6 +57,10 @@ class V2(EngineFamily):
     def health(self) -> EngineRequest:
         """Return the cheapest request that every release answers."""
         return EngineRequest("GET", "/tokenize?prompt=x")
+
+    def properties(self) -> EngineRequest | None:
+        """Return None: it has no such route."""
+        return None
 
     def tokenize(self, text: str, *, special: bool = True, pieces: bool = False) -> EngineRequest:
         """Return the request for the tokens; the text is called ``prompt`` here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from llamafile_mgr.config import Config
 from llamafile_mgr.engines.families import Family, family_of_version, family_rules
@@ -16,8 +16,6 @@ from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.machine.findings import Check, failed, passed, warned
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.store import Store
-
-__all__ = ["EngineFacts", "check_installation"]
 
 _WHEEL = "xllamacpp"
 
@@ -31,10 +29,6 @@ class EngineFacts:
     version: str | None
     program: str
     devices: tuple[str, ...] | None = None
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the facts as plain values for JSON."""
-        return asdict(self)
 
     def describe(self) -> str:
         """Return them in a line."""

@@ -10,15 +10,17 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import llamafile_mgr
 from llamafile_mgr.catalog import ArtifactKind, Catalog, Model, Pooling, Role, load_catalog
-from llamafile_mgr.config import Config, EnginesConfig
+from llamafile_mgr.config import Config, EnginesConfig, ModelConfig
 from llamafile_mgr.engines.toolbox import InstalledProgram, InstalledRuntime, Toolbox
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
 from llamafile_mgr.launching.programs import find_programs
+from llamafile_mgr.launching.side_files import find_side_files
 from llamafile_mgr.launching.tuning_records import load_tuned
 from llamafile_mgr.launching.wanted import Wanted, WantedModels, locate
 from llamafile_mgr.llamafile import FileFacts, inspect_file
@@ -47,7 +49,7 @@ def make_plans(
         InvalidFileError: a file is no llamafile or GGUF, or a broken one.
         PlanError: a model cannot run there.
     """
-    specs = find_specs(wanted, paths)
+    specs = find_specs(wanted, paths, config.models)
     # Variables of this computer say nothing of another one.
     environ = os.environ if machine is None else {}
     machine = machine or detect_machine()
@@ -64,15 +66,18 @@ def hold_files(plans: Sequence[Plan], paths: Paths) -> Iterator[None]:
     """
     store = Store(paths.store)
     stored = {entry.path: entry.digest for entry in store.entries()}
-    used = {Path(word) for plan in plans for word in (*plan.program, str(plan.path))}
+    programs = {Path(word) for plan in plans for word in plan.program}
+    used = programs.union(*((plan.path, *plan.features.files) for plan in plans))
     with contextlib.ExitStack() as stack:
         for digest in sorted({stored[path] for path in used if path in stored}):
             stack.enter_context(store.hold(digest))
         yield
 
 
-def find_specs(wanted: WantedModels, paths: Paths) -> tuple[ModelSpec, ...]:
-    """Return what the planner must know of every wanted model.
+def find_specs(
+    wanted: WantedModels, paths: Paths, settings: Mapping[str, ModelConfig]
+) -> tuple[ModelSpec, ...]:
+    """Return what the planner must know of every wanted model, and of the files that its settings name.
 
     Raises:
         UsageError: nothing was asked for, or a role cannot be told.
@@ -84,6 +89,12 @@ def find_specs(wanted: WantedModels, paths: Paths) -> tuple[ModelSpec, ...]:
     specs: dict[str, ModelSpec] = {}
     for each in wanted.require():
         spec = _find_spec(each, store, catalog)
+        told = settings.get(spec.name, ModelConfig())
+        spec = replace(
+            spec,
+            beside=find_side_files(spec.name, told, store),
+            stretch=told.yarn.scale if told.yarn else 1.0,
+        )
         other = specs.setdefault(spec.name, spec)
         if other is not spec:
             raise PlanError(f"{spec.name} was asked for twice", cause=f"as {other.path} and as {spec.path}")
@@ -132,6 +143,11 @@ def _decide_role(wanted: Wanted, model: Model | None, facts: FileFacts) -> Role:
         return wanted.role
     if model is not None:
         return model.role
+    return role_of_file(facts)
+
+
+def role_of_file(facts: FileFacts) -> Role:
+    """Return what the model in a file is for, as far as the file tells."""
     weights = facts.model
     if weights is None or (weights.gguf.causal is not False and weights.gguf.pooling is None):
         return Role.GENERATE

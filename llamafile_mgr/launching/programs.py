@@ -29,8 +29,6 @@ from llamafile_mgr.errors import ConfigError, StoreError
 from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.paths import ensure_private_dir
 
-__all__ = ["ProgramSearch", "UnusableProgram", "find_folders", "find_programs"]
-
 _VERSION = 1
 _SECONDS = 5.0
 #: A program of PATH that is something else is left alone for so long; ``doctor`` asks it.

@@ -17,7 +17,7 @@ from llamafile_mgr.llamafile import FileFacts
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.machine.detection import detect_machine
 from llamafile_mgr.paths import Paths
-from llamafile_mgr.planner.memory import Load, Offload, predict_memory
+from llamafile_mgr.planner.memory import Load, MemoryExtras, Offload, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
@@ -43,7 +43,7 @@ def find_tunable(name: str, config: Config, paths: Paths) -> Tunable:
         InvalidFileError: the file is no llamafile or GGUF, or a broken one.
         PlanError: it cannot run here.
     """
-    (spec,) = find_specs(WantedModels((Wanted(name),)), paths)
+    (spec,) = find_specs(WantedModels((Wanted(name),)), paths, config.models)
     if spec.role is Role.RERANK:
         raise PlanError(f"{spec.name} reranks: only embedding and generation are measured")
     machine = detect_machine()
@@ -83,6 +83,17 @@ def _limits_for(plan: Plan, spec: ModelSpec, machine: Machine) -> TuneLimits:
 def _estimate(plan: Plan, facts: FileFacts, variant: Variant) -> int:
     cache = (plan.settings.prompt_cache_mib or 0) << 20
     flash = variant.flash_attention is not False
-    load = Load(plan.role, plan.family, plan.settings.context, variant.slots, variant.batch, cache, flash)
+    types = (plan.features.cache_type_k or "f16", plan.features.cache_type_v or "f16")
+    extras = MemoryExtras(types, plan.memory.beside if plan.memory is not None else 0)
+    load = Load(
+        plan.role,
+        plan.family,
+        plan.settings.context,
+        variant.slots,
+        variant.batch,
+        cache,
+        flash,
+        extras=extras,
+    )
     offload = None if variant.cpu_only or plan.device == "cpu" else Offload(1, 1)
     return predict_memory(facts, load, replicas=variant.replicas, offload=offload).joint

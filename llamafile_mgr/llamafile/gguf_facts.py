@@ -22,8 +22,8 @@ class GgufFacts:
     as its maximum. ``context_length``: tokens it was trained for. ``causal``: False for BERT-like
     models. ``file_type``: the number in the file; ``quantisation``: its name, or that of the tensor
     type with most bytes. ``parameters``: elements of all tensors of this file. ``tensor_bytes``: their
-    bytes. ``split``: (index from 0, count) of one part of a split model. ``kind``: ``general.type``,
-    such as ``model``, ``mmproj`` or ``adapter``.
+    bytes; ``tensor_types``: those by the type's name. ``split``: (index from 0, count) of one part of a
+    split model. ``kind``: ``general.type``, such as ``model``, ``mmproj`` or ``adapter``.
     """
 
     version: int
@@ -55,12 +55,23 @@ class GgufFacts:
     parameters: int = 0
     tensor_bytes: int = 0
     tensor_count: int = 0
+    tensor_types: tuple[tuple[str, int], ...] = ()
     split: tuple[int, int] | None = None
 
     @property
     def is_projector(self) -> bool:
         """Whether this is the image or audio half of a multimodal model, no language model."""
         return self.kind == "mmproj" or self.architecture == "clip"
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether this changes a model (LoRA), and is none itself."""
+        return self.kind == "adapter"
+
+    @property
+    def is_word_piece(self) -> bool:
+        """Whether its tokens are the WordPieces of BERT."""
+        return self.tokenizer_model == "bert"
 
 
 def read_gguf(source: ByteSource, start: int, size: int, budget: WorkBudget) -> GgufFacts:
@@ -93,6 +104,7 @@ def read_gguf(source: ByteSource, start: int, size: int, budget: WorkBudget) -> 
         parameters=header.tensors.parameters,
         tensor_bytes=header.tensors.total_bytes,
         tensor_count=header.tensor_count,
+        tensor_types=_types(header.tensors),
         split=_split(lookup),
     )
 
@@ -136,6 +148,11 @@ def _quantisation(tensors: TensorTable, file_type: int | None) -> str | None:
     dominant = max(tensors.bytes_by_type, key=lambda kind: tensors.bytes_by_type[kind])
     known = TENSOR_TYPES.get(dominant)
     return known.name if known else None
+
+
+def _types(tensors: TensorTable) -> tuple[tuple[str, int], ...]:
+    sizes = sorted(tensors.bytes_by_type.items())
+    return tuple((TENSOR_TYPES[kind].name, size) for kind, size in sizes if kind in TENSOR_TYPES)
 
 
 def _split(lookup: _Lookup) -> tuple[int, int] | None:

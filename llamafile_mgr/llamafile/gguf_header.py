@@ -64,6 +64,7 @@ _KEPT = frozenset(
         "tokenizer.ggml.bos_token_id",
         "tokenizer.ggml.eos_token_id",
         "tokenizer.ggml.model",
+        "tokenizer.ggml.unknown_token_id",
     }
 )
 #: What ``GgufFacts`` calls a model's numbers -> their keys behind the architecture's name.
@@ -93,8 +94,10 @@ class GgufHeader:
     tensors: TensorTable
 
 
-def read_header(source: ByteSource, start: int, size: int, budget: WorkBudget) -> GgufHeader:
-    """Read the GGUF that lies in ``[start, start + size)`` of ``source``.
+def read_header(
+    source: ByteSource, start: int, size: int, budget: WorkBudget, *, keep_tensors: bool = False
+) -> GgufHeader:
+    """Read the GGUF that lies in ``[start, start + size)`` of ``source``; ``keep_tensors``: list them too.
 
     Raises:
         InvalidFileError: it is none, of an unknown version, cut short, or makes no sense.
@@ -105,7 +108,7 @@ def read_header(source: ByteSource, start: int, size: int, budget: WorkBudget) -
     for _ in range(pair_count):
         pairs.read_one()
     pairs.check(pair_count)
-    tensors = TensorTable(cursor, budget)
+    tensors = TensorTable(cursor, budget, keep_tensors)
     for _ in range(tensor_count):
         tensors.read_one()
     alignment = pairs.values.get("general.alignment", 32)
@@ -134,7 +137,7 @@ class MetadataPairs:
     """The metadata pairs, read one after another; only those of interest are kept.
 
     ``values``: the scalars; an array of numbers stands as its greatest element. ``token_count``: of the
-    vocabulary, None where none is listed.
+    vocabulary, None where none is listed; ``tokens_at``: the offset in the file of its first text.
     """
 
     def __init__(self, cursor: Cursor, budget: WorkBudget) -> None:
@@ -142,6 +145,7 @@ class MetadataPairs:
         self._budget = budget
         self.values: dict[str, Scalar] = {}
         self.token_count: int | None = None
+        self.tokens_at: int | None = None
         self.has_chat_template = False
         self._seen: set[int] = set()  # hashes of keys: keys themselves may be long
 
@@ -191,6 +195,7 @@ class MetadataPairs:
         kind, count = self._cursor.unpack(_ARRAY)
         if key == "tokenizer.ggml.tokens":
             self.token_count = count
+            self.tokens_at = self._cursor.position if kind == _STRING else None
         if kind == _STRING:
             if count * 8 > self._cursor.remaining:
                 raise InvalidFileError(f"it is truncated: it claims an array of {count} strings")
@@ -213,10 +218,21 @@ def _is_kept(key: str) -> bool:
     return rest in _KEPT_OF_ARCHITECTURE and len(architecture) <= 100
 
 
-class TensorTable:
-    """The tensor table, summed up entry by entry. ``bytes_by_type``: tensor type -> bytes of data."""
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor. ``kind``: its type's number; ``offset``: in the data; ``size``: bytes."""
 
-    def __init__(self, cursor: Cursor, budget: WorkBudget) -> None:
+    name: str
+    kind: int
+    offset: int
+    size: int
+
+
+class TensorTable:
+    """The tensor table, summed up entry by entry. ``bytes_by_type``: tensor type -> bytes of data.
+    ``data_at``: the offset in the file of the first tensor; ``entries``: where they are kept."""
+
+    def __init__(self, cursor: Cursor, budget: WorkBudget, keep: bool) -> None:
         self._cursor = cursor
         self._budget = budget
         self._end = 0  # bytes of data that the tensors need, gaps included
@@ -224,6 +240,9 @@ class TensorTable:
         self.parameters = 0
         self.total_bytes = 0
         self.bytes_by_type: Counter[int] = Counter()
+        self.data_at = 0
+        self._keep = keep
+        self.entries: list[TensorEntry] = []
 
     def read_one(self) -> None:
         """Read the next entry. Raises InvalidFileError."""
@@ -231,7 +250,11 @@ class TensorTable:
         (length,) = self._cursor.unpack(_U64)
         if length > _MAX_NAME_BYTES:
             raise InvalidFileError(f"it names a tensor in {length} bytes")
-        self._cursor.skip(length)
+        name: bytes | None = None
+        if self._keep:
+            name = self._cursor.take(length)
+        else:
+            self._cursor.skip(length)
         (count,) = self._cursor.unpack(_U32)
         if not 1 <= count <= 4:
             raise InvalidFileError(f"it holds a tensor of {count} dimensions")
@@ -246,6 +269,8 @@ class TensorTable:
         self.parameters += elements
         self.total_bytes += size
         self.bytes_by_type[kind] += size
+        if name is not None:
+            self.entries.append(TensorEntry(name.decode("utf-8", "replace"), kind, offset, size))
 
     def check(self, start: int, size: int, alignment: int) -> None:
         """Refuse a table whose tensors do not fit behind the header."""
@@ -257,6 +282,7 @@ class TensorTable:
             raise InvalidFileError("a tensor of it starts at an unaligned offset")
         header = self._cursor.position - start
         data = -(-header // alignment) * alignment
+        self.data_at = start + data
         missing = data + max(self._end, self.total_bytes) - size
         if missing > 0:
             raise InvalidFileError(

@@ -5,7 +5,7 @@ A vendor is one file that makes a ``GpuVendor``, and one line in the table of ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,7 @@ class GpuVendor:
     tells by a GPU's name whether it has no memory of its own. ``quick_unified``: such a one is worth its
     while beside the processor. ``probe``: lists its GPUs by the vendor's own tools. ``inspect_cards``: adds
     to the kernel's cards, given ``/sys`` and ``/dev``, what only this vendor's files and tools tell.
+    ``process_memory``: the GPU memory of these processes, None where nothing tells.
     ``devices``: patterns of its GPUs in ``/dev``; ``helpers``: of what engines open beside them; ``late``:
     names that the driver makes at the first use.
     """
@@ -87,6 +88,7 @@ class GpuVendor:
     quick_unified: bool = False
     probe: Callable[[], tuple[Gpu, ...]] = tuple
     inspect_cards: Callable[[Sequence[DrmCard], Path, Path], Sequence[DrmCard]] | None = None
+    process_memory: Callable[[Collection[int]], int | None] = lambda pids: None
     devices: tuple[str, ...] = ()
     helpers: tuple[str, ...] = ()
     late: tuple[str, ...] = ()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from llamafile_mgr.machine.gpu_vendor import GpuBackend, GpuVendor
@@ -67,7 +68,7 @@ def _mebibytes(cell: str) -> int | None:
 
 
 def _ask_smi() -> tuple[Gpu, ...]:
-    tool = shutil.which("nvidia-smi") or next((place for place in _PLACES if Path(place).is_file()), None)
+    tool = _find_tool()
     if tool is None:
         return ()
     # Drivers before 510 do not know compute_cap, and then refuse the whole query.
@@ -77,6 +78,73 @@ def _ask_smi() -> tuple[Gpu, ...]:
         if text is not None:
             return parse_smi(text)
     return ()
+
+
+def _find_tool() -> str | None:
+    return shutil.which("nvidia-smi") or next((place for place in _PLACES if Path(place).is_file()), None)
+
+
+def find_process_memory(pids: Collection[int]) -> int | None:
+    """Return the GPU memory of these processes, None where nothing tells.
+
+    The driver numbers processes as the host does, so that those of a container do not find themselves: none
+    listed is none only where the numbers are the same. nvidia-smi leaves out what computes by Vulkan.
+    """
+    listed = _list_nvml_processes()
+    complete = listed is not None and _numbers_as_host()
+    if listed is None:
+        tool = _find_tool()
+        argv = [tool or "", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+        text = run_tool(argv, timeout_seconds=5.0) if tool is not None else None
+        listed = () if text is None else parse_process_memory(text)
+    own = [size for pid, size in listed if pid in pids]
+    if not own:
+        return 0 if complete else None
+    sizes = [size for size in own if size is not None]
+    return sum(sizes) if sizes else None
+
+
+def _numbers_as_host() -> bool:
+    """Tell whether this process is in the first namespace of process numbers, whose file Linux numbers so."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino == 0xEFFFFFFC
+    except OSError:
+        return False
+
+
+def parse_process_memory(text: str) -> tuple[tuple[int, int | None], ...]:
+    """Read ``nvidia-smi --query-compute-apps=pid,used_memory`` in the form ``--format=csv,noheader,nounits``:
+    processes and their bytes, None for ``[N/A]`` and its like; other lines are left out."""
+    rows = ([cell.strip() for cell in line.split(",")] for line in text.splitlines())
+    numbered = ((whole_number(row[0]), row[1]) for row in rows if len(row) == 2)
+    return tuple((pid, _mebibytes(size)) for pid, size in numbered if pid is not None)
+
+
+def _list_nvml_processes() -> tuple[tuple[int, int | None], ...] | None:
+    """Return the processes on all GPUs, with their bytes; None without the package or the driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        found: dict[tuple[int, int], int | None] = {}
+        for number, handle in enumerate(handles):
+            # Vulkan's processes stand in the second list; one that stands in both holds its memory once.
+            for ask in (
+                pynvml.nvmlDeviceGetComputeRunningProcesses,
+                pynvml.nvmlDeviceGetGraphicsRunningProcesses,
+            ):
+                found |= {(number, int(each.pid)): each.usedGpuMemory for each in ask(handle)}
+        return tuple((pid, size) for (_, pid), size in found.items())
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _ask_nvml() -> tuple[Gpu, ...] | None:
@@ -143,6 +211,7 @@ NVIDIA = GpuVendor(
     integrated=_shares_memory,
     quick_unified=True,
     probe=find_nvidia,
+    process_memory=find_process_memory,
     devices=("nvidia[0-9]*",),
     helpers=("nvidia*", "nvidia-caps/*"),
     late=("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"),

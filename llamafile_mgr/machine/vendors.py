@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from llamafile_mgr.machine.amd import AMD
@@ -72,6 +72,12 @@ def hide_every_gpu() -> dict[str, str]:
 def gpu_variables() -> tuple[str, ...]:
     """Return every variable that decides which GPUs engines see and what they make of them."""
     return (*hiding_variables(), *(name for backend in _backends() for name in backend.variables))
+
+
+def gpu_memory_of(pids: Collection[int]) -> int | None:
+    """Return the bytes of GPU memory that these processes hold, None where no driver tells. Blocks."""
+    told = [size for vendor in VENDORS if (size := vendor.process_memory(pids)) is not None]
+    return sum(told) if told else None
 
 
 def gpu_files(dev_root: Path) -> tuple[Path, ...]:

@@ -14,16 +14,6 @@ from llamafile_mgr.machine import Gpu, Machine
 from llamafile_mgr.machine.vendors import backend_of, find_vendor
 from llamafile_mgr.planner.memory import MIB, format_size
 
-__all__ = [
-    "GpuBudget",
-    "HostBudget",
-    "MemoryBudget",
-    "describe_budgets",
-    "gpu_budgets",
-    "is_worthwhile",
-    "memory_budgets",
-]
-
 #: Kept for this program (about 100 MiB with its proxy) and for what others ask meanwhile.
 _RESERVE_NOW = 256 * MIB
 #: Of the whole machine an eighth is left to the system; a cgroup's limit is ours but for the reserve.

@@ -18,8 +18,6 @@ from enum import StrEnum
 
 from llamafile_mgr.errors import UsageError
 
-__all__ = ["By", "Leaderboard", "Row", "Scores", "rank", "rank_models"]
-
 #: Scores nearer to each other than this tie; the post prints two decimals.
 _TIE = 1e-9
 

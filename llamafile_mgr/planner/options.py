@@ -10,16 +10,6 @@ from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.prospects import Prospect, Site
 from llamafile_mgr.planner.verdicts import Use
 
-__all__ = [
-    "LEAST_TOKENS_PER_SECOND",
-    "Option",
-    "embedding_option",
-    "flops_per_token",
-    "index_seconds",
-    "tokens_per_second",
-    "usable_partners",
-]
-
 #: What one core does of an embedding model's arithmetic, served: all-MiniLM-L6-v2 on two AVX2 cores took
 #: 2,500 to 3,000 tokens a second.
 _CORE_FLOPS = 29e9

@@ -20,8 +20,6 @@ from llamafile_mgr.planner.budget import GpuBudget, is_worthwhile
 from llamafile_mgr.planner.memory import Load, Offload, format_size, predict_memory
 from llamafile_mgr.planner.plans import Reason
 
-__all__ = ["Placement", "place_model", "take_from"]
-
 _ALL_LAYERS = 999
 _CPU = "disable"
 _USUAL_LAYERS = 32

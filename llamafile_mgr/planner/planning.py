@@ -6,6 +6,7 @@ shrinks into what is left. Where even the smallest settings do not fit, the erro
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -19,23 +20,24 @@ from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import GgufFacts
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.machine.vendors import gpu_variables
-from llamafile_mgr.planner.budget import GpuBudget, HostBudget, gpu_budgets
+from llamafile_mgr.planner.asked_features import AskedFeatures, read_asked
+from llamafile_mgr.planner.budget import GpuBudget, HostBudget, gpu_budgets, is_worthwhile
+from llamafile_mgr.planner.file_types import explain_file_type
 from llamafile_mgr.planner.memory import MIB, MemoryEstimate, format_size, predict_memory
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.placement import Placement, place_model, take_from
-from llamafile_mgr.planner.plans import Plan, Reason
+from llamafile_mgr.planner.plans import Acceptance, Plan, Reason
 from llamafile_mgr.planner.remotes import add_remotes, only_remotes
 from llamafile_mgr.planner.selection import Selection, select_engine
 from llamafile_mgr.planner.sizing import (
     CoreShare,
     Sizing,
     choose_sizing,
+    fill_gpu,
     one_engine,
     shrink_steps,
 )
 from llamafile_mgr.planner.tuning import TunedSettings
-
-__all__ = ["plan_models"]
 
 _ORDER = {Role.EMBED: 0, Role.RERANK: 1, Role.GENERATE: 2}
 #: Generation on a GPU gives up context and slots down to this before layers leave the GPU.
@@ -114,7 +116,15 @@ def _plan_model(
     spec: ModelSpec, situation: _Situation, override: ModelConfig, measured: Sequence[TunedSettings]
 ) -> tuple[Plan, _Fit]:
     pooling, pooling_reason = _choose_pooling(spec)
-    selection = select_engine(spec, situation.machine, situation.toolbox, pooling)
+    asked = read_asked(spec, override)
+    selection = select_engine(
+        spec,
+        situation.machine,
+        situation.toolbox,
+        pooling,
+        asked,
+        allow_known_bad=override.allow_known_bad,
+    )
     gguf = spec.gguf
     if gguf is None:
         raise PlanError(f"{spec.name} holds no model")
@@ -123,8 +133,13 @@ def _plan_model(
     tuned = next((each for each in measured if each.family is selection.family), None)
     if tuned is not None and tuned.variant.cpu_only:
         situation = replace(situation, gpus=())
-    sizing = choose_sizing(spec, gguf, selection.family, situation.share, override, tuned)
+    free, on_gpu = _best_memory(selection.family, situation)
+    sizing = choose_sizing(
+        spec, gguf, selection.family, situation.share, override, tuned, asked.extras, free, on_gpu
+    )
     fit = _fit(spec, selection, sizing, situation)
+    if override.require_gpu and fit.placement.offload is None:
+        raise _no_gpu(spec, fit.placement)
     gpu_reason = fit.placement.reason
     if tuned is not None and tuned.variant.cpu_only:
         gpu_reason = replace(gpu_reason, why=tuned.describe())
@@ -132,14 +147,26 @@ def _plan_model(
     reasons += [pooling_reason] if pooling_reason is not None else []
     append_eos, eos_reason = _choose_eos(spec, selection.family, gguf)
     reasons += [eos_reason] if eos_reason is not None else []
+    reasons += asked.reasons
+    if fit.placement.offload is None:
+        measured_types = tuned.types if tuned is not None else ()
+        file_reason = explain_file_type(
+            spec.model, gguf.quantisation, selection.family, situation.machine.cpu, measured_types
+        )
+        reasons += [file_reason] if file_reason is not None else []
+    repack = family_rules(selection.family).repacks(gguf.quantisation, situation.machine.cpu)
+    if repack is False:
+        reasons.append(Reason("repack", "no", "builds for AMX were seen to crash on quantised weights"))
     reasons.append(Reason("memory", format_size(fit.memory.everywhere), fit.memory.describe()))
-    warnings = [text for text in (selection.warning, fit.warning) if text is not None]
+    settings = _settings(spec, selection, fit, pooling, asked)
+    accepted = Acceptance(selection.known_bad, override.least_cosine, override.any_meaning)
+    told = (*accepted.describe(), selection.warning, fit.warning, *_replaced(selection.family, settings))
     plan = Plan(
         name=spec.name,
         role=spec.role,
         family=selection.family,
         program=selection.program,
-        settings=_settings(spec, selection, fit, pooling),
+        settings=replace(settings, gpu_required=override.require_gpu, repack=repack),
         environment=_environment(selection.family, situation, fit.placement),
         reasons=tuple(reasons),
         path=spec.path,
@@ -151,11 +178,15 @@ def _plan_model(
         replicas=fit.sizing.replicas,
         memory=fit.memory,
         device=fit.placement.device,
+        layers=_layers_of(fit.placement),
         accelerated=fit.placement.accelerated,
         crowded=fit.warning is not None,
         append_eos=append_eos,
         tuned=tuned is not None and any(reason.why == tuned.describe() for reason in reasons),
-        warnings=tuple(warnings),
+        features=asked.features,
+        vector_arguments=family_rules(selection.family).vector_arguments(asked.engine_args),
+        warnings=tuple(text for text in told if text is not None),
+        accepted=accepted,
     )
     return plan, fit
 
@@ -189,15 +220,23 @@ def _fit(spec: ModelSpec, selection: Selection, sizing: Sizing, situation: _Situ
 
 
 def _place(spec: ModelSpec, selection: Selection, sizing: Sizing, situation: _Situation) -> _Fit:
-    placement = place_model(
-        spec.facts,
-        sizing.load(on_gpu=True),
-        situation.gpus,
-        selection.gpu_modules,
-        situation.environ,
-        spare_largest=situation.more_to_come,
-        host_now=situation.host.now,
-    )
+    def place(size: Sizing) -> Placement:
+        return place_model(
+            spec.facts,
+            size.load(on_gpu=True),
+            situation.gpus,
+            selection.gpu_modules,
+            situation.environ,
+            spare_largest=situation.more_to_come,
+            host_now=situation.host.now,
+        )
+
+    filled = fill_gpu(sizing)
+    placement = place(filled)
+    if placement.accelerated:
+        sizing = filled
+    elif filled is not sizing:
+        placement = place(sizing)
     if placement.offload is not None:
         sizing = one_engine(sizing, situation.share.cores, "a GPU is kept busy by one engine")
     memory = predict_memory(
@@ -237,6 +276,26 @@ def _environment(family: Family, situation: _Situation, placement: Placement) ->
     return passed | ours | family_rules(family).environment(toolbox)
 
 
+def _best_memory(family: Family, situation: _Situation) -> tuple[float, bool]:
+    """Return the free bytes of the memory in which the model would best lie, and whether it is a GPU's."""
+    usable = situation.gpus if family_rules(family).uses_gpus else ()
+    sizes = [budget.free for budget in usable if is_worthwhile(budget.gpu)]
+    return min(max(sizes, default=situation.host.now), situation.limit), bool(sizes)
+
+
+def _layers_of(placement: Placement) -> tuple[int, int] | None:
+    offload = placement.offload
+    return None if offload is None else (offload.layers, offload.of)
+
+
+def _no_gpu(spec: ModelSpec, placement: Placement) -> PlanError:
+    return PlanError(
+        f"{spec.name} would run without a GPU, and its settings require one",
+        cause=placement.reason.why,
+        hint=f'see `llamafile-mgr doctor`, or unset require_gpu in [models."{spec.name}"]',
+    )
+
+
 def _device_bytes(fit: _Fit) -> int:
     """Return what the model takes of its GPUs; of a unified one its whole, out of the GPU's share."""
     offload = fit.placement.offload
@@ -245,7 +304,9 @@ def _device_bytes(fit: _Fit) -> int:
     return fit.memory.joint if offload.unified else fit.memory.joint_device
 
 
-def _settings(spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling | None) -> LaunchSettings:
+def _settings(
+    spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling | None, asked: AskedFeatures
+) -> LaunchSettings:
     sizing = fit.sizing
     cache = sizing.prompt_cache
     return LaunchSettings(
@@ -253,6 +314,7 @@ def _settings(spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling
         port=0,
         context=sizing.context,
         threads=sizing.threads,
+        batch_threads=sizing.batch_threads,
         slots=sizing.slots,
         batch=sizing.batch,
         pooling=pooling,
@@ -263,7 +325,14 @@ def _settings(spec: ModelSpec, selection: Selection, fit: _Fit, pooling: Pooling
         model=selection.weights,
         alias=spec.name,
         known_flags=selection.known_flags,
+        asked=family_rules(selection.family).asked_flags(asked.features, asked.engine_args),
     )
+
+
+def _replaced(family: Family, settings: LaunchSettings) -> list[str]:
+    """Say which of our own flags those of the settings take the place of."""
+    gone = shlex.join(family_rules(family).replaced_flags(settings))
+    return [f"engine_args stand in for {gone}, with which memory and speed were planned"] if gone else []
 
 
 def _sizing_reasons(sizing: Sizing) -> list[Reason]:
@@ -274,6 +343,7 @@ def _sizing_reasons(sizing: Sizing) -> list[Reason]:
         "slots": str(sizing.slots),
         "batch": "not passed" if sizing.batch is None else f"{sizing.batch} tokens",
         "threads": str(sizing.threads),
+        "batch_threads": None if sizing.batch_threads is None else str(sizing.batch_threads),
         "replicas": str(sizing.replicas),
         "flash_attention": {None: None, True: "on", False: "off"}[sizing.flash_attention],
         "prompt_cache": None if cache is None else f"{cache // MIB} MiB",

@@ -17,12 +17,11 @@ from llamafile_mgr.errors import PlanError
 from llamafile_mgr.llamafile import FileFacts, FileKind, GgufFacts
 from llamafile_mgr.llamafile.inspection import Weights
 from llamafile_mgr.machine import Machine
+from llamafile_mgr.planner.asked_features import AskedFeatures
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.selection import select_engine
-
-__all__ = ["Prospect", "Site", "catalog_facts"]
 
 StoredFiles = Mapping[tuple[str, str], FileFacts]
 
@@ -84,7 +83,7 @@ class Site:
         """Return the toolbox, with the runtime that would be pulled where nothing in it runs this file."""
         pooling = spec.model.pooling if spec.model is not None else None
         try:
-            select_engine(spec, self.machine, toolbox, pooling)
+            select_engine(spec, self.machine, toolbox, pooling, AskedFeatures())
         except PlanError:
             return replace(toolbox, runtimes=(*toolbox.runtimes, self.runtime))
         return toolbox
@@ -99,7 +98,12 @@ def catalog_facts(model: Model, artifact: Artifact) -> FileFacts | None:
         family: Family | None = Family(artifact.engine_family)
     else:
         family = family_of_version(artifact.engine_version or "")
-    network = GgufFacts(version=3, architecture=model.architecture, quantisation=artifact.quantisation)
+    network = GgufFacts(
+        version=3,
+        architecture=model.architecture,
+        quantisation=artifact.quantisation,
+        tokenizer_model=model.tokenizer,
+    )
     if model.shape is not None:
         network = replace(network, value_length=model.shape.key_length, **asdict(model.shape))
     name = artifact.source.rsplit("/", 1)[-1].partition("@")[0]

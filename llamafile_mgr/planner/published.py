@@ -13,17 +13,6 @@ from dataclasses import dataclass
 from llamafile_mgr.errors import InternalError
 from llamafile_mgr.planner.leaderboard import Scores
 
-__all__ = [
-    "PUBLISHED_NOTE",
-    "TASKS",
-    "Averages",
-    "CategoryScores",
-    "PublishedScores",
-    "TopModel",
-    "load_published",
-    "published_scores",
-]
-
 #: The categories of data sets that the post calls relevant for RAG.
 TASKS = ("clustering", "reranking", "retrieval", "sts")
 PUBLISHED_NOTE = (

@@ -24,9 +24,7 @@ from llamafile_mgr.planner.options import (
 )
 from llamafile_mgr.planner.prospects import Prospect, Site
 from llamafile_mgr.planner.published import PublishedScores, load_published
-from llamafile_mgr.planner.verdicts import DocLength, ModelOutcome, ModelVerdict, Recommendation, Use
-
-__all__ = ["DocLength", "ModelOutcome", "ModelVerdict", "Recommendation", "Use", "recommend"]
+from llamafile_mgr.planner.verdicts import ModelOutcome, ModelVerdict, Recommendation, Use
 
 #: Longest time that indexing may take before a smaller model is the better choice.
 _INDEX_LIMIT_SECONDS = 24 * 3600.0

@@ -9,8 +9,6 @@ from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.planner.plans import Plan, Reason
 
-__all__ = ["add_remotes", "describe_remote", "only_remotes", "without_remotes"]
-
 #: Settings of the engine itself that mean nothing where none is started.
 _LOCAL = frozenset({"threads", "replicas", "memory", "gpu", "prompt_cache"})
 

@@ -10,14 +10,12 @@ from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.planner.remotes import describe_remote
 
-__all__ = ["describe_command", "joint_memory", "plan_to_dict"]
-
 #: What stands for what is known only when an engine starts.
 PORT_PLACEHOLDER, KEY_PLACEHOLDER = "PORT", "KEY_FILE"
 #: The settings of an engine that are shown.
 _SETTINGS = (
     *("context", "slots", "batch", "threads", "pooling", "gpu", "gpu_layers"),
-    *("flash_attention", "prompt_cache_mib"),
+    *("flash_attention", "prompt_cache_mib", "asked"),
 )
 #: No port has this number, so that no other argument can be mistaken for it.
 _NO_PORT = 999_999

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from llamafile_mgr.errors import InvalidFileError, UsageError
 from llamafile_mgr.planner.leaderboard import Scores
 
-__all__ = ["columns_of_tasks", "parse_scores"]
-
 #: Cells that say that there is no score.
 _MISSING = frozenset({"", "-", "na", "n/a", "nan", "null", "none"})
 _FORM = "the first line names the data sets, every other line is a model's name and its scores"

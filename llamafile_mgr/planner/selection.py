@@ -16,12 +16,11 @@ from llamafile_mgr.engines.families import Family, family_of_version, family_rul
 from llamafile_mgr.engines.known_bad import Candidate, Version
 from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
 from llamafile_mgr.errors import PlanError
-from llamafile_mgr.llamafile import FileKind
+from llamafile_mgr.llamafile import FileFacts, FileKind
 from llamafile_mgr.machine import Machine, System
+from llamafile_mgr.planner.asked_features import AskedFeatures
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.plans import Reason
-
-__all__ = ["Selection", "select_engine"]
 
 _UNKNOWN_RELEASE = "the release of its engine could not be told"
 _NO_SHELL = "there is no sh, and no ape loader, to start llamafiles with"
@@ -32,7 +31,8 @@ class Selection:
     """The engine: its family, the argv in front of the flags, and the weights that it must be given.
 
     ``gpu_modules``: the GPU libraries that it brings, None when unknown. ``warning``: what is wrong with
-    it all the same. ``known_flags``: as in ``LaunchSettings``.
+    it all the same. ``known_bad``: what is so wrong that it had to be allowed. ``known_flags``: as in
+    ``LaunchSettings``.
     """
 
     family: Family
@@ -41,21 +41,34 @@ class Selection:
     reason: Reason
     gpu_modules: tuple[str, ...] | None = None
     warning: str | None = None
+    known_bad: str | None = None
     known_flags: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """One engine that could be taken, and ``unfit``: why not, None when it can."""
+    """One engine that could be taken, and ``unfit``: why not, None when it can. ``bad``: it is there, and
+    known to fail."""
 
     selection: Selection
     whose: str
     unfit: str | None = None
     slow: bool = False
+    bad: bool = False
 
 
-def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: Pooling | None) -> Selection:
-    """Return the engine for ``spec``; ``pooling`` is what its vectors need.
+def select_engine(
+    spec: ModelSpec,
+    machine: Machine,
+    toolbox: Toolbox,
+    pooling: Pooling | None,
+    asked: AskedFeatures,
+    *,
+    allow_known_bad: bool = False,
+) -> Selection:
+    """Return the engine for ``spec``; ``pooling`` is what its vectors need, ``asked`` what its settings want.
+
+    ``allow_known_bad``: the file's own engine is taken even so.
 
     Raises:
         PlanError: nothing that is installed can run it; the hint says what to pull.
@@ -65,11 +78,13 @@ def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: 
             f"{spec.name} is an engine without weights",
             hint="pack weights onto it: llamafile-mgr pack --runtime R --weights W.gguf -o X.llamafile",
         )
-    search = _Search(spec, machine, toolbox, pooling)
+    search = _Search(spec, machine, toolbox, pooling, asked)
     own = list(search.own_options())
-    told, found = search.installed_options(told=True), search.installed_options(told=False)
+    told, found = list(search.installed_options(told=True)), search.installed_options(told=False)
     options = [*told, *own[:1], *search.runtime_options(), *found, *own[1:]]
     because = _why_not_own(spec, own)
+    if allow_known_bad and own and own[0].bad and all(option.unfit for option in told):
+        return replace(own[0].selection, known_bad=own[0].unfit)
     for at, option in enumerate(options):
         if option.unfit is None:
             return _finish(option, _why_passed(because, options[:at]))
@@ -77,6 +92,26 @@ def select_engine(spec: ModelSpec, machine: Machine, toolbox: Toolbox, pooling: 
         if option.slow:
             return _finish(option, because, warning=option.unfit)
     raise _nothing_runs(spec, options, because)
+
+
+def judge_own_engine(facts: FileFacts, role: Role) -> str | None:
+    """Return what is known to be bad about the engine in a file, on whatever machine; None for nothing."""
+    weights, version = facts.model, parse_version(facts.engine_version or "")
+    if weights is None or facts.family is None:
+        return None
+    gguf = weights.gguf
+    candidate = Candidate(
+        version,
+        role,
+        Pooling(gguf.pooling) if gguf.pooling is not None else None,
+        Machine(System.OTHER),
+        program_bytes=0,
+        ends_sequences=gguf.add_eos is True,
+        models=len(facts.weights),
+        word_pieces=gguf.is_word_piece,
+    )
+    bad = family_rules(facts.family).find_known_bad(candidate)
+    return None if bad is None or bad.slow else bad.explain(version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +122,7 @@ class _Search:
     machine: Machine
     toolbox: Toolbox
     pooling: Pooling | None
+    asked: AskedFeatures
 
     def own_options(self) -> Iterator[_Option]:
         """Yield the engines inside the file: its server, and a second one where it carries that too."""
@@ -167,13 +203,18 @@ class _Search:
             arguments=arguments,
             uses_gpu=any(gpu.backend and (machine.memory_of(gpu) or 0) > facts.size for gpu in machine.gpus),
             borrowed=selection.weights is not None,
+            features=frozenset(self.asked.features.asked()),
+            word_pieces=spec.gguf is not None and spec.gguf.is_word_piece,
         )
-        bad = family_rules(selection.family).find_known_bad(candidate)
+        rules = family_rules(selection.family)
+        asked = self.asked
+        missing = missing or rules.refuse_asked(asked.features, asked.engine_args, selection.known_flags)
+        bad = rules.find_known_bad(candidate)
         if missing is not None or bad is None:
             return _Option(selection, whose, missing)
         if bad.no_gpu:
             selection = replace(selection, gpu_modules=())
-        return _Option(selection, whose, bad.explain(version), bad.slow)
+        return _Option(selection, whose, bad.explain(version), bad.slow, bad=not bad.slow)
 
     def _launch_prefix(self, path: Path) -> tuple[str, ...] | None:
         """Return the argv that starts a llamafile, None when nothing can; never the bare file on POSIX."""

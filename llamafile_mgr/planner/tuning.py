@@ -17,20 +17,6 @@ from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.planner.plans import Plan
 
-__all__ = [
-    "FEWEST_ROUNDS",
-    "RunJudgement",
-    "RunVerdict",
-    "TuneLimits",
-    "TunedSettings",
-    "Variant",
-    "is_allowed",
-    "judge_run",
-    "next_candidate",
-    "variant_of",
-    "vary_plan",
-]
-
 _CPU = "disable"
 #: A gain below this is not worth a setting that differs from the documented default.
 _LEAST_GAIN = 1.03
@@ -64,13 +50,25 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredType:
+    """Another type of the weights: ``gain``, times the speed of the file that was tuned, and ``least_cosine``
+    of its vectors with known ones."""
+
+    quantisation: str
+    gain: float
+    least_cosine: float
+
+
+@dataclass(frozen=True, slots=True)
 class TunedSettings:
     """The variant that was the fastest for one engine family on one machine, and its ``gain``: times the
-    default plan's speed, 1.0 where nothing was faster."""
+    default plan's speed, 1.0 where nothing was faster. ``types``: other types of the file, as far as they
+    were measured."""
 
     family: Family
     variant: Variant
     gain: float
+    types: tuple[MeasuredType, ...] = ()
 
     def describe(self) -> str:
         """Return the reason that plans print."""

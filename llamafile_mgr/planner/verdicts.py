@@ -9,8 +9,6 @@ from enum import StrEnum
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.planner.budget import MemoryBudget
 
-__all__ = ["DocLength", "ModelOutcome", "ModelVerdict", "Recommendation", "Use"]
-
 
 class DocLength(StrEnum):
     """How long a document is: a sentence, a paragraph, or pages."""

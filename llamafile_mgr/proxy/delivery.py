@@ -23,8 +23,6 @@ from llamafile_mgr.proxy.http import (
     StreamReply,
 )
 
-__all__ = ["Delivery"]
-
 _TYPES = {Padding.JSON: "application/json", Padding.EVENTS: "text/event-stream"}
 _LONGEST_SILENCE_SECONDS = 5.0
 

@@ -22,13 +22,14 @@ from llamafile_mgr.supervisor.calls import Caller, Priority, Weight
 from llamafile_mgr.supervisor.dispatch import Permit, RequestWork, WorkerSlot
 from llamafile_mgr.supervisor.pool import Pool
 
-__all__ = ["OpenAnswer", "ask_engine", "check_reply", "pass_on", "prepare_body", "style_of"]
-
 #: Between two bytes of a stream that has begun.
 _SILENCE_SECONDS = 600.0
 #: A comment after this much silence keeps routers and clients from closing the connection.
 _KEEP_ALIVE_SECONDS = 15.0
 _KEEP_ALIVE = b": keep-alive\n\n"
+#: What engines say under a 500 of a request that is at fault, such as one with an image for a model that sees
+#: none (``image input is not supported``).
+_REQUEST_AT_FAULT = ("json.exception", "parse error", "input is not supported")
 
 
 @dataclass(slots=True)
@@ -141,7 +142,7 @@ def check_reply(reply: EngineReply) -> EngineReply:
     if reply.status == 200:
         return reply
     text = error_text(reply)
-    if reply.status < 500 or "json.exception" in text or "parse error" in text:
+    if reply.status < 500 or any(words in text for words in _REQUEST_AT_FAULT):
         raise EngineRefusedError(f"the engine refused the request: {text}")
     if reply.status == 501:
         raise RequestError(f"the engine cannot do this: {text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from llamafile_mgr import __version__
 from llamafile_mgr.embedding.embed_counters import EmbedderStats
+from llamafile_mgr.planner.deviations import RunFacts
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.metrics import Sample, make_samples, render_metric
 from llamafile_mgr.supervisor.pool import Pool
@@ -53,6 +55,22 @@ _OF_ENGINES: dict[str, tuple[str, Callable[[EngineSnapshot], float | None]]] = {
     "llamafile_engine_slow": (
         "Whether an engine's throughput is below half of its best.",
         attrgetter("slow"),
+    ),
+    "llamafile_engine_gpu_memory_bytes": (
+        "GPU memory of an engine once it was ready, as the driver tells it.",
+        lambda engine: None if engine.actual is None else engine.actual.gpu_bytes,
+    ),
+    "llamafile_engine_layers_offloaded": (
+        "Layers of an engine that lie on GPUs, as it says itself.",
+        lambda engine: _offloaded(engine.actual),
+    ),
+    "llamafile_engine_layers_planned": (
+        "Layers of an engine that the plan puts on GPUs.",
+        lambda engine: _offloaded(engine.planned),
+    ),
+    "llamafile_engine_deviations": (
+        "Settings of an engine that are not as planned.",
+        lambda engine: None if engine.actual is None else len(engine.deviations),
     ),
 }
 _KINDS = {"total": "counter", "seconds": "histogram"}
@@ -113,6 +131,10 @@ def _samples(stats: Mapping[str, EmbedderStats], field: str, label: str | None) 
             yield from make_samples(labels, value)
 
 
+def _offloaded(facts: RunFacts | None) -> int | None:
+    return None if facts is None or facts.layers is None else facts.layers[0]
+
+
 async def describe_status(front: Front) -> dict[str, Any]:
     """Return what the status page shows; seconds, bytes, and times since 1970."""
     memory = await _weigh(front)
@@ -146,11 +168,18 @@ def _describe_model(front: Front, pool: Pool, memory: Mapping[int | None, int]) 
                 "in_flight": engine.in_flight,
                 "speed": engine.speed,
                 "slow": engine.slow,
+                "planned": _plain(engine.planned),
+                "actual": _plain(engine.actual),
+                "deviations": engine.deviations,
                 "memory_bytes": None if engine.pid is None else memory.get(engine.pid),
             }
             for engine in pool.snapshot().engines
         ],
     }
+
+
+def _plain(facts: RunFacts | None) -> dict[str, Any] | None:
+    return None if facts is None else dataclasses.asdict(facts)
 
 
 def describe_readiness(front: Front) -> tuple[bool, dict[str, Any]]:

@@ -172,12 +172,12 @@ def _check_records(records: list[NameRecord], store: Store, catalog: Catalog) ->
 
 
 def _pin(record: NameRecord, catalog: Catalog) -> str | None:
-    """Return what our own catalog pins for this name; a converted file has no pin of its own."""
+    """Return the digest that our own catalog pins for the file of this name, None where it pins none."""
     try:
         _, artifact = catalog.find(record.name)
     except NotFoundError:
         return None
-    return None if artifact.conversion else artifact.sha256
+    return artifact.converted_sha256 if artifact.conversion else artifact.sha256
 
 
 def _check_space(store: Store, needed: int) -> None:

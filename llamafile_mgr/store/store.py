@@ -122,11 +122,11 @@ class Store:
             return entry
         raise NotFoundError(f"{name} is not in the store", hint=_how_to_get(name, records))
 
-    def by_digest(self, digest: str) -> StoredArtifact | None:
-        """Return a sound entry whose file has this digest, or was made of one that has it."""
+    def by_digest(self, digest: str, conversion: str | None) -> StoredArtifact | None:
+        """Return a sound entry whose file has this digest, or was made so of one that has it."""
         records, _ = self.records()
         for record in records:
-            if digest in (record.digest, record.source_digest):
+            if digest in (record.digest, record.source_digest) and record.conversion == conversion:
                 entry = self._join(record)
                 if entry is not None and not entry.damaged:
                     return entry

@@ -16,8 +16,6 @@ from pathlib import Path
 from llamafile_mgr.machine.launch import may_execute
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
 
-__all__ = ["clear_way"]
-
 #: What stands there while it is unpacked has the unpacking shell's number behind it.
 _LOADER = re.compile(r"\.ape-\d+\.\d+")
 #: ELF, and both orders and widths of Mach-O.

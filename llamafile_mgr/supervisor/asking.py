@@ -15,8 +15,6 @@ from typing import Any
 from llamafile_mgr.errors import Error, NotReadyError, error_class
 from llamafile_mgr.paths import Paths
 
-__all__ = ["control_socket", "find_sockets", "rebuild_error", "send_command", "tell_error"]
-
 _PATTERN = "control-*.sock"
 #: sockaddr_un holds 104 (macOS) to 108 (Linux) bytes.
 _LONGEST_PATH = 100

@@ -30,8 +30,6 @@ from llamafile_mgr.supervisor.meters import EngineMeter, MeteredWork
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings, Transition
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 
-__all__ = ["FAILED_GRACE_SECONDS", "Backend", "gone_for_long", "not_settled"]
-
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: For the diagnosis of a death that a call has seen: its process is gone, so little is left to wait for.
 _FATE_SECONDS = 5.0

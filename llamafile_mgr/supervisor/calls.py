@@ -13,8 +13,6 @@ from llamafile_mgr.errors import Error
 if TYPE_CHECKING:
     from llamafile_mgr.supervisor.dispatch import WorkerSlot
 
-__all__ = ["Batch", "BatchPolicy", "Caller", "Deadline", "Item", "PendingCall", "Priority", "Weight", "Work"]
-
 
 class Priority(StrEnum):
     """The priority class of a call. ``CONTROL``: what costs an engine next to nothing, such as counting
@@ -113,7 +111,8 @@ class BatchPolicy:
     """``batch_tokens``, ``batch_texts``: the most that one request to an engine carries. ``bulk_batches``:
     batches of bulk under way per engine; with one a query waits for no more than one. ``extra_batches``:
     what queries may have under way on top. ``queries_in_a_row``: batches of queries after which bulk gets a
-    turn. ``control_batches``: small requests under way per engine, beside the others.
+    turn. ``control_batches``: small requests under way per engine, beside the others. ``least_share``: so
+    many tokens are not shared out between engines, for the sake of fewer requests.
     """
 
     batch_tokens: int = 256
@@ -122,6 +121,7 @@ class BatchPolicy:
     extra_batches: int = 1
     queries_in_a_row: int = 4
     control_batches: int = 8
+    least_share: int = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

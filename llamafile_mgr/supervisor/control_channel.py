@@ -21,8 +21,6 @@ from llamafile_mgr.errors import Error, InternalError, RequestError, StoreError
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.supervisor.asking import tell_error
 
-__all__ = ["ControlServer"]
-
 _LOG = logging.getLogger("llamafile_mgr.serve")
 #: Yields the answers to one command. The future is done when the one who asked has gone.
 Handler = Callable[[dict[str, Any], asyncio.Future[None]], AsyncGenerator[dict[str, Any], None]]

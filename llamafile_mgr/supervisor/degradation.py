@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, Kind
-
-__all__ = ["Degradation", "degrade", "drop_flags"]
 
 _SHORTEST_CONTEXT = 1024
 #: Without these an engine would serve the wrong thing, or everybody.
@@ -36,7 +33,7 @@ def degrade(settings: LaunchSettings, diagnosis: Diagnosis, dropped: Sequence[st
     """Return the next step for this cause of death, None when there is none."""
     if diagnosis.kind is Kind.UNKNOWN_FLAG:
         flag = diagnosis.subject
-        if flag is None or flag in _ESSENTIAL or flag in dropped:
+        if flag is None or flag in _ESSENTIAL or flag in dropped or flag in settings.asked:
             return None
         return Degradation(settings, f"started without {flag}, which this engine does not know", flag)
     if diagnosis.kind is Kind.OUT_OF_MEMORY:
@@ -57,7 +54,7 @@ def _need_less(settings: LaunchSettings) -> Degradation | None:
         return Degradation(
             replace(settings, context=half), f"context cut to {half} tokens: memory was not enough"
         )
-    if on_gpu:
+    if on_gpu and not settings.gpu_required:
         return Degradation(
             replace(settings, gpu="disable", gpu_layers=None),
             "on the processor: the GPU's memory was not enough",
@@ -65,12 +62,3 @@ def _need_less(settings: LaunchSettings) -> Degradation | None:
     if settings.slots > 1:
         return Degradation(replace(settings, slots=1), "one slot: memory was not enough")
     return None
-
-
-def drop_flags(arguments: Sequence[str], dropped: Sequence[str]) -> tuple[str, ...]:
-    """Return ``arguments`` without these flags and their values."""
-    return tuple(
-        word
-        for before, word in pairwise(("", *arguments))
-        if word not in dropped and (before not in dropped or word.startswith("-"))
-    )

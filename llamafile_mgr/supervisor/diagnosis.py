@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-__all__ = ["NOT_RUN", "Diagnosis", "Kind", "diagnose"]
-
 #: Codes with which a llamafile ends whose program was never run: an empty loader "succeeds".
 NOT_RUN = frozenset({0, 126, 127})
 
@@ -77,6 +75,16 @@ _LINES: dict[str, Diagnosis] = {
     ),
     r"pip install 'llamafile-mgr\[embedded\]'": Diagnosis(
         "the embedded engine is not installed", "pip install 'llamafile-mgr[embedded]'", permanent=True
+    ),
+    r"failed to (?:load|apply) lora adapter": Diagnosis(
+        "the engine could not use a LoRA adapter: it was made for another model",
+        "compare it with the model: `llamafile-mgr show` of both",
+        permanent=True,
+    ),
+    r"mismatch between text model \(n_embd = (\d+)\) and mmproj \(n_embd = (\d+)\)": Diagnosis(
+        "the projector was made for another model: it gives {1} numbers a token where the model takes {0}",
+        "use the projector that was published with the model",
+        permanent=True,
     ),
     r"(?:failed to load model|error loading model|invalid magic|tensor .* data is not within)": Diagnosis(
         "the engine could not load the model: the file is damaged or of a kind that this engine cannot read",

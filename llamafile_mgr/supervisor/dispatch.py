@@ -43,8 +43,6 @@ from llamafile_mgr.supervisor.meters import MeteredWork, retry_seconds
 from llamafile_mgr.supervisor.queue import CallQueue, QueueLimits, Worker
 from llamafile_mgr.supervisor.resending import EngineLoss, Resend, judge_loss
 
-__all__ = ["Dispatcher", "Fleet", "Permit", "RequestWork", "WorkerSlot"]
-
 #: Deaths under calls, with no call answered in between, of which none counts as the engine's own.
 _MOST_EXCUSED = 8
 #: A timer may ring so much too early: loops count in milliseconds.

@@ -11,13 +11,15 @@ from dataclasses import replace
 from typing import TypeVar
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.engine_args import drop_flags
+from llamafile_mgr.engines.engine_reports import LogReader
 from llamafile_mgr.engines.transport import EngineClient
-from llamafile_mgr.errors import EngineError, EngineLostError, Error, StoreError
+from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, Error, StoreError
 from llamafile_mgr.paths import ensure_private_dir
+from llamafile_mgr.planner.deviations import RunFacts, actual_run, find_deviations, planned_run
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.ape_loader import clear_way
 from llamafile_mgr.supervisor.backend import FAILED_GRACE_SECONDS, Backend
-from llamafile_mgr.supervisor.degradation import drop_flags
 from llamafile_mgr.supervisor.diagnosis import NOT_RUN, Diagnosis, diagnose
 from llamafile_mgr.supervisor.engine_start import (
     EngineChecks,
@@ -25,15 +27,14 @@ from llamafile_mgr.supervisor.engine_start import (
     await_unless_silent,
     choose_port,
     find_port,
+    observe_engine,
     read_listening_port,
 )
 from llamafile_mgr.supervisor.liveness import Probe, Pulse
 from llamafile_mgr.supervisor.process import EngineProcess, Spawner, spawn_engine
 from llamafile_mgr.supervisor.process_memory import count_oom_kills
-from llamafile_mgr.supervisor.snapshots import EngineSurroundings
+from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
-
-__all__ = ["Engine"]
 
 T = TypeVar("T")
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
@@ -59,6 +60,9 @@ class Engine(Backend):
         self._checks = checks
         self._spawn = spawn
         self._process: EngineProcess | None = None
+        self._log_reader: LogReader | None = None
+        self._actual: RunFacts | None = None
+        self._deviations: tuple[str, ...] = ()
         self._pulse = Pulse()
 
     # What others may ask and do.
@@ -72,6 +76,15 @@ class Engine(Backend):
     def pid(self) -> int | None:
         """Return the process id while there is a process."""
         return self._process.pid if self._process else None
+
+    def snapshot(self) -> EngineSnapshot:
+        """Return what ``status`` shows."""
+        return replace(
+            super().snapshot(),
+            planned=planned_run(self.plan, self._life.settings),
+            actual=self._actual,
+            deviations=self._deviations,
+        )
 
     # Its life; everything below runs in one task.
 
@@ -125,6 +138,7 @@ class Engine(Backend):
         await within_silence(await_health(client, self._rules))
         self._move(EngineEvent.ANSWERS)
         await within_silence(self._checks.check_ready(client, self._rules))
+        await self._compare(client, process)
         self._suspected.clear()
         process.note_ready()
         self._move(EngineEvent.CHECKED)
@@ -158,6 +172,28 @@ class Engine(Backend):
         self._pulse.feel(effort, now, self._surroundings.liveness.still_seconds)
         return max(client.last_received, process.last_output, self._pulse.at)
 
+    async def _compare(self, client: EngineClient, process: EngineProcess) -> None:
+        """Find out how it runs, and tell what differs from the plan.
+
+        Raises:
+            EngineStartError: a GPU is required, and less of it is used than was planned.
+        """
+        assert self._log_reader is not None  # noqa: S101
+        reader, self._log_reader = self._log_reader, None
+        settings = self._life.settings
+        report = await observe_engine(client, self._rules, reader.report(), process.pid, settings)
+        deviations = find_deviations(self.plan, settings, report)
+        self._actual = actual_run(report)
+        self._deviations = tuple(each.describe() for each in deviations)
+        for text in self._deviations:
+            _LOG.warning("%s does not run as planned: %s", self.name, text)
+        of_gpu = next((each for each in deviations if each.of_gpu), None)
+        if settings.gpu_required and of_gpu is not None:
+            raise EngineStartError(
+                f"it does not use the GPU as its settings require: {of_gpu.describe()}",
+                hint=f'`llamafile-mgr doctor`; or unset require_gpu in [models."{self.plan.name}"]',
+            )
+
     async def _start(self, listening: asyncio.Future[int]) -> tuple[str, EngineProcess]:
         surroundings = self._surroundings
         home = await asyncio.to_thread(ensure_private_dir, surroundings.home)
@@ -166,7 +202,12 @@ class Engine(Backend):
         port = 0 if self._rules.picks_port else choose_port(settings.host)
         self._port = port
 
+        reader = self._log_reader = LogReader(self._rules.log_words)
+        self._actual, self._deviations = None, ()
+
         def note_line(line: str) -> None:
+            if self._log_reader is reader:
+                reader.note(line)
             found = read_listening_port(line)
             if found is not None and not listening.done():
                 listening.set_result(found)

@@ -10,8 +10,6 @@ from llamafile_mgr.changes import Changes
 from llamafile_mgr.errors import StoreError
 from llamafile_mgr.paths import ensure_private_dir
 
-__all__ = ["EngineLog"]
-
 _LINE_BYTES = 4096
 
 

@@ -12,23 +12,17 @@ import re
 import socket
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
+from llamafile_mgr.engines.engine_reports import EngineReport
 from llamafile_mgr.engines.family import EngineFamily
+from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError
+from llamafile_mgr.machine.vendors import gpu_memory_of
 from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.supervisor.process import EngineProcess
-
-__all__ = [
-    "EngineChecks",
-    "await_health",
-    "await_unless_silent",
-    "choose_port",
-    "find_port",
-    "listens_on",
-    "read_listening_port",
-]
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.02
@@ -121,3 +115,33 @@ async def await_health(client: EngineClient, rules: EngineFamily) -> None:
             if reply.status == 200:
                 return
         await asyncio.sleep(_POLL_SECONDS)
+
+
+async def observe_engine(
+    client: EngineClient, rules: EngineFamily, told: EngineReport, pid: int, settings: LaunchSettings
+) -> EngineReport:
+    """Return how a ready engine runs: what its log ``told``, then its properties, then its GPU's driver.
+
+    What cannot be had stays unknown: an engine is not lost for it.
+    """
+    request = rules.properties()
+    if request is not None:
+        with contextlib.suppress(EngineError):
+            reply = await client.request(request, deadline_seconds=_HEALTH_SECONDS)
+            context, slots = rules.read_properties(reply)
+            told = replace(told, context=context or told.context, slots=slots or told.slots)
+    if not rules.uses_gpus:
+        return replace(told, gpu_bytes=0)
+    if settings.gpu in (None, "disable"):
+        return told
+    return replace(told, gpu_bytes=await asyncio.to_thread(_gpu_bytes, pid))
+
+
+def _gpu_bytes(pid: int) -> int | None:
+    """Return the GPU memory of a process and its descendants, None where nothing tells. Blocks."""
+    import psutil
+
+    pids = {pid}
+    with contextlib.suppress(psutil.Error):
+        pids |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    return gpu_memory_of(pids)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["EvictionCandidate", "Move", "decide_room"]
-
 
 @dataclass(frozen=True, slots=True)
 class EvictionCandidate:

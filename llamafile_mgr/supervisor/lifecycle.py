@@ -18,8 +18,6 @@ from llamafile_mgr.supervisor.degradation import Degradation, degrade
 from llamafile_mgr.supervisor.diagnosis import Diagnosis
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState, next_state
 
-__all__ = ["Aftermath", "Lifecycle", "RestartPolicy", "decide_restart"]
-
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:

@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Effort", "LivenessPolicy", "Probe", "Pulse", "Signs", "decide_probe", "longest_silence", "works"]
-
 #: Every token needs all weights once: bytes a second below which nobody waits for a machine.
 _SLOWEST_BYTES = 10**9
 #: Of one processor's time: idle engines of all generations take less than a tenth of it.

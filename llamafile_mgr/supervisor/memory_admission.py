@@ -13,8 +13,6 @@ from llamafile_mgr.supervisor.eviction import EvictionCandidate, Move, decide_ro
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.process_memory import available_bytes, resident_bytes
 
-__all__ = ["MemoryAdmission", "measure"]
-
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 #: So long an incoming model waits for busy models to become idle.
 _PATIENCE_SECONDS = 60.0

@@ -12,8 +12,6 @@ import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
-__all__ = ["EngineMeter", "Kind", "MeteredWork", "SpeedPolicy", "retry_seconds"]
-
 #: The bit lengths of a job's size and of the number of jobs under way at its start.
 Kind = tuple[int, int]
 

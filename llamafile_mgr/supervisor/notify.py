@@ -12,8 +12,6 @@ import socket
 import time
 from collections.abc import MutableMapping
 
-__all__ = ["Notifier"]
-
 _LOG = logging.getLogger("llamafile_mgr.serve")
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _SEND_SECONDS = 1.0

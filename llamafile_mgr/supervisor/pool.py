@@ -27,8 +27,6 @@ from llamafile_mgr.supervisor.snapshots import PoolSnapshot
 from llamafile_mgr.supervisor.states import EngineState
 from llamafile_mgr.tasks import start_task
 
-__all__ = ["Pool", "PoolOptions", "make_policy"]
-
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _TICK_SECONDS = 1.0
 
@@ -56,9 +54,9 @@ def make_policy(plan: Plan) -> BatchPolicy:
     """Return how batches are made for engines of this plan.
 
     A query waits for one batch of bulk at an engine, never for two. Engines that take one text a request get
-    as many requests at once as they have slots: their queries wait for the first slot. A GPU gets a second
-    batch, since its batches are so short that it would idle between two requests. What is not embedded is
-    computed call by call: as many as there are slots, and one more waits at the engine's door.
+    as many requests at once as they have slots: their queries wait for the first slot. A GPU gets what its
+    physical batch holds, and a second batch, since it would idle between two requests. What is not embedded
+    is computed call by call: as many as there are slots, and one more waits at the engine's door.
     """
     if plan.role is not Role.EMBED:
         return BatchPolicy(batch_texts=1, bulk_batches=plan.settings.slots + 1, extra_batches=0)
@@ -66,8 +64,11 @@ def make_policy(plan: Plan) -> BatchPolicy:
     if most == 1:
         return BatchPolicy(batch_texts=1, bulk_batches=max(1, plan.settings.slots))
     default = BatchPolicy()
-    on_gpu = plan.settings.gpu not in (None, "disable")
-    return replace(default, batch_texts=min(default.batch_texts, most), bulk_batches=2 if on_gpu else 1)
+    texts = min(default.batch_texts, most)
+    if plan.settings.gpu in (None, "disable"):
+        return replace(default, batch_texts=texts)
+    tokens = max(default.batch_tokens, plan.settings.batch or 0)
+    return replace(default, batch_tokens=tokens, batch_texts=texts, bulk_batches=2)
 
 
 Command = Callable[[], Awaitable[None]]
@@ -139,6 +140,7 @@ class Pool:
             idle_seconds=self.idle_seconds,
             engines=tuple(replace(engine.snapshot(), rate=engine.meter.rate(now)) for engine in self.engines),
             resting=self.resting,
+            accepted=self.plan.accepted.describe(),
         )
 
     def hurry(self) -> None:

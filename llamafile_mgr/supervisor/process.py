@@ -24,8 +24,6 @@ from llamafile_mgr.supervisor.engine_log import EngineLog
 from llamafile_mgr.supervisor.liveness import Effort
 from llamafile_mgr.tasks import start_task
 
-__all__ = ["EngineProcess", "Spawner", "spawn_engine"]
-
 _PR_SET_PDEATHSIG = 1
 #: Between two looks at an engine's output, while its start waits for lines and once it is ready: engines log
 #: several lines a call, and each would wake us.

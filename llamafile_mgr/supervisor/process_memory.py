@@ -8,8 +8,6 @@ from pathlib import Path
 from llamafile_mgr.machine.cgroup import group_directories, read_limits
 from llamafile_mgr.machine.reading import read_text
 
-__all__ = ["available_bytes", "count_oom_kills", "resident_bytes"]
-
 _CGROUP = Path("/sys/fs/cgroup")
 _EVENTS = ("memory.events", "memory/memory.oom_control")
 

@@ -16,11 +16,9 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 
 from llamafile_mgr.supervisor.calls import Batch, BatchPolicy, Item, PendingCall, Priority, Weight
-
-__all__ = ["CallQueue", "Effects", "QueueLimits", "Worker"]
 
 _THRESHOLD = 2
 _NOTHING = Weight(0, 0)
@@ -257,7 +255,7 @@ class CallQueue:
         limit = 1 if call.priority is Priority.CONTROL else policy.batch_texts
         if self.anything_waits or (self._loads and policy.batch_texts > 1):
             return None
-        if len(items) > limit or (len(items) > 1 and tokens > policy.batch_tokens):
+        if len(items) > limit or (len(items) > 1 and tokens > _share(tokens, workers, policy)):
             return None
         for worker in _in_order(workers, self._loads):
             load = self._loads.get(worker.key)
@@ -316,7 +314,9 @@ class CallQueue:
             if priority is None:
                 continue
             self._note_turn(priority)
-            items = self._pack(priority, policy)
+            enough = policy.batch_tokens * sum(each.width for each in workers)
+            room = _share(self._waiting_tokens(priority, enough), workers, policy)
+            items = self._pack(priority, policy, room)
             return Batch(priority, items, worker.key, sum(item.tokens for item in items))
         return None
 
@@ -333,7 +333,17 @@ class CallQueue:
             return Priority.BULK if load.has_room(Priority.BULK, width, policy) else None
         return Priority.QUERY if query and load.has_room(Priority.QUERY, width, policy) else None
 
-    def _pack(self, priority: Priority, policy: BatchPolicy) -> tuple[Item, ...]:
+    def _waiting_tokens(self, priority: Priority, enough: int) -> int:
+        """Return the tokens of a priority class that wait, ``enough`` where there are more."""
+        waiting = 0
+        for calls in self._waiting[priority].values():
+            for item in chain.from_iterable(calls.values()):
+                waiting += item.tokens
+                if waiting >= enough:
+                    return enough
+        return waiting
+
+    def _pack(self, priority: Priority, policy: BatchPolicy, room: int) -> tuple[Item, ...]:
         """Take items from clients and calls in turn until the batch is full; the first always fits.
 
         The call whose turn it is fills the batch as far as it can; a remainder is filled by the next ones.
@@ -341,7 +351,6 @@ class CallQueue:
         clients = self._waiting[priority]
         limit = 1 if priority is Priority.CONTROL else policy.batch_texts
         taken: list[Item] = []
-        room = policy.batch_tokens
         for client, call in _turns(clients, limit):
             if len(taken) == limit:
                 break
@@ -364,6 +373,15 @@ class CallQueue:
             if items and items[-1].tokens > room:
                 break
         return tuple(sorted(taken, key=_longest_first))
+
+
+def _share(waiting: int, workers: Sequence[Worker], policy: BatchPolicy) -> int:
+    """Return the tokens that a batch may have: of the last that wait, each of several engines that are alike
+    gets its part, so that they end together."""
+    engines = sum(worker.width for worker in workers)
+    if engines < 2 or any(worker.rate is not None for worker in workers):
+        return policy.batch_tokens
+    return min(policy.batch_tokens, max(policy.least_share, -(-waiting // engines)))
 
 
 def _longest_first(item: Item) -> int:

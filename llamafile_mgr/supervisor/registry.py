@@ -20,8 +20,6 @@ from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.processes import is_running, start_of
 
-__all__ = ["Registry", "reap_survivors"]
-
 _PREFIX = "serve-"
 _ENGINES = "engines.json"
 

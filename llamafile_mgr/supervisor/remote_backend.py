@@ -41,8 +41,6 @@ from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurrounding
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["RemoteBackend"]
-
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _HEALTH_SECONDS, _HEALTH_PAUSE_SECONDS = 5.0, 0.5
 #: One that has too much to do is left alone for so long.

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["EngineLoss", "Resend", "judge_loss"]
-
 #: Engines that one item may cost.
 _MOST_DEATHS = 2
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafile_mgr.engines.launch_settings import LaunchSettings
+from llamafile_mgr.planner.deviations import RunFacts
 from llamafile_mgr.supervisor.lifecycle import RestartPolicy
 from llamafile_mgr.supervisor.liveness import LivenessPolicy
 from llamafile_mgr.supervisor.meters import Kind, SpeedPolicy
 from llamafile_mgr.supervisor.registry import Registry
 from llamafile_mgr.supervisor.states import EngineState
-
-__all__ = ["EngineSnapshot", "EngineSurroundings", "PoolSnapshot", "Transition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,8 @@ class EngineSnapshot:
     ``speed``: the share of its best throughput that it shows now, None when unknown; ``slow``: too little.
     ``retry_seconds``: until its next start, when it backs off. ``remote``: the URL of one elsewhere.
     ``rate``: its work a second of late, tokens or, where texts are not embedded, calls; None when unknown.
+    ``planned``, ``actual``: where and how one of this machine computes, None before it is ready;
+    ``deviations``: what differs, and why.
     """
 
     name: str
@@ -71,12 +72,16 @@ class EngineSnapshot:
     slow: bool = False
     remote: str | None = None
     rate: float | None = None
+    planned: RunFacts | None = None
+    actual: RunFacts | None = None
+    deviations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
     """What can be told of a pool now. ``loaded``: it has engines, or is starting them. ``resting``: it was
-    unloaded on purpose, or left so at the start, and the next call starts it."""
+    unloaded on purpose, or left so at the start, and the next call starts it. ``accepted``: what its settings
+    let pass that is refused otherwise."""
 
     model: str
     role: str
@@ -88,3 +93,4 @@ class PoolSnapshot:
     idle_seconds: float
     engines: tuple[EngineSnapshot, ...]
     resting: bool = False
+    accepted: tuple[str, ...] = ()

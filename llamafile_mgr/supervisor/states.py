@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["TRANSITIONS", "EngineEvent", "EngineState", "next_state"]
-
 
 class EngineState(StrEnum):
     """Where one engine is in its life."""

@@ -29,8 +29,6 @@ from llamafile_mgr.supervisor.remote_backend import RemoteBackend
 from llamafile_mgr.supervisor.snapshots import EngineSurroundings, PoolSnapshot
 from llamafile_mgr.tasks import start_task
 
-__all__ = ["Supervisor", "SupervisorOptions"]
-
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 
 

@@ -11,6 +11,8 @@ from llamafile_mgr.benchmarking.tune_runs import tune_once
 from llamafile_mgr.bulk import EmbedSettings, plan_alone
 from llamafile_mgr.bulk.nodes import node_source, predict_space
 from llamafile_mgr.config import Config
+from llamafile_mgr.downloader import PullTarget
+from llamafile_mgr.errors import OfflineError
 from llamafile_mgr.paths import Paths, resolve_paths
 from tests.support.golden import GOLDEN, golden_cosine
 
@@ -43,6 +45,24 @@ async def test_a_node_tunes_once(paths: Paths, monkeypatch: pytest.MonkeyPatch) 
     async with node_source(MODEL, EmbedSettings(), tune=tune_once):
         pass
     assert record.read_bytes() == measured
+
+
+async def test_a_node_without_the_model_pulls_the_file_that_others_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def refuse(target: PullTarget, *_: object) -> None:
+        asked.append(target.name)
+        raise OfflineError("no hub here")
+
+    monkeypatch.setattr("llamafile_mgr.bulk.nodes.pull", refuse)
+    monkeypatch.setenv("LLAMAFILE_MGR_HOME", str(tmp_path))
+    for file in (None, f"{MODEL}:pypi-q8_0"):
+        with pytest.raises(OfflineError):
+            async with node_source(MODEL, EmbedSettings(), file=file):
+                pass
+    assert asked == [f"{MODEL}:pypi-f16", f"{MODEL}:pypi-q8_0"]
 
 
 def test_where_the_model_does_not_lie_the_catalogs_golden_vectors_are_known(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from llamafile_mgr.downloader.pull_events import (
 from llamafile_mgr.store import Store
 from llamafile_mgr.store.lockfile import read_lock
 from tests.faults.hub import Hub, content
+from tests.support.models import write_tiny_generator
+from tests.support.side_models import write_adapter, write_projector
 
 MINE = ("pull", "list", "rm", "prune", "verify", "import", "kit")
 DATA = content(1_000_000)
@@ -292,3 +294,37 @@ def test_the_display_fits_where_it_is_shown(
     for event in EVENTS:
         display(event)
     assert capsys.readouterr() == ("", "")
+
+
+def test_with_a_model_come_the_files_that_its_settings_name(
+    hub: Hub, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    projector = write_projector(tmp_path / "p.gguf").read_bytes()
+    adapter = write_adapter(tmp_path / "a.gguf").read_bytes()
+    hub.add("mmproj.gguf", projector)
+    hub.add("adapter.gguf", adapter)
+    write_tiny_generator(tmp_path / "tiny.gguf")
+    hub.add("tiny.gguf", (tmp_path / "tiny.gguf").read_bytes())
+    sources = {"mmproj": "hf:org/repo/mmproj.gguf", "lora": "hf:org/repo/adapter.gguf"}
+    settings = tmp_path / "home" / "config" / "config.toml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    lora = f'{{file = "{sources["lora"]}", scale = 0.5}}'
+    settings.write_text(f'[models."tiny"]\nmmproj = "{sources["mmproj"]}"\nlora = [{lora}]\n')
+    with_settings = ["--config", str(settings)]
+    assert run(["pull", "hf:org/repo/tiny.gguf", "--name", "tiny", "--quiet"]) == 0
+    assert run([*with_settings, "plan", "tiny"]) == 4
+    error = capsys.readouterr().err
+    assert "models.tiny.mmproj: hf:org/repo/mmproj.gguf is not in the store" in error
+    assert "llamafile-mgr pull hf:org/repo/mmproj.gguf --name tiny.mmproj" in error
+
+    assert run([*with_settings, "pull", "hf:org/repo/tiny.gguf", "--name", "tiny", "--quiet"]) == 0
+    assert {entry.name for entry in store.entries()} == {"tiny", "tiny.mmproj", "tiny.lora-1"}
+    by_name = {entry.name: entry for entry in store.entries()}
+    assert by_name["tiny.mmproj"].digest == hashlib.sha256(projector).hexdigest()
+    capsys.readouterr()
+    assert run([*with_settings, "plan", "tiny", "--json"]) == 0
+    (plan,) = json.loads(capsys.readouterr().out)["plans"]
+    command = plan["command"]
+    assert command[command.index("--mmproj") + 1] == str(by_name["tiny.mmproj"].path)
+    assert command[command.index("--lora-scaled") + 1] == f"{by_name['tiny.lora-1'].path}:0.5"
+    assert plan["memory"]["beside"] >= len(projector) + len(adapter)

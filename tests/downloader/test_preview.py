@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,14 @@ def test_a_mirror_is_shown(tmp_path: Path) -> None:
     assert seen.path == tmp_path / "blobs"
 
 
-def test_a_converted_file_has_no_place_beforehand(tmp_path: Path) -> None:
-    seen = preview(
-        target_of("all-minilm-l6-v2", load_catalog()), Store(tmp_path), DownloadConfig(), environ={}
-    )
-    assert (seen.exact, seen.path) == (True, tmp_path / "blobs")
+def test_a_converted_file_lies_where_its_own_digest_says(tmp_path: Path) -> None:
+    target = target_of("all-minilm-l6-v2", load_catalog())
+    seen = preview(target, Store(tmp_path), DownloadConfig(), environ={})
+    assert target.converted_sha256 is not None
+    assert target.converted_sha256 != target.sha256
+    assert (seen.exact, seen.path) == (True, tmp_path / "blobs" / target.converted_sha256)
+    unpinned = replace(target, converted_sha256=None)
+    assert preview(unpinned, Store(tmp_path), DownloadConfig(), environ={}).path == tmp_path / "blobs"
 
 
 def test_what_an_earlier_attempt_left(tmp_path: Path) -> None:

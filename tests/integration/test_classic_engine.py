@@ -166,7 +166,7 @@ def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     home = tmp_path_factory.mktemp("classic-embed")
     weights = write_letter_embedder(home / "weights.gguf")
     packed = pack_classic(weights, home / "letter-embedder.llamafile")
-    one = "[models.letter-embedder]\nreplicas = 2\nthreads = 1\n"
+    one = "[models.letter-embedder]\nreplicas = 2\nthreads = 1\nany_meaning = true\n"
     (home / "config.toml").write_text(f"[serve]\ncache_bytes = 0\n{one}")
     with running_service(home, "--embed", str(packed)) as running:
         yield home, running

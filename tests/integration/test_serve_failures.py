@@ -116,16 +116,6 @@ def test_an_engine_that_is_not_right_never_serves(
     assert any(part in said for part in cause.split("|")), said
 
 
-def test_a_first_vector_that_is_wrong_is_warmed_away(minilm: Path, tmp_path: Path) -> None:
-    weights = forget_added_eos(minilm, tmp_path / "weights.gguf")
-    packed = pack_fake(weights, tmp_path / f"{MODEL}.llamafile", "--first-wrong", version="0.8.4")
-    with running_service(tmp_path, "--embed", str(packed)) as service:
-        reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": ["a", "hello world"]})
-        assert golden_cosine("hello world", reply.json()["data"][1]["embedding"]) >= 0.999
-        [model] = httpx.get(f"{service.url}/v1/models").json()["data"]
-        assert model["meta"]["engine_family"] == "v1"
-
-
 def test_calls_wait_while_the_model_loads(minilm: Path, tmp_path: Path) -> None:
     packed = pack_fake(minilm, tmp_path / f"{MODEL}.llamafile", "--slow-load", "2", "--chatty-load")
     (tmp_path / "config.toml").write_text("[serve]\nload_stall_seconds = 1\n")
@@ -139,13 +129,14 @@ def test_calls_wait_while_the_model_loads(minilm: Path, tmp_path: Path) -> None:
 def test_an_engine_on_another_port_than_asked_is_found(minilm: Path, tmp_path: Path) -> None:
     weights = forget_added_eos(minilm, tmp_path / "weights.gguf")
     packed = pack_fake(weights, tmp_path / f"{MODEL}.llamafile", "--other-port", version="0.8.4")
+    (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nallow_known_bad = true\n')
     with running_service(tmp_path, "--embed", str(packed)) as service:
         assert httpx.post(f"{service.url}/embedding", json={"content": "a"}).status_code == 200
 
 
 def test_an_engine_whose_vectors_turn_bad_is_replaced(minilm: Path, tmp_path: Path) -> None:
-    # Fourteen vectors are computed to make an engine ready; that of the next call is the first bad one.
-    packed = pack_fake(minilm, tmp_path / f"{MODEL}.llamafile", "--vectors", "nan", "--bad-after", "14")
+    # 27 vectors are computed to make an engine ready; that of the next call is the first bad one.
+    packed = pack_fake(minilm, tmp_path / f"{MODEL}.llamafile", "--vectors", "nan", "--bad-after", "27")
     (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\nthreads = 1\n')
     with running_service(tmp_path, "--embed", str(packed)) as service:
         reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": "x"}, timeout=30)

@@ -11,14 +11,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llamafile_mgr.benchmarking.file_type_runs import FileTypeRun, compare_file_types
 from llamafile_mgr.benchmarking.tune_runs import ABRun, compare_plans, make_text, tune_plan
+from llamafile_mgr.catalog import Role
 from llamafile_mgr.config import Config
 from llamafile_mgr.errors import UsageError
 from llamafile_mgr.launching.local_plans import make_plans
+from llamafile_mgr.launching.other_types import find_other_types
 from llamafile_mgr.launching.tunables import find_tunable, keep_tuned
 from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.tuning import Variant, variant_of
+from llamafile_mgr.store import Store
+from tests.store.putting import put
 from tests.support.service import environment, program, run_program
 
 
@@ -50,6 +55,48 @@ async def test_a_generator_is_tuned_and_the_plan_says_so(tiny_generator: Path, t
     assert any("measured on this machine by tune" in reason.why for reason in plan.reasons)
 
 
+def rename(minilm: Path, folder: Path) -> Path:
+    """Return a file of the model that the catalog does not know by its name."""
+    model = folder / "mine.gguf"
+    model.write_bytes(minilm.read_bytes().replace(b"all-minilm-l6-v2", b"some-other-model", 1))
+    return model
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_other_types_of_the_file_are_measured(minilm: Path, tmp_path: Path, known: bool) -> None:
+    paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
+    plan = find_tunable(str(minilm if known else rename(minilm, tmp_path)), Config(), paths).plan
+    assert [each.path for each in find_other_types(plan, paths)] == [None]
+    seen: list[FileTypeRun] = []
+    runs = await compare_file_types(plan, Variant(1, 1, 4, 512), paths, 4, seen.append)
+    own, other = runs
+    assert seen == [other]
+    assert not engines(tmp_path)
+    assert [(run.other.quantisation, run.failure) for run in runs] == [("F16", None), ("Q8_0", None)]
+    assert other.other.name == ("all-minilm-l6-v2:pypi-q8_0" if known else None)
+    assert other.judgement.rounds >= 1
+    assert other.judgement.gain > 0.3
+    assert own.accuracy is not None
+    assert other.accuracy is not None
+    assert own.accuracy.least >= 0.9999 > other.accuracy.least >= 0.998
+    assert other.accuracy.mean > other.accuracy.least
+    assert not list(Store(paths.store).layout.temporary.iterdir())
+    assert not list(paths.runtime.glob("tuning-*"))
+
+
+async def test_a_type_whose_file_is_damaged_is_told_and_the_others_go_on(
+    minilm: Path, tmp_path: Path
+) -> None:
+    paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
+    broken = {"model_id": "all-minilm-l6-v2", "artifact": "pypi-q8_0", "role": Role.EMBED}
+    put(Store(paths.store), "all-minilm-l6-v2:pypi-q8_0", b"GGUF\x03\x00\x00\x00" + bytes(1000), **broken)
+    plan = find_tunable(str(minilm), Config(), paths).plan
+    own, other = await compare_file_types(plan, Variant(1, 1, 4, 512), paths, 4, lambda _: None)
+    assert own.failure is None
+    assert other.failure is not None
+    assert not engines(tmp_path)
+
+
 async def test_engines_that_do_not_start_lose(minilm: Path, tmp_path: Path) -> None:
     paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
     plan = find_tunable(str(minilm), Config(), paths).plan
@@ -68,6 +115,9 @@ def test_minilm_is_tuned_in_time(minilm: Path, tmp_path: Path) -> None:
     assert report["contests"]
     assert "tuning for about 20 seconds" in result.stderr
     assert Path(report["file"]).is_file()
+    assert [each["type"] for each in report["file_types"]] == ["F16", "Q8_0"]
+    assert [each["failure"] for each in report["file_types"]] == [None, None]
+    assert all(each["least_cosine"] > 0.99 for each in report["file_types"])
     planned = run_program(tmp_path, "plan", str(minilm), "--json")
     assert json.loads(planned.stdout)["plans"][0]["tuned"] is True
 

@@ -14,11 +14,12 @@ from llamafile_mgr.launching.tuning_records import fingerprint_machine, load_tun
 from llamafile_mgr.llamafile import Family
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.paths import Paths, resolve_paths
-from llamafile_mgr.planner.tuning import TunedSettings, Variant
+from llamafile_mgr.planner.tuning import MeasuredType, TunedSettings, Variant
 from tests.planner import samples
 
 DIGEST = "ab" * 32
-TUNED = TunedSettings(Family.EMBEDDED, Variant(1, 2, 8, 1024, False), 1.25)
+TYPES = (MeasuredType("Q8_0", 1.4, 0.998),)
+TUNED = TunedSettings(Family.EMBEDDED, Variant(1, 2, 8, 1024, False), 1.25, TYPES)
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HERE = samples.LAPTOP_8GB
 
@@ -98,6 +99,30 @@ def test_a_variant_of_wrong_values_counts_as_nothing(paths: Paths, field: str, v
     document["variant"][field] = value
     path.write_text(json.dumps(document), encoding="ascii")
     assert load_tuned(paths, HERE, DIGEST) == ()
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        None,
+        3,
+        {},
+        ["Q8_0"],
+        [{}],
+        [{"quantisation": 8, "gain": 1.4, "least_cosine": 0.9}],
+        [{"quantisation": "Q8_0", "gain": "1", "least_cosine": 0.9}],
+        [{"quantisation": "Q8_0", "gain": 1.4, "least_cosine": float("nan")}],
+    ],
+)
+def test_types_that_make_no_sense_or_are_not_there_leave_the_rest(paths: Paths, types: object) -> None:
+    path = save_tuned(paths, HERE, DIGEST, "m", TUNED, NOW)
+    document = json.loads(path.read_text(encoding="ascii"))
+    for changed in (
+        {**document, "file_types": types},
+        {k: v for k, v in document.items() if k != "file_types"},
+    ):
+        path.write_text(json.dumps(changed), encoding="ascii")
+        assert load_tuned(paths, HERE, DIGEST) == (replace(TUNED, types=()),)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])

@@ -120,5 +120,5 @@ def test_two_files_cannot_have_one_name(tiny_generator: Path, tmp_path: Path) ->
     other.write_bytes(tiny_generator.read_bytes())
     wanted = read_wanted(Config().serve, [str(tiny_generator), str(other)])
     with pytest.raises(PlanError, match="tiny-generator was asked for twice") as caught:
-        find_specs(wanted, paths)
+        find_specs(wanted, paths, {})
     assert str(other) in str(caught.value.cause)

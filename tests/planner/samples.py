@@ -33,7 +33,7 @@ def with_runtimes(*runtimes: InstalledRuntime, python: bool = False) -> Toolbox:
 
 
 def gguf(**changes: Any) -> GgufFacts:
-    """A BERT like mxbai-embed-large-v1, with changes."""
+    """A BERT like mxbai-embed-large-v1 whose tokenizer is not told, with changes."""
     values: dict[str, Any] = dict.fromkeys(GgufFacts.__dataclass_fields__)
     values |= {"version": 3, "architecture": "bert", "context_length": 512, "embedding_length": 1024}
     values |= {"pooling": "cls", "causal": False, "has_chat_template": False, "quantisation": "F16"}
@@ -43,6 +43,8 @@ def gguf(**changes: Any) -> GgufFacts:
 
 
 BERT_LARGE = gguf()
+#: With the tokenizer that it really has, on which engines before 0.10 fail.
+WORD_PIECES = gguf(tokenizer_model="bert")
 MINILM = gguf(
     embedding_length=384,
     block_count=6,
@@ -122,7 +124,7 @@ mxbai = subject(size=699_000_000)
 mxbai_gguf = weights("mxbai-embed-large-v1", BERT_LARGE, 670_000_000)
 e5 = subject("e5-mistral-7b-instruct", header=MISTRAL, size=5_160_000_000)
 sfr = subject("sfr-embedding-mistral", header=MISTRAL, size=14_500_000_000)
-sfr_gguf = weights("sfr-embedding-mistral", MISTRAL, 4_368_439_008)
+sfr_gguf = weights("sfr-embedding-mistral", replace(MISTRAL, quantisation="Q4_K_M"), 4_368_439_008)
 bge_m3 = weights("bge-m3", BGE_M3, 1_150_000_000)
 qwen_embed = weights("qwen3-embedding", QWEN_EMBED, 640_000_000)
 llama_1b = subject("llama-3.2-1b", Role.GENERATE, version="0.9.3", header=LLAMA_1B, size=1_110_000_000)

@@ -27,6 +27,7 @@ EXPLAINED = {
     "slots": "slots",
     "batch": "batch",
     "threads": "threads",
+    "batch_threads": "batch_threads",
     "pooling": "pooling",
     "gpu": "gpu",
     "gpu_layers": "gpu",
@@ -35,7 +36,7 @@ EXPLAINED = {
     "model": "engine",
 }
 #: Settings that are no choice: who is served, where, and what keeps others out.
-GIVEN = {"role", "port", "alias", "api_key_file", "host"}
+GIVEN = {"asked", "role", "port", "alias", "api_key_file", "host", "gpu_required"}
 
 
 @st.composite

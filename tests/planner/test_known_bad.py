@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llamafile_mgr.catalog import Pooling, Role
+from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.known_bad import Candidate
 from llamafile_mgr.errors import PlanError
@@ -31,6 +34,10 @@ NEW = replace(GOOD, version=(0, 10, 5), uses_gpu=True)
         (Family.V1, replace(GOOD, version=(0, 9, 3), role=Role.GENERATE), None),
         (Family.V1, replace(GOOD, version=(0, 8, 1)), "embeddings wrong"),
         (Family.V1, replace(GOOD, version=(0, 6, 2)), "embeddings wrong"),
+        (Family.V1, replace(GOOD, word_pieces=True), "WordPiece"),
+        (Family.V1, replace(GOOD, word_pieces=True, version=None), "WordPiece"),
+        (Family.V1, replace(GOOD, word_pieces=True, role=Role.GENERATE), None),
+        (Family.V10, replace(NEW, word_pieces=True), None),
         (Family.V1, replace(GOOD, ends_sequences=True), "automatic end of sequence"),
         (Family.V1, replace(GOOD, ends_sequences=True, version=(0, 8, 0), role=Role.GENERATE), None),
         (Family.V2, replace(GOOD, version=(0, 9, 3)), "fixed pooling"),
@@ -95,6 +102,46 @@ def test_llamafiler_serves_last_token_models_when_nothing_else_can() -> None:
     assert engine_of(e5, samples.DESKTOP_32GB, samples.EMBEDDED_ONLY)[0] is Family.EMBEDDED
     with pytest.raises(PlanError):
         engine_of(samples.subject(version="0.9.3"), samples.DESKTOP_32GB, samples.NOTHING)
+
+
+POSTS_SMALL = samples.subject(header=samples.WORD_PIECES)
+WRONG_TOKENS = "its engine 0.8.4 cuts about 4 % of English texts into wrong tokens with BERT models"
+
+
+def test_the_posts_small_model_is_run_by_an_engine_that_cuts_texts_rightly() -> None:
+    family, why = engine_of(POSTS_SMALL, samples.DESKTOP_32GB, samples.EMBEDDED_ONLY)
+    assert (family, why) == (Family.EMBEDDED, f"{WRONG_TOKENS}; the embedded engine can load it")
+    family, why = engine_of(POSTS_SMALL, samples.DESKTOP_32GB, samples.with_runtimes(samples.RUNTIME))
+    assert (family, why) == (Family.V10, f"{WRONG_TOKENS}; this installed runtime can load it")
+    with pytest.raises(PlanError) as caught:
+        engine_of(POSTS_SMALL, samples.DESKTOP_32GB, samples.NOTHING)
+    assert WRONG_TOKENS in (caught.value.cause or "")
+    assert "llamafile-mgr pull llamafile-0.10.5" in (caught.value.hint or "")
+
+
+def test_who_insists_gets_the_files_own_engine_and_is_told() -> None:
+    insists = {POSTS_SMALL.name: ModelConfig(allow_known_bad=True)}
+    for toolbox in (samples.NOTHING, samples.EMBEDDED_ONLY):
+        (plan,) = plan_models((POSTS_SMALL,), samples.DESKTOP_32GB, toolbox, {}, insists)
+        assert plan.family is Family.V1
+        assert plan.accepted.known_bad == WRONG_TOKENS
+        assert plan.warnings == (f"{WRONG_TOKENS}; allow_known_bad accepts that",)
+    plain = samples.subject(header=samples.MISTRAL, name="e5-mistral-7b-instruct")
+    (good,) = plan_models(
+        (plain,), samples.DESKTOP_32GB, samples.NOTHING, {}, {plain.name: ModelConfig(allow_known_bad=True)}
+    )
+    assert (good.accepted.known_bad, good.warnings) == (None, ())
+
+
+def test_what_is_accepted_shows_in_the_vector_space() -> None:
+    def space(**accepted: Any) -> str:
+        overrides = {POSTS_SMALL.name: ModelConfig(**accepted)}
+        (plan,) = plan_models((POSTS_SMALL,), samples.DESKTOP_32GB, samples.EMBEDDED_ONLY, {}, overrides)
+        return fingerprint_space(plan)
+
+    spaces = [space(), space(least_cosine=0.9), space(least_cosine=0.8), space(allow_known_bad=True)]
+    assert len(set(spaces)) == 4
+    assert space(any_meaning=True) == spaces[0]
 
 
 def test_a_packed_file_without_its_engine_says_what_to_install() -> None:

@@ -92,7 +92,7 @@ def test_weights_take_the_newest_runtime() -> None:
 
 def test_an_encoder_gets_a_batch_for_its_longest_text() -> None:
     made = plan(subject(kind=FileKind.WEIGHTS, family=None, version=None))
-    assert (made.settings.batch, made.settings.context, made.settings.slots) == (512, 512, 4)
+    assert (made.settings.batch, made.settings.context, made.settings.slots) == (512, 512, 16)
 
 
 def test_models_share_the_cores() -> None:

@@ -181,7 +181,7 @@ def test_a_wish_wins_and_another_engine_is_not_meant() -> None:
     assert planned(TUNED, ModelConfig(threads=3, slots=2)).settings.slots == 2
     other = planned(replace(TUNED, family=Family.V10))
     assert not other.tuned
-    assert variant_of(other) == Variant(2, 4, 4, 512)
+    assert variant_of(other) == Variant(2, 4, 16, 512)
 
 
 def test_beside_other_models_the_cores_are_shared_as_ever() -> None:

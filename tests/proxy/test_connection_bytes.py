@@ -76,8 +76,10 @@ async def feed(data: bytes, cuts: list[int]) -> Wire:
     connection.connection_made(wire)
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     for start, end in pairwise(edges):
-        while not wire.reading:  # noqa: ASYNC110
+        while not wire.reading and not wire.closed:  # noqa: ASYNC110
             await asyncio.sleep(0)
+        if wire.closed:
+            break
         connection.data_received(data[start:end])
         if start % 2:
             await asyncio.sleep(0)

@@ -102,13 +102,28 @@ def test_a_line_has_no_line_end_inside(text: str) -> None:
     assert json.loads(line)["response"] == text
 
 
+def test_images_become_parts_of_the_content() -> None:
+    parts = [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "text", "text": "what is it?"},
+    ]
+    message = {"role": "user", "content": "what is it?", "images": ["AAAA"]}
+    for call in (
+        parse_chat({"messages": [message]}),
+        parse_generate({"prompt": "what is it?", "images": ["AAAA"]}),
+    ):
+        assert call.body is not None
+        assert call.body["messages"] == [{"role": "user", "content": parts}]
+
+
 @pytest.mark.parametrize(
     "body",
     [
         {"messages": 3},
         {"messages": ["x"]},
         {"messages": [{"content": "x"}]},
-        {"messages": [{"role": "user", "content": "x", "images": ["AAAA"]}]},
+        {"messages": [{"role": "user", "content": "x", "images": "AAAA"}]},
+        {"messages": [{"role": "user", "content": "x", "images": [3]}]},
         {"messages": MESSAGES, "stream": "yes"},
         {"messages": MESSAGES, "options": 3},
         {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
@@ -120,7 +135,7 @@ def test_wrong_chats(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{"prompt": 3}, {"prompt": "x", "raw": True}, {"prompt": "x", "images": ["A"]}]
+    "body", [{"prompt": 3}, {"prompt": "x", "raw": True}, {"prompt": "x", "images": "A"}]
 )
 def test_wrong_generations(body: dict[str, Any]) -> None:
     with pytest.raises(RequestError):

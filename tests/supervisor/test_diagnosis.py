@@ -24,6 +24,23 @@ from llamafile_mgr.supervisor.diagnosis import Diagnosis, diagnose
         ),
         (1, ["srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1"], 1, "port was taken", False),
         (1, ["srv load_model: failed to load model, 'x.gguf'"], 1, "could not load the model", True),
+        (
+            1,
+            [
+                "common_init_result: failed to load lora adapter '/a.gguf'",
+                "srv load_model: failed to load model, 'x.gguf'",
+            ],
+            1,
+            "LoRA adapter: it was made for another model",
+            True,
+        ),
+        (
+            1,
+            ["mismatch between text model (n_embd = 64) and mmproj (n_embd = 128)", "failed to load model"],
+            1,
+            "it gives 128 numbers a token where the model takes 64",
+            True,
+        ),
         (-6, ["GGML_ASSERT(llama_add_eos_token(model) != 1) failed"], 1, "llama_add_eos_token", False),
         (1, ["multiple .gguf files found"], 1, "more than one GGUF", True),
         (

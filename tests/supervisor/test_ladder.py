@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from llamafile_mgr.catalog import Role
+from llamafile_mgr.engines.engine_args import drop_flags
 from llamafile_mgr.engines.families import family_rules
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.llamafile import Family
-from llamafile_mgr.supervisor.degradation import degrade, drop_flags
+from llamafile_mgr.supervisor.degradation import degrade
 from llamafile_mgr.supervisor.diagnosis import Diagnosis, Kind, diagnose
 
 CHAT = LaunchSettings(Role.GENERATE, 0, 4096, 4, slots=2, gpu="nvidia", gpu_layers=999)
@@ -65,3 +66,9 @@ def test_dropping_flags_takes_their_values_along() -> None:
     assert "--gpu" not in drop_flags(arguments, ["--gpu"])
     assert "nvidia" not in drop_flags(arguments, ["--gpu"])
     assert drop_flags(["-a", "--b", "1", "-c"], ["-a", "--b"]) == ("-c",)
+
+
+def test_what_settings_ask_for_is_never_dropped() -> None:
+    asked = replace(CHAT, asked=("--lora-scaled", "/a:1", "--no-webui"))
+    for flag in ("--lora-scaled", "--no-webui"):
+        assert degrade(asked, diagnose(1, [f"error: invalid argument: {flag}"], 0.1), ()) is None

@@ -14,7 +14,10 @@ from llamafile_mgr.supervisor.dispatch import RequestWork
 from llamafile_mgr.supervisor.queue import CallQueue, Effects, QueueLimits, Worker
 from llamafile_mgr.supervisor.resending import EngineLoss, Resend, judge_loss
 
-POLICY = BatchPolicy(batch_tokens=100, batch_texts=5, bulk_batches=1, extra_batches=1, queries_in_a_row=2)
+#: Batches are as full as they may be: nothing is shared out.
+POLICY = BatchPolicy(
+    batch_tokens=100, batch_texts=5, bulk_batches=1, extra_batches=1, queries_in_a_row=2, least_share=100
+)
 ONE = Weight(1, 10)
 WORK = RequestWork()
 FOREVER = 1e9
@@ -146,6 +149,33 @@ def test_every_item_goes_out_once_in_batches_within_bounds(
     }
     assert sent == dict.fromkeys(wanted, 1)
     assert queue.idle
+
+
+@pytest.mark.parametrize(
+    ("tokens", "engines", "batches"),
+    [
+        ([10] * 12, 1, [[10] * 10]),  # one engine: as much as it may have
+        ([10] * 12, 2, [[10] * 6, [10] * 3]),  # what waits is shared anew for each batch
+        ([10] * 40, 2, [[10] * 10, [10] * 10]),  # there is more than all can have
+        ([90, 10, 10, 10], 2, [[90], [10, 10, 10]]),
+        ([10, 10], 2, [[10, 10]]),  # not worth two requests
+        ([10] * 9, 3, [[10] * 3, [10] * 3, [10] * 3]),
+    ],
+)
+def test_engines_that_are_alike_share_what_is_left(
+    tokens: list[int], engines: int, batches: list[list[int]]
+) -> None:
+    queue, policy = CallQueue(), BatchPolicy(batch_tokens=100, least_share=30)
+    add(queue, Priority.BULK, *tokens)
+    assert [[item.tokens for item in batch.items] for batch in start(queue, engines, policy)] == batches
+
+
+def test_engines_of_different_speed_are_sent_whole_batches() -> None:
+    queue, policy = CallQueue(), BatchPolicy(batch_tokens=100, least_share=30)
+    add(queue, Priority.BULK, *[10] * 10)
+    unlike = [Worker("near", rate=10.0), Worker("far", rate=1000.0)]
+    [batch] = queue.advance(0.0, unlike, policy, loaded=True).start
+    assert (batch.worker, len(batch.items)) == ("far", 10)
 
 
 @settings(deadline=None)

@@ -1,8 +1,9 @@
 """An engine for faults that a real one cannot be made to show; run as a program by a packed llamafile.
 
 It speaks v10's HTTP (shapes recorded from the embedded engine), v1's or v2's (shapes of llamafile 0.8.4's
-and 0.9.3's sources). Known texts get their golden vectors, all others a vector made of their hash. Switches
-stand before the engine's own flags: ``fake_engine.py [SWITCH...] -- FLAG...``.
+and 0.9.3's sources). Known texts get their golden vectors, those of the checks what the embedded engine
+answered for all-MiniLM-L6-v2, all others a vector made of their hash. Switches stand before the engine's own
+flags: ``fake_engine.py [SWITCH...] -- FLAG...``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 DIMENSIONS = 384
 GOLDEN = Path(__file__).parent.parent.parent / "llamafile_mgr/catalog/golden/all-minilm-l6-v2.json"
+RECORDED = Path(__file__).parent / "captures/probes-minilm.json"
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -49,9 +51,6 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         "--vectors", default="right", choices=["right", "wrong", "zero", "nan", "null", "short"]
     )
     parser.add_argument("--bad-after", type=int, default=0, help="the first this many vectors are right")
-    parser.add_argument(
-        "--first-wrong", action="store_true", help="the first vector is wrong, as in May 2024"
-    )
     parser.add_argument("--flood", type=int, default=0, help="MiB of log to print after the start")
     parser.add_argument("--fork", action="store_true", help="leave a child that holds the log pipe open")
     parser.add_argument("--other-port", action="store_true", help="listen one port further")
@@ -75,7 +74,10 @@ class Engine:
         self.lock = threading.Lock()
         self.work = threading.Lock()
         self.ready = threading.Event()
-        self.golden = {entry["text"]: entry["vector"] for entry in json.loads(GOLDEN.read_text("utf-8"))}
+        recorded = json.loads(RECORDED.read_text("ascii"))
+        self.known = {entry["text"]: entry["vector"] for entry in json.loads(GOLDEN.read_text("utf-8"))}
+        self.known |= recorded["vectors"]
+        self.tokens: dict[str, list[int]] = recorded["tokens"]
         self.key = self._read_key()
 
     def _read_key(self) -> str | None:
@@ -113,8 +115,8 @@ class Engine:
             return [0.0] * DIMENSIONS
         if kind == "nan":
             return [math.nan] * DIMENSIONS
-        right = self.golden.get(text) or made_up(text)
-        if kind == "wrong" or (self.switches.first_wrong and number == 1):
+        right = self.known.get(text) or made_up(text)
+        if kind == "wrong":
             return made_up(text + "?")
         return right[:100] if kind == "short" else right
 
@@ -201,7 +203,9 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/detokenize":
             self.answer({"content": " ".join(map(str, body["tokens"]))})
         elif self.path == "/tokenize":
-            self.answer({"tokens": [101, *range(len(body["content"].split())), 102]})
+            text = body["content"]
+            ids = self.engine.tokens.get(text) or list(range(len(text.split())))
+            self.answer({"tokens": [101, *ids, 102] if body.get("add_special", True) else ids})
         elif self.path == "/embedding":
             self.answer({"embedding": self.engine.vector(body["content"])})
         elif self.path == "/v1/embeddings":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +53,14 @@ def write_reranker(encoder: Path, path: Path, head: np.ndarray, bias: float = 0.
     return path
 
 
-def write_tiny_generator(path: Path, *, context: int = 512) -> Path:
-    """Write a ``llama`` of 64 dimensions and two blocks with random weights (450 KB); its text is noise."""
-    return _write_llama(path, _Shape("tiny-generator", 64, 128, 2, 4, 2), context)
+def write_tiny_generator(
+    path: Path, *, context: int = 512, width: int = 64, words: Sequence[str] = ()
+) -> Path:
+    """Write a ``llama`` of 64 dimensions and two blocks with random weights (450 KB); its text is noise.
+
+    ``words``: further tokens of their own, whatever stands around them.
+    """
+    return _write_llama(path, _Shape("tiny-generator", width, 128, 2, 4, 2, words=tuple(words)), context)
 
 
 def write_large_generator(path: Path, *, context: int = 2048) -> Path:
@@ -84,6 +90,7 @@ class _Shape:
     kv_heads: int
     alike: bool = False
     embeds: bool = False
+    words: tuple[str, ...] = ()
 
 
 def _write_llama(path: Path, shape: _Shape, context: int, quantisation: str = "F32") -> Path:
@@ -93,6 +100,8 @@ def _write_llama(path: Path, shape: _Shape, context: int, quantisation: str = "F
     letters = ["\u2581", *(chr(c) for c in range(ord("a"), ord("z") + 1))]
     tokens += [letter.encode() for letter in letters]
     kinds += [1] * len(letters)
+    tokens += [word.encode() for word in shape.words]
+    kinds += [4] * len(shape.words)
     packed = gguf.GGMLQuantizationType[quantisation]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(shape.name)

@@ -24,6 +24,7 @@ from llamafile_mgr.bulk.text_records import Failure, Fragment, make_record
 from llamafile_mgr.bulk.vector_sources import EmbedSettings
 from llamafile_mgr.config import load_config
 from llamafile_mgr.errors import Error, NotReadyError, UsageError
+from llamafile_mgr.launching.file_choice import stored_name
 from llamafile_mgr.paths import resolve_paths
 
 _T = TypeVar("_T")
@@ -78,7 +79,9 @@ def embed_dataset(
         paths = resolve_paths()
         predicted, reference = predict_space(model, load_config(paths.config_file), paths)
         vector_space = vector_space or predicted
-        connect: Connect = functools.partial(node_source, model, settings, exact=exact)
+        connect: Connect = functools.partial(
+            node_source, model, settings, file=stored_name(model, paths), exact=exact
+        )
     else:
         connect = model
     nodes = nodes or len(find_nodes(ray, cpus, gpus))

@@ -197,7 +197,7 @@ def parse_chat(body: dict[str, Any]) -> OllamaCall:
     """Parse the body of ``/api/chat``; without messages it loads the model.
 
     Raises:
-        RequestError: messages of another form, or images.
+        RequestError: messages of another form.
     """
     messages = body.get("messages", [])
     if not isinstance(messages, list):
@@ -212,9 +212,9 @@ def parse_generate(body: dict[str, Any]) -> OllamaCall:
     """Parse the body of ``/api/generate``: the prompt becomes one message; an empty one loads the model.
 
     Raises:
-        RequestError: a prompt that is no text, images, ``raw`` or ``suffix``.
+        RequestError: a prompt that is no text, ``raw`` or ``suffix``.
     """
-    for key in ("raw", "suffix", "images"):
+    for key in ("raw", "suffix"):
         if body.get(key):
             raise RequestError(
                 f"{key!r} is not offered on this route", hint="POST /completion takes any prompt"
@@ -222,21 +222,35 @@ def parse_generate(body: dict[str, Any]) -> OllamaCall:
     prompt = fields.read_text(body, "prompt", "")
     system = fields.read_text(body, "system", "") if prompt else ""
     said = (("system", system), ("user", prompt))
-    messages = [{"role": role, "content": text} for role, text in said if text]
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in said if text]
+    if messages:
+        messages[-1]["content"] = _with_images(prompt, body.get("images"))
     return _make_call({"messages": messages}, body, chat=False)
 
 
 def _read_message(message: object) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise RequestError("each message must be an object with a role")
-    if message.get("images"):
-        raise RequestError("images are not offered on this route")
-    read: dict[str, Any] = {"role": message["role"], "content": message.get("content") or ""}
+    content = _with_images(message.get("content") or "", message.get("images"))
+    read: dict[str, Any] = {"role": message["role"], "content": content}
     if message.get("tool_calls"):
         read["tool_calls"] = [_read_tool_call(n, call) for n, call in enumerate(message["tool_calls"])]
     if isinstance(message.get("tool_name"), str):
         read["name"] = message["tool_name"]
     return read
+
+
+def _with_images(text: object, images: object) -> object:
+    """Return a content of parts, the images first; of a text alone it is that text.
+
+    Engines tell what an image is from its bytes, so that one word stands for all kinds here.
+    """
+    if not images:
+        return text
+    if not isinstance(images, list) or not all(isinstance(each, str) for each in images):
+        raise RequestError("'images' must be a list of texts in base64")
+    urls = [{"url": f"data:image/png;base64,{each}"} for each in images]
+    return [*({"type": "image_url", "image_url": url} for url in urls), {"type": "text", "text": text}]
 
 
 def _read_tool_call(number: int, call: object) -> dict[str, Any]:

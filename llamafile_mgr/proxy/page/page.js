@@ -34,6 +34,12 @@ function facts(pairs) {
       element("dd", { textContent: value, className: name === "Vector space" ? "code" : "" }))));
 }
 
+function places(engines, which) {
+  const shown = engines.map((engine) => engine[which]).filter((run) => run && run.device).map((run) =>
+    (run.layers ? `${run.device}, ${run.layers[0]} of ${run.layers[1]} layers` : run.device));
+  return [...new Set(shown)].join("; ") || "–";
+}
+
 function showModel(entry) {
   const causes = entry.engines.filter((engine) => engine.cause)
     .map((engine) => element("p", { className: "cause", textContent: `${engine.name}: ${engine.cause}` }));
@@ -41,6 +47,9 @@ function showModel(entry) {
     className: "cause",
     textContent: `${engine.name} is slow: ${Math.round(100 * engine.speed)} % of the best that it has shown`,
   }));
+  const differs = entry.engines.flatMap((engine) => engine.deviations.map((text) => element("p", {
+    className: "cause", textContent: `${engine.name} does not run as planned: ${text}`,
+  })));
   const state = entry.ready ? "ready" : entry.engines.length ? entry.engines[0].state : "unloaded";
   const memory = entry.engines.reduce((sum, engine) => sum + (engine.memory_bytes || 0), 0);
   return element("article", { className: "card" },
@@ -57,10 +66,12 @@ function showModel(entry) {
       ["Memory", bytes(memory)],
       ["Restarts", `${entry.engines.reduce((sum, engine) => sum + engine.restarts, 0)}`],
       ["Engine", entry.engine_family],
+      ["Computes on", places(entry.engines, "actual")],
+      ["Planned on", places(entry.engines, "planned")],
       ...(entry.dimensions ? [["Dimensions", `${entry.dimensions}`]] : []),
       ...(entry.max_tokens ? [["Longest text", `${entry.max_tokens} tokens`]] : []),
       ...(entry.vector_space ? [["Vector space", entry.vector_space]] : []),
-    ]), ...causes, ...slow);
+    ]), ...causes, ...slow, ...differs);
 }
 
 function showErrors(errors) {

@@ -36,8 +36,6 @@ from llamafile_mgr.supervisor.calls import Weight
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.tasks import run_all
 
-__all__ = ["ask_chat", "generation_route"]
-
 _FormMaker = Callable[[str, str, Mapping[str, Any]], CompletionForm]
 
 _CHAT = "/v1/chat/completions"
@@ -87,13 +85,13 @@ async def _ask(
     limit = body.get("max_tokens", body.get("n_predict", _ASSUMED_TOKENS))
     limit = limit if isinstance(limit, int) and 0 <= limit <= _MOST_TOKENS else _ASSUMED_TOKENS
     request.progress.items = 1
+    headers = engine_headers(request.headers, request.request_id)
+    asked = json_request(path, {"model": pool.plan.name, **body}, headers)
     return await ask_engine(
         pool,
-        json_request(
-            path, {"model": pool.plan.name, **body}, engine_headers(request.headers, request.request_id)
-        ),
+        asked,
         front.caller(request),
-        Weight(1, len(request.body) // _CHARACTERS_PER_TOKEN + limit),
+        Weight(1, len(asked.body or b"") // _CHARACTERS_PER_TOKEN + limit),
         streamed=body.get("stream") is True,
     )
 
