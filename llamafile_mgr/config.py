@@ -38,7 +38,8 @@ class ServeConfig:
     ``load_stall_seconds``: how long a loading engine may stay silent. ``liveness_seconds``: how long a ready
     one may, while it owes answers, until it is replaced. ``drain_seconds``: how long accepted calls may still
     take when stopping.
-    ``max_body_bytes``: the largest request body. ``input_type``: what texts are whose caller does not say,
+    ``max_body_bytes``: the largest request body; large ones of all clients together may have twice as much.
+    ``max_connections``: of clients, at once. ``input_type``: what texts are whose caller does not say,
     ``query``, ``document`` or ``none``. ``cache_bytes``: disk for vectors of known texts, 0 keeps none.
 
     ``strict_models``: refuse names that are not served, also with one model. ``wait_seconds``: how long a
@@ -52,8 +53,8 @@ class ServeConfig:
     is the administrator's. Without it only loopback addresses are served. ``hosts``: further names that
     clients may call this machine by. ``cors_origins``: whose web pages may call (``https://example.org``).
     ``tls_certificate``, ``tls_key``: PEM files; with them the proxy speaks HTTPS alone.
-    ``header_seconds``, ``body_idle_seconds``, ``idle_seconds``: how long a client may take for a request's
-    head, between two parts of its body, and between two requests.
+    ``header_seconds``, ``idle_seconds``: how long a client may take for a request's head, and between two
+    requests; ``body_idle_seconds``: within which a body has to go on, by 1,024 bytes for each second.
     """
 
     host: str = "127.0.0.1"
@@ -65,6 +66,7 @@ class ServeConfig:
     liveness_seconds: float = 10.0
     drain_seconds: float = 10.0
     max_body_bytes: int = 64 * 1024 * 1024
+    max_connections: int = 4096
     input_type: str = "none"
     cache_bytes: int = 1024 * 1024 * 1024
     strict_models: bool = False

@@ -20,8 +20,11 @@ import httptools
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
 from llamafile_mgr.errors import EngineError, EngineLostError, EngineStartError, EngineUnreachedError
 
-#: A reply larger than this is no reply of an engine (1,000 vectors of 4,096 floats as text are 90 MB).
-_MAX_REPLY_BYTES = 512 * 1024 * 1024
+#: A reply larger than this is no reply of an engine (500 vectors of 4,096 floats as text are 45 MB).
+_MAX_REPLY_BYTES = 64 * 1024 * 1024
+#: A reply's head is smaller. So much of a chunked body may be sizes, extensions and trailers, and as much
+#: again as it has data.
+_MAX_HEAD_BYTES = 64 * 1024
 _TOO_MUCH = f"the engine sent more than {_MAX_REPLY_BYTES >> 20} MiB in one answer"
 #: Above this much unread data a stream stops reading from its socket.
 _HIGH_WATER_BYTES = 1024 * 1024
@@ -37,14 +40,18 @@ _HEADERS = {
 
 @dataclass(slots=True, eq=False)
 class _Exchange:
-    """One request's reply as it arrives. ``streamed``: its reader takes the body piece by piece."""
+    """One request's reply as it arrives. ``streamed``: its reader takes the body piece by piece.
+
+    ``received``, ``raw``: bytes of the body, and those that the reply came in.
+    """
 
     path: str
     streamed: bool
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
-    body: list[bytes] = field(default_factory=list)
-    buffered: int = 0
+    body: bytes | bytearray = b""
+    received: int = 0
+    raw: int = 0
     started: bool = False
     framed: bool = True
     complete: bool = False
@@ -148,14 +155,23 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._client.last_received = time.monotonic()
-        if self.exchange is None:
+        exchange = self.exchange
+        if exchange is None:
             self.abort()  # nobody asked: whatever this is, it must not answer the next request
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self.exchange.fail(EngineLostError(f"the engine at {self.peer} answered no HTTP: {error}"))
-            self.abort()
+            self._break_off(exchange, str(error.__context__ or error))
+            return
+        if not exchange.complete:
+            exchange.raw += len(data)
+            if exchange.raw > 2 * (exchange.received + _MAX_HEAD_BYTES):
+                self._break_off(exchange, "it is mostly a head, sizes of chunks or trailers")
+
+    def _break_off(self, exchange: _Exchange, why: str) -> None:
+        exchange.fail(EngineLostError(f"the engine at {self.peer} answered no HTTP: {why}"))
+        self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
@@ -181,9 +197,15 @@ class _Connection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             return
-        headers = exchange.headers
-        exchange.framed = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "")
-        exchange.status = self._parser.get_status_code()
+        status = self._parser.get_status_code()
+        if status < 200:  # not the answer yet (RFC 9110, 15.2)
+            exchange.headers.clear()
+            return
+        coding = exchange.headers.get("transfer-encoding")
+        if coding is not None and coding.strip(" \t").lower() != "chunked":
+            raise ValueError(f"its body is coded as {coding[:50]!r}")
+        exchange.framed = coding is not None or "content-length" in exchange.headers
+        exchange.status = status
         self.reusable = self._parser.should_keep_alive()
         if exchange.streamed:
             exchange.wake()
@@ -192,19 +214,25 @@ class _Connection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             return
-        exchange.body.append(body)
-        exchange.buffered += len(body)
+        exchange.received += len(body)
+        if not exchange.body:
+            exchange.body = body
+        elif isinstance(exchange.body, bytearray):
+            exchange.body += body
+        else:
+            exchange.body = bytearray(exchange.body + body)
         if not exchange.streamed:
-            if exchange.buffered > _MAX_REPLY_BYTES:
+            if exchange.received > _MAX_REPLY_BYTES:
                 exchange.fail(EngineError(_TOO_MUCH))
+                self.abort()
             return
-        if exchange.buffered > _HIGH_WATER_BYTES and not self._paused and self.open:
+        if len(exchange.body) > _HIGH_WATER_BYTES and not self._paused and self.open:
             self._paused = True
             cast(asyncio.Transport, self.transport).pause_reading()
         exchange.wake()
 
     def on_message_complete(self) -> None:
-        if self.exchange is not None:
+        if self.exchange is not None and self.exchange.answered:
             self.exchange.complete = True
             self.exchange.wake()
 
@@ -229,11 +257,9 @@ class EngineStream:
         exchange = self._exchange
         while True:
             while exchange.body:
-                piece = b"".join(exchange.body)
-                exchange.body.clear()
-                exchange.buffered = 0
+                piece, exchange.body = exchange.body, b""
                 self._connection.resume()
-                yield piece
+                yield bytes(piece)
             if exchange.complete:
                 return
             if exchange.error is not None:
@@ -242,13 +268,12 @@ class EngineStream:
 
     async def read(self, silence_seconds: float) -> EngineReply:
         """Read the rest and return the whole reply; raises as ``chunks`` does."""
-        pieces, total = [], 0
+        body = bytearray()
         async for piece in self.chunks(silence_seconds):
-            pieces.append(piece)
-            total += len(piece)
-            if total > _MAX_REPLY_BYTES:
+            body += piece
+            if len(body) > _MAX_REPLY_BYTES:
                 raise EngineError(_TOO_MUCH)
-        return EngineReply(self.status, self.content_type, b"".join(pieces))
+        return EngineReply(self.status, self.content_type, bytes(body))
 
     def close(self) -> None:
         """Give the connection back, or break it off when the body was not read to its end."""
@@ -305,7 +330,7 @@ class EngineClient:
         return EngineReply(
             exchange.status,
             headers.get("content-type", ""),
-            b"".join(exchange.body),
+            bytes(exchange.body),
             headers.get("x-vector-space"),
         )
 

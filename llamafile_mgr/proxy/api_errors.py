@@ -8,6 +8,10 @@ from llamafile_mgr.errors import EngineError, Error, NotReadyError, RequestError
 from llamafile_mgr.proxy.dialects.schemas import Schema
 
 
+class BadHostError(RequestError, code="bad_host"):
+    """The request names no host, several, or what cannot be one."""
+
+
 class ForeignHostError(RequestError, code="forbidden_host", http_status=403):
     """The request names a host that is not ours: what DNS rebinding looks like."""
 
@@ -34,6 +38,14 @@ class UnsupportedError(RequestError, code="not_supported"):
 
 class EngineRefusedError(RequestError, code="engine_refused"):
     """The engine refused the request as it was sent."""
+
+
+class MisdirectedError(RequestError, code="misdirected", http_status=421):
+    """The request is for another scheme than the one that it came by."""
+
+
+class CodedBodyError(RequestError, code="coded_body", http_status=415):
+    """The request's body is compressed."""
 
 
 class SlowBodyError(RequestError, code="slow_body", http_status=408):

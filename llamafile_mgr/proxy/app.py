@@ -15,10 +15,12 @@ from llamafile_mgr.errors import (
     Error,
     InternalError,
     NotReadyError,
+    RequestError,
     UnknownRouteError,
     VectorSpaceError,
     WrongMethodError,
 )
+from llamafile_mgr.proxy.api_errors import CodedBodyError, MisdirectedError
 from llamafile_mgr.proxy.delivery import Delivery
 from llamafile_mgr.proxy.dialects.dialect import Dialect, Route
 from llamafile_mgr.proxy.exchange import Exchange
@@ -41,6 +43,9 @@ from llamafile_mgr.proxy.routes.pages import PAGE_ROUTES
 _LOG = logging.getLogger("llamafile_mgr.proxy")
 #: Time for what keeps a connection alive to arrive.
 _BEFORE_TIMEOUT_SECONDS = 5.0
+_ABSOLUTE = re.compile(r"(https?)://([^/?#@]+)(/.*)?", re.IGNORECASE)
+_SLASHES = re.compile("//+")
+_MAX_FIELDS = 32
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -64,16 +69,33 @@ def _silence_seconds(route: Route, request: Request) -> float:
     return announced - min(_BEFORE_TIMEOUT_SECONDS, announced / 2)
 
 
-def _split_target(target: bytes) -> tuple[str, dict[str, str]]:
-    """Return the path, without a slash at its end, and the query of a request's target (RFC 9112, 3.2)."""
-    if not target.startswith((b"/", b"*")):
-        target = urllib.parse.urlsplit(target)._replace(scheme=b"", netloc=b"").geturl() or b"/"
-    raw, _, query = target.partition(b"#")[0].partition(b"?")
-    path = raw.decode("latin-1")
-    if "%" in path:
-        path = urllib.parse.unquote(path)
-    found = urllib.parse.parse_qsl(query.decode("latin-1"), max_num_fields=32) if query else []
-    return path.rstrip("/") or "/", dict(found)
+def _split_target(target: bytes, method: str, scheme: str) -> tuple[str, dict[str, str], str | None]:
+    """Return a target's path, without a slash at its end and doubled ones, its query, and its authority where
+    it has one (RFC 9112, 3.2).
+
+    Raises:
+        RequestError: it has none of the forms, or more fields than any route reads.
+        MisdirectedError: it is for another scheme.
+    """
+    raw, mark, query = target.decode("latin-1").partition("?")
+    authority: str | None = None
+    if not raw.startswith("/") and not (raw == "*" and method == "OPTIONS" and not mark):
+        parts = _ABSOLUTE.fullmatch(raw)
+        if parts is None:
+            raise RequestError("the request's target is neither a path nor an http address")
+        if parts[1].lower() != scheme:
+            raise MisdirectedError(f"this is no {parts[1]} connection")
+        authority, raw = parts[2], parts[3] or ("/" if method != "OPTIONS" or mark else "*")
+    if "#" in raw or "#" in query:
+        raise RequestError("a request's target has no fragment")
+    path = urllib.parse.unquote(raw) if "%" in raw else raw
+    if "//" in path:
+        path = _SLASHES.sub("/", path)
+    try:
+        found = urllib.parse.parse_qsl(query, max_num_fields=_MAX_FIELDS) if query else []
+    except ValueError as error:
+        raise RequestError(f"the query has more than {_MAX_FIELDS} fields") from error
+    return path.rstrip("/") or "/", dict(found), authority
 
 
 class Proxy:
@@ -116,11 +138,11 @@ class Proxy:
         dialect, request = self._own, None
         reply: Reply | StreamReply
         try:
-            entry.path, query = _split_target(exchange.target)
-            delivery.headers |= self._guard.check(exchange.headers, exchange.scheme)
+            entry.path, query, authority = _split_target(exchange.target, exchange.method, exchange.scheme)
+            delivery.headers |= self._guard.check(exchange.headers, exchange.scheme, authority)
             if exchange.method == "OPTIONS":
-                preflight = Reply(204, b"", headers=self._guard.preflight(exchange.headers))
-                entry.status = await delivery.send(preflight)
+                preflight = {**self._guard.preflight(exchange.headers), "allow": self._allow(entry.path)}
+                entry.status = await delivery.send(Reply(204, b"", headers=preflight))
                 return
             dialect, route = self._find_route(exchange.method, entry.path)
             entry.route = route.path
@@ -145,6 +167,9 @@ class Proxy:
     ) -> Request:
         settings, headers = self._front.settings, exchange.headers
         name = "" if route.public else self._keys.identify(headers, admin=route.admin)
+        coding = headers.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            raise CodedBodyError(f"the body is coded as {coding[:50]!r}", hint="send it as it is")
         body = await exchange.read_body(settings.max_body_bytes, settings.body_idle_seconds)
         return Request(
             exchange.method,
@@ -157,18 +182,24 @@ class Proxy:
             entry.progress,
         )
 
-    def _find_route(self, method: str, path: str) -> tuple[Dialect, Route]:
+    def _methods(self, path: str) -> dict[str, tuple[Dialect, Route]]:
+        """Return what answers ``path``, by method; nothing where there is no such route."""
         methods = self._routes.get(path)
         if methods is None:
             named = (known for known in self._routes if known.endswith("{name}"))
-            methods = next(
-                (self._routes[k] for k in named if path.startswith(k.removesuffix("{name}"))), None
-            )
-        if methods is None:
+            methods = next((self._routes[k] for k in named if path.startswith(k.removesuffix("{name}"))), {})
+        return methods
+
+    def _allow(self, path: str) -> str:
+        return ", ".join(["OPTIONS", *self._methods(path)])
+
+    def _find_route(self, method: str, path: str) -> tuple[Dialect, Route]:
+        methods = self._methods(path)
+        if not methods:
             known = ", ".join(sorted(self._routes))
             raise UnknownRouteError(f"there is no route {path[:200]}", hint=f"routes: {known}")
         if method not in methods:
-            raise WrongMethodError(f"{path} takes {' and '.join(methods)}, not {method}")
+            raise WrongMethodError(f"{path[:200]} takes {' and '.join(methods)}, not {method}")
         return methods[method]
 
     def _refuse(self, error: Error, dialect: Dialect, request: Request | None, entry: LogEntry) -> Reply:
@@ -189,6 +220,10 @@ class Proxy:
             headers[SPACE_HEADER] = error.space
         if status == 401:
             headers["www-authenticate"] = "Bearer"
+        if isinstance(error, WrongMethodError):
+            headers["allow"] = self._allow(entry.path)
+        if isinstance(error, CodedBodyError):
+            headers["accept-encoding"] = "identity"
         if status in (408, 413):
             headers["connection"] = "close"
         return json_reply(dialect.render_error(error), status=status, headers=headers)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from llamafile_mgr.errors import BodyTooLargeError
+from llamafile_mgr.errors import BodyTooLargeError, BusyError
 from llamafile_mgr.proxy.api_errors import SlowBodyError
 from llamafile_mgr.proxy.http import ClientGoneError
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Unread bytes of a body above this stop the reading until somebody wants them.
 _HIGH_WATER_BYTES = 64 * 1024
+#: A body that comes more slowly occupies memory for next to nothing.
+_SLOWEST_BYTES_PER_SECOND = 1024
 _STATUS_LINES = {int(each): f"HTTP/1.1 {int(each)} {each.phrase}\r\n" for each in HTTPStatus}
 #: RFC 9110, 8.6 and 15.3.5: these have neither a body nor a length.
 _BODILESS = frozenset({204, 304})
@@ -25,9 +29,21 @@ _BODILESS = frozenset({204, 304})
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+_date: tuple[int, str] = (0, "")
+
+
+def _date_line() -> str:
+    """Return the header that every answer carries (RFC 9110, 6.6.1), made once a second."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = now, f"date: {formatdate(now, usegmt=True)}\r\n"
+    return _date[1]
+
+
 def render_head(status: int, headers: Mapping[str, str]) -> bytes:
     """Return the head of a response; control characters in values become ``?``."""
-    lines = [_STATUS_LINES[status]]
+    lines = [_STATUS_LINES[status], _date_line()]
     for name, value in headers.items():
         lines.append(f"{name}: {value if value.isprintable() else _CONTROLS.sub('?', value)}\r\n")
     lines.append("\r\n")
@@ -42,7 +58,8 @@ class Exchange:
     joined, so that of two hosts neither is believed. ``gone``: the client has left. ``on_gone`` is called
     when it does. ``task``: answers this request.
     ``begun``: a reply's head has been sent; ``answered``: its end too. ``reusable``: the connection may
-    serve another request.
+    serve another request. ``received``, ``raw``: bytes of the body, and those that it came in. ``held``: of
+    those that all bodies together may have, a large one's.
     """
 
     _line: Connection
@@ -56,12 +73,14 @@ class Exchange:
     reusable: bool = True
     complete: bool = False
     received: int = 0
+    raw: int = 0
+    held: int = 0
     begun: bool = False
     answered: bool = False
     gone: bool = False
     on_gone: Callable[[], None] | None = None
     task: asyncio.Task[None] | None = None
-    _pieces: list[bytes] = field(default_factory=list)
+    _body: bytes | bytearray = b""
     _unread: bool = True
     _continued: bool = False
     _chunked: bool = False
@@ -71,13 +90,26 @@ class Exchange:
 
     def take(self, piece: bytes) -> None:
         """Take a piece of the body; once there is an answer the rest is dropped."""
-        if self.answered:
-            return
-        self._pieces.append(piece)
         self.received += len(piece)
-        if self._unread and self.received > _HIGH_WATER_BYTES:
-            self._line.pause_reading()
+        if self.answered:
+            self._line.rest()
+            return
+        if not self._body:
+            self._body = piece
+        elif isinstance(self._body, bytearray):
+            self._body += piece
+        else:
+            self._body = bytearray(self._body + piece)
+        if self.received > _HIGH_WATER_BYTES:
+            self._line.hold(self.received - self.held)
+            self.held = self.received
+            self._line.pause_reading()  # else a fast client is read many times while all others wait
         self.wake()
+
+    def release(self) -> None:
+        """Forget the body: nobody will read it, or whoever did has ended."""
+        self._line.hold(-self.held)
+        self.held, self._body = 0, b""
 
     def finish_request(self) -> None:
         """Note that the whole request is there."""
@@ -100,17 +132,25 @@ class Exchange:
 
     # What the application does.
 
-    async def read_body(self, limit: int, idle_seconds: float) -> bytes:
+    async def read_body(self, limit: int, idle_seconds: float) -> bytes | bytearray:
         """Return the whole body.
 
         Raises:
             BodyTooLargeError: more than ``limit`` bytes were announced or came.
-            SlowBodyError: nothing came for ``idle_seconds``.
+            BusyError: the large bodies of all connections are more than may be held at once.
+            SlowBodyError: less than ``_SLOWEST_BYTES_PER_SECOND`` came within ``idle_seconds``.
             ClientGoneError: the client left before the end.
         """
-        announced = self.headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > limit:
+        if self.complete and not self.held and self.received <= limit:
+            body, self._body = self._body, b""
+            return body  # small and whole, as nearly all are
+        announced = int(self.headers.get("content-length", "0").lstrip("0")[:20] or "0")
+        if announced > limit:
             raise _too_large(limit)
+        if announced > _HIGH_WATER_BYTES and self._line.is_crowded_by(announced - self.held):
+            raise _crowded()
+        loop = asyncio.get_running_loop()
+        end, before = loop.time() + idle_seconds, 0
         while not self.complete:
             if self._unread:
                 self._unread = False
@@ -118,16 +158,19 @@ class Exchange:
                     self._continued = True
                     self._line.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._line.resume_reading()
-            before = self.received
-            await self._wait(idle_seconds)
+            await self._wait(max(0.0, end - loop.time()))
             if self.received > limit:
                 raise _too_large(limit)
-            if not self.complete and self.received == before:
-                raise SlowBodyError(f"no part of the body came for {idle_seconds:g} seconds")
+            if self.held and self._line.is_crowded_by(0):
+                raise _crowded()
+            if not self.complete and loop.time() >= end:
+                if self.received - before < _SLOWEST_BYTES_PER_SECOND * idle_seconds:
+                    raise SlowBodyError(f"too little of the body came within {idle_seconds:g} seconds")
+                end, before = loop.time() + idle_seconds, self.received
+        self._line.resume_reading()
         if self.received > limit:
             raise _too_large(limit)
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+        body, self._body = self._body, b""
         return body
 
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -206,4 +249,11 @@ def _too_large(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(
         f"the body is larger than {limit} bytes",
         hint="send fewer texts in a request, or raise serve.max_body_bytes",
+    )
+
+
+def _crowded() -> BusyError:
+    return BusyError(
+        "other requests' large bodies take the memory that there is for them",
+        hint="send it again a little later, or fewer texts in a request",
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from llamafile_mgr.proxy.api_errors import ForeignHostError, ForeignOriginError
+from llamafile_mgr.errors import RequestError
+from llamafile_mgr.proxy.api_errors import BadHostError, ForeignHostError, ForeignOriginError
 
 _ALLOWED_METHODS = "GET, POST, OPTIONS"
 _EXPOSED = (
@@ -15,6 +17,8 @@ _EXPOSED = (
     "retry-after"
 )
 _PREFLIGHT_SECONDS = "600"
+#: Host as RFC 9110, 7.2 writes it; two of them, joined, are none.
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[\w.~!$&'()*+,;=%-]+)(?::([0-9]{0,5}))?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +29,25 @@ class Guard:
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
 
-    def check(self, headers: Mapping[str, str], scheme: str) -> dict[str, str]:
+    def check(self, headers: Mapping[str, str], scheme: str, authority: str | None = None) -> dict[str, str]:
         """Return the CORS headers for this request's origin; none for our own page and for programs.
 
-        Programs send no Origin; Node's fetch does send Sec-Fetch headers, so those tell nothing.
+        ``authority``: that of the request's target, where it has one, which counts instead of its Host (RFC
+        9112, 3.2.2). HTTP/1.0 needs neither, and no browser speaks it. Programs send no Origin; Node's fetch
+        does send Sec-Fetch headers, so those tell nothing.
 
         Raises:
+            BadHostError: a Host that is none.
             ForeignHostError: a Host that is not ours.
             ForeignOriginError: a page of another origin.
         """
-        host = headers.get("host", "")
-        if not _names_us(host, self.hosts):
-            raise ForeignHostError(f"this proxy does not answer for the host {host[:100]!r}")
+        host, refusal = headers.get("host"), None
+        if host is not None:
+            refusal = _judge_host(host, self.hosts)
+        if authority is not None and refusal is not BadHostError:
+            host, refusal = authority, _judge_host(authority, self.hosts)
+        if refusal is not None:
+            raise refusal(f"this proxy does not answer for the host {(host or '')[:100]!r}")
         origin = headers.get("origin")
         if origin is None or origin.lower() == f"{scheme}://{host}".lower():
             return {}
@@ -63,17 +74,16 @@ class Guard:
 
 
 @lru_cache(maxsize=256)
-def _names_us(authority: str, hosts: frozenset[str]) -> bool:
-    """Tell whether ``authority`` is a loopback address or one of ``hosts``, with any port."""
-    name = authority.lower()
-    if not name.endswith("]"):
-        name, colon, port = name.rpartition(":") if ":" in name else (name, "", "")
-        if colon and not port.isdigit():
-            return False
-    name = name.removeprefix("[").removesuffix("]")
-    if name == "localhost" or name in hosts:
-        return True
+def _judge_host(authority: str, hosts: frozenset[str]) -> type[RequestError] | None:
+    """Return None when ``authority`` is a loopback address or one of ``hosts``, with any port; else why."""
+    parts = _AUTHORITY.fullmatch(authority)
+    if parts is None or int(parts[2] or 0) > 65535:
+        return BadHostError
+    name = parts[1].lower()
+    if name == "localhost" or name.strip("[]") in hosts:
+        return None
     try:
-        return ipaddress.ip_address(name).is_loopback
+        ours = ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
-        return False
+        return BadHostError if name.startswith("[") else ForeignHostError
+    return None if ours else ForeignHostError

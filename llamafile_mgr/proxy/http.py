@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llamafile_mgr.errors import RequestError
+from llamafile_mgr.errors import BodyTooLargeError, RequestError
 
 if TYPE_CHECKING:
     from llamafile_mgr.supervisor.calls import Caller
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 #: Deeper JSON than this is no request of any client, and costs whoever walks through it.
 _MAX_DEPTH = 64
+#: What takes many times its size once it is parsed: arrays and objects, and numbers in them, of which a
+#: queue holds no more as tokens.
+_MAX_CONTAINERS, _MAX_COMMAS = 200_000, 4_000_000
+_STEP_BYTES = 1024 * 1024
 
 
 class ClientGoneError(Exception):
@@ -60,7 +64,7 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | bytearray
     query: Mapping[str, str] = field(default_factory=dict)
     client: str = ""
     request_id: str = ""
@@ -74,7 +78,10 @@ class Request:
 
         Raises:
             RequestError: no JSON, no object, or one that is nested too deeply.
+            BodyTooLargeError: it has more parts than any call needs.
         """
+        if len(self.body) > _MAX_CONTAINERS:
+            _check_parts(self.body)
         try:
             value = orjson.loads(self.body)
         except orjson.JSONDecodeError as error:
@@ -99,6 +106,20 @@ class Request:
         except ValueError:
             return None
         return seconds if 0 < seconds < 1e6 else None
+
+
+def _check_parts(body: bytes | bytearray) -> None:
+    """Raise BodyTooLargeError when ``body`` has too many parts, before all of them are counted."""
+    containers = commas = 0
+    for start in range(0, len(body), _STEP_BYTES):
+        end = start + _STEP_BYTES
+        containers += body.count(b"{", start, end) + body.count(b"[", start, end)
+        commas += body.count(b",", start, end)
+        if containers > _MAX_CONTAINERS or commas > _MAX_COMMAS:
+            raise BodyTooLargeError(
+                f"the body has more than {_MAX_CONTAINERS:,} arrays and objects or {_MAX_COMMAS:,} commas",
+                hint="send fewer texts in a request",
+            )
 
 
 def _is_deeper(value: object, limit: int) -> bool:

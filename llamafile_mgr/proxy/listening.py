@@ -37,6 +37,17 @@ def allow_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def most_connections(wanted: int) -> int:
+    """Return how many clients' connections may be open, at most ``wanted``: of the files that this process
+    may open a quarter is left to engines, logs and the store."""
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft * 3 // 4))
+
+
 def bind_sockets(host: str, port: int, *, public: bool = False) -> list[socket.socket]:
     """Return listening sockets for ``host`` and ``port``; port 0 picks one, the same for both families.
 

@@ -11,6 +11,7 @@ from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.errors import ConfigError
 from llamafile_mgr.proxy.connection import Connection, Connections
 from llamafile_mgr.proxy.exchange import Exchange
+from llamafile_mgr.proxy.listening import most_connections
 
 _BACKLOG = 2048
 #: After the time for answers is over, for what is cancelled to end.
@@ -27,7 +28,14 @@ class HttpServer:
     def __init__(self, answer: Callable[[Exchange], Awaitable[None]], settings: ServeConfig) -> None:
         self._tls = _load_tls(settings)
         secure = self._tls is not None
-        self._shared = Connections(answer, settings.header_seconds, settings.idle_seconds, secure)
+        self._shared = Connections(
+            answer,
+            settings.header_seconds,
+            settings.idle_seconds,
+            secure,
+            most_connections(settings.max_connections),
+            2 * settings.max_body_bytes,
+        )
         self._servers: list[asyncio.Server] = []
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:

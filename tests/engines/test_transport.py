@@ -228,3 +228,73 @@ async def test_closing_ends_what_is_in_progress() -> None:
             await task
         with pytest.raises(EngineLostError, match="was stopped"):
             await client.request(GET, deadline_seconds=1)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "unit"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y" * 65536),
+        (b"HTTP/1.1 200 OK\r\n", b"y" * 65536),
+        (b"HTTP/1.1 200 OK\r\n", b"X:\r\n" * 16384),
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2000),
+        (CHUNKED + b"0\r\nX: ", b"y" * 65536),
+        (CHUNKED + b"0\r\n", b"X:\r\n" * 16384),
+        (CHUNKED + b"1;", b"y" * 65536),
+        (CHUNKED, b"1\r\n \r\n" * 8192),
+    ],
+)
+async def test_what_stands_around_an_answer_has_a_bound(first: bytes, unit: bytes) -> None:
+    """An engine that was taken over, or another program behind a remote's address, may send for ever."""
+    sent = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int) -> None:
+        nonlocal sent
+        writer.write(first)
+        while sent < 512:
+            writer.write(unit)
+            await writer.drain()
+            sent += 1
+
+    async with engine(script) as (client, _):
+        with pytest.raises(EngineLostError, match="no HTTP"):
+            await client.request(GET, deadline_seconds=20)
+    assert sent < 512
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"]
+)
+async def test_a_body_has_a_bound(head: bytes) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int) -> None:
+        writer.write(head)
+        for _ in range(100):
+            writer.write(b" " * (1 << 20))
+            await writer.drain()
+
+    async with engine(script) as (client, _):
+        with pytest.raises(EngineError, match="more than 64 MiB"):
+            await client.request(GET, deadline_seconds=20)
+        stream = await client.open_stream(GET, deadline_seconds=20)
+        with pytest.raises(EngineError, match="more than 64 MiB"):
+            await stream.read(20)
+        stream.close()
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"identity", b"chunked, x"])
+async def test_a_body_in_another_coding_is_no_answer(coding: bytes) -> None:
+    reply = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + coding + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    async with engine(sending(reply)) as (client, _):
+        with pytest.raises(EngineLostError, match="no HTTP"):
+            await client.request(GET, deadline_seconds=5)
+
+
+async def test_what_comes_before_the_answer_is_not_taken_for_it() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nTransfer-Encoding: x\r\n\r\n"
+    async with engine(sending(hints, OK)) as (client, counts):
+        for _ in range(2):
+            reply = await client.request(GET, deadline_seconds=5)
+            assert (reply.status, reply.body) == (200, b"{}")
+        assert counts == [2]

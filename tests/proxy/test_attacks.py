@@ -92,9 +92,10 @@ async def test_host_spoofing(running: RunningFront, headers: list[bytes]) -> Non
     assert statuses(received) in ([400], [403])
 
 
-async def test_an_absolute_target_does_not_replace_the_host(running: RunningFront) -> None:
-    request = b"GET http://localhost/health HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n"
-    assert statuses(await talk(running.port, request)) == [403]
+async def test_the_host_of_an_absolute_target_counts(running: RunningFront) -> None:
+    request = b"GET http://%b/health HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n"
+    assert statuses(await talk(running.port, request % (b"evil.example", b"localhost"))) == [403]
+    assert statuses(await talk(running.port, request % (b"localhost", b"evil.example"))) == [200]
 
 
 @pytest.mark.parametrize("origin", [b"https://evil.example", b"null", b"http://localhost:1", b"file://"])

@@ -1,5 +1,5 @@
 "use strict";
-// The status page: asks /ui/status.json every two seconds while it is seen, and builds everything from text
+// The status page: asks ui/status.json every two seconds while it is seen, and builds everything from text
 // nodes, so that nothing a client sent is ever read as markup.
 
 const PERIOD = 2000;
@@ -138,7 +138,7 @@ function show(status) {
 
 async function refresh() {
   try {
-    const reply = await fetch("/ui/status.json", { headers: headers(), cache: "no-store" });
+    const reply = await fetch("ui/status.json", { headers: headers(), cache: "no-store" });
     $("key-form").hidden = reply.status !== 401 && reply.status !== 403;
     if (reply.ok) show(await reply.json());
     else $("summary").textContent = reply.status === 401 ? "a key is needed" : `the proxy answered ${reply.status}`;
@@ -153,7 +153,7 @@ async function compare(event) {
   $("compare").disabled = true;
   output.textContent = "embedding …";
   try {
-    const reply = await fetch("/v1/embeddings", {
+    const reply = await fetch("v1/embeddings", {
       method: "POST",
       headers: { "content-type": "application/json", ...headers() },
       body: JSON.stringify({ model, input: [$("left").value, $("right").value], encoding_format: "float" }),
