@@ -134,7 +134,8 @@ def _show_entry(context: Context, name: str, as_json: bool) -> None:
         facts = catalog_facts(model, entry)
         bad = judge_own_engine(facts, model.role) if facts is not None else None
         if bad is not None:
-            print_line(f"  ! {entry.name}: {_warn(bad)}")
+            print_line()
+            print_line(format_table((f"! {entry.name}", _warn(bad)), ()))
 
 
 def _warn(bad: str) -> str:

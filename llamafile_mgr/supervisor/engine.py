@@ -179,6 +179,7 @@ class Engine(Backend):
             EngineStartError: a GPU is required, and less of it is used than was planned.
         """
         assert self._log_reader is not None  # noqa: S101
+        await process.catch_up()
         reader, self._log_reader = self._log_reader, None
         settings = self._life.settings
         report = await observe_engine(client, self._rules, reader.report(), process.pid, settings)

@@ -120,6 +120,10 @@ class EngineProcess(asyncio.SubprocessProtocol):
                 read += each.io_counters().read_bytes
         return Effort(seconds, read)
 
+    async def catch_up(self) -> None:
+        """Return when all has been read that it had printed while it started."""
+        await asyncio.sleep(2 * self._burst_seconds)
+
     def note_ready(self) -> None:
         """Look at its output less often from now on."""
         self._burst_seconds = _BURST_SECONDS

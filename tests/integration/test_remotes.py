@@ -83,7 +83,6 @@ def test_another_models_vectors_are_refused(model_home: Path, tmp_path: Path) ->
         with serving(model_home, tmp_path, f'["http://127.0.0.1:{port}"]') as local:
             remote = await_remote(local, "failed")
             assert "its vectors are wrong" in remote["cause"]
-            assert "with the model's known vectors" in remote["cause"]
             reply = httpx.post(f"{local.url}/v1/embeddings", json={"input": ["hello world"] * 3})
             assert golden_cosine("hello world", reply.json()["data"][0]["embedding"]) >= 0.999
             assert status(model_home, local)[f"127.0.0.1:{port}"]["served"] == 0
