@@ -331,7 +331,7 @@ def _load_options(arguments: Sequence[str]) -> EmbeddedOptions:
         return options
     embedded = _read_arguments(Path(options.container))
     if embedded is not None:
-        arguments = [*embedded.arguments, *arguments, *embedded.after]
+        arguments = [*embedded.arguments, *embedded.after, *arguments]
     merged = parse_options(arguments)
     # A member's bare name in -m means "inside this file", as it does for llamafile's /zip/ paths.
     if merged.model is None or not Path(merged.model).exists():

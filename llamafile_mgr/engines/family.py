@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.engine_settings import is_quantised
+from llamafile_mgr.engines.arguments import EmbeddedArguments
 from llamafile_mgr.engines.engine_args import (
     ExtraArgument,
     ExtraFlag,
@@ -27,12 +29,30 @@ from llamafile_mgr.engines.engine_reports import LogWords
 from llamafile_mgr.engines.known_bad import Candidate, KnownBad, Version
 from llamafile_mgr.engines.launch_settings import LaunchSettings
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest, EngineVectors, json_request
+from llamafile_mgr.engines.overruling import find_overruling
 from llamafile_mgr.engines.replies import read_json, stack_vectors
 from llamafile_mgr.engines.toolbox import InstalledProgram, Toolbox
 from llamafile_mgr.errors import EngineError, PlanError
 from llamafile_mgr.machine.hardware import Cpu
 
 MIB = 1 << 20
+#: Settings that leave nothing to the engine, to learn which flags a family sets.
+_EVERYTHING = LaunchSettings(
+    Role.EMBED,
+    port=1,
+    context=1,
+    threads=1,
+    batch_threads=1,
+    batch=1,
+    pooling=Pooling.MEAN,
+    gpu="auto",
+    gpu_layers=1,
+    flash_attention=True,
+    prompt_cache_mib=1,
+    model=Path("model"),
+    alias="model",
+    api_key_file=Path("key"),
+)
 
 
 class EngineFamily(ABC):
@@ -71,6 +91,8 @@ class EngineFamily(ABC):
     reads_shell_words: bool = False
     #: What stands in front of the name of weights in the file.
     weights_prefix: str = ""
+    #: Whether ours stand behind all of the file's, also those that the file puts behind its caller's.
+    ours_last: bool = False
     #: Flags of other families that it refuses to start with.
     refused_flags: frozenset[str] = frozenset()
     #: Flag -> what is wrong with it here, where its value deserves a warning.
@@ -212,6 +234,12 @@ class EngineFamily(ABC):
     def command_flags(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return all flags: what settings ask for stands last, and in the place of the same flag of ours."""
         return (*drop_flags(self.arguments(settings), self._asked_names(settings)), *settings.asked)
+
+    def refuse_embedded(self, embedded: EmbeddedArguments) -> str | None:
+        """Return why it cannot be started from a file with these arguments, None when it can: they would undo
+        what protects it, or make the plan untrue."""
+        ours = {word for word in self.arguments(_EVERYTHING) if word.startswith("-")}
+        return find_overruling(embedded, self.extra_flags, ours, ours_last=self.ours_last)
 
     def replaced_flags(self, settings: LaunchSettings) -> tuple[str, ...]:
         """Return the flags of ours, with their values, in whose place settings ask for others."""

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamafile_mgr.engines.arguments import EmbeddedArguments
+
 #: Names of GPU libraries in an engine's ZIP: those of ggml beside the ones that every engine has.
 GPU_MODULE = re.compile(r"(?:.*/)?ggml-(?!base|blas|cpu|rpc)[a-z][^/]*\.(?:so|dll|dylib)")
 
@@ -15,7 +17,7 @@ class InstalledRuntime:
     """A bare llamafile runtime in the store.
 
     ``version``: its release, None when unknown. ``gpu_modules``: the GPU libraries inside, None when
-    nobody looked. ``size``: bytes.
+    nobody looked. ``size``: bytes. ``arguments``: what it puts around ours, None where it brings none.
     """
 
     name: str
@@ -23,6 +25,7 @@ class InstalledRuntime:
     version: str | None
     gpu_modules: tuple[str, ...] | None = None
     size: int = 0
+    arguments: EmbeddedArguments | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ class Embedded(UpstreamServer):
     made_runtime = _LAUNCHER.encode("ascii")
     known_bad = (SEVERAL_MODELS,)
     reads_shell_words = True
+    ours_last = True
     weights_prefix = "/zip/"
     flag_notes: ClassVar = {}
     base_bytes = 44 * MIB

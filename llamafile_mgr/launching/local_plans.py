@@ -189,7 +189,7 @@ def _describe_runtime(entry: StoredArtifact) -> InstalledRuntime:
     except (InvalidFileError, NotFoundError):
         return InstalledRuntime(entry.name, entry.path, entry.engine_version)
     version = entry.engine_version or facts.engine_version
-    return InstalledRuntime(entry.name, entry.path, version, facts.gpu_modules, facts.size)
+    return InstalledRuntime(entry.name, entry.path, version, facts.gpu_modules, facts.size, facts.arguments)
 
 
 def find_site(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamafile_mgr.engines.arguments import EmbeddedArguments
 from llamafile_mgr.engines.families import Family, family_rules, parse_version
@@ -23,8 +23,16 @@ class ArgumentEffect:
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
+    """``behind``: the arguments that are looked at stand behind the caller's, and win."""
+
     rules: EngineFamily | None
     version: tuple[int, int, int] | None
+    behind: bool = False
+
+    @property
+    def whose_counts(self) -> str:
+        """Return whether ours counts, or that of the file."""
+        return _OVERRULING if self.behind else _OVERRIDDEN
 
     def note(self, flag: str) -> str | None:
         """Return what the family has against this flag; of one that is not known, what holds for most."""
@@ -51,6 +59,7 @@ class _Effect:
 
 
 _OVERRIDDEN = "serve passes its own value, which counts; a bare start of this file uses this one"
+_OVERRULING = "stands behind what a caller passes and counts instead of it, so serve does not start this engine"
 
 
 def _always(text: str) -> _Warn:
@@ -60,7 +69,7 @@ def _always(text: str) -> _Warn:
 def _warn_host(value: str, engine: _Engine) -> str | None:
     if _is_loopback(value):
         return None
-    return f"every machine that reaches this address can use the model; {_OVERRIDDEN}"
+    return f"every machine that reaches this address can use the model; {engine.whose_counts}"
 
 
 def _warn_listen(value: str, engine: _Engine) -> str | None:
@@ -116,7 +125,7 @@ _FLAGS: tuple[_Effect, ...] = (
     _Effect(("-hf", "-hfr", "--hf-repo"), "downloads the model {} from Hugging Face", _NETWORK),
     _Effect(("--host",), "listens on the address {}", _warn_host),
     _Effect(("-l", "--listen"), "listens on {}", _warn_listen),
-    _Effect(("--port",), "listens on port {}", _always(_OVERRIDDEN)),
+    _Effect(("--port",), "listens on port {}", lambda value, engine: engine.whose_counts),
     _Effect(("--path",), "serves the files of the folder {}"),
     _Effect(("--url-prefix", "--api-prefix"), "puts {} in front of every route"),
     _Effect(("--api-key",), "asks callers for the key {}", _SECRET),
@@ -215,8 +224,9 @@ def explain_arguments(
     """
     engine = _Engine(family_rules(family) if family else None, parse_version(version) if version else None)
     effects: list[ArgumentEffect] = []
-    for part in (embedded.arguments, embedded.after):
-        at = 0
+    ours_last = engine.rules is not None and engine.rules.ours_last
+    for part, behind in ((embedded.arguments, False), (embedded.after, not ours_last)):
+        at, engine = 0, replace(engine, behind=behind)
         while at < len(part):
             effect = _explain_at(part, at, engine, members)
             effects.append(effect)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamafile_mgr.catalog import Pooling, Role
+from llamafile_mgr.engines.arguments import EmbeddedArguments
 from llamafile_mgr.engines.families import Family, family_of_version, family_rules, parse_version
 from llamafile_mgr.engines.known_bad import Candidate, Version
 from llamafile_mgr.engines.toolbox import InstalledRuntime, Toolbox
@@ -110,7 +111,10 @@ def judge_own_engine(facts: FileFacts, role: Role) -> str | None:
         models=len(facts.weights),
         word_pieces=gguf.is_word_piece,
     )
-    bad = family_rules(facts.family).find_known_bad(candidate)
+    rules = family_rules(facts.family)
+    if facts.arguments is not None and (refused := rules.refuse_embedded(facts.arguments)) is not None:
+        return refused
+    bad = rules.find_known_bad(candidate)
     return None if bad is None or bad.slow else bad.explain(version)
 
 
@@ -131,8 +135,6 @@ class _Search:
             return
         version = parse_version(facts.engine_version or "")
         prefix = self._launch_prefix(self.spec.path)
-        embedded = facts.arguments
-        arguments = (*embedded.arguments, *embedded.after) if embedded is not None else ()
         for family in [facts.family, *_second_families(version, self.spec.role)]:
             rules = family_rules(family)
             label = f"{family.value} {facts.engine_version}" if facts.engine_version else family.value
@@ -142,7 +144,7 @@ class _Search:
             if not rules.is_in_file and not rules.installed_programs(self.toolbox):
                 missing = f"it was packed onto the {family.value} engine, which is not installed"
             size = facts.size if rules.is_in_file else 0
-            yield self._judge(selection, "own", missing, version, size, arguments)
+            yield self._judge(selection, "own", missing, version, size, facts.arguments)
 
     def runtime_options(self) -> Iterator[_Option]:
         """Yield the installed runtimes that can load other files, the newest first."""
@@ -156,7 +158,7 @@ class _Search:
             reason = Reason("engine", runtime.name, "this installed runtime can load it")
             selection = Selection(family, prefix or (), self.spec.path, reason, runtime.gpu_modules)
             missing = _NO_SHELL if prefix is None else None
-            yield self._judge(selection, runtime.name, missing, version, runtime.size)
+            yield self._judge(selection, runtime.name, missing, version, runtime.size, runtime.arguments)
 
     def installed_options(self, *, told: bool) -> Iterator[_Option]:
         """Yield the engines that are no files in the store: those that the user named, or the others."""
@@ -188,9 +190,12 @@ class _Search:
         missing: str | None = None,
         version: Version | None = None,
         program_bytes: int = 0,
-        arguments: tuple[str, ...] = (),
+        embedded: EmbeddedArguments | None = None,
     ) -> _Option:
-        """Return the engine with what is known to be bad about it, or ``missing`` where it cannot start."""
+        """Return the engine with what is known to be bad about it, or ``missing`` where it cannot start.
+
+        ``embedded``: the arguments in the file that is executed.
+        """
         spec, facts, machine = self.spec, self.spec.facts, self.machine
         candidate = Candidate(
             version,
@@ -200,7 +205,7 @@ class _Search:
             program_bytes,
             ends_sequences=spec.gguf is not None and spec.gguf.add_eos is True,
             models=len(facts.weights),
-            arguments=arguments,
+            arguments=(*embedded.arguments, *embedded.after) if embedded is not None else (),
             uses_gpu=any(gpu.backend and (machine.memory_of(gpu) or 0) > facts.size for gpu in machine.gpus),
             borrowed=selection.weights is not None,
             features=frozenset(self.asked.features.asked()),
@@ -208,6 +213,7 @@ class _Search:
         )
         rules = family_rules(selection.family)
         asked = self.asked
+        missing = missing or (rules.refuse_embedded(embedded) if embedded is not None else None)
         missing = missing or rules.refuse_asked(asked.features, asked.engine_args, selection.known_flags)
         bad = rules.find_known_bad(candidate)
         if missing is not None or bad is None:

@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from llamafile_mgr.engines.embedded import FLAGS, parse_options, resolve_weights
@@ -106,6 +109,25 @@ def test_a_packed_file_runs_through_sh_and_is_refused_by_exec(minilm: Path, tmp_
         await_listening(process)
         process.terminate()
         assert process.wait(15) == 0
+
+
+def test_no_argument_of_a_file_overrules_those_of_its_caller(minilm: Path, tmp_path: Path) -> None:
+    packed = pack_embedded(minilm, tmp_path / "m.llamafile")
+    ours = ["--host", "127.0.0.1", "--port", "0", "--api-key-file", str(tmp_path / "key"), "-lv", "1"]
+    (tmp_path / "key").write_text("a key of ours\n")
+    with zipfile.ZipFile(packed, "a") as archive, warnings.catch_warnings(action="ignore"):
+        archive.writestr(".args", "-m /zip/m --embedding --api-key theirs ... --host 0.0.0.0 --api-key theirs")
+    with start("--server", *ours, argv=["sh", str(packed)]) as process:
+        listening = await_listening(process)
+        url = listening.split()[-1]
+        answers = [
+            httpx.get(f"{url}/props", headers={"authorization": f"Bearer {key}"}).status_code
+            for key in ("a key of ours", "theirs")
+        ]
+        process.terminate()
+        process.wait(15)
+    assert "http://127.0.0.1:" in listening
+    assert answers == [200, 401]
 
 
 def test_weights_are_unpacked_once(minilm: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamafile_mgr.engines.arguments import parse_arguments
+from llamafile_mgr.engines.arguments import ArgumentSyntax, parse_arguments
 from llamafile_mgr.llamafile import ArgumentEffect, Family, explain_arguments
 
 
@@ -92,6 +92,16 @@ def test_variables_are_called_out() -> None:
     assert effects[-1].arguments == ()
     assert "$WHERE" in effects[-1].meaning
     assert [e.arguments for e in effects[:-1]] == [("-m", "$WHERE/x.gguf"), ("-c", "512"), ("--port", "1")]
+
+
+def test_what_stands_behind_ours_counts_and_is_said_to() -> None:
+    before, behind = explain("--host 0.0.0.0 ... --port 1", "0.10.5")
+    assert "serve passes its own value, which counts" in str(before.warning)
+    assert "counts instead of it, so serve does not start this engine" in str(behind.warning)
+    ours = explain_arguments(
+        parse_arguments("--host 0.0.0.0 ... --port 1", ArgumentSyntax.SHELL), family=Family.EMBEDDED
+    )
+    assert all("serve passes its own value, which counts" in str(effect.warning) for effect in ours)
 
 
 def test_flash_attention_with_and_without_a_word() -> None:

@@ -50,6 +50,18 @@ def test_a_llamafile_as_json(capsys: pytest.CaptureFixture[str], llamafile: Path
     assert value["known_bad"].startswith("its engine 0.8.4 cuts about 4 % of English texts")
 
 
+def test_a_llamafile_that_would_overrule_us(
+    capsys: pytest.CaptureFixture[str], bert: Path, tmp_path: Path
+) -> None:
+    start = head("0.8.17")
+    path = write_llamafile(tmp_path / "x.llamafile", bert, "-m bert.gguf ... --host 0.0.0.0", start=start)
+    assert run(["show", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "! its embedded arguments put --host 0.0.0.0 behind ours, where they overrule them: plan and" in out
+    assert "counts instead of it, so serve does not start this engine" in out
+    assert "serve passes its own value" not in out
+
+
 def test_a_gguf_and_a_runtime(
     capsys: pytest.CaptureFixture[str], llama: Path, runtime: Path, tmp_path: Path
 ) -> None:
@@ -100,7 +112,7 @@ def test_a_catalog_entry(
         "1024",
         "cls",
         "Represent this sentence",
-        "! f16: its engine 0.8.4",
+        "! f16  its engine 0.8.4",
     ):
         assert expected in out
     assert run(["show", "sfr-embedding-mistral"]) == 0

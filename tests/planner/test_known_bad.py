@@ -11,12 +11,15 @@ import pytest
 from llamafile_mgr.catalog import Pooling, Role
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.embedding.space import fingerprint_space
+from llamafile_mgr.engines.arguments import ArgumentSyntax, parse_arguments
 from llamafile_mgr.engines.families import Family, family_rules
 from llamafile_mgr.engines.known_bad import Candidate
+from llamafile_mgr.engines.toolbox import Toolbox
 from llamafile_mgr.errors import PlanError
 from llamafile_mgr.machine import Machine
 from llamafile_mgr.planner.model_specs import ModelSpec
 from llamafile_mgr.planner.planning import plan_models
+from llamafile_mgr.planner.plans import Plan
 from tests.planner import samples
 
 GOOD = Candidate((0, 8, 4), Role.EMBED, Pooling.CLS, samples.DESKTOP_32GB, samples.GB)
@@ -164,3 +167,25 @@ def test_lent_weights_and_own_weights_are_told_apart() -> None:
     assert lent.settings.model == Path("/f")
     (own,) = plan_models((samples.mxbai,), samples.LAPTOP_8GB, samples.EMBEDDED_ONLY, {}, {})
     assert own.settings.model is None
+
+
+@pytest.mark.parametrize("insists", [False, True])
+@pytest.mark.parametrize(("family", "version"), [(Family.V1, "0.8.17"), (Family.V10, "0.10.5")])
+def test_an_engine_whose_file_overrules_ours_is_never_started(
+    family: Family, version: str, insists: bool
+) -> None:
+    header, name = samples.LLAMA_1B, "llama-3.2-1b"
+    overruling = parse_arguments("-m m.gguf ... --host 0.0.0.0", ArgumentSyntax.SHELL)
+    model = samples.subject(name, Role.GENERATE, family=family, version=version, header=header)
+    model = replace(model, facts=replace(model.facts, arguments=overruling))
+    settings = {name: ModelConfig(allow_known_bad=insists)}
+
+    def plan(toolbox: Toolbox) -> Plan:
+        return plan_models((model,), samples.DESKTOP_32GB, toolbox, {}, settings)[0]
+
+    said = "its embedded arguments put --host 0.0.0.0 behind ours, where they overrule them"
+    assert plan(samples.EMBEDDED_ONLY).family is Family.EMBEDDED
+    for toolbox in (samples.NOTHING, samples.with_runtimes(replace(samples.NEWER, arguments=overruling))):
+        with pytest.raises(PlanError) as caught:
+            plan(toolbox)
+        assert said in (caught.value.cause or "")
