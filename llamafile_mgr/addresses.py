@@ -7,12 +7,14 @@ networks; others need HTTPS, or a word of the user's that it is meant.
 from __future__ import annotations
 
 import ipaddress
+import re
 import urllib.parse
 from dataclasses import dataclass
 
 from llamafile_mgr.errors import ConfigError
 
 _PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[\w.~!$&'()+;=%-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +107,50 @@ def public_address(name: str) -> ConfigError:
         f"{name} is no address of a private network, and plain HTTP would send it texts in clear",
         hint="use https, or set allow_plain_http = true for this remote",
     )
+
+
+def read_host(text: str) -> str:
+    """Return a name or address that clients may call this machine by as they send it: lower case, addresses
+    in their short form and without brackets, ``name:port`` where only one port is meant.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    told = text.strip()
+    try:
+        return str(ipaddress.ip_address(told.strip("[]")))
+    except ValueError:
+        pass
+    found = _HOST.fullmatch(told)
+    try:
+        if found is None or int(found[2] or 0) > 65535:
+            raise ValueError(text)
+        if found[1].startswith("["):
+            return f"[{ipaddress.ip_address(found[1].strip('[]'))}]:{int(found[2])}"
+        name = found[1] if found[1].isascii() else found[1].encode("idna").decode("ascii")
+    except ValueError:  # of a name that cannot be written in ASCII too
+        raise ConfigError(
+            f"serve.hosts: {text!r} is no host", hint="box.example.org, or with a port"
+        ) from None
+    return name.lower() + (f":{int(found[2])}" if found[2] else "")
+
+
+def read_origin(text: str) -> str:
+    """Return an origin of web pages as browsers send it: lower case, and without the port that is its
+    scheme's own.
+
+    Raises:
+        ConfigError: it is no origin, or more than one.
+    """
+    try:
+        parts = urllib.parse.urlsplit(text.strip().lower())
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urllib.parse.SplitResult("", "", "", "", ""), None, None
+    more = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+    if not parts.scheme or not host or more or "*" in host or any(letter.isspace() for letter in host):
+        raise ConfigError(f"serve.cors_origins: {text!r} is no origin", hint="https://example.org")
+    if not host.isascii():
+        host = host.encode("idna").decode("ascii")
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, _PORTS.get(parts.scheme)) else "")

@@ -51,7 +51,7 @@ def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
     env = os.environ if environ is None else environ
     home = env.get(HOME_VARIABLE)
     if home:
-        root = Path(home).expanduser().absolute()
+        root = Path(os.path.expanduser(home)).absolute()
         return Paths(
             config_file=root / "config.toml",
             store=root / "store",
@@ -107,7 +107,7 @@ def read_secrets(path: Path) -> list[str]:
             status = os.fstat(descriptor)
             if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
                 raise ConfigError(f"others can read the keys in {path}", hint=f"chmod 600 {path}")
-            text = stream.read(_MOST_SECRET_BYTES).decode("utf-8")
+            text = stream.read(_MOST_SECRET_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read the keys file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

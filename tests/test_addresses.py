@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llamafile_mgr.addresses import RemoteConfig, is_private
-from llamafile_mgr.config import load_config
+from llamafile_mgr.addresses import RemoteConfig, is_private, read_host, read_origin
+from llamafile_mgr.config_reading import load_config
 from llamafile_mgr.errors import ConfigError
 
 
@@ -111,3 +111,35 @@ def test_remotes_are_urls_or_tables(tmp_path: Path) -> None:
 def test_wrong_remotes(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, f"[models.m]\n{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("Box", "box"),
+        ("box:8080", "box:8080"),
+        ("192.168.1.2", "192.168.1.2"),
+        ("192.168.1.2:80", "192.168.1.2:80"),
+        ("fd00::0001", "fd00::1"),
+        ("[FD00::1]", "fd00::1"),
+        ("[FD00::0001]:8080", "[fd00::1]:8080"),
+        ("b\u00fccher.example", "xn--bcher-kva.example"),
+    ],
+)
+def test_hosts_are_read_as_clients_send_them(text: str, read: str) -> None:
+    assert read_host(text) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("https://Example.org/", "https://example.org"),
+        ("https://example.org:443", "https://example.org"),
+        ("http://example.org:80", "http://example.org"),
+        ("http://example.org:443", "http://example.org:443"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+    ],
+)
+def test_origins_are_read_as_browsers_send_them(text: str, read: str) -> None:
+    assert read_origin(text) == read

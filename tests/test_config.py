@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from llamafile_mgr.config import Config, load_config
+from llamafile_mgr.config import Config
+from llamafile_mgr.config_reading import load_config
 from llamafile_mgr.errors import ConfigError
 
 
@@ -72,8 +75,25 @@ def test_one_model_or_several(
         ("[models.m]\nthreads = 0", "models.m.threads must be at least 1"),
         ("[models.m]\nthread = 1", "unknown key thread"),
         ("[models.m]\nleast_cosine = 1.5", "least_cosine is 1.5, outside 0 to 1"),
-        ("[models.m]\nleast_cosine = nan", "least_cosine is nan, outside 0 to 1"),
+        ("[models.m]\nleast_cosine = nan", "least_cosine .* is nan, no number to count with"),
         ('[models.m]\nallow_known_bad = "yes"', "must be true or false"),
+        ("[serve]\ndrain_seconds = nan", "serve.drain_seconds .* is nan, no number to count with"),
+        ("[serve]\nrequest_seconds = inf", "serve.request_seconds .* is inf"),
+        ("[download]\nstall_seconds = nan", "download.stall_seconds .* is nan"),
+        ("[models.m]\nlora = [{file = 'a', scale = nan}]", "models.m.lora.scale .* is nan"),
+        ("[models.m]\nrope = {freq_base = inf}", "models.m.rope.freq_base .* is inf"),
+        (f"[models.m]\nidle_unload = '{'9' * 400}d'", "no duration"),
+        ("[models.m]\naliases = ['']", "models.m.aliases has an empty name"),
+        ("[serve]\nkeys_file = ''", "serve.keys_file .* is empty"),
+        ("[serve]\nhost = ''", "serve.host .* is empty"),
+        ("[serve]\nhosts = ['http://box']", "serve.hosts: 'http://box' is no host"),
+        ("[serve]\nhosts = ['box:99999']", "serve.hosts: 'box:99999' is no host"),
+        ("[serve]\nhosts = ['*']", "serve.hosts: '\\*' is no host"),
+        ("[serve]\nhosts = ['']", "serve.hosts: '' is no host"),
+        ("[serve]\ncors_origins = ['https://a.b/path']", "cors_origins: 'https://a.b/path' is no origin"),
+        ("[serve]\ncors_origins = ['example.org']", "cors_origins: 'example.org' is no origin"),
+        ("[serve]\ncors_origins = ['https://*.b']", "is no origin"),
+        ("[serve]\ncors_origins = ['https://a:x']", "is no origin"),
         ("[serve", "not valid TOML"),
         ("\xff", "not valid TOML"),
     ],
@@ -94,6 +114,8 @@ def test_the_nearest_key_is_named(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
+        ("LLAMAFILE_MGR_SERVE_DRAIN_SECONDS", "nan", "is nan, no number to count with"),
+        ("LLAMAFILE_MGR_SERVE_DRAIN_SECONDS", "-inf", "is -inf, no number to count with"),
         ("LLAMAFILE_MGR_SERVE_PROT", "1", "unknown key LLAMAFILE_MGR_SERVE_PROT"),
         ("LLAMAFILE_MGR_SERVE_PORT", "x", "must be a whole number"),
         ("LLAMAFILE_MGR_DOWNLOAD_OFFLINE", "perhaps", "must be true or false"),
@@ -120,3 +142,85 @@ def test_settings_of_embedding_calls(tmp_path: Path, line: str, message: str) ->
     file.write_text(f"[serve]\n{line}\n")
     with pytest.raises(ConfigError, match=message):
         load_config(file, environ={})
+
+
+@pytest.mark.parametrize("name", ["PORT", "KEYS_FILE", "DRAIN_SECONDS", "STRICT_MODELS", "TLS_CERTIFICATE"])
+def test_an_empty_variable_is_as_good_as_none(file: Path, name: str) -> None:
+    file.write_text('[serve]\nport = 81\nkeys_file = "/keys"\n')
+    assert load(file, **{f"LLAMAFILE_MGR_SERVE_{name}": ""}) == load(file)
+
+
+def test_a_home_directory_may_be_written_with_a_tilde(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    file.write_text(
+        """
+        [serve]
+        keys_file = "~/keys"
+        tls_certificate = "~/c.pem"
+        tls_key = "~/k.pem"
+        embed = "~/m.gguf"
+        [models.m]
+        mmproj = "~/p.gguf"
+        draft = "~/d.gguf"
+        chat_template = "~/t.jinja"
+        lora = ["~/a.gguf", {file = "~/b.gguf"}]
+        remote = [{url = "https://a.b", key_file = "~/r", ca_file = "~/ca"}]
+        """
+    )
+    config = load(file)
+    serve, model = config.serve, config.models["m"]
+    names = ["keys", "c.pem", "k.pem", "p.gguf", "d.gguf", "t.jinja", "a.gguf", "b.gguf", "r", "ca"]
+    found = [serve.keys_file, serve.tls_certificate, serve.tls_key, model.mmproj, model.draft]
+    found += [model.chat_template, *(lora.file for lora in model.lora)]
+    found += [model.remote[0].key_file, model.remote[0].ca_file]
+    assert found == [f"/home/me/{name}" for name in names]
+    assert load(file, LLAMAFILE_MGR_SERVE_KEYS_FILE="~/other").serve.keys_file == "/home/me/other"
+    config = load_config(file, environ={}, flags={"serve.tls_key": "~/flag"})
+    assert config.serve.tls_key == "/home/me/flag"
+
+
+def test_the_settings_file_itself_may_be_named_with_a_tilde(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(file.parent))
+    file.write_text("[serve]\nport = 81\n")
+    for environ, flag in (({"LLAMAFILE_MGR_CONFIG": "~/config.toml"}, None), ({}, Path("~/config.toml"))):
+        config = load_config(Path("/none"), file=flag, environ=environ)
+        assert (config.serve.port, config.source) == (81, file)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
+    file.write_bytes("[serve]\nport = 81\n".encode("utf-8-sig"))
+    assert load(file).serve.port == 81
+    file.write_bytes("[serve]\nport = 81\n".encode("utf-16"))
+    with pytest.raises(ConfigError, match="is written in UTF-16") as caught:
+        load(file)
+    assert caught.value.hint == "save it as UTF-8"
+
+
+#: What Kubernetes 1.33 puts into every pod beside a service of this name, and Docker's links did.
+def service_links(service: str, port: int = 8080) -> dict[str, str]:
+    stem, address = service.upper().replace("-", "_"), f"tcp://10.96.7.1:{port}"
+    return {
+        f"{stem}_SERVICE_HOST": "10.96.7.1",
+        f"{stem}_SERVICE_PORT": str(port),
+        f"{stem}_SERVICE_PORT_HTTP": str(port),
+        f"{stem}_PORT": address,
+        f"{stem}_PORT_{port}_TCP": address,
+        f"{stem}_PORT_{port}_TCP_PROTO": "tcp",
+        f"{stem}_PORT_{port}_TCP_PORT": str(port),
+        f"{stem}_PORT_{port}_TCP_ADDR": "10.96.7.1",
+    }
+
+
+@pytest.mark.parametrize("service", ["llamafile-mgr", "llamafile-mgr-serve", "llamafile-mgr-embed-small"])
+def test_what_kubernetes_says_of_services_is_no_setting(file: Path, service: str) -> None:
+    assert load(file, **service_links(service)) == load(file)
+
+
+def test_no_setting_has_the_name_of_a_service_link(file: Path) -> None:
+    for section in ("serve", "download", "engines"):
+        for each in dataclasses.fields(getattr(Config(), section)):
+            name = f"LLAMAFILE_MGR_{section}_{each.name}".upper()
+            with contextlib.suppress(ConfigError):
+                assert load(file, **{name: "x.y"}) != Config(), name

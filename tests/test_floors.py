@@ -19,6 +19,7 @@ FLOORS = {
     "addresses": 0,
     "changes": 0,
     "config": 0,
+    "config_reading": 0,
     "engine_settings": 0,
     "files": 0,
     "histograms": 0,

@@ -10,7 +10,8 @@ from llamafile_mgr.bulk.engines import EngineSource, own_engines, plan_alone
 from llamafile_mgr.bulk.references import Reference, make_reference
 from llamafile_mgr.bulk.vector_sources import EmbedSettings
 from llamafile_mgr.catalog import load_catalog
-from llamafile_mgr.config import Config, load_config
+from llamafile_mgr.config import Config
+from llamafile_mgr.config_reading import load_config
 from llamafile_mgr.downloader import pull, target_of
 from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.errors import NotFoundError, PlanError

@@ -39,6 +39,6 @@ class Context:
         Raises:
             ConfigError: the file, a variable or a flag is wrong.
         """
-        from llamafile_mgr.config import load_config
+        from llamafile_mgr.config_reading import load_config
 
         return load_config(self.paths.config_file, file=self.config_file, flags=flags)

@@ -147,7 +147,7 @@ def print_previews(
 def _preview_of(target: PullTarget | Path, store: Store, config: DownloadConfig) -> Preview:
     if isinstance(target, PullTarget):
         return preview(target, store, config)
-    file = target.expanduser()
+    file = Path(os.path.expanduser(target))
     try:
         size = file.stat().st_size
     except OSError as error:
@@ -190,7 +190,9 @@ def pull_all(
         target, options = job
         if isinstance(target, PullTarget):
             return await pull(target, store, config, display, options=options)
-        entry, _ = await asyncio.to_thread(import_file, target.expanduser(), store, load_catalog())
+        entry, _ = await asyncio.to_thread(
+            import_file, Path(os.path.expanduser(target)), store, load_catalog()
+        )
         display(Published(entry.name, entry.digest, entry.size, entry.trust.value, str(entry.path), 0))
         return entry
 

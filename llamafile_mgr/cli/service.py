@@ -174,7 +174,7 @@ def _read_request(
     on_demand: bool,
 ) -> ServiceSpec:
     """Check what `serve` will be told, and return it with every path absolute."""
-    from llamafile_mgr.config import CONFIG_VARIABLE, load_config
+    from llamafile_mgr.config_reading import load_config, named_file
     from llamafile_mgr.launching.local_plans import find_specs
     from llamafile_mgr.launching.programs import find_folders
     from llamafile_mgr.launching.wanted import anchor_name
@@ -182,7 +182,7 @@ def _read_request(
     from llamafile_mgr.service.definition import ServiceSpec
     from llamafile_mgr.store import Store
 
-    named = context.config_file or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else None)
+    named = named_file(context.config_file, os.environ)
     flags = {"serve.host": host, "serve.port": port}
     config = load_config(target.paths.config_file, file=named, flags=flags)
     settings = config.serve
@@ -198,7 +198,7 @@ def _read_request(
     beside += [config.models[spec.name].chat_template or "" for spec in specs if spec.beside.chat_template]
     beside += [program for program in config.engines.programs if os.sep in program]
     for model in {*beside, *(each.name for each in wanted.models)}.difference(models, *told.values()):
-        if not Path(model).expanduser().is_absolute() and anchor_name(model, store) != model:
+        if not os.path.isabs(os.path.expanduser(model)) and anchor_name(model, store) != model:
             raise ConfigError(
                 f"the settings name {model}, and the service starts in another directory",
                 hint="write its whole path there",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,9 +45,9 @@ def cached_file(source: Source, sha256: str | None, environ: Mapping[str, str]) 
 def _cache_root(environ: Mapping[str, str]) -> Path:
     explicit = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     if explicit:
-        return Path(explicit).expanduser()
+        return Path(os.path.expanduser(explicit))
     home = environ.get("HF_HOME")
     if home:
-        return Path(home).expanduser() / "hub"
+        return Path(os.path.expanduser(home), "hub")
     cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "huggingface" / "hub"
+    return Path(os.path.expanduser(cache), "huggingface", "hub")

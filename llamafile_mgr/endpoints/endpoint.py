@@ -11,7 +11,7 @@ from typing import Any
 
 from llamafile_mgr.catalog import Role
 from llamafile_mgr.client import AsyncClient, Client
-from llamafile_mgr.config import load_config
+from llamafile_mgr.config_reading import load_config
 from llamafile_mgr.endpoints.access import ServiceAccess
 from llamafile_mgr.endpoints.joining import join_or_start
 from llamafile_mgr.endpoints.leasing import Lease

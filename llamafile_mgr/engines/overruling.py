@@ -54,7 +54,9 @@ def find_overruling(
                 return f"its embedded argument {name} {_ADDING[name]}"
     for reading in [] if ours_last else readings:
         if not _harmless(reading.after, allowed, ours):
-            return f"its embedded arguments put {' '.join(reading.after)} behind ours, where they overrule them"
+            return (
+                f"its embedded arguments put {' '.join(reading.after)} behind ours, where they overrule them"
+            )
     return None
 
 

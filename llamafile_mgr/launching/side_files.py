@@ -48,7 +48,7 @@ def side_paths(models: Mapping[str, ModelConfig], store: Store) -> tuple[Path, .
             with contextlib.suppress(Error):  # a model that is served says so when it is planned
                 found.append(_locate(model, key, text, store).absolute())
         if settings.chat_template is not None and settings.chat_template not in CHAT_TEMPLATES:
-            found.append(Path(settings.chat_template).expanduser().absolute())
+            found.append(Path(settings.chat_template).absolute())
     return tuple(found)
 
 
@@ -100,7 +100,7 @@ def _find_template(model: str, text: str | None) -> Path | None:
         return None
     if text in CHAT_TEMPLATES:
         return None
-    path, where = Path(text).expanduser(), f"models.{model}.chat_template"
+    path, where = Path(text), f"models.{model}.chat_template"
     if "\n" in text or "{" in text:
         raise ConfigError(f"{where} is a template itself", hint="write it into a file, and name that")
     if not os.path.exists(path) and Path(text).name == text:  # also where no file could have that name

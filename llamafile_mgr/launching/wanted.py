@@ -99,7 +99,7 @@ def locate(name: str, store: Store) -> tuple[Path, StoredArtifact | None]:
     try:
         stored = store.find(name)
     except NotFoundError as error:
-        path = Path(name).expanduser().absolute()
+        path = Path(os.path.expanduser(name)).absolute()
         like_path = os.sep in name or name.endswith((".llamafile", ".gguf", ".exe", ".encoderfile"))
         # What no file can be called is no error of the system here.
         if os.path.isfile(path) or (like_path and os.path.exists(path)):

@@ -59,7 +59,9 @@ class _Effect:
 
 
 _OVERRIDDEN = "serve passes its own value, which counts; a bare start of this file uses this one"
-_OVERRULING = "stands behind what a caller passes and counts instead of it, so serve does not start this engine"
+_OVERRULING = (
+    "stands behind what a caller passes and counts instead of it, so serve does not start this engine"
+)
 
 
 def _always(text: str) -> _Warn:

@@ -72,7 +72,7 @@ def read_snapshot(path: Path) -> Machine:
         ConfigError: it cannot be read, is no JSON or no snapshot.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_bytes())  # in whatever Unicode a shell wrote it
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no machine snapshot {path}", hint=_HINT) from error
     except OSError as error:

@@ -102,13 +102,9 @@ class Proxy:
     """The application."""
 
     def __init__(self, front: Front, keys: KeyRing | None = None) -> None:
-        settings = front.settings
         self._front = front
         self._keys = keys or KeyRing()
-        self._guard = Guard(
-            frozenset(host.lower() for host in settings.hosts),
-            frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins),
-        )
+        self._guard = Guard.of(front.settings)
         self._own = own_dialect(front.dialects)
         self._routes: dict[str, dict[str, tuple[Dialect, Route]]] = {}
         for dialect in (self._own, *front.dialects):

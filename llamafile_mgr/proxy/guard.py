@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from llamafile_mgr.addresses import read_host, read_origin
+from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.errors import RequestError
 from llamafile_mgr.proxy.api_errors import BadHostError, ForeignHostError, ForeignOriginError
 
@@ -23,11 +25,18 @@ _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[\w.~!$&'()*+,;=%-]+)(?::([0-9]{0,5})
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """``hosts``: names that a Host header may carry besides loopback's own; ``origins``: whose pages may
-    call us, ``scheme://name[:port]`` each."""
+    """``hosts``: names that a Host header may carry besides loopback's own, as ``read_host`` gives them;
+    ``origins``: whose pages may call us, as ``read_origin`` does."""
 
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, settings: ServeConfig) -> Guard:
+        """Return the guard that the settings ask for."""
+        return cls(
+            frozenset(map(read_host, settings.hosts)), frozenset(map(read_origin, settings.cors_origins))
+        )
 
     def check(self, headers: Mapping[str, str], scheme: str, authority: str | None = None) -> dict[str, str]:
         """Return the CORS headers for this request's origin; none for our own page and for programs.
@@ -43,9 +52,9 @@ class Guard:
         """
         host, refusal = headers.get("host"), None
         if host is not None:
-            refusal = _judge_host(host, self.hosts)
+            refusal = _judge_host(host, self.hosts, scheme)
         if authority is not None and refusal is not BadHostError:
-            host, refusal = authority, _judge_host(authority, self.hosts)
+            host, refusal = authority, _judge_host(authority, self.hosts, scheme)
         if refusal is not None:
             raise refusal(f"this proxy does not answer for the host {(host or '')[:100]!r}")
         origin = headers.get("origin")
@@ -74,16 +83,21 @@ class Guard:
 
 
 @lru_cache(maxsize=256)
-def _judge_host(authority: str, hosts: frozenset[str]) -> type[RequestError] | None:
-    """Return None when ``authority`` is a loopback address or one of ``hosts``, with any port; else why."""
+def _judge_host(authority: str, hosts: frozenset[str], scheme: str) -> type[RequestError] | None:
+    """Return None when ``authority`` is a loopback address or one of ``hosts``, with any port unless these
+    name one; else why."""
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None or int(parts[2] or 0) > 65535:
         return BadHostError
-    name = parts[1].lower()
-    if name == "localhost" or name.strip("[]") in hosts:
-        return None
+    name, port = parts[1].lower(), int(parts[2] or (443 if scheme == "https" else 80))
     try:
-        ours = ipaddress.ip_address(name.strip("[]")).is_loopback
+        address = ipaddress.ip_address(name.strip("[]"))
     except ValueError:
-        return BadHostError if name.startswith("[") else ForeignHostError
-    return None if ours else ForeignHostError
+        if name.startswith("["):
+            return BadHostError
+        ours = name == "localhost"
+    else:
+        ours = address.is_loopback
+        name = str(address)
+    with_port = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    return None if ours or name in hosts or with_port in hosts else ForeignHostError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import llamafile_mgr
-from llamafile_mgr.config import CONFIG_VARIABLE
+from llamafile_mgr.config_reading import CONFIG_VARIABLE
 from llamafile_mgr.errors import ServiceError
 from llamafile_mgr.machine.vendors import engine_files, gpu_variables
 from llamafile_mgr.paths import HOME_VARIABLE, Paths, resolve_paths
@@ -176,7 +176,7 @@ def _exists_here(host: str) -> bool:
 def _environment(target: ServiceHost, package: Path, environ: Mapping[str, str]) -> dict[str, str]:
     kept = {k: v for k, v in environ.items() if k.startswith(_PREFIX) and k not in _DROPPED}
     if environ.get(HOME_VARIABLE):
-        kept[HOME_VARIABLE] = str(Path(environ[HOME_VARIABLE]).expanduser().absolute())
+        kept[HOME_VARIABLE] = os.path.abspath(os.path.expanduser(environ[HOME_VARIABLE]))
     own = target.user is None
     if own:
         kept |= {name: environ[name] for name in (*_KEPT, *gpu_variables()) if environ.get(name)}

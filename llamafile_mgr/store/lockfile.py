@@ -119,7 +119,7 @@ def read_lock(path: Path) -> dict[str, LockedArtifact]:
         InvalidFileError: it makes no sense.
     """
     try:
-        return parse_lock(path.read_text(encoding="utf-8"), str(path))
+        return parse_lock(path.read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError:
         raise NotFoundError(
             f"there is no lock file {path}", hint="write one: llamafile-mgr pull --lock NAME..."

@@ -206,7 +206,7 @@ class RemoteBackend(Backend):
 def _read_key(remote: RemoteConfig) -> str | None:
     """Return its API key. Blocks on a file; raises ConfigError, as ``_make_tls`` does."""
     if remote.key_file is not None:
-        lines = [line for line in read_secrets(Path(remote.key_file).expanduser()) if line]
+        lines = [line for line in read_secrets(Path(remote.key_file)) if line]
         if len(lines) != 1:
             raise ConfigError(f"{remote.key_file} must hold one key", hint="one line, as in the remote's own")
         key = lines[0].split()[-1]
@@ -228,7 +228,7 @@ def _make_tls(remote: RemoteConfig) -> ssl.SSLContext | None:
     context = ssl.create_default_context()
     if remote.ca_file is not None:
         try:
-            context.load_verify_locations(Path(remote.ca_file).expanduser())
+            context.load_verify_locations(remote.ca_file)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise ConfigError(f"cannot use the certificates in {remote.ca_file}: {error}") from error
     return context

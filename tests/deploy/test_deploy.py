@@ -14,7 +14,7 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from llamafile_mgr.config import load_config
+from llamafile_mgr.config_reading import load_config
 from tests.support.service import running_service
 
 ROOT = Path(__file__).parent.parent.parent

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.config import load_config
+from llamafile_mgr.config_reading import load_config
 from llamafile_mgr.endpoints.sharing_terms import ServiceChoice, choose
 from llamafile_mgr.errors import NotFoundError, UsageError
 from llamafile_mgr.launching.wanted import read_wanted

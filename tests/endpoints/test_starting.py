@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamafile_mgr.catalog import Role
-from llamafile_mgr.config import load_config
+from llamafile_mgr.config_reading import load_config
 from llamafile_mgr.endpoints.joining import join_or_start
 from llamafile_mgr.endpoints.service_start import _read_failure
 from llamafile_mgr.endpoints.sharing_terms import choose

@@ -116,7 +116,9 @@ def test_no_argument_of_a_file_overrules_those_of_its_caller(minilm: Path, tmp_p
     ours = ["--host", "127.0.0.1", "--port", "0", "--api-key-file", str(tmp_path / "key"), "-lv", "1"]
     (tmp_path / "key").write_text("a key of ours\n")
     with zipfile.ZipFile(packed, "a") as archive, warnings.catch_warnings(action="ignore"):
-        archive.writestr(".args", "-m /zip/m --embedding --api-key theirs ... --host 0.0.0.0 --api-key theirs")
+        archive.writestr(
+            ".args", "-m /zip/m --embedding --api-key theirs ... --host 0.0.0.0 --api-key theirs"
+        )
     with start("--server", *ours, argv=["sh", str(packed)]) as process:
         listening = await_listening(process)
         url = listening.split()[-1]

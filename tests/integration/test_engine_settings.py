@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from llamafile_mgr.config import load_config
+from llamafile_mgr.config_reading import load_config
 from llamafile_mgr.launching.local_plans import make_plans
 from llamafile_mgr.launching.wanted import Wanted, WantedModels
 from llamafile_mgr.paths import resolve_paths

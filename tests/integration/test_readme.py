@@ -23,7 +23,8 @@ import pytest
 from llamafile_mgr.addresses import RemoteConfig
 from llamafile_mgr.benchmarking.reports import BenchReport, report_json
 from llamafile_mgr.catalog import Role, load_catalog
-from llamafile_mgr.config import DownloadConfig, EnginesConfig, ModelConfig, ServeConfig, load_config
+from llamafile_mgr.config import DownloadConfig, EnginesConfig, ModelConfig, ServeConfig
+from llamafile_mgr.config_reading import load_config
 from tests.support.commands import all_commands, find_commands, parse_command
 from tests.support.readme import README, Fence, fences, inline_commands, json_keys, json_rows, table_after
 from tests.support.service import share_store

@@ -57,7 +57,9 @@ def test_a_llamafile_that_would_overrule_us(
     path = write_llamafile(tmp_path / "x.llamafile", bert, "-m bert.gguf ... --host 0.0.0.0", start=start)
     assert run(["show", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "! its embedded arguments put --host 0.0.0.0 behind ours, where they overrule them: plan and" in out
+    assert (
+        "! its embedded arguments put --host 0.0.0.0 behind ours, where they overrule them: plan and" in out
+    )
     assert "counts instead of it, so serve does not start this engine" in out
     assert "serve passes its own value" not in out
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafile_mgr.config import ModelConfig
+from llamafile_mgr.config import ModelConfig, ServeConfig
 from llamafile_mgr.errors import ConfigError
 from llamafile_mgr.proxy.api_errors import (
     BadHostError,
@@ -42,6 +42,39 @@ GUARD = Guard(frozenset({"nas.local"}), frozenset({"https://app.example"}))
 )
 def test_our_hosts(host: str) -> None:
     assert GUARD.check({"host": host}, "http") == {}
+
+
+@pytest.mark.parametrize(
+    ("named", "scheme", "host", "answered"),
+    [
+        ("box", "http", "box:1234", True),
+        ("box:8080", "http", "box:8080", True),
+        ("box:8080", "http", "box:8081", False),
+        ("box:8080", "http", "box", False),
+        ("box:80", "http", "box", True),
+        ("box:443", "https", "box", True),
+        ("box:443", "http", "box", False),
+        ("[FD00::0001]", "http", "[fd00::1]:8080", True),
+        ("fd00::1", "http", "[fd00:0::1]", True),
+        ("[fd00::1]:8080", "http", "[fd00::1]:8080", True),
+        ("[fd00::1]:8080", "http", "[fd00::1]:8081", False),
+    ],
+)
+def test_a_named_host_is_answered_as_it_is_written(
+    named: str, scheme: str, host: str, answered: bool
+) -> None:
+    guard = Guard.of(ServeConfig(hosts=(named,)))
+    if answered:
+        guard.check({"host": host}, scheme)
+    else:
+        with pytest.raises(ForeignHostError):
+            guard.check({"host": host}, scheme)
+
+
+def test_an_origin_may_be_named_with_the_port_of_its_scheme() -> None:
+    guard = Guard.of(ServeConfig(cors_origins=("https://App.example:443/",)))
+    headers = {"host": "localhost", "origin": "https://app.example"}
+    assert guard.check(headers, "http")["access-control-allow-origin"] == "https://app.example"
 
 
 @pytest.mark.parametrize(

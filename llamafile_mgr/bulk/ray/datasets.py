@@ -22,7 +22,7 @@ from llamafile_mgr.bulk.references import Reference
 from llamafile_mgr.bulk.tables import make_columns
 from llamafile_mgr.bulk.text_records import Failure, Fragment, make_record
 from llamafile_mgr.bulk.vector_sources import EmbedSettings
-from llamafile_mgr.config import load_config
+from llamafile_mgr.config_reading import load_config
 from llamafile_mgr.errors import Error, NotReadyError, UsageError
 from llamafile_mgr.launching.file_choice import stored_name
 from llamafile_mgr.paths import resolve_paths
