@@ -46,7 +46,7 @@ def targets_of(names: Sequence[str], as_name: str | None, sha256: str | None) ->
         if _is_path(name):
             if as_name or sha256:
                 raise UsageError("--name and --sha256 of a file: use llamafile-mgr import")
-            targets.append(Path(name))
+            targets.append(Path(os.path.expanduser(name)))
             continue
         target = target_of(name, load_catalog(), name=as_name and check_name(as_name))
         if sha256:
@@ -147,15 +147,14 @@ def print_previews(
 def _preview_of(target: PullTarget | Path, store: Store, config: DownloadConfig) -> Preview:
     if isinstance(target, PullTarget):
         return preview(target, store, config)
-    file = Path(os.path.expanduser(target))
     try:
-        size = file.stat().st_size
+        size = target.stat().st_size
     except OSError as error:
-        raise NotFoundError(f"cannot read {file}: {error.strerror}") from error
+        raise NotFoundError(f"cannot read {target}: {error.strerror}") from error
     return Preview(
-        name=file.name,
+        name=target.name,
         source=str(target),
-        url=file.absolute().as_uri(),
+        url=target.absolute().as_uri(),
         size=size,
         exact=True,
         sha256=None,
@@ -190,9 +189,7 @@ def pull_all(
         target, options = job
         if isinstance(target, PullTarget):
             return await pull(target, store, config, display, options=options)
-        entry, _ = await asyncio.to_thread(
-            import_file, Path(os.path.expanduser(target)), store, load_catalog()
-        )
+        entry, _ = await asyncio.to_thread(import_file, target, store, load_catalog())
         display(Published(entry.name, entry.digest, entry.size, entry.trust.value, str(entry.path), 0))
         return entry
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +38,16 @@ from llamafile_mgr.engines.transport import EngineClient
 from llamafile_mgr.errors import EngineError, EngineStartError, InvalidFileError, NotFoundError
 from llamafile_mgr.files import store_errors, write_atomically
 from llamafile_mgr.llamafile import inspect_file
+from llamafile_mgr.llamafile.inspection import Weights
 from llamafile_mgr.llamafile.tensor_damage import find_damage
 from llamafile_mgr.llamafile.word_pieces import read_word_pieces
 from llamafile_mgr.paths import ensure_private_dir
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.engine_start import EngineChecks
 
+T = TypeVar("T")
+#: Several engines of one file are checked at once.
+_LOOKING = Lock()
 _UNIT_TOLERANCE = 1e-2
 _REQUEST_SECONDS = 600.0
 #: Texts that are also embedded alone, and as many in another order: enough to tell, and quick.
@@ -98,12 +104,10 @@ class Baselines:
 
 @dataclass(frozen=True, slots=True)
 class _FileView:
-    """What an engine's file tells of it. ``traps``: as ``make_traps`` returns them; ``damage``: what is wrong
-    with its weights, None for nothing."""
+    """What an engine's file tells of its tokens. ``traps``: as ``make_traps`` returns them."""
 
     traps: tuple[str, ...] = ()
     tokens: KnownTokens | None = None
-    damage: str | None = None
 
 
 class EmbeddingChecks:
@@ -119,6 +123,9 @@ class EmbeddingChecks:
         self._weights = f"({plan.quantisation or 'unknown'} weights)"
         self._first: NDArray[np.float32] | None = None
         self._end = end_text(plan)
+        changed = plan.features.vector_facts() or plan.vector_arguments
+        self._golden = load_golden(plan.model) if plan.model is not None and not changed else ()
+        self._texts = tuple(entry.text for entry in self._golden) or (*PROBE_TEXTS, LONGER_TEXT)
 
     async def _ask(
         self, client: EngineClient, rules: EngineFamily, texts: Sequence[str]
@@ -128,32 +135,27 @@ class EmbeddingChecks:
 
     async def check_ready(self, client: EngineClient, rules: EngineFamily) -> None:
         """Ask, then compare. Raises EngineError."""
-        file = await asyncio.to_thread(_view_file, self._plan.path)
-        if self._ours and file.damage is not None:
-            raise EngineStartError(
-                "its weights are damaged",
-                cause=file.damage,
-                hint="pull, copy or convert them again; verify checks files that were pulled",
-            )
+        file = await asyncio.to_thread(_look_at, self._plan.path, _view_file)
+        if self._ours and not self._golden:
+            await asyncio.to_thread(_refuse_damage, self._plan.path)
         insists = self._plan.accepted.known_bad is not None
-        traps = () if insists else file.traps
-        if self._ours and not insists and file.tokens is not None:
+        traps = () if insists or file is None else file.traps
+        if self._ours and not insists and file is not None and file.tokens is not None:
             await _compare_tokens(client, rules, file.tokens)
-        vectors = await self._compare_with_itself(client, rules, (*PROBE_TEXTS, LONGER_TEXT, *traps))
+        vectors = await self._compare_with_itself(client, rules, (*self._texts, *traps))
         if traps:
             between = "of a text in small letters and in capitals, which the model does not tell apart"
             self._require_alike(vectors[-1:], vectors[-2:-1], between, hint=OLD_TOKENIZER)
-        check_meaning(vectors, any_meaning=self._plan.accepted.any_meaning)
-        changed = self._plan.features.vector_facts() or self._plan.vector_arguments
-        if self._plan.model is not None and self._plan.model.golden is not None and not changed:
-            await self._compare_golden(client, rules)
+        if self._golden:
+            self._compare_golden(vectors[: len(self._golden)])
         else:
+            check_meaning(vectors, any_meaning=self._plan.accepted.any_meaning)
             await asyncio.to_thread(self._compare_baseline, vectors[: len(PROBE_TEXTS)])
         self._first = vectors[:1]
 
     async def check_alive(self, client: EngineClient, rules: EngineFamily) -> None:
         """Embed one text and compare it with what the engine gave at its start. Raises EngineError."""
-        now = normalise(await self._ask(client, rules, PROBE_TEXTS[:1]))
+        now = normalise(await self._ask(client, rules, self._texts[:1]))
         if self._first is not None:
             self._require_as_before(now, self._first, "its own vector at the start")
 
@@ -178,11 +180,9 @@ class EmbeddingChecks:
     def _require_as_before(self, now: NDArray[np.float32], then: NDArray[np.float32], when: str) -> None:
         require_near(cosines(now, then), self._limits.elsewhere, f"with {when} {self._weights}")
 
-    async def _compare_golden(self, client: EngineClient, rules: EngineFamily) -> None:
-        plan, accepted = self._plan, self._plan.accepted
-        golden = load_golden(plan.model) if plan.model is not None else ()
-        vectors = normalise(await self._ask(client, rules, [entry.text for entry in golden]))
-        known = normalise(np.array([entry.vector for entry in golden], dtype=np.float32))
+    def _compare_golden(self, vectors: NDArray[np.float32]) -> None:
+        accepted = self._plan.accepted
+        known = normalise(np.array([entry.vector for entry in self._golden], dtype=np.float32))
         near = cosines(vectors, known)
         if accepted.known_bad is not None:
             near = np.median(near, keepdims=True)  # single texts may be wrong, but not most of them
@@ -192,7 +192,7 @@ class EmbeddingChecks:
             near,
             limit,
             f"with the model's known vectors {self._weights}",
-            hint=f'if weights so far off are wanted, accept them: least_cosine in [models."{plan.name}"]',
+            hint=f'to accept weights so far off, set least_cosine in [models."{self._plan.name}"]',
         )
 
     def _compare_baseline(self, vectors: NDArray[np.float32]) -> None:
@@ -269,24 +269,41 @@ async def _compare_tokens(client: EngineClient, rules: EngineFamily, known: Know
         check_tokens(known, tokens)
 
 
-def _view_file(path: Path) -> _FileView:
-    """Look at the weights in a file, again when it has changed. Blocks; raises EngineStartError."""
+def _look_at(path: Path, look: Callable[[Path, Weights], T]) -> T | None:
+    """Return what ``look`` finds in the weights of a file, None without any; engines of one file look once.
+
+    Blocks; raises EngineStartError.
+    """
     try:
         found = path.stat()
-        return _view_version(path, found.st_mtime_ns, found.st_size)
+        with _LOOKING:
+            return _look_at_version(path, look, found.st_mtime_ns, found.st_size)
     except OSError as error:
         raise EngineStartError(f"its file {path} cannot be read: {error.strerror or error}") from error
     except (InvalidFileError, NotFoundError) as error:
         raise EngineStartError(error.message, cause=error.cause, hint=error.hint) from error
 
 
-@functools.lru_cache(maxsize=8)
-def _view_version(path: Path, changed_ns: int, size: int) -> _FileView:
+@functools.lru_cache(maxsize=16)
+def _look_at_version(path: Path, look: Callable[[Path, Weights], T], changed_ns: int, size: int) -> T | None:
     weights = inspect_file(path).model
-    if weights is None:
-        return _FileView()
+    return None if weights is None else look(path, weights)
+
+
+def _view_file(path: Path, weights: Weights) -> _FileView:
     words = read_word_pieces(path, weights)
-    return _FileView(make_traps(words), tell_tokens(words), find_damage(path, weights))
+    return _FileView(make_traps(words), tell_tokens(words))
+
+
+def _refuse_damage(path: Path) -> None:
+    """Raise EngineStartError for weights that are damaged. Blocks."""
+    damage = _look_at(path, find_damage)
+    if damage is not None:
+        raise EngineStartError(
+            "its weights are damaged",
+            cause=damage,
+            hint="pull, copy or convert them again; verify checks files that were pulled",
+        )
 
 
 async def _score(client: EngineClient, *documents: str) -> list[float]:

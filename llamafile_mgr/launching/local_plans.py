@@ -20,7 +20,7 @@ from llamafile_mgr.config import Config, EnginesConfig, ModelConfig
 from llamafile_mgr.engines.toolbox import InstalledProgram, InstalledRuntime, Toolbox
 from llamafile_mgr.errors import InvalidFileError, NotFoundError, PlanError, UsageError
 from llamafile_mgr.launching.programs import find_programs
-from llamafile_mgr.launching.side_files import find_side_files
+from llamafile_mgr.launching.side_file_facts import read_side_files
 from llamafile_mgr.launching.tuning_records import load_tuned
 from llamafile_mgr.launching.wanted import Wanted, WantedModels, locate
 from llamafile_mgr.llamafile import FileFacts, inspect_file
@@ -92,7 +92,7 @@ def find_specs(
         told = settings.get(spec.name, ModelConfig())
         spec = replace(
             spec,
-            beside=find_side_files(spec.name, told, store),
+            beside=read_side_files(spec.name, told, store),
             stretch=told.yarn.scale if told.yarn else 1.0,
         )
         other = specs.setdefault(spec.name, spec)

@@ -35,6 +35,8 @@ _VERSION = 1
 _SECONDS = 5.0
 #: A program of PATH that is something else is left alone for so long; ``doctor`` asks it.
 _REFUSED_SECONDS = 86_400.0
+#: One that was late may only have been slow.
+_LATE_SECONDS = 600.0
 #: The help of a server of August 2026 has 60 KB.
 _MOST_BYTES = 1 << 20
 #: Programs whose answers are kept; the oldest go first.
@@ -147,14 +149,14 @@ def _describe(path: Path, words: tuple[str, ...], told: bool, memory: _Memory) -
     except OSError as error:
         return error.strerror or str(error)
     if said is None:
-        return f"it did not answer --version within {_SECONDS:g} seconds"
+        return memory.note_late(digest, f"it did not answer --version within {_SECONDS:g} seconds")
     for family in Family:
         rules = family_rules(family)
         version = rules.read_version(said)
         if version is not None:
             kept = memory.recall(digest, said) or _question(command, rules)
             if kept is None:
-                return f"it did not answer --help within {_SECONDS:g} seconds"
+                return memory.note_late(digest, f"it did not answer --help within {_SECONDS:g} seconds")
             if not kept.devices:  # that a GPU was out of sight once is nothing to remember
                 kept = _Answers(kept.flags, _devices_of(command, rules, kept.flags))
             memory.keep(digest, said, kept)
@@ -162,8 +164,7 @@ def _describe(path: Path, words: tuple[str, ...], told: bool, memory: _Memory) -
             return InstalledProgram(name, command, version, kept.flags, kept.devices, told)
     first = next((line.strip() for line in said.splitlines() if line.strip()), "nothing")
     cause = f"it is no engine that is known: for --version it printed {first[:120]!r}"
-    memory.refuse(digest, cause)
-    return cause
+    return memory.refuse(digest, cause, _REFUSED_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,16 +284,23 @@ class _Memory:
         """Return why this program was no engine when it was asked of late."""
         record = self.programs.get(digest)
         try:
-            if record is not None and 0 <= time.time() - record["at"] < _REFUSED_SECONDS:
+            if record is not None and 0 <= time.time() - record["at"] < record["seconds"]:
                 return str(record["refused"])
         except (TypeError, LookupError):
             pass
         return None
 
-    def refuse(self, digest: str, cause: str) -> None:
-        """Remember that this program is none, so that it is not started for every plan."""
-        self.programs[digest] = {"refused": cause, "at": time.time()}
+    def refuse(self, digest: str, cause: str, seconds: float) -> str:
+        """Remember for so long that this program is none, so that no plan starts it; returns ``cause``."""
+        self.programs[digest] = {"refused": cause, "at": time.time(), "seconds": seconds}
         self.changed = True
+        return cause
+
+    def note_late(self, digest: str, cause: str) -> str:
+        """Remember for a while a program that was late, unless it has answered before; returns ``cause``."""
+        record = self.programs.get(digest)
+        answered = isinstance(record, dict) and "said" in record
+        return cause if answered else self.refuse(digest, cause, _LATE_SECONDS)
 
     def keep(self, digest: str, said: str, answers: _Answers) -> None:
         """Remember what this program told."""

@@ -137,7 +137,9 @@ class Engine(Backend):
         self._note_client(client)
         await within_silence(await_health(client, self._rules))
         self._move(EngineEvent.ANSWERS)
+        answered_at = time.monotonic()
         await within_silence(self._checks.check_ready(client, self._rules))
+        await process.catch_up(answered_at)
         await self._compare(client, process)
         self._suspected.clear()
         process.note_ready()
@@ -179,7 +181,6 @@ class Engine(Backend):
             EngineStartError: a GPU is required, and less of it is used than was planned.
         """
         assert self._log_reader is not None  # noqa: S101
-        await process.catch_up()
         reader, self._log_reader = self._log_reader, None
         settings = self._life.settings
         report = await observe_engine(client, self._rules, reader.report(), process.pid, settings)

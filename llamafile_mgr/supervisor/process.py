@@ -120,9 +120,9 @@ class EngineProcess(asyncio.SubprocessProtocol):
                 read += each.io_counters().read_bytes
         return Effort(seconds, read)
 
-    async def catch_up(self) -> None:
-        """Return when all has been read that it had printed while it started."""
-        await asyncio.sleep(2 * self._burst_seconds)
+    async def catch_up(self, since: float) -> None:
+        """Return when all has been read that it had printed by then, in monotonic seconds."""
+        await asyncio.sleep(since + 2 * self._burst_seconds - time.monotonic())
 
     def note_ready(self) -> None:
         """Look at its output less often from now on."""

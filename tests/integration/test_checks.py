@@ -128,27 +128,36 @@ def old_llamafile(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return pack_classic(named, folder / "an-old-encoder.llamafile")
 
 
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Return docstrings of the standard library."""
+    return read_docstrings(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def true_vectors(service: Service, texts: list[str]) -> list[list[float]]:
+    """Return what MiniLM's own engine makes of the texts."""
+    return embed(service, texts, "all-minilm-l6-v2")
+
+
 def test_an_old_llamafile_gives_true_vectors_of_400_texts(
-    service: Service, old_llamafile: Path, tmp_path: Path
+    true_vectors: list[list[float]], texts: list[str], old_llamafile: Path, tmp_path: Path
 ) -> None:
-    texts = read_docstrings(TEXTS)
     (tmp_path / "config.toml").write_text(PATIENT)
     with running_service(tmp_path, "--embed", str(old_llamafile)) as ours:
         [model] = httpx.get(f"{ours.url}/v1/models").json()["data"]
         assert model["meta"]["engine_family"] != "v1"
         mine = embed(ours, texts, "an-old-encoder")
-    true = embed(service, texts, "all-minilm-l6-v2")
-    assert min(cosine(*pair) for pair in zip(mine, true, strict=True)) >= 0.999
+    assert min(cosine(*pair) for pair in zip(mine, true_vectors, strict=True)) >= 0.999
     shown = run_program(tmp_path, "plan", "--embed", str(old_llamafile)).stdout
     assert "wrong tokens with BERT models" in " ".join(shown.split())
     assert "wrong tokens with BERT models" in run_program(tmp_path, "show", str(old_llamafile)).stdout
 
 
 def test_who_insists_gets_wrong_vectors_and_is_told(
-    service: Service, old_llamafile: Path, tmp_path: Path
+    true_vectors: list[list[float]], texts: list[str], old_llamafile: Path, tmp_path: Path
 ) -> None:
     # This is also what makes the row of known-bad engines true.
-    texts = read_docstrings(TEXTS)
     (tmp_path / "config.toml").write_text(f"{PATIENT}[models.an-old-encoder]\nallow_known_bad = true\n")
     with running_service(tmp_path, "--embed", str(old_llamafile)) as ours:
         [model] = httpx.get(f"{ours.url}/v1/models").json()["data"]
@@ -156,8 +165,7 @@ def test_who_insists_gets_wrong_vectors_and_is_told(
         told = run_program(tmp_path, "status").stdout
         mine = embed(ours, texts, "an-old-encoder")
     assert "accepted: its engine 0.8.4 cuts about 4 % of English texts into wrong tokens" in told
-    true = embed(service, texts, "all-minilm-l6-v2")
-    wrong = sum(cosine(*pair) < 0.99 for pair in zip(mine, true, strict=True))
+    wrong = sum(cosine(*pair) < 0.99 for pair in zip(mine, true_vectors, strict=True))
     assert 0.01 * TEXTS <= wrong <= 0.1 * TEXTS
 
 

@@ -145,7 +145,6 @@ PROMPT = "w1 " * 520
 @pytest.mark.parametrize(
     ("wish", "blocks", "kind"),
     [
-        (ModelConfig(context=4096), 18, gguf.GGMLQuantizationType.Q8_0),
         (ModelConfig(context=16384, slots=1), 18, gguf.GGMLQuantizationType.Q8_0),
         (ModelConfig(context=4096), 32, gguf.GGMLQuantizationType.Q4_0),
     ],

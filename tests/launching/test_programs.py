@@ -134,6 +134,36 @@ def test_another_program_of_that_name_is_not_started_for_every_plan(
     assert calls(path)
 
 
+def test_a_program_that_hangs_costs_one_plan_its_time(
+    search_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "_SECONDS", 0.3)
+    path, cache = write_program(search_path / "llama", "exec sleep 60"), tmp_path / "cache"
+    for asked in (True, False):
+        [bad] = find_programs(EnginesConfig(), cache).unusable
+        assert "did not answer --version within 0.3 seconds" in bad.cause
+        assert bool(calls(path)) is asked
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 700)
+    find_programs(EnginesConfig(), cache)
+    assert calls(path)
+
+
+def test_an_engine_that_is_late_once_is_asked_again(
+    search_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = write_server(search_path / "llama-server"), tmp_path / "cache"
+    path.write_text(
+        path.read_text().replace("#!/bin/sh\n", f'#!/bin/sh\n[ ! -e "{path}.slow" ] || sleep 60\n')
+    )
+    [good] = find_programs(EnginesConfig(), cache).require()
+    monkeypatch.setattr(programs, "_SECONDS", 0.5)
+    Path(f"{path}.slow").touch()
+    assert find_programs(EnginesConfig(), cache).unusable
+    Path(f"{path}.slow").unlink()
+    assert find_programs(EnginesConfig(), cache).require() == (good,)
+
+
 def test_one_of_the_path_is_enough(search_path: Path, tmp_path: Path) -> None:
     write_server(search_path / "llama-server")
     other = write_server(search_path / "llama", words="serve ")

@@ -114,7 +114,8 @@ def test_a_catalog_entry(
         "1024",
         "cls",
         "Represent this sentence",
-        "! f16  its engine 0.8.4",
+        "! f16",
+        "its engine 0.8.4",
     ):
         assert expected in out
     assert run(["show", "sfr-embedding-mistral"]) == 0

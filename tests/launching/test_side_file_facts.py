@@ -10,7 +10,7 @@ import pytest
 from llamafile_mgr.config import ModelConfig
 from llamafile_mgr.engine_settings import LoraConfig
 from llamafile_mgr.errors import ConfigError, Error
-from llamafile_mgr.launching.side_files import find_side_files
+from llamafile_mgr.launching.side_file_facts import read_side_files
 from llamafile_mgr.store import Store
 
 
@@ -20,7 +20,7 @@ def test_a_template_that_no_end_can_be_read_of(name: str, tmp_path: Path) -> Non
     (tmp_path / "folder").mkdir()
     settings = ModelConfig(chat_template=str(tmp_path / name))
     with pytest.raises(ConfigError, match="is no regular file"):
-        find_side_files("m", settings, Store(tmp_path / "store"))
+        read_side_files("m", settings, Store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("name", ["pipe", "/dev/zero", "folder", "../x", "a\0b", "x" * 5000])
@@ -35,4 +35,4 @@ def test_what_is_no_file_of_weights(key: str, name: str, tmp_path: Path) -> None
         "draft": ModelConfig(draft=path),
     }
     with pytest.raises(Error):
-        find_side_files("m", wished[key], Store(tmp_path / "store"))
+        read_side_files("m", wished[key], Store(tmp_path / "store"))
