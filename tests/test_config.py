@@ -11,6 +11,7 @@ import pytest
 from llamafile_mgr.config import Config
 from llamafile_mgr.config_reading import load_config
 from llamafile_mgr.errors import ConfigError
+from tests.support.service import service_links
 
 
 @pytest.fixture
@@ -196,21 +197,6 @@ def test_a_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
     with pytest.raises(ConfigError, match="is written in UTF-16") as caught:
         load(file)
     assert caught.value.hint == "save it as UTF-8"
-
-
-#: What Kubernetes 1.33 puts into every pod beside a service of this name, and Docker's links did.
-def service_links(service: str, port: int = 8080) -> dict[str, str]:
-    stem, address = service.upper().replace("-", "_"), f"tcp://10.96.7.1:{port}"
-    return {
-        f"{stem}_SERVICE_HOST": "10.96.7.1",
-        f"{stem}_SERVICE_PORT": str(port),
-        f"{stem}_SERVICE_PORT_HTTP": str(port),
-        f"{stem}_PORT": address,
-        f"{stem}_PORT_{port}_TCP": address,
-        f"{stem}_PORT_{port}_TCP_PROTO": "tcp",
-        f"{stem}_PORT_{port}_TCP_PORT": str(port),
-        f"{stem}_PORT_{port}_TCP_ADDR": "10.96.7.1",
-    }
 
 
 @pytest.mark.parametrize("service", ["llamafile-mgr", "llamafile-mgr-serve", "llamafile-mgr-embed-small"])

@@ -52,6 +52,7 @@ def command(
       llamafile-mgr plan all-minilm-l6-v2 --machine server.json --json
     """
     from llamafile_mgr.launching.local_plans import make_plans
+    from llamafile_mgr.launching.unmatched import unmatched_settings
     from llamafile_mgr.machine.detection import detect_machine
     from llamafile_mgr.machine.snapshot import read_snapshot
     from llamafile_mgr.planner.rendering import joint_memory, plan_to_dict
@@ -60,6 +61,8 @@ def command(
     wanted = read_models(context, config.serve, "plan", roles, models)
     other = read_snapshot(snapshot) if snapshot is not None else None
     plans = make_plans(wanted, config, context.paths, other)
+    for text in unmatched_settings(config, plans, context.paths):
+        click.echo(f"warning: {text}", err=True)
     memory = joint_memory(plans, other or detect_machine())
     if as_json:
         print_json({"plans": [plan_to_dict(plan) for plan in plans], "memory": memory})

@@ -13,6 +13,7 @@ from llamafile_mgr.cli.model_names import complete_models, engine_option, read_m
 from llamafile_mgr.cli.output import drop_output, print_json_line, print_line
 
 if TYPE_CHECKING:
+    from llamafile_mgr.config import Config
     from llamafile_mgr.launching.wanted import ToldRoles
     from llamafile_mgr.planner.plans import Plan
     from llamafile_mgr.proxy.serving import Announcements
@@ -64,9 +65,11 @@ def command(
 
     if leased is not None:
         detach()  # before threads and loops exist, which do not survive it
+    from llamafile_mgr.catalog import Role
     from llamafile_mgr.endpoints.sharing_terms import for_users
     from llamafile_mgr.errors import Error
     from llamafile_mgr.launching.local_plans import make_plans
+    from llamafile_mgr.launching.unmatched import unmatched_settings
     from llamafile_mgr.proxy.leases import LeaseTerms
     from llamafile_mgr.proxy.serving import serve
     from llamafile_mgr.supervisor.asking import tell_error
@@ -75,23 +78,27 @@ def command(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    flags = {"serve.host": host, "serve.port": port, "engines.programs": engine}
+    flags: dict[str, object] = {"serve.host": host, "serve.port": port, "engines.programs": engine}
     flags["serve.cache_bytes"] = 0 if no_cache else None
-    config = context.load_config(flags)
-    if leased is not None:
-        config = for_users(config)
-    wanted = read_models(context, config.serve, "serve", roles, models)
+    # What is named here takes the place of the settings' models, whatever becomes of these.
+    flags |= {f"serve.{role.value}": () if models else roles.get(role) for role in Role}
 
-    def plan_all() -> Sequence[Plan]:
-        plans = make_plans(wanted, context.load_config(flags), context.paths)
-        for plan in plans:
-            for warning in plan.warnings:
-                logging.getLogger("llamafile_mgr.serve").warning("%s: %s", plan.name, warning)
+    def read() -> Config:
+        config = context.load_config(flags)
+        return for_users(config) if leased is not None else config
+
+    wanted = read_models(context, read().serve, "serve", roles, models)
+
+    def plan(config: Config) -> Sequence[Plan]:
+        plans = make_plans(wanted, config, context.paths)
+        told = [f"{each.name}: {warning}" for each in plans for warning in each.warnings]
+        for text in (*told, *unmatched_settings(config, plans, context.paths)):
+            logging.getLogger("llamafile_mgr.serve").warning("%s", text)
         return plans
 
     terms = LeaseTerms(leased, starter_is_gone) if leased is not None else None
     try:
-        return serve(plan_all, config, context.paths, _announcements(as_json), terms)
+        return serve(read, plan, context.paths, _announcements(as_json), terms)
     except Error as error:
         if as_json:
             print_json_line({"event": "failed", **tell_error(error)})

@@ -56,6 +56,8 @@ def _show(context: Context, port: int | None, print_value: Callable[[object], No
         print_value(status)
         return
     print_line(f"{status['url']}, up {_duration(status['uptime_seconds'])}, version {status['version']}")
+    if status.get("needs_restart"):
+        print_line(f"only a restart applies {', '.join(status['needs_restart'])}")
     for model in status["models"]:
         print_line()
         print_line(f"{model['model']} ({model['role']}, {model['family']}): {_summary(model)}")

@@ -11,6 +11,7 @@ from llamafile_mgr.engines.families import Family, family_of_version, family_rul
 from llamafile_mgr.errors import Error
 from llamafile_mgr.launching.local_plans import find_toolbox
 from llamafile_mgr.launching.programs import ProgramSearch, find_programs
+from llamafile_mgr.launching.unmatched import unmatched_settings
 from llamafile_mgr.launching.wanted import locate
 from llamafile_mgr.llamafile import inspect_file
 from llamafile_mgr.machine.findings import Check, failed, passed, warned
@@ -46,7 +47,11 @@ def check_installation(config: Config, paths: Paths) -> tuple[tuple[EngineFacts,
     """
     search = find_programs(config.engines, paths.cache, anew=True)
     engines = tuple(_find_engines(search, paths))
-    return engines, (*_check_engines(engines, search), *_check_models(config, paths))
+    ignored = (
+        warned("settings", text, "its keys count for nothing", "name the table as `list` names the model")
+        for text in unmatched_settings(config, (), paths)
+    )
+    return engines, (*_check_engines(engines, search), *_check_models(config, paths), *ignored)
 
 
 def _find_engines(search: ProgramSearch, paths: Paths) -> Iterator[EngineFacts]:

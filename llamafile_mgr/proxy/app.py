@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from llamafile_mgr.config import ServeConfig
 from llamafile_mgr.errors import (
     Error,
     InternalError,
@@ -113,6 +114,10 @@ class Proxy:
                 methods[route.method] = dialect, route
                 if route.method == "GET":
                     methods["HEAD"] = dialect, route
+
+    def apply(self, settings: ServeConfig, keys: KeyRing) -> None:
+        """Let in from now on who these settings and keys let in."""
+        self._guard, self._keys = Guard.of(settings), keys
 
     async def answer(self, exchange: Exchange) -> None:
         """Answer one request."""

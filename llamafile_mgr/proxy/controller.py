@@ -15,6 +15,7 @@ from llamafile_mgr.embedding.space import fingerprint_space
 from llamafile_mgr.errors import PlanError, RequestError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.proxy.leases import Leases
+from llamafile_mgr.proxy.live_settings import LiveSettings
 from llamafile_mgr.supervisor.pool import Pool
 from llamafile_mgr.supervisor.supervisor import Supervisor
 
@@ -28,6 +29,7 @@ class Controller:
     stop: Callable[[], None]
     plan_again: Callable[[], Sequence[Plan]]
     leases: Leases
+    settings: LiveSettings
     started: float = field(default_factory=time.time)
 
     async def handle(
@@ -76,6 +78,7 @@ class Controller:
             "uptime_seconds": round(time.time() - self.started, 1),
             "key": self.leases.key,
             "users": self.leases.users,
+            "needs_restart": list(self.settings.waiting),
             "models": [_plain(pool) for pool in self.supervisor.pools],
         }
 

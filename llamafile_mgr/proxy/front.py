@@ -55,7 +55,7 @@ class Front:
         self.pools = tuple(pools)
         self.settings = settings
         self.dialects = dialects
-        self.router = Router(self.pools, aliases or {}, settings.strict_models)
+        self.router = self.make_router(settings, aliases or {})
         self.embedders = {
             pool.plan.name: Embedder(pool, input_type=InputType(settings.input_type), cache=cache)
             for pool in self.pools
@@ -64,6 +64,16 @@ class Front:
         self.metrics = ProxyMetrics()
         self.recent_errors: deque[RecentError] = deque(maxlen=_RECENT_ERRORS)
         self.started = time.time()
+
+    def make_router(self, settings: ServeConfig, aliases: Mapping[str, str]) -> Router:
+        """Return what these settings make of names. Raises ConfigError for an alias that is a name too."""
+        return Router(self.pools, aliases, settings.strict_models)
+
+    def apply(self, settings: ServeConfig, router: Router) -> None:
+        """Answer requests from now on as these settings say."""
+        self.settings, self.router = settings, router
+        for embedder in self.embedders.values():
+            embedder.input_type = InputType(settings.input_type)
 
     def describe(self, pool: Pool) -> dict[str, Any]:
         """Return what clients and people ask of a model."""

@@ -106,6 +106,10 @@ class Leases:
         """Return how many leases are held."""
         return len(self._table)
 
+    def give_key(self, api_key: str | None) -> None:
+        """Give this key with the leases that are taken from now on."""
+        self._access = {**self._access, "api_key": api_key}
+
     def mark_started(self) -> None:
         """Note that every model was ready once; from now on an unloaded one is as good as a ready one."""
         self._started = True

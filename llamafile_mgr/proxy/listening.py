@@ -188,6 +188,12 @@ def _check_given(given: socket.socket, *, public: bool) -> None:
             "the service manager passed a socket that is not listening on TCP",
             hint="ListenStream= in the socket unit must be an address and a port",
         )
+    if not public:
+        require_loopback(given, "set serve.keys_file, or use 127.0.0.1 in the socket unit")
+
+
+def require_loopback(given: socket.socket, hint: str) -> None:
+    """Raise ConfigError where others reach a listening socket, as without API keys they must not."""
     address = given.getsockname()[0]
-    if not public and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-        raise _not_local(address, "set serve.keys_file, or use 127.0.0.1 in the socket unit")
+    if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        raise _not_local(address, hint)

@@ -38,6 +38,24 @@ class HttpServer:
         )
         self._servers: list[asyncio.Server] = []
 
+    def load_certificate(self, settings: ServeConfig) -> None:
+        """Show clients that come from now on this certificate, which may be a renewed one. Blocks.
+
+        Raises:
+            ConfigError: the certificate or its key cannot be used; the one before goes on.
+        """
+        if self._tls is not None and _load_tls(settings) is not None:
+            _load_chain(self._tls, settings)
+
+    def apply(self, settings: ServeConfig) -> None:
+        """Take the limits of these settings; a connection's times count from its next request on."""
+        shared = self._shared
+        shared.header_seconds, shared.idle_seconds = settings.header_seconds, settings.idle_seconds
+        shared.most, shared.most_held = (
+            most_connections(settings.max_connections),
+            2 * settings.max_body_bytes,
+        )
+
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Begin to answer on ``sockets``."""
         loop = asyncio.get_running_loop()
@@ -82,12 +100,16 @@ def _load_tls(settings: ServeConfig) -> ssl.SSLContext | None:
     if settings.tls_certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _load_chain(context, settings)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _load_chain(context: ssl.SSLContext, settings: ServeConfig) -> None:
     try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        context.load_cert_chain(settings.tls_certificate or "", settings.tls_key)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(
             f"cannot use the certificate {settings.tls_certificate} with its key: {error}",
             hint="both must be PEM files that belong together",
         ) from error
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -8,17 +8,15 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from llamafile_mgr.catalog import Role
 from llamafile_mgr.changes import Changes
-from llamafile_mgr.config import Config, ModelConfig, ServeConfig, parse_duration, parse_size
+from llamafile_mgr.config import Config
 from llamafile_mgr.embedding.checked_engines import make_supervisor
 from llamafile_mgr.embedding.vector_cache import open_cache
-from llamafile_mgr.errors import ConfigError, Error, InternalError
+from llamafile_mgr.errors import Error, InternalError
 from llamafile_mgr.launching.local_plans import hold_files
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
@@ -26,7 +24,7 @@ from llamafile_mgr.proxy.app import Proxy
 from llamafile_mgr.proxy.controller import Controller, replace_model
 from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
 from llamafile_mgr.proxy.front import Front
-from llamafile_mgr.proxy.keys import KeyRing, read_keys, user_secret
+from llamafile_mgr.proxy.keys import KeyRing, user_secret
 from llamafile_mgr.proxy.leases import Leases, LeaseTerms, find_failure, single_instance
 from llamafile_mgr.proxy.listening import (
     allow_descriptors,
@@ -35,16 +33,17 @@ from llamafile_mgr.proxy.listening import (
     endpoint,
     inherited_sockets,
 )
+from llamafile_mgr.proxy.live_settings import (
+    LiveSettings,
+    collect_aliases,
+    read_key_ring,
+    supervisor_options,
+)
 from llamafile_mgr.proxy.server import HttpServer
 from llamafile_mgr.supervisor.asking import control_socket
 from llamafile_mgr.supervisor.control_channel import ControlServer
-from llamafile_mgr.supervisor.liveness import LivenessPolicy
-from llamafile_mgr.supervisor.meters import SpeedPolicy
 from llamafile_mgr.supervisor.notify import Notifier
-from llamafile_mgr.supervisor.pool import PoolOptions
-from llamafile_mgr.supervisor.queue import QueueLimits
 from llamafile_mgr.supervisor.snapshots import PoolSnapshot
-from llamafile_mgr.supervisor.supervisor import SupervisorOptions
 from llamafile_mgr.tasks import start_task
 
 _LOG = logging.getLogger("llamafile_mgr.serve")
@@ -62,15 +61,16 @@ class Announcements:
 
 
 def serve(
-    plan_all: Callable[[], Sequence[Plan]],
-    config: Config,
+    read: Callable[[], Config],
+    plan: Callable[[Config], Sequence[Plan]],
     paths: Paths,
     announce: Announcements,
     terms: LeaseTerms | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM and return the exit code: 0, also after a signal.
 
-    ``plan_all`` finds and plans the models; it is called again for a restart or SIGHUP, in a thread.
+    ``read`` reads the settings, ``plan`` finds and plans the models; they are called again for a restart or
+    SIGHUP, in a thread.
     With ``terms`` it also ends when no lease is held any more, and one of the same terms is waited for.
 
     Raises:
@@ -78,19 +78,20 @@ def serve(
         ConfigError: our address is not loopback and there are no API keys, or keys, certificate or aliases
             are wrong.
     """
-    settings = config.serve
-    keys = read_keys(Path(settings.keys_file).expanduser()) if settings.keys_file else KeyRing()
+    config = read()
+    settings, keys = config.serve, read_key_ring(config.serve)
     public = bool(keys.keys)
     notifier = Notifier()
     with single_instance(paths.runtime, terms):
         sockets = inherited_sockets(public=public)
         try:
             notifier.status("planning")
-            plans = plan_all()
+            plans = plan(config)
             allow_descriptors()
             sockets = sockets or bind_sockets(settings.host, settings.port, public=public)
             with hold_files(plans, paths):
-                service = _Service(plans, plan_all, config, paths, announce, sockets, keys, notifier, terms)
+                source = _Source(read, plan, config, plans)
+                service = _Service(source, paths, announce, sockets, keys, notifier, terms)
                 return _run_loop(service.run())
         finally:
             close_sockets(sockets)
@@ -105,14 +106,26 @@ def _run_loop(main: Coroutine[Any, Any, int]) -> int:
     return int(uvloop.run(main))
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where settings and plans come from, and those of the start."""
+
+    read: Callable[[], Config]
+    plan: Callable[[Config], Sequence[Plan]]
+    config: Config
+    plans: Sequence[Plan]
+
+    def plan_again(self) -> Sequence[Plan]:
+        """Return the plans that the present settings make. Blocks."""
+        return self.plan(self.read())
+
+
 class _Service:
     """One run of ``serve``: supervisor, HTTP server and control channel, with one end for all."""
 
     def __init__(
         self,
-        plans: Sequence[Plan],
-        plan_all: Callable[[], Sequence[Plan]],
-        config: Config,
+        source: _Source,
         paths: Paths,
         announce: Announcements,
         sockets: list[socket.socket],
@@ -120,7 +133,8 @@ class _Service:
         notifier: Notifier,
         terms: LeaseTerms | None,
     ) -> None:
-        self._plan_all = plan_all
+        config, plans = source.config, source.plans
+        self._source = source
         self._notifier = notifier
         self._ready = False
         self._announce = announce
@@ -130,15 +144,20 @@ class _Service:
         self._cache = open_cache(paths, config.serve.cache_bytes)
         aliases = collect_aliases(config.models)
         front = Front(self._supervisor.pools, config.serve, DIALECTS, aliases, self._cache)
-        self._server = HttpServer(Proxy(front, keys).answer, config.serve)
-        self._drain_seconds = config.serve.drain_seconds
+        proxy = Proxy(front, keys)
+        self._server = HttpServer(proxy.answer, config.serve)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
         access = {"url": self._url, "api_key": user_secret(keys)}
         self._leases = Leases(self._supervisor.snapshots, self._supervisor.changes, access, terms)
         self._for_users = terms is not None
-        controller = Controller(self._supervisor, self._url, self._stop.set, plan_all, self._leases)
+        self._settings = LiveSettings(
+            self._supervisor, front, proxy, self._server, self._leases, sockets, config
+        )
+        controller = Controller(
+            self._supervisor, self._url, self._stop.set, source.plan_again, self._leases, self._settings
+        )
         port = sockets[0].getsockname()[1]
         self._control = ControlServer(control_socket(paths.runtime, port), controller.handle)
 
@@ -174,7 +193,9 @@ class _Service:
 
     async def _stop_serving(self) -> None:
         """Let answers finish, until the time for that is over or a second signal comes."""
-        draining = asyncio.create_task(self._server.stop(self._drain_seconds), name="http server")
+        draining = asyncio.create_task(
+            self._server.stop(self._settings.front.settings.drain_seconds), name="http server"
+        )
         hurrying = asyncio.create_task(self._hurry.wait(), name="second stop signal")
         await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
         for task in (draining, hurrying):
@@ -232,7 +253,10 @@ class _Service:
             await stopping
 
     async def _reload_on_request(self) -> None:
-        """On SIGHUP plan again and replace the engines of the models whose plan changed."""
+        """On SIGHUP take the settings, plan again and replace the engines of the models whose plan changed.
+
+        A model that cannot be planned any more does not keep a key in force that was taken back.
+        """
         while True:
             await self._reload.wait()
             self._reload.clear()
@@ -241,7 +265,11 @@ class _Service:
                 self._notifier.reloading()
             outcome = ""
             try:
-                for plan in await asyncio.to_thread(self._plan_all):
+                config = await asyncio.to_thread(self._source.read)
+                await self._settings.apply(config)
+                if self._settings.waiting:
+                    outcome = f"; only a restart applies {', '.join(self._settings.waiting)}"
+                for plan in await asyncio.to_thread(self._source.plan, config):
                     pool = self._supervisor.find(plan.name)
                     if plan != pool.plan:
                         await replace_model(pool, plan, new_space=False)
@@ -253,39 +281,6 @@ class _Service:
                 outcome = f"; the last reload failed: {error}"
             if announced:
                 self._notifier.ready(self._describe() + outcome)
-
-
-def supervisor_options(plans: Sequence[Plan], config: Config) -> SupervisorOptions:
-    """Return what the settings say of engines and of the queues before them. Raises ConfigError."""
-    patience, limit = config.serve.liveness_seconds, config.serve.memory_limit
-    return SupervisorOptions(
-        stall_seconds=config.serve.load_stall_seconds,
-        memory_limit_bytes=parse_size(limit, "serve.memory_limit") if limit else None,
-        liveness=LivenessPolicy(
-            tick_seconds=patience * 0.1,
-            silent_seconds=patience * 0.3,
-            health_deadline_seconds=patience * 0.5,
-            idle_seconds=patience * 3,
-            work_deadline_seconds=patience * 3,
-        ),
-        speed=SpeedPolicy(window_seconds=patience * 2),
-        pools={
-            plan.name: _pool_options(plan, config.models.get(plan.name, ModelConfig()), config.serve)
-            for plan in plans
-        },
-    )
-
-
-def _pool_options(plan: Plan, model: ModelConfig, settings: ServeConfig) -> PoolOptions:
-    idle, limit = model.idle_unload, model.memory_limit
-    return PoolOptions(
-        idle_unload_seconds=parse_duration(idle, "idle_unload") if idle else None,
-        pinned=plan.role is Role.EMBED if model.pinned is None else model.pinned,
-        hold_seconds=settings.wait_seconds,
-        limits=QueueLimits(settings.queue_items, settings.queue_tokens),
-        memory_limit_bytes=parse_size(limit, "memory_limit") if limit else None,
-        drain_seconds=settings.drain_seconds,
-    )
 
 
 async def until_ready(
@@ -303,20 +298,6 @@ async def until_ready(
         if all(snapshot.ready or snapshot.resting for snapshot in snapshots):
             return snapshots
         await changes.wait()
-
-
-def collect_aliases(models: Mapping[str, ModelConfig]) -> dict[str, str]:
-    """Return alias -> model name.
-
-    Raises:
-        ConfigError: two models share an alias.
-    """
-    aliases: dict[str, str] = {}
-    for name, model in models.items():
-        for alias in model.aliases:
-            if aliases.setdefault(alias, name) != name:
-                raise ConfigError(f"{alias!r} is an alias of both {aliases[alias]} and {name}")
-    return aliases
 
 
 @contextlib.contextmanager

@@ -224,6 +224,10 @@ class Dispatcher:
         self._next_end = math.inf
         self._end_alarm: asyncio.TimerHandle | None = None
 
+    def apply(self, limits: QueueLimits | None, hold_seconds: float) -> None:
+        """Take other limits; what waits already is kept."""
+        self.queue.limits, self._hold_seconds = limits, hold_seconds
+
     # What callers do.
 
     def admit(self, caller: Caller, weight: Weight) -> Permit:

@@ -41,7 +41,7 @@ class MemoryAdmission:
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
         self._changes = changes
-        self._limit = limit_bytes
+        self.limit_bytes = limit_bytes
         self._measure = measure
         self._patience_seconds = patience_seconds
         self._admitting = asyncio.Lock()
@@ -95,11 +95,11 @@ class MemoryAdmission:
             )
             for pool, taken in zip(others, resident, strict=True)
         ]
-        return decide_room(memory.joint, available, loaded, self._limit)
+        return decide_room(memory.joint, available, loaded, self.limit_bytes)
 
     def _refuse(self, incoming: Pool) -> None:
         """Say that nothing makes room; only a limit is a reason to raise NotReadyError: predictions err."""
-        if self._limit is not None:
+        if self.limit_bytes is not None:
             raise NotReadyError(
                 f"{incoming.plan.name} does not fit into serve.memory_limit beside the pinned models",
                 hint="raise serve.memory_limit, or serve fewer models",

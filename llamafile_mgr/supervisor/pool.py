@@ -143,6 +143,11 @@ class Pool:
             accepted=self.plan.accepted.describe(),
         )
 
+    def apply(self, options: PoolOptions) -> None:
+        """Take other options; they count from the next call, look and command on."""
+        self.options = options
+        self.calls.apply(options.limits, options.hold_seconds)
+
     def hurry(self) -> None:
         """Let engines that are stopped from now on end without waiting for their calls."""
         self._hurried = True

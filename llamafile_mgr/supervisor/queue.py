@@ -97,10 +97,10 @@ Calls = OrderedDict[PendingCall, deque[Item]]
 
 
 class CallQueue:
-    """What a pool holds. Only its dispatcher writes it."""
+    """What a pool holds, within ``limits``. Only its dispatcher writes it."""
 
     def __init__(self, limits: QueueLimits | None = None) -> None:
-        self._limits = limits
+        self.limits = limits
         self._shares: dict[str, Weight] = {}
         self._waiting: dict[Priority, OrderedDict[str, Calls]] = {each: OrderedDict() for each in Priority}
         self._suspects: deque[Item] = deque()
@@ -119,7 +119,7 @@ class CallQueue:
         A call larger than the whole queue is taken while the queue is empty: it could never run else.
         """
         share = self._shares.get(client, _NOTHING)
-        limits = self._limits
+        limits = self.limits
         if (
             limits is not None
             and self.items

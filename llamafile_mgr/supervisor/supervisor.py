@@ -102,6 +102,13 @@ class Supervisor:
         pool = Pool(plan, options, make_engine, make_remote, self._make_room, self.changes.announce)
         return pool
 
+    def apply(self, options: SupervisorOptions) -> None:
+        """Take the options of the pools and the limit of all engines' memory; the others are a start's."""
+        self._budget.limit_bytes = options.memory_limit_bytes
+        for pool in self.pools:
+            default = PoolOptions(pinned=pool.plan.role is Role.EMBED)
+            pool.apply(options.pools.get(pool.plan.name, default))
+
     def find(self, model: str) -> Pool:
         """Return the pool of this model.
 

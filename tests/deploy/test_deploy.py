@@ -15,7 +15,7 @@ import yaml
 from dockerfile_parse import DockerfileParser
 
 from llamafile_mgr.config_reading import load_config
-from tests.support.service import running_service
+from tests.support.service import running_service, service_links
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "scripts" / "deploy"
@@ -67,6 +67,10 @@ def test_no_container_may_do_more_than_it_must() -> None:
             assert {"requests", "limits"} <= set(container["resources"])
 
 
+def test_no_pod_is_told_of_other_services() -> None:
+    assert [pod["enableServiceLinks"] for pod in pods()] == [False] * len(pods())
+
+
 def test_every_mount_has_its_volume() -> None:
     for pod in pods():
         volumes = {volume["name"] for volume in pod.get("volumes", ())}
@@ -111,7 +115,9 @@ def test_probes_clients_and_scrapers_get_through(model_home: Path, settings: Pat
     text = settings.read_text().replace("/keys/keys", str(keys)).replace("0.0.0.0", "127.0.0.1")
     settings.write_text(text.replace("mxbai-embed-large-v1", "all-minilm-l6-v2"))
     (container,) = OBJECTS["Deployment"]["spec"]["template"]["spec"]["containers"]
-    with running_service(model_home, extra={"LLAMAFILE_MGR_CONFIG": str(settings)}) as service:
+    # Old clusters and other pods of the namespace pass these whatever this Deployment says.
+    links = service_links(OBJECTS["Service"]["metadata"]["name"])
+    with running_service(model_home, extra={"LLAMAFILE_MGR_CONFIG": str(settings), **links}) as service:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             asked = container[probe]["httpGet"]
             headers = {each["name"]: each["value"] for each in asked["httpHeaders"]}

@@ -22,7 +22,7 @@ from llamafile_mgr.proxy.api_errors import (
 )
 from llamafile_mgr.proxy.guard import Guard
 from llamafile_mgr.proxy.keys import KeyRing, read_keys
-from llamafile_mgr.proxy.serving import collect_aliases
+from llamafile_mgr.proxy.live_settings import collect_aliases
 
 GUARD = Guard(frozenset({"nas.local"}), frozenset({"https://app.example"}))
 

@@ -25,8 +25,8 @@ from llamafile_mgr.proxy.dialects.dialect_table import DIALECTS
 from llamafile_mgr.proxy.front import Front
 from llamafile_mgr.proxy.keys import KeyRing
 from llamafile_mgr.proxy.listening import bind_sockets, close_sockets, endpoint
+from llamafile_mgr.proxy.live_settings import supervisor_options
 from llamafile_mgr.proxy.server import HttpServer
-from llamafile_mgr.proxy.serving import supervisor_options
 from llamafile_mgr.supervisor.supervisor import Supervisor
 
 __all__ = ["FakeModel", "Planned", "RunningFront", "running_front"]

@@ -19,7 +19,15 @@ from typing import Any
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.supervisor.asking import control_socket, send_command
 
-__all__ = ["Service", "program", "read_models", "run_program", "running_service", "share_store"]
+__all__ = [
+    "Service",
+    "program",
+    "read_models",
+    "run_program",
+    "running_service",
+    "service_links",
+    "share_store",
+]
 
 START_SECONDS = 45.0
 STOP_SECONDS = 20.0
@@ -101,6 +109,21 @@ def read_models(home: Path, service: Service) -> list[dict[str, Any]]:
     models = answer["models"]
     assert isinstance(models, list)
     return models
+
+
+def service_links(service: str, port: int = 8080) -> dict[str, str]:
+    """Return the variables that Kubernetes puts into every container beside a service of this name."""
+    stem, address = service.upper().replace("-", "_"), f"tcp://10.96.7.1:{port}"
+    return {
+        f"{stem}_SERVICE_HOST": "10.96.7.1",
+        f"{stem}_SERVICE_PORT": str(port),
+        f"{stem}_SERVICE_PORT_HTTP": str(port),
+        f"{stem}_PORT": address,
+        f"{stem}_PORT_{port}_TCP": address,
+        f"{stem}_PORT_{port}_TCP_PROTO": "tcp",
+        f"{stem}_PORT_{port}_TCP_PORT": str(port),
+        f"{stem}_PORT_{port}_TCP_ADDR": "10.96.7.1",
+    }
 
 
 @contextmanager
