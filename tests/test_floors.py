@@ -28,6 +28,7 @@ FLOORS = {
     "paths": 0,
     "tasks": 0,
     "typed_values": 0,
+    "web_access": 0,
     "catalog": 1,
     "machine": 1,
     "engines": 2,

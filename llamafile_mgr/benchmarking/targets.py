@@ -19,6 +19,7 @@ from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Deadline
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions, make_policy
 from llamafile_mgr.supervisor.supervisor import SupervisorOptions
+from llamafile_mgr.web_access import check_token
 
 _SECONDS = 600.0
 #: More than anybody sends at once: the engines' own queues are measured.
@@ -67,11 +68,13 @@ async def proxy_at(url: str, model: str | None, api_key: str | None) -> AsyncIte
 
     Raises:
         UsageError: no http address.
+        ConfigError: a key that no header can carry.
     """
     address = urllib.parse.urlsplit(url)
     if address.scheme != "http" or not address.hostname:
         raise UsageError(f"{url} is no http:// address", hint="measure on the machine itself, without TLS")
-    client = EngineClient(address.hostname, address.port or 80, api_key=api_key)
+    key = check_token(api_key, "the API key") if api_key else None
+    client = EngineClient(address.hostname, address.port or 80, api_key=key)
     try:
         yield ProxyTarget(client, model)
     finally:

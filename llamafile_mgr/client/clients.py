@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
@@ -14,6 +15,7 @@ from llamafile_mgr.client import operations as calls
 from llamafile_mgr.client.conversation import Exchange, Outcome, Send
 from llamafile_mgr.client.values import EmbedArguments, Embeddings, ModelInfo, Ranked
 from llamafile_mgr.errors import UsageError
+from llamafile_mgr.web_access import check_token, is_loopback, make_trust, proxy_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +27,7 @@ _T = TypeVar("_T")
 TIMEOUT_SECONDS = 600.0
 RETRIES = 4
 _CONNECT_SECONDS = 5.0
+_SCHEMES = ("http", "https")
 
 
 class Client:
@@ -36,6 +39,10 @@ class Client:
 
     Every method raises an ``Error`` of ``llamafile_mgr.errors``: ``NotReadyError`` when nobody answers or the
     model is not ready, ``NotFoundError`` for an unknown model, ``InputTooLongError``, ``RequestError``.
+
+    Raises:
+        UsageError: ``url`` is no address.
+        ConfigError: no header can carry the key, or the environment's proxy or certificates cannot be used.
     """
 
     def __init__(
@@ -227,15 +234,25 @@ class AsyncClient:
 
 def _settings(url: str, api_key: str | None, timeout_seconds: float) -> dict[str, Any]:
     base = url.rstrip("/").removesuffix("/v1")
-    parts = urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(base)
+        usable = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise UsageError(f"{url!r} is no address of a server", hint="such as http://127.0.0.1:8080")
+    key = check_token(api_key, "the API key") if api_key else None
+    # A web proxy of the environment cannot reach our loopback address.
+    proxy = None if is_loopback(parts.hostname or "") else proxy_for(base)
     return {
         "base_url": base,
-        "headers": {"authorization": f"Bearer {api_key}"} if api_key else {},
+        "headers": {"authorization": f"Bearer {key}"} if key else {},
         "timeout": httpx.Timeout(timeout_seconds, connect=_CONNECT_SECONDS),
-        # A web proxy of the environment cannot reach our loopback address.
-        "trust_env": parts.hostname not in ("127.0.0.1", "localhost", "::1"),
+        "verify": make_trust()
+        if "https" in (parts.scheme, (proxy or "").partition(":")[0])
+        else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        "proxy": proxy,
+        "trust_env": False,
     }
 
 

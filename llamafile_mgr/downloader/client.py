@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 
 import httpx
@@ -16,6 +14,7 @@ from llamafile_mgr.config import DownloadConfig
 from llamafile_mgr.downloader.pacing import MOST_JOBS
 from llamafile_mgr.downloader.redirects import Reach, check_redirect, origin, reach_of
 from llamafile_mgr.downloader.wide_reads import WideTransport
+from llamafile_mgr.web_access import make_trust, proxy_for
 
 _CONNECT_SECONDS = 15.0
 
@@ -34,41 +33,51 @@ class HubAccess:
         return {}
 
 
+class _Routes(httpx.AsyncBaseTransport):
+    """Sends each request through the proxy that the environment names for it, or none."""
+
+    def __init__(self, context: ssl.SSLContext, connections: int) -> None:
+        self._context = context
+        self._limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._direct = WideTransport(context, connections)
+        self._proxied: dict[str, httpx.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Return the answer. Raises ConfigError for a proxy that cannot be used."""
+        proxy = proxy_for(str(request.url))
+        if proxy is None:
+            return await self._direct.handle_async_request(request)
+        if proxy not in self._proxied:
+            through = httpx.Proxy(proxy, ssl_context=self._context if proxy.startswith("https:") else None)
+            self._proxied[proxy] = httpx.AsyncHTTPTransport(
+                verify=self._context, limits=self._limits, proxy=through
+            )
+        return await self._proxied[proxy].handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for transport in (self._direct, *self._proxied.values()):
+            await transport.aclose()
+
+
 def make_client(config: DownloadConfig) -> httpx.AsyncClient:
-    """Return a client that follows no redirect by itself and asks for bytes as they are."""
-    context, connections = _ssl_context(), MOST_JOBS + 4
-    proxied = bool(urllib.request.getproxies())
+    """Return a client that follows no redirect by itself and asks for bytes as they are.
+
+    Raises:
+        ConfigError: what the environment says of certificates cannot be used.
+    """
     return httpx.AsyncClient(
         follow_redirects=False,
-        verify=context,
-        transport=None if proxied else WideTransport(context, connections),
+        transport=_Routes(make_trust(), MOST_JOBS + 4),
         headers={"User-Agent": f"llamafile-mgr/{__version__}", "Accept-Encoding": "identity"},
         timeout=httpx.Timeout(config.stall_seconds, connect=_CONNECT_SECONDS, pool=None),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        trust_env=False,
     )
-
-
-def _ssl_context() -> ssl.SSLContext:
-    """Trust what this system trusts (a company's own authority too) and certifi's list."""
-    import certifi
-
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
-
-
-def is_proxied(url: str) -> bool:
-    """Tell whether the environment sends requests for ``url`` through a proxy."""
-    parts = urllib.parse.urlsplit(url)
-    proxies = urllib.request.getproxies()
-    if not (proxies.get(parts.scheme) or proxies.get("all")):
-        return False
-    return not urllib.request.proxy_bypass(parts.hostname or "")
 
 
 async def addresses_of(url: str) -> list[str]:
     """Resolve the host of ``url``; empty when a proxy does that for us, or nobody can."""
-    if is_proxied(url):
+    if proxy_for(url) is not None:
         return []
     _, host, port = origin(url)
     try:
@@ -93,5 +102,5 @@ def check_peer(response: httpx.Response, named: tuple[Reach, ...], url: str) -> 
     """
     stream = response.extensions.get("network_stream")
     peer = stream.get_extra_info("server_addr") if stream is not None else None
-    if isinstance(peer, tuple) and not is_proxied(url):
+    if isinstance(peer, tuple) and proxy_for(url) is None:
         check_redirect(named, url, [str(peer[0])])

@@ -49,6 +49,7 @@ from llamafile_mgr.store.block_hashes import hash_file
 from llamafile_mgr.store.kinds import kind_of_file
 from llamafile_mgr.store.parts import remove_part
 from llamafile_mgr.tasks import run_to_end
+from llamafile_mgr.web_access import check_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,9 @@ class _Pull:
     def __post_init__(self) -> None:
         config, environ = self._config, self._environ
         self._source = parse_source(self._target.source, config)
-        self._access = HubAccess(config.hf_endpoint, environ.get("HF_TOKEN") or None)
+        self._access = HubAccess(
+            config.hf_endpoint, check_token(environ.get("HF_TOKEN", ""), "HF_TOKEN") or None
+        )
         self._started_at = datetime.now(UTC)
         self._offline = config.offline or (self._source.hub is Hub.HUGGING_FACE and hub_is_offline(environ))
 

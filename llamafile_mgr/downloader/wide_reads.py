@@ -2,7 +2,7 @@
 
 httpcore asks for 64 kB at a time, and every step through httpx, httpcore, h11 and anyio costs the
 same whatever it carries; a download of many gigabytes is bound by them. Only the size of a read is
-changed here. Where the environment names a proxy, httpx's own transport is used.
+changed here. Through a proxy httpx's own transport is used.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 #: OpenAI's clients insist on a key; the proxy asks for one only where keys are configured.
 _NO_KEY = "none"
 _PROXY_VARIABLES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
+_EXEMPTIONS = ("no_proxy", "NO_PROXY")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: Listening on all addresses, a service is reached at this one.
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - compared, not bound
@@ -47,10 +48,9 @@ class ServiceAccess:
         merged = {name: value for name, value in environ.items() if name not in variables}
         merged.update({name: value for name, value in variables.items() if value is not None})
         if any(name.lower() in _PROXY_VARIABLES for name in environ):
-            # Else clients would ask the web proxy for our loopback address.
-            for name in ("NO_PROXY", "no_proxy"):
-                told = [part.strip() for part in environ.get(name, "").split(",") if part.strip()]
-                merged[name] = ",".join([*told, *(each for each in _LOOPBACK if each not in told)])
+            # Else clients would ask the web proxy for our loopback address. Most read one of the spellings.
+            told = ",".join(environ.get(name, "") for name in _EXEMPTIONS).replace(",", " ").split()
+            merged |= dict.fromkeys(_EXEMPTIONS, ",".join(dict.fromkeys((*told, *_LOOPBACK))))
         return merged
 
 

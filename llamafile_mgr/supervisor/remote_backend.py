@@ -40,6 +40,7 @@ from llamafile_mgr.supervisor.lifecycle import Lifecycle
 from llamafile_mgr.supervisor.snapshots import EngineSnapshot, EngineSurroundings
 from llamafile_mgr.supervisor.states import EngineEvent, EngineState
 from llamafile_mgr.tasks import run_all
+from llamafile_mgr.web_access import make_trust
 
 _LOG = logging.getLogger("llamafile_mgr.supervisor")
 _HEALTH_SECONDS, _HEALTH_PAUSE_SECONDS = 5.0, 0.5
@@ -225,7 +226,7 @@ def _make_tls(remote: RemoteConfig) -> ssl.SSLContext | None:
     """Trust the system's authorities and the remote's own."""
     if not remote.secure:
         return None
-    context = ssl.create_default_context()
+    context = make_trust()
     if remote.ca_file is not None:
         try:
             context.load_verify_locations(remote.ca_file)

@@ -14,6 +14,7 @@ import pytest
 
 import llamafile_mgr
 from llamafile_mgr.errors import (
+    ConfigError,
     InputTooLongError,
     NotFoundError,
     NotReadyError,
@@ -115,6 +116,45 @@ def test_a_web_proxy_is_not_asked_for_loopback(service: Service, monkeypatch: py
         assert client.health()["status"] == "ok"
     with pytest.raises(httpx.ConnectError):
         httpx.get("http://192.0.2.1/")
+
+
+@pytest.mark.parametrize("make", [llamafile_mgr.Client, llamafile_mgr.AsyncClient])
+@pytest.mark.parametrize(
+    ("variables", "url", "key", "message"),
+    [
+        ({"ALL_PROXY": "socks5://p:1"}, "http://192.0.2.1", None, "SOCKS needs one more package"),
+        ({"HTTP_PROXY": "http://["}, "http://192.0.2.1", None, "cannot be used"),
+        ({"SSL_CERT_FILE": "/none.pem"}, "https://192.0.2.1", None, "SSL_CERT_FILE names /none.pem"),
+        ({}, "http://192.0.2.1", "k\u00e4y", "the API key has characters that no token has"),
+        ({}, "http://192.0.2.1", "a\r\nb: c", "the API key has characters that no token has"),
+        ({}, "http://[::", None, "is no address of a server"),
+        ({}, "http://a:x", None, "is no address of a server"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+    make: type[llamafile_mgr.Client | llamafile_mgr.AsyncClient],
+    variables: dict[str, str],
+    url: str,
+    key: str | None,
+    message: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises((ConfigError, UsageError), match=message):
+        make(url, api_key=key)
+
+
+@pytest.mark.parametrize("exempt", ["::1", "[::1]", "fd00::/8, 10.0.0.0/8", "*"])
+def test_exemptions_from_web_proxies_may_be_addresses_and_networks(
+    monkeypatch: pytest.MonkeyPatch, exempt: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks4://p:1")
+    monkeypatch.setenv("NO_PROXY", exempt)
+    for url in {"fd00::/8, 10.0.0.0/8": ["http://10.1.2.3", "http://[fd00::1]"]}.get(
+        exempt, ["http://[::1]"]
+    ):
+        llamafile_mgr.Client(url).close()
 
 
 def test_lists_need_no_numpy(service: Service) -> None:

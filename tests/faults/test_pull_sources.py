@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import ssl
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from llamafile_mgr.config import DownloadConfig
 from llamafile_mgr.downloader import PullOptions, PullTarget, pull, repair
 from llamafile_mgr.downloader.pull_events import Event, Noticed, Published
 from llamafile_mgr.errors import (
+    ConfigError,
     DiskFullError,
     DownloadError,
     IntegrityError,
@@ -318,6 +320,38 @@ async def test_a_proxy_of_the_environment_is_used(
     target = replace(TARGET, source="http://127.0.0.1:9/plain/model.llamafile")
     entry = await pull(target, Store(tmp_path), settings(hub), quiet, environ={})
     assert entry.path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("exempt", ["127.0.0.0/8", "[::1], 127.0.0.1", "::1,fd00::/8,127.0.0.1/32"])
+async def test_an_address_that_is_exempt_is_asked_directly(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exempt: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", exempt)
+    target = replace(TARGET, source=f"{hub.url}/plain/model.llamafile")
+    entry = await pull(target, Store(tmp_path), settings(hub), quiet, environ={})
+    assert entry.path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "SOCKS needs one more package"),
+        ("http_proxy", "nonsense://127.0.0.1:9", "cannot be used"),
+        ("SSL_CERT_FILE", "/nonexistent.pem", "SSL_CERT_FILE names /nonexistent.pem"),
+        ("HF_TOKEN", "hf_\u00fc", "HF_TOKEN has characters that no token has"),
+    ],
+)
+async def test_what_the_environment_says_counts_or_is_refused(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.delenv("no_proxy", raising=False)
+    target = replace(TARGET, source=f"{hub.url}/plain/model.llamafile")
+    asked = len(hub.requests)
+    with pytest.raises(ConfigError, match=message):
+        await pull(target, Store(tmp_path), settings(hub), quiet, environ=os.environ)
+    assert len(hub.requests) == asked
 
 
 # --- conversion -----------------------------------------------------------------------------------

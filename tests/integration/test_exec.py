@@ -175,6 +175,7 @@ def test_the_environment(home: Path, tiny_generator: Path) -> None:
     assert found["LLAMAFILE_EMBED_MODEL"] == MODEL
     assert found["LLAMAFILE_GENERATE_MODEL"] == tiny_generator.stem
     assert found["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"
+    assert found["no_proxy"] == found["NO_PROXY"]
     assert found["HTTP_PROXY"] == "http://127.0.0.1:9"
     assert "ready after" in result.stderr
     await_nobody(home)

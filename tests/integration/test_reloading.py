@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llamafile_mgr import Client
 from tests.support.service import Service, run_program, running_service, share_store
 
 MODEL = "all-minilm-l6-v2"
@@ -44,6 +45,7 @@ def make_certificate(home: Path, name: str) -> None:
         "-subj",
         f"/CN={name}",
     ]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
     out = ["-keyout", str(home / "key.pem"), "-out", str(home / "cert.pem")]
     subprocess.run([*command, *out], check=True, capture_output=True)
 
@@ -83,7 +85,9 @@ def reload(service: Service, done: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_what_can_be_applied_is_and_what_needs_a_restart_is_named(home: Path) -> None:
+def test_what_can_be_applied_is_and_what_needs_a_restart_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_certificate(home, "first")
     write_keys(home, OLD, f"app {OTHER}")
     write_settings(home)
@@ -107,6 +111,9 @@ def test_what_can_be_applied_is_and_what_needs_a_restart_is_named(home: Path) ->
         assert [ask(service, OTHER, model=name) for name in ("pet", "unknown")] == [200, 404]
         assert ask(service, OTHER, text="a" * 3000) == 413
         assert subject(service) == "second"
+        monkeypatch.setenv("SSL_CERT_FILE", str(home / "cert.pem"))
+        with Client(service.url, api_key=NEW) as client:
+            assert client.health()["status"] == "ok"
         status = json.loads(run_program(home, "status", "--json").stdout)
         # The models come from the command line, so that those of the settings change nothing.
         assert status["needs_restart"] == ["serve.cache_bytes", "serve.liveness_seconds"]
