@@ -78,7 +78,7 @@ def load_config(
     """
     env = os.environ if environ is None else environ
     named = named_file(file, env)
-    source = named or (default_file if default_file.is_file() else None)
+    source = named or (default_file if _is_there(default_file) else None)
     table = _read_toml(source) if source else {}
     where = str(source)
     for key in table:
@@ -107,6 +107,17 @@ def load_config(
         models={name: _read_model(name, entry, where) for name, entry in models.items()},
         source=source,
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a file is there; what cannot be looked at may be, and is told when it is read."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _read_model(name: str, entry: object, where: str) -> ModelConfig:

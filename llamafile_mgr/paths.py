@@ -47,7 +47,11 @@ class Paths:
 
 
 def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
-    """Return the directories for this user, or all under ``LLAMAFILE_MGR_HOME`` when it is set."""
+    """Return the directories for this user, or all under ``LLAMAFILE_MGR_HOME`` when it is set.
+
+    Raises:
+        ConfigError: this user has no home directory, or none that it may enter.
+    """
     env = os.environ if environ is None else environ
     home = env.get(HOME_VARIABLE)
     if home:
@@ -62,16 +66,62 @@ def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
     import platformdirs
 
     dirs = platformdirs.PlatformDirs(_APP, appauthor=False)
-    state = Path(dirs.user_state_dir)
+    try:
+        store, state = Path(dirs.user_data_dir) / "store", Path(dirs.user_state_dir)
+        config_file, cache = Path(dirs.user_config_dir) / "config.toml", Path(dirs.user_cache_dir)
+    except RuntimeError as error:
+        raise _homeless() from error
+    places = (store, state, config_file, cache)
+    if not all(place.is_absolute() for place in places):
+        raise _homeless()
+    foreign = foreign_home(env)
+    if foreign is not None and _is_closed(foreign[0], places):
+        raise ConfigError(
+            f"the home directory {foreign[0]} belongs to {foreign[1]} and is closed to you",
+            hint=f"set HOME to yours, or {HOME_VARIABLE} to a directory that you may write to",
+        )
     # Without a login session there is no runtime directory, and a shared /tmp is no place for keys.
     has_session = sys.platform != "linux" or bool(env.get("XDG_RUNTIME_DIR"))
     return Paths(
-        config_file=Path(dirs.user_config_dir) / "config.toml",
-        store=Path(dirs.user_data_dir) / "store",
+        config_file=config_file,
+        store=store,
         state=state,
-        cache=Path(dirs.user_cache_dir),
+        cache=cache,
         runtime=Path(dirs.user_runtime_dir) if has_session else state / "run",
     )
+
+
+def _is_closed(home: str, places: tuple[Path, ...]) -> bool:
+    """Tell whether a home directory may not be entered, although something of ours would lie in it."""
+    return not os.access(home, os.X_OK) and any(Path(home) in place.parents for place in places)
+
+
+def _homeless() -> ConfigError:
+    return ConfigError(
+        "this user has no home directory: HOME is not set to one, and no passwd entry tells of one",
+        hint=f"set {HOME_VARIABLE} to a directory that is writable",
+    )
+
+
+def foreign_home(environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return HOME and its owner where it is another user's, as after ``sudo``, and something lies there."""
+    home = environ.get("HOME", "")
+    if os.name != "posix" or environ.get(HOME_VARIABLE) or not home:
+        return None
+    try:
+        owner = os.stat(home).st_uid
+    except PermissionError:
+        return home, "another user"
+    except OSError:
+        return None
+    if owner == os.geteuid():
+        return None
+    import pwd
+
+    try:
+        return home, pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return home, f"the user {owner}"
 
 
 def ensure_private_dir(path: Path) -> Path:

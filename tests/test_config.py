@@ -210,3 +210,11 @@ def test_no_setting_has_the_name_of_a_service_link(file: Path) -> None:
             name = f"LLAMAFILE_MGR_{section}_{each.name}".upper()
             with contextlib.suppress(ConfigError):
                 assert load(file, **{name: "x.y"}) != Config(), name
+
+
+def test_a_default_file_that_cannot_be_read_is_no_file_that_is_not_there(tmp_path: Path) -> None:
+    assert load(tmp_path / "none" / "config.toml").source is None
+    (tmp_path / "file").write_text("")
+    assert load(tmp_path / "file" / "config.toml").source is None
+    with pytest.raises(ConfigError, match="cannot read the configuration file"):
+        load(tmp_path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from llamafile_mgr.errors import StoreError
-from llamafile_mgr.paths import ensure_private_dir, resolve_paths
+from llamafile_mgr.paths import ensure_private_dir, foreign_home, resolve_paths
 
 
 def test_home_moves_everything(tmp_path: Path) -> None:
@@ -38,3 +41,51 @@ def test_a_file_in_the_way_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot use the directory"):
         ensure_private_dir(tmp_path / "file" / "below")
+
+
+HOMELESS = """
+import os, sys
+from llamafile_mgr.errors import ConfigError
+from llamafile_mgr.paths import resolve_paths
+resolve_paths({})  # imports what another user may not be able to
+os.setgroups([])
+os.setgid(4242)
+os.setuid(4242)
+os.environ.pop("HOME", None)
+if sys.argv[1:]:
+    os.environ["HOME"] = sys.argv[1]
+try:
+    print(resolve_paths().store)
+except ConfigError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root becomes another user")
+@pytest.mark.parametrize("home", [None, "", "relative", "closed", "open"])
+def test_a_user_without_a_home_is_told(tmp_path: Path, home: str | None) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    (tmp_path / "open").mkdir(mode=0o755)
+    told = [str(tmp_path / home)] if home in ("closed", "open") else [home] if home is not None else []
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    environ = {name: text for name, text in os.environ.items() if not name.startswith(("XDG_", "LLAMAFILE_"))}
+    said = subprocess.run(
+        [sys.executable, "-c", HOMELESS, *told], capture_output=True, text=True, check=True, env=environ
+    ).stdout.strip()
+    if home == "open":
+        assert said == f"{tmp_path}/open/.local/share/llamafile-mgr/store"
+    elif home == "closed":
+        assert said == f"the home directory {tmp_path}/closed belongs to root and is closed to you"
+    else:
+        assert said.startswith("this user has no home directory")
+
+
+def test_whose_home_it_is(tmp_path: Path) -> None:
+    assert foreign_home({"HOME": str(tmp_path)}) is None
+    assert foreign_home({"HOME": str(tmp_path / "none")}) is None
+    assert foreign_home({}) is None
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 4242, 4242)
+        assert foreign_home({"HOME": str(tmp_path)}) == (str(tmp_path), "the user 4242")
+        assert foreign_home({"HOME": str(tmp_path), "LLAMAFILE_MGR_HOME": "/x"}) is None

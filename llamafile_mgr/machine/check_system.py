@@ -75,6 +75,14 @@ def check_surroundings(machine: Machine, facts: LaunchFacts) -> Iterator[Check]:
 
 def check_places(machine: Machine, facts: LaunchFacts) -> Iterator[Check]:
     """Judge the directories that engines start from and unpack into."""
+    if facts.foreign_home is not None:
+        home, owner = facts.foreign_home
+        yield warned(
+            "home",
+            f"HOME is {home}, which belongs to {owner}",
+            "models, settings and logs are looked for there, and what is made there is not its owner's",
+            "sudo -H, or set HOME to your own; LLAMAFILE_MGR_HOME moves everything of ours",
+        )
     for place in facts.places:
         yield _check_place(place)
     store = next((place for place in facts.places if place.role is PlaceRole.STORE), None)

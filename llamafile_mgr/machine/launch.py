@@ -21,7 +21,7 @@ from llamafile_mgr.machine import library
 from llamafile_mgr.machine.binfmt import BinfmtHandler, read_handlers
 from llamafile_mgr.machine.reading import run_tool
 from llamafile_mgr.machine.vendors import gpu_files, hiding_variables
-from llamafile_mgr.paths import Paths
+from llamafile_mgr.paths import Paths, foreign_home
 
 #: Programs that the script at the head of every llamafile calls.
 SHELL_TOOLS = ("sh", "uname", "dd", "gzip", "chmod", "mv", "mkdir")
@@ -69,6 +69,7 @@ class LaunchFacts:
 
     ``xcode_tools``: the command-line tools are installed, macOS alone. ``gpu_nodes_denied``: device files of
     GPUs that exist and that this user may not open. ``gpu_variables``: those set to hide some GPU.
+    ``foreign_home``: HOME and its owner, where that is another user.
     """
 
     places: tuple[PlaceFacts, ...] = ()
@@ -82,6 +83,7 @@ class LaunchFacts:
     xcode_tools: bool | None = None
     gpu_nodes_denied: tuple[str, ...] = ()
     gpu_variables: tuple[tuple[str, str], ...] = ()
+    foreign_home: tuple[str, str] | None = None
 
 
 def launch_facts(paths: Paths, *, port: int = 8080, environ: Mapping[str, str] | None = None) -> LaunchFacts:
@@ -103,6 +105,7 @@ def launch_facts(paths: Paths, *, port: int = 8080, environ: Mapping[str, str] |
         gpu_nodes_denied=tuple(
             str(node) for node in gpu_files(Path("/dev")) if not os.access(node, os.R_OK | os.W_OK)
         ),
+        foreign_home=foreign_home(env),
         gpu_variables=tuple((name, env[name]) for name in hiding_variables() if name in env),
     )
 

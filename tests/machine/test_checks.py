@@ -162,6 +162,14 @@ def only(checks: tuple[Check, ...], name: str) -> Check:
     return found
 
 
+def test_the_home_of_another_user_is_told() -> None:
+    checks = diagnose(GOOD, dataclasses.replace(FACTS, foreign_home=("/home/alice", "alice")))
+    [check] = [check for check in checks if check.name == "home"]
+    assert check.outcome is CheckOutcome.WARN
+    assert check.finding == "HOME is /home/alice, which belongs to alice"
+    assert "LLAMAFILE_MGR_HOME" in (check.fix or "")
+
+
 def test_what_helps_where_something_is_missing() -> None:
     loader = facts(missing_tools=("gzip",), ape_loader="/usr/bin/ape")
     assert only(diagnose(GOOD, loader), "shell").outcome is CheckOutcome.PASS
