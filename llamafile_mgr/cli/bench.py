@@ -13,6 +13,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_models
+from llamafile_mgr.cli.numbers import FiniteRange
 from llamafile_mgr.cli.output import count_of, format_table, print_json, print_line
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _read_numbers(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.05, 600),
+    type=FiniteRange(0.05, 600),
     default=2.0,
     show_default=True,
     help="How long each measurement begins requests.",
@@ -86,7 +87,7 @@ def _read_numbers(context: click.Context, parameter: click.Parameter, value: str
     show_default=True,
     help="For --scale: the texts of a job.",
 )
-@click.option("--price-per-hour", type=click.FloatRange(0), help="For --scale: what a machine costs.")
+@click.option("--price-per-hour", type=FiniteRange(0), help="For --scale: what a machine costs.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON (schema llamafile-mgr/bench/1, or bench-scale/1)."
 )

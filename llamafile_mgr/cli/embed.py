@@ -14,6 +14,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_file, complete_models
+from llamafile_mgr.cli.numbers import FiniteRange
 from llamafile_mgr.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ _INEXACT = (
     metavar="[ADDRESS]",
     help="Share the job among the nodes of a Ray cluster: HOST:PORT, auto or local.",
 )
-@click.option("--ray-cpus", type=click.FloatRange(0.01), default=1.0, help="Processors to claim per node.")
+@click.option("--ray-cpus", type=FiniteRange(0.01), default=1.0, help="Processors to claim per node.")
 @click.option("--ray-gpus", type=click.IntRange(0), help="GPUs to claim per node.  [default: all it has]")
 @click.option("--tune", is_flag=True, help="Let nodes that never did measure their fastest settings first.")
 @click.option("--input-type", type=click.Choice(["query", "document", "none"]), help="Which prompt to add.")

@@ -14,6 +14,7 @@ import click
 
 from llamafile_mgr.cli.context import Context
 from llamafile_mgr.cli.model_names import complete_file, read_models, role_options
+from llamafile_mgr.cli.numbers import FiniteRange
 
 if TYPE_CHECKING:
     from llamafile_mgr.launching.wanted import ToldRoles
@@ -28,7 +29,7 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 @click.option(
     "--keep",
     "keep_seconds",
-    type=click.FloatRange(0, 86400),
+    type=FiniteRange(0, 86400),
     default=0.0,
     metavar="SECONDS",
     help="Keep the server so long after its last user.  [default: 0]",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from llamafile_mgr.cli.context import Context
+from llamafile_mgr.cli.numbers import FiniteRange
 from llamafile_mgr.cli.output import format_table, print_json, print_json_line, print_line
 from llamafile_mgr.cli.running import ask_running, port_option
 
@@ -18,7 +19,7 @@ from llamafile_mgr.cli.running import ask_running, port_option
 @click.option("--watch", "watched", is_flag=True, help="Show it again and again, until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 3600),
+    type=FiniteRange(0.1, 3600),
     default=2.0,
     show_default=True,
     metavar="SECONDS",

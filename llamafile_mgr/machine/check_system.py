@@ -78,7 +78,7 @@ def check_places(machine: Machine, facts: LaunchFacts) -> Iterator[Check]:
     if facts.foreign_home is not None:
         home, owner = facts.foreign_home
         yield warned(
-            "home",
+            "home-owner",
             f"HOME is {home}, which belongs to {owner}",
             "models, settings and logs are looked for there, and what is made there is not its owner's",
             "sudo -H, or set HOME to your own; LLAMAFILE_MGR_HOME moves everything of ours",

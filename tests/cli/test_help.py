@@ -83,3 +83,12 @@ def test_an_option_of_all_commands_behind_one_is_told_its_place(
 ) -> None:
     assert run(["list", *option]) == 2
     assert "belongs before the command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_option_takes_a_number_that_is_none(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter.type, (click.FloatRange, click.types.FloatParamType)):
+            for text in ("nan", "inf"):
+                with pytest.raises(click.BadParameter):
+                    parameter.type.convert(text, parameter, None)

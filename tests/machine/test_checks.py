@@ -164,7 +164,7 @@ def only(checks: tuple[Check, ...], name: str) -> Check:
 
 def test_the_home_of_another_user_is_told() -> None:
     checks = diagnose(GOOD, dataclasses.replace(FACTS, foreign_home=("/home/alice", "alice")))
-    [check] = [check for check in checks if check.name == "home"]
+    [check] = [check for check in checks if check.name == "home-owner"]
     assert check.outcome is CheckOutcome.WARN
     assert check.finding == "HOME is /home/alice, which belongs to alice"
     assert "LLAMAFILE_MGR_HOME" in (check.fix or "")
