@@ -2,7 +2,7 @@
 
 The whole process is compared, by its resident pages: they hold the mapped weights whether or not another
 process maps them too. The prediction must never be below; above it no more than 1.3 times for models of more
-than 500 MB, and one and a half times for small ones.
+than 500 MB, and one and a half times for small ones, or by what builds of a program differ in.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from tests.support.llama_programs import find_native
 
 MIB = 1 << 20
 LARGE, SMALL_RATIO, LARGE_RATIO = 500 * 10**6, 1.5, 1.3
+#: A static build of one back end takes so much less than one with modules for all.
+PROGRAM_BYTES = 16 * MIB
 
 
 @pytest.fixture(params=["wheel", "native"])
@@ -103,7 +105,8 @@ def check(plan: Plan, process: psutil.Process) -> None:
     predicted, taken = plan.memory.host, process.memory_info().rss
     figures = f"predicted {predicted / MIB:.1f}, resident {taken / MIB:.1f} MiB"
     assert taken <= predicted, figures
-    assert predicted <= (LARGE_RATIO if plan.memory.weights > LARGE else SMALL_RATIO) * taken, figures
+    ratio = LARGE_RATIO if plan.memory.weights > LARGE else SMALL_RATIO
+    assert predicted <= max(ratio * taken, taken + PROGRAM_BYTES), figures
 
 
 @pytest.mark.parametrize("wish", [ModelConfig(), ModelConfig(context=256, threads=1, slots=2)])
