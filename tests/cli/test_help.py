@@ -91,4 +91,4 @@ def test_no_option_takes_a_number_that_is_none(name: str) -> None:
         if isinstance(parameter.type, (click.FloatRange, click.types.FloatParamType)):
             for text in ("nan", "inf"):
                 with pytest.raises(click.BadParameter):
-                    parameter.type.convert(text, parameter, None)
+                    parameter.type(text, parameter, None)

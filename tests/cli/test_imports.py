@@ -102,6 +102,7 @@ def test_status_imports_what_asks_a_serve_and_no_more() -> None:
         printed, modules = imported(Path(folder), "status")
     assert printed == "http://127.0.0.1:8080, up 1 s, version 0.1.0\n"
     assert {name for name in modules if name.startswith("llamafile_mgr")} == OURS | {
+        "llamafile_mgr.cli.numbers",
         "llamafile_mgr.cli.running",
         "llamafile_mgr.cli.status",
         "llamafile_mgr.paths",

@@ -134,7 +134,7 @@ def test_settings_are_shown_and_explained(
         ("reasoning_budget = -2", ConfigError, "at least -1"),
         ("yarn = {}", ConfigError, "without a scale"),
         ("yarn = {scale = 0.0}", ConfigError, "must be above zero"),
-        ("yarn = {scale = nan}", ConfigError, "must be above zero"),
+        ("yarn = {scale = nan}", ConfigError, "is nan, no number to count with"),
         ("yarn = 4.0", ConfigError, "must be a table"),
         ('rope = {scaling = "yarn"}', ConfigError, "yarn is a key of its own"),
         ("rope = {scale = 2.0}\nyarn = {scale = 2.0}", ConfigError, "both scale positions"),
