@@ -27,23 +27,15 @@ CONFIG_VARIABLE = "LLAMAFILE_MGR_CONFIG"
 _PREFIX = "LLAMAFILE_MGR_"
 #: Variables of other rooms that share the prefix and are no settings.
 _RESERVED = frozenset({CONFIG_VARIABLE, "LLAMAFILE_MGR_HOME", "LLAMAFILE_MGR_PYTHON", "LLAMAFILE_MGR_DEBUG"})
-#: What Kubernetes tells every pod of a service whose name begins with ``llamafile-mgr``, of whatever port.
-_SERVICE_LINK = re.compile(
-    _PREFIX + r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)", re.ASCII
-)
+#: What Kubernetes tells every container of a service: behind its name, beside its address.
+_SERVICE_HOST = "_SERVICE_HOST"
+_OF_A_SERVICE = re.compile(r"SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?", re.ASCII)
 _SERVICE_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://")
 #: Keys that hold a path wherever they stand, or a name that begins like none.
 _PATHS = frozenset(
     {
-        "keys_file",
-        "tls_certificate",
-        "tls_key",
-        "key_file",
-        "ca_file",
-        "mmproj",
-        "draft",
-        "chat_template",
-        "file",
+        *("keys_file", "tls_certificate", "tls_key", "key_file", "ca_file"),
+        *("mmproj", "draft", "chat_template", "file"),
     }
 )
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
@@ -162,8 +154,9 @@ def _read_environ(env: Mapping[str, str]) -> list[tuple[str, str, object]]:
         for key, hint in _hints(cls).items()
     }
     found: list[tuple[str, str, object]] = []
+    others = _RESERVED | _service_links(env)
     for name, text in sorted(env.items()):
-        if not name.startswith(_PREFIX) or name in _RESERVED or _is_service_link(name, text):
+        if not name.startswith(_PREFIX) or name in others:
             continue
         if name not in known:
             raise _unknown_key(name, (*known, *_RESERVED), "the environment")
@@ -173,14 +166,19 @@ def _read_environ(env: Mapping[str, str]) -> list[tuple[str, str, object]]:
     return found
 
 
-def _is_service_link(name: str, text: str) -> bool:
-    """Tell whether Kubernetes wrote a variable, which it does before anything of the user's counts.
+def _service_links(env: Mapping[str, str]) -> frozenset[str]:
+    """Return the variables that Kubernetes wrote for services whose names begin with ``llamafile-mgr``.
 
     ``LLAMAFILE_MGR_PORT``, and of a service ``llamafile-mgr-serve`` even ``LLAMAFILE_MGR_SERVE_PORT``, hold
     an address, which no setting does.
     """
-    address = name.endswith("_PORT") and _SERVICE_ADDRESS.match(text) is not None
-    return address or _SERVICE_LINK.fullmatch(name) is not None
+    links: set[str] = set()
+    for host in (name for name in env if name.startswith(_PREFIX) and name.endswith(_SERVICE_HOST)):
+        stem = host.removesuffix(_SERVICE_HOST) + "_"
+        if _SERVICE_ADDRESS.match(env.get(f"{stem}PORT", "")):
+            links.add(f"{stem}PORT")
+        links |= {n for n in env if n.startswith(stem) and _OF_A_SERVICE.fullmatch(n.removeprefix(stem))}
+    return frozenset(links)
 
 
 def _hints(cls: type) -> dict[str, object]:

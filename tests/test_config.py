@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -119,6 +117,8 @@ def test_the_nearest_key_is_named(file: Path) -> None:
         ("LLAMAFILE_MGR_SERVE_DRAIN_SECONDS", "-inf", "is -inf, no number to count with"),
         ("LLAMAFILE_MGR_SERVE_PROT", "1", "unknown key LLAMAFILE_MGR_SERVE_PROT"),
         ("LLAMAFILE_MGR_SERVE_PORT", "x", "must be a whole number"),
+        ("LLAMAFILE_MGR_SERVE_PORT", "tcp://10.96.7.1:8080", "must be a whole number"),
+        ("LLAMAFILE_MGR_SERVICE_PORT", "8081", "unknown key LLAMAFILE_MGR_SERVICE_PORT"),
         ("LLAMAFILE_MGR_DOWNLOAD_OFFLINE", "perhaps", "must be true or false"),
     ],
 )
@@ -202,14 +202,6 @@ def test_a_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
 @pytest.mark.parametrize("service", ["llamafile-mgr", "llamafile-mgr-serve", "llamafile-mgr-embed-small"])
 def test_what_kubernetes_says_of_services_is_no_setting(file: Path, service: str) -> None:
     assert load(file, **service_links(service)) == load(file)
-
-
-def test_no_setting_has_the_name_of_a_service_link(file: Path) -> None:
-    for section in ("serve", "download", "engines"):
-        for each in dataclasses.fields(getattr(Config(), section)):
-            name = f"LLAMAFILE_MGR_{section}_{each.name}".upper()
-            with contextlib.suppress(ConfigError):
-                assert load(file, **{name: "x.y"}) != Config(), name
 
 
 def test_a_default_file_that_cannot_be_read_is_no_file_that_is_not_there(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
-from llamafile_mgr.catalog import load_catalog
+from llamafile_mgr.catalog import Role, load_catalog
 from llamafile_mgr.config import Config
 from llamafile_mgr.paths import Paths
 from llamafile_mgr.planner.plans import Plan
@@ -23,6 +24,8 @@ def unmatched_settings(config: Config, plans: Sequence[Plan], paths: Paths) -> t
     if not unused:
         return ()
     known = {*load_catalog().models, *(entry.name for entry in Store(paths.store).entries())}
+    # A model that is named by its file has the file's name.
+    known |= {Path(name).stem for role in Role for name in getattr(config.serve, role.value)}
     told: list[str] = []
     for name in unused:
         variant = next((each for each in planned if _base(each) == _base(name)), None)
@@ -33,7 +36,7 @@ def unmatched_settings(config: Config, plans: Sequence[Plan], paths: Paths) -> t
         elif name not in known:
             near = difflib.get_close_matches(name, sorted(planned | known), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            told.append(f'[models."{name}"] matches no model{hint}')
+            told.append(f'[models."{name}"] matches no model that is known here{hint}')
     return tuple(told)
 
 

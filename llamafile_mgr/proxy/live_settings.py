@@ -74,8 +74,8 @@ class LiveSettings:
                 require_loopback(each, "name a keys file again, or restart on 127.0.0.1")
         options = supervisor_options([pool.plan for pool in self.supervisor.pools], config)
         router = self.front.make_router(settings, collect_aliases(config.models))
-        secure = self.started.serve.tls_certificate is not None and settings.tls_certificate is not None
-        await asyncio.to_thread(self.server.load_certificate, settings if secure else self.started.serve)
+        if settings.tls_certificate is not None:
+            await asyncio.to_thread(self.server.load_certificate, settings)
         # From here on nothing waits and nothing fails.
         self.front.apply(settings, router)
         self.proxy.apply(settings, keys)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamafile_mgr.config import Config, ModelConfig
+from llamafile_mgr.config import Config, ModelConfig, ServeConfig
 from llamafile_mgr.launching.unmatched import unmatched_settings
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.planning import plan_models
@@ -29,10 +29,10 @@ def told(tmp_path: Path, *names: str) -> tuple[str, ...]:
         ("e5-mistral-7b-instruct", None),  # of the catalog, and not served now
         (
             "mxbai-embed-large",
-            '[models."mxbai-embed-large"] matches no model; did you mean mxbai-embed-large-v1?',
+            '[models."mxbai-embed-large"] matches no model that is known here; did you mean mxbai-embed-large-v1?',
         ),
-        ("", '[models.""] matches no model'),
-        ("zzz", '[models."zzz"] matches no model'),
+        ("", '[models.""] matches no model that is known here'),
+        ("zzz", '[models."zzz"] matches no model that is known here'),
         (
             "all-minilm-l6-v2",
             '[models."all-minilm-l6-v2"] does not count for all-minilm-l6-v2:pypi-q8_0: name the table as the'
@@ -42,6 +42,11 @@ def told(tmp_path: Path, *names: str) -> tuple[str, ...]:
 )
 def test_a_table_that_counts_for_nothing_is_told(tmp_path: Path, name: str, text: str | None) -> None:
     assert told(tmp_path, name) == (() if text is None else (text,))
+
+
+def test_a_file_of_the_settings_has_its_name(tmp_path: Path) -> None:
+    config = Config(serve=ServeConfig(embed=("/models/mine.gguf",)), models={"mine": ModelConfig()})
+    assert unmatched_settings(config, (), resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})) == ()
 
 
 def test_a_variant_with_a_table_of_its_own_needs_no_other(tmp_path: Path) -> None:
