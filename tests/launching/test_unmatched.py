@@ -29,7 +29,8 @@ def told(tmp_path: Path, *names: str) -> tuple[str, ...]:
         ("e5-mistral-7b-instruct", None),  # of the catalog, and not served now
         (
             "mxbai-embed-large",
-            '[models."mxbai-embed-large"] matches no model that is known here; did you mean mxbai-embed-large-v1?',
+            '[models."mxbai-embed-large"] matches no model that is known here; did you mean'
+            " mxbai-embed-large-v1?",
         ),
         ("", '[models.""] matches no model that is known here'),
         ("zzz", '[models."zzz"] matches no model that is known here'),
