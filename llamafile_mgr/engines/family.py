@@ -86,6 +86,9 @@ class EngineFamily(ABC):
     made_runtime: bytes | None = None
     known_bad: tuple[KnownBad, ...] = ()
 
+    #: What of our protection it lacks, where that is something.
+    unprotected: str | None = None
+
     # --- its ``.args`` ---------------------------------------------------------------------------
     #: Whether ``.args`` of a file of unknown release are read as a shell reads words.
     reads_shell_words: bool = False

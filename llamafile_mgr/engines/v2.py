@@ -32,6 +32,7 @@ class V2(EngineFamily):
     also_in = ((0, 9, 0), (0, 9, 3))
     also_for = frozenset({Role.EMBED})
     own_why = "its llamafiler can do it"
+    unprotected = "llamafiler has no API keys: every user and program of this machine can ask its engine"
     known_bad = (
         *OLD_LLAMAFILE_ROWS,
         KnownBad(

@@ -165,6 +165,7 @@ def _plan_model(
     told = (
         *accepted.describe(),
         selection.warning,
+        family_rules(selection.family).unprotected,
         fit.warning,
         repack_warning,
         *_replaced(selection.family, settings),

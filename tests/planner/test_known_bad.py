@@ -102,6 +102,10 @@ def test_llamafiler_serves_last_token_models_when_nothing_else_can() -> None:
     family, why = engine_of(e5, samples.DESKTOP_32GB, samples.NOTHING)
     assert family is Family.V2
     assert why == "its engine 0.9.3 refuses embeddings; its llamafiler can do it"
+    (plan,) = plan_models((e5,), samples.DESKTOP_32GB, samples.NOTHING, {}, {})
+    assert plan.warnings == (
+        "llamafiler has no API keys: every user and program of this machine can ask its engine",
+    )
     assert engine_of(e5, samples.DESKTOP_32GB, samples.EMBEDDED_ONLY)[0] is Family.EMBEDDED
     with pytest.raises(PlanError):
         engine_of(samples.subject(version="0.9.3"), samples.DESKTOP_32GB, samples.NOTHING)
