@@ -162,7 +162,7 @@ def _read_environ(env: Mapping[str, str]) -> list[tuple[str, str, object]]:
             raise _unknown_key(name, (*known, *_RESERVED), "the environment")
         section, key, hint = known[name]
         if text.strip() or hint == tuple[str, ...]:
-            found.append((section, key, _convert_text(text, hint, name)))
+            found.append((section, key, _convert_text(text, hint, key, name)))
     return found
 
 
@@ -216,16 +216,16 @@ def _convert(value: object, hint: object, name: str, where: str) -> object:
         raise ConfigError(
             f"{name} in {where} must be {_describe(kind)}, not {type(value).__name__} {value!r}"
         )
-    return _finish(value, name, where)
+    return _finish(value, name.rpartition(".")[2], f"{name} in {where}")
 
 
-def _finish(value: object, name: str, where: str) -> object:
+def _finish(value: object, key: str, told: str) -> object:
     """Return a single value as it is meant; a path may begin with ``~``. Raises ConfigError."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name} in {where} is {value}, no number to count with")
+        raise ConfigError(f"{told} is {value}, no number to count with")
     if value == "" or (isinstance(value, str) and "\0" in value):
-        raise ConfigError(f"{name} in {where} is {'empty' if not value else 'no text'}", hint="leave it out")
-    if isinstance(value, str) and name.rpartition(".")[2] in _PATHS:
+        raise ConfigError(f"{told} is {'empty' if not value else 'no text'}", hint="leave it out")
+    if isinstance(value, str) and key in _PATHS:
         return os.path.expanduser(value)
     return value
 
@@ -249,7 +249,7 @@ def _read_keys(table: object, cls: type, name: str, where: str) -> object:
     return cls(**values)
 
 
-def _convert_text(text: str, hint: object, name: str) -> object:
+def _convert_text(text: str, hint: object, key: str, name: str) -> object:
     if hint == tuple[str, ...]:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     kind = _base_type(hint)
@@ -262,8 +262,7 @@ def _convert_text(text: str, hint: object, name: str) -> object:
         value = kind(text)
     except ValueError:
         raise ConfigError(f"{name}={text!r} must be {_describe(kind)}") from None
-    key = name.removeprefix(_PREFIX).lower().partition("_")[2]
-    return _finish(value, f"{name}.{key}", "the environment")
+    return _finish(value, key, name)
 
 
 def _describe(kind: type) -> str:

@@ -48,7 +48,7 @@ class HttpServer:
             _load_chain(self._tls, settings)
 
     def apply(self, settings: ServeConfig) -> None:
-        """Take the limits of these settings; a connection's times count from its next request on."""
+        """Take the limits of these settings; what is in progress may end under those before."""
         shared = self._shared
         shared.header_seconds, shared.idle_seconds = settings.header_seconds, settings.idle_seconds
         shared.most, shared.most_held = (
