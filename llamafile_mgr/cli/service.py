@@ -268,7 +268,11 @@ def _find_any(context: Context, name: str, *, user: bool) -> Handle:
         return _find(context, name, user=True)[0]
     import pwd
 
-    return _find(context, name, user=False, run_as=pwd.getpwuid(os.getuid()).pw_name)[0]
+    try:
+        asking = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # as in containers that give a number alone
+        asking = "root"
+    return _find(context, name, user=False, run_as=asking)[0]
 
 
 def _find_installed(context: Context, name: str, *, user: bool) -> Handle:

@@ -52,7 +52,8 @@ def find_target(scope: Scope, run_as: str | None, paths: Paths, environ: Mapping
     """Return who is to run it; ``paths`` are those of the user who asks.
 
     Raises:
-        ServiceError: a system service without a user to run it, or one that does not exist.
+        ServiceError: a system service without a user to run it, or one that does not exist; a user without a
+            home directory.
     """
     if scope is Scope.USER or sys.platform == "win32":
         if run_as:
@@ -60,7 +61,11 @@ def find_target(scope: Scope, run_as: str | None, paths: Paths, environ: Mapping
                 "a user's own service runs as that user", hint="drop --run-as, or add --system"
             )
         ids = (os.getuid(), os.getgid()) if hasattr(os, "getuid") else (-1, -1)
-        return ServiceHost(scope, Path.home(), paths, None, *ids)
+        try:
+            home = Path.home()
+        except RuntimeError as error:
+            raise ServiceError("a user's own service needs a home directory", hint="set HOME") from error
+        return ServiceHost(scope, home, paths, None, *ids)
     import pwd
 
     name = run_as or environ.get("SUDO_USER")

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafile_mgr.errors import ConfigError, ServiceError
+from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.service import launchd, systemd, task_scheduler
 from llamafile_mgr.service.definition import Action, Definition, Scope, check_name
+from llamafile_mgr.service.finding import find_target
 
 BASE = Definition(
     name="llamafile-mgr",
@@ -235,3 +237,13 @@ def test_every_action_has_a_command(action: Action) -> None:
     assert "llamafile-mgr.service" in systemd.Systemd(*handle(BASE)).command(action)
     assert launchd.Launchd(*handle(USERS)).command(action)[0] in ("launchctl", "tail")
     assert task_scheduler.TaskScheduler(*handle(USERS)).command(action)[0] in ("schtasks", "powershell")
+
+
+def test_a_user_without_a_home_gets_no_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    paths = resolve_paths({"LLAMAFILE_MGR_HOME": str(tmp_path)})
+    with pytest.raises(ServiceError, match="needs a home directory"):
+        find_target(Scope.USER, None, paths, {})
