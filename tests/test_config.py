@@ -199,7 +199,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
     assert caught.value.hint == "save it as UTF-8"
 
 
-@pytest.mark.parametrize("service", ["llamafile-mgr", "llamafile-mgr-serve", "llamafile-mgr-embed-small"])
+@pytest.mark.parametrize("service", ["llamafile-mgr", "llamafile-mgr-serve", "llamafile-mgr-head-svc"])
 def test_what_kubernetes_says_of_services_is_no_setting(file: Path, service: str) -> None:
     assert load(file, **service_links(service)) == load(file)
 

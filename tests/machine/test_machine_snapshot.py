@@ -122,6 +122,9 @@ def test_files(tmp_path: Path) -> None:
     bare.write_text(json.dumps(machine_to_dict(machine)))
     wrapped.write_text(json.dumps({"ok": True, "machine": machine_to_dict(machine), "checks": []}))
     assert read_snapshot(bare) == read_snapshot(wrapped) == machine
+    for marked in ("utf-8-sig", "utf-16"):  # as PowerShell redirects
+        bare.write_text(json.dumps(machine_to_dict(machine)), encoding=marked)
+        assert read_snapshot(bare) == machine
     with pytest.raises(NotFoundError):
         read_snapshot(tmp_path / "none.json")
     for text in ("", "{", "[1]", "[" * 100_000, '{"system": 1}'):

@@ -118,6 +118,13 @@ ARTIFACTS = st.builds(
 )
 
 
+def test_a_lock_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "llamafile.lock"
+    one = LockedArtifact("m", ArtifactKind.WEIGHTS, "hf:a/b/c", 1, "0" * 64, None, None, None)
+    path.write_text(format_lock([one]), encoding="utf-8-sig")
+    assert read_lock(path) == {"m": one}
+
+
 @given(st.lists(ARTIFACTS, unique_by=lambda one: one.name, max_size=5))
 def test_a_lock_file_says_what_was_put_in(artifacts: list[LockedArtifact]) -> None:
     text = format_lock(artifacts)
