@@ -16,6 +16,7 @@ from llamafile_mgr.cli.output import print_json, print_json_line, print_line, pr
 from llamafile_mgr.errors import ConfigError, NotReadyError, ServiceError
 
 if TYPE_CHECKING:
+    from llamafile_mgr.config import Config
     from llamafile_mgr.launching.wanted import ToldRoles
     from llamafile_mgr.service.applying import FileChange
     from llamafile_mgr.service.definition import Definition, Handle, ServiceSpec
@@ -197,8 +198,11 @@ def _read_request(
     beside = [name for spec in specs for name in spec.beside.names]
     beside += [config.models[spec.name].chat_template or "" for spec in specs if spec.beside.chat_template]
     beside += [program for program in config.engines.programs if os.sep in program]
-    for model in {*beside, *(each.name for each in wanted.models)}.difference(models, *told.values()):
-        if not os.path.isabs(os.path.expanduser(model)) and anchor_name(model, store) != model:
+    named_files = _named_files(config)
+    by_name = {*beside, *(each.name for each in wanted.models)}.difference(models, *told.values())
+    moving = {name for name in by_name if anchor_name(name, store) != name}
+    for model in sorted(moving.union(named_files)):
+        if not os.path.isabs(os.path.expanduser(model)):
             raise ConfigError(
                 f"the settings name {model}, and the service starts in another directory",
                 hint="write its whole path there",
@@ -211,6 +215,7 @@ def _read_request(
         needed=(
             *(path for spec in specs for path in (spec.path, *spec.beside.paths)),
             *find_folders(config.engines),
+            *map(Path, named_files),
         ),
         hosts=addresses_of(settings.host, public=settings.keys_file is not None),
         port=settings.port,
@@ -218,6 +223,15 @@ def _read_request(
         config_file=named.absolute() if named else None,
         on_demand=on_demand,
     )
+
+
+def _named_files(config: Config) -> list[str]:
+    """Return the files of keys and certificates that the settings name."""
+    serve = config.serve
+    remotes = (remote for model in config.models.values() for remote in model.remote)
+    told = [serve.keys_file, serve.tls_certificate, serve.tls_key]
+    told += [file for remote in remotes for file in (remote.key_file, remote.ca_file)]
+    return [file for file in told if file is not None]
 
 
 def _runner(*, dry_run: bool) -> tuple[Callable[[Sequence[str]], None], list[Sequence[str]]]:

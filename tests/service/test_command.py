@@ -80,7 +80,11 @@ def test_every_model_is_told(model_home: Path, tiny_generator: Path, tmp_path: P
     assert "--embed" not in result.stdout
     unknown = install("embed = ['all-minilm-l6-v2', 'other']", *flags)
     assert (unknown.returncode, "other is not in the store" in unknown.stderr) == (4, True)
-    # The service would look for it in another directory.
+    # The service would look for it in another directory, as for a file of keys.
+    result = install("embed = 'all-minilm-l6-v2'\nkeys_file = 'keys'")
+    assert result.returncode == 3
+    assert "the settings name keys, and the service starts in another directory" in result.stderr
+    assert install(f"embed = 'all-minilm-l6-v2'\nkeys_file = '{tmp_path}/keys'").returncode == 0
     loose = install("embed = 'all-minilm-l6-v2'\ngenerate = './one.gguf'")
     assert (loose.returncode, "write its whole path" in loose.stderr) == (3, True)
     (tmp_path / "chat.jinja").write_text("x")
