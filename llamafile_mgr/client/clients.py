@@ -244,14 +244,14 @@ def _settings(url: str, api_key: str | None, timeout_seconds: float) -> dict[str
     key = check_token(api_key, "the API key") if api_key else None
     # A web proxy of the environment cannot reach our loopback address.
     proxy = None if is_loopback(parts.hostname or "") else proxy_for(base)
+    by_tls = proxy is not None and proxy.startswith("https:")
+    trust = make_trust() if by_tls or parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return {
         "base_url": base,
         "headers": {"authorization": f"Bearer {key}"} if key else {},
         "timeout": httpx.Timeout(timeout_seconds, connect=_CONNECT_SECONDS),
-        "verify": make_trust()
-        if "https" in (parts.scheme, (proxy or "").partition(":")[0])
-        else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        "proxy": proxy,
+        "verify": trust,
+        "proxy": None if proxy is None else httpx.Proxy(proxy, ssl_context=trust if by_tls else None),
         "trust_env": False,
     }
 
