@@ -15,11 +15,13 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from llamafile_mgr.errors import NotFoundError, NotReadyError, PlanError
+from llamafile_mgr.errors import BusyError, NotFoundError, NotReadyError, PlanError
 from llamafile_mgr.paths import resolve_paths
 from llamafile_mgr.planner.memory import MemoryEstimate
 from llamafile_mgr.planner.plans import Plan
+from llamafile_mgr.supervisor.calls import Caller, Deadline, Weight
 from llamafile_mgr.supervisor.pool import Pool, PoolOptions
+from llamafile_mgr.supervisor.queue import QueueLimits
 from llamafile_mgr.supervisor.supervisor import Supervisor, SupervisorOptions
 from tests.support.lives import QUICK, Checks, fake_plan
 
@@ -72,6 +74,25 @@ async def test_what_does_not_fit_beside_the_pinned_rests_until_it_is_called(tmp_
         assert one.resting
         assert not one.engines
         assert kept.ready
+
+
+async def test_other_options_count_at_once(tmp_path: Path) -> None:
+    plans = [plan("one"), plan("two")]
+    pools = {each.name: PoolOptions(pinned=False, drain_seconds=1.0) for each in plans}
+    caller = Caller("somebody", Deadline.after(10.0, 10.0))
+    async with supervised(tmp_path, plans, options(pools, limit=150)) as supervisor:
+        one, two = supervisor.pools
+        await until(supervisor, lambda: one.ready and two.resting)
+        limited = PoolOptions(pinned=False, drain_seconds=1.0, limits=QueueLimits(2, 1000))
+        supervisor.apply(options({"one": limited, "two": pools["two"]}, limit=250))
+        await two.load()
+        await until(supervisor, lambda: two.ready)
+        assert one.ready  # with the limit of before it would have had to go
+        with one.calls.admit(caller, Weight(1, 1)), pytest.raises(BusyError):
+            one.calls.admit(caller, Weight(5, 5))
+        supervisor.apply(options(pools, limit=250))
+        with one.calls.admit(caller, Weight(1, 1)), one.calls.admit(caller, Weight(5, 5)):
+            pass
 
 
 async def test_what_never_fits_is_refused_and_harms_nobody(tmp_path: Path) -> None:
