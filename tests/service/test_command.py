@@ -35,7 +35,7 @@ def test_a_dry_run_writes_nothing(model_home: Path, tmp_path: Path) -> None:
     result = run_program(
         model_home,
         *("service", "install", "--embed", "all-minilm-l6-v2", "--port", "9999", "--dry-run"),
-        extra={"XDG_CONFIG_HOME": str(tmp_path), "HF_TOKEN": "hf_secret"},
+        extra={"XDG_CONFIG_HOME": str(tmp_path), "HF_TOKEN": "hf_secret", "SSL_CERT_FILE": "/etc/our-ca.pem"},
     )
     assert result.returncode == 0, result.stderr
     assert f"new: {tmp_path}/systemd/user/llamafile-mgr.service" in result.stdout
@@ -43,6 +43,7 @@ def test_a_dry_run_writes_nothing(model_home: Path, tmp_path: Path) -> None:
     assert " serve --embed all-minilm-l6-v2 --port 9999" in result.stdout
     assert "ListenStream=127.0.0.1:9999" in result.stdout
     assert f"LLAMAFILE_MGR_HOME={model_home}" in result.stdout
+    assert "SSL_CERT_FILE=/etc/our-ca.pem" in result.stdout  # remotes of the service are trusted by it
     assert "hf_secret" not in result.stdout
     assert list(tmp_path.iterdir()) == []
 
