@@ -33,19 +33,8 @@ def write_keys(home: Path, *keys: str, mode: int = 0o600) -> None:
 
 
 def make_certificate(home: Path, name: str) -> None:
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        f"/CN={name}",
-    ]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj"]
+    command += [f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
     out = ["-keyout", str(home / "key.pem"), "-out", str(home / "cert.pem")]
     subprocess.run([*command, *out], check=True, capture_output=True)
 
