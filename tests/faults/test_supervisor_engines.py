@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.support.golden import golden_cosine
-from tests.support.llamafiles import pack_fake
+from tests.support.llamafiles import READY_VECTORS, pack_fake
 from tests.support.service import Service, read_models, run_program, running_service
 
 MODEL = "all-minilm-l6-v2"
@@ -77,7 +77,7 @@ def test_what_an_engine_forked_ends_with_it(minilm: Path, home: Path) -> None:
 
 
 def test_a_second_signal_does_not_wait_for_calls(minilm: Path, home: Path) -> None:
-    packed = pack_fake(minilm, home / f"{MODEL}.llamafile", "--hang-after", "27")
+    packed = pack_fake(minilm, home / f"{MODEL}.llamafile", "--hang-after", str(READY_VECTORS))
     extra = {"LLAMAFILE_MGR_SERVE_DRAIN_SECONDS": "60", "LLAMAFILE_MGR_SERVE_LIVENESS_SECONDS": "60"}
     with running_service(home, "--embed", str(packed), extra=extra) as service:
         call = threading.Thread(target=embed_or_fail, args=(service,))
@@ -92,8 +92,8 @@ def test_a_second_signal_does_not_wait_for_calls(minilm: Path, home: Path) -> No
 
 
 def test_a_crash_loop_ends_in_a_cause_and_a_503(minilm: Path, home: Path) -> None:
-    # Ready takes 27 vectors; the first call kills it, every time.
-    packed = pack_fake(minilm, home / f"{MODEL}.llamafile", "--crash-after", "27")
+    # The first call after it was ready kills it, every time.
+    packed = pack_fake(minilm, home / f"{MODEL}.llamafile", "--crash-after", str(READY_VECTORS))
     with running_service(home, "--embed", str(packed)) as service:
         deadline = time.monotonic() + 45
         while time.monotonic() < deadline:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support.golden import golden_cosine
-from tests.support.llamafiles import pack_fake
+from tests.support.llamafiles import READY_VECTORS, pack_fake
 from tests.support.models import forget_added_eos
 from tests.support.service import run_program, running_service
 
@@ -135,8 +135,10 @@ def test_an_engine_on_another_port_than_asked_is_found(minilm: Path, tmp_path: P
 
 
 def test_an_engine_whose_vectors_turn_bad_is_replaced(minilm: Path, tmp_path: Path) -> None:
-    # 27 vectors are computed to make an engine ready; that of the next call is the first bad one.
-    packed = pack_fake(minilm, tmp_path / f"{MODEL}.llamafile", "--vectors", "nan", "--bad-after", "27")
+    # The vector of the first call is the first bad one.
+    packed = pack_fake(
+        minilm, tmp_path / f"{MODEL}.llamafile", "--vectors", "nan", "--bad-after", str(READY_VECTORS)
+    )
     (tmp_path / "config.toml").write_text(f'[models."{MODEL}"]\nreplicas = 1\nthreads = 1\n')
     with running_service(tmp_path, "--embed", str(packed)) as service:
         reply = httpx.post(f"{service.url}/v1/embeddings", json={"input": "x"}, timeout=30)

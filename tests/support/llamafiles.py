@@ -70,6 +70,11 @@ def pack_classic(weights: Path, output: Path, *, version: str = "0.8.4") -> Path
     return _pack_script(weights, output, _CLASSIC_HEAD.format(version=version, server=server))
 
 
+#: Vectors that an engine of MiniLM computes until it is ready: three texts alone, the ten with known vectors
+#: among two of the vocabulary, and three in another order.
+READY_VECTORS = 18
+
+
 def pack_fake(weights: Path, output: Path, *switches: str, version: str = "0.10.5") -> Path:
     """Pack ``weights`` onto the fake engine, which says that it is llamafile ``version``.
 
