@@ -5,8 +5,10 @@ What is wrong with one item stands in its record; only what makes the whole inpu
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -177,6 +179,8 @@ def _read_lines(
     with _opened(source) as stream:
         for number, line in enumerate(_lines(stream), 1):
             what, place = f"line {number}", source.number(number)
+            if number == 1 and line is not None and (b"\0" in line or line.startswith(b"\xff\xfe")):
+                raise _not_utf8(source)
             if line is None:
                 yield bad_record(place, f"{what} is longer than {_MAX_LINE_BYTES} bytes")
             elif line.strip():
@@ -237,20 +241,68 @@ def _text_column(names: Sequence[str], source: TextInput) -> str:
 
 
 def _read_table(source: TextInput) -> Iterator[TextRecord]:
-    """Read a CSV with a header; the number of the row is the id when no column is."""
+    """Read a table with a header; the number of the row is the id when no column is."""
     csv.field_size_limit(_MAX_LINE_BYTES)
     with _opened(source) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+        first = text.readline(_MAX_LINE_BYTES)
+        rows = csv.reader(itertools.chain([first] if first else [], text), _dialect(first, source))
         try:
-            rows = csv.reader(text, delimiter="\t" if form_of(source) is InputForm.TSV else ",")
             header = next(rows, None)
             if header is None:
                 raise InvalidFileError(f"{source.name} is empty, without a header")
             yield from _read_rows(rows, header, source)
         except csv.Error as error:
-            raise InvalidFileError(f"{source.name} is no CSV: {error}") from error
+            raise InvalidFileError(
+                f"{source.name} cannot be read as a table, at line {rows.line_num} or before: {error}",
+                cause="a quote that begins a text is not closed, or stands where none may",
+                hint='a text in quotes has each of its own quotes twice: "a ""b"" c"',
+            ) from error
         finally:
             text.detach()
+
+
+def _dialect(first: str, source: TextInput) -> type[csv.Dialect]:
+    """Return how the table is written whose header begins with this line. Raises InvalidFileError."""
+    if "\0" in first or first.startswith("\udcff\udcfe"):
+        raise _not_utf8(source)
+    if form_of(source) is InputForm.TSV:
+        return _Tabbed
+    usual = (source.text_column,) if source.text_column is not None else TEXT_COLUMNS
+
+    def fits(dialect: type[csv.Dialect]) -> tuple[bool, int]:
+        with contextlib.suppress(csv.Error):
+            names = next(csv.reader([first], dialect), [])
+            return any(name in usual or name.lower() in usual for name in names), len(names)
+        return False, 0
+
+    return max((_Commas, _Semicolons, _TabsAndQuotes), key=fits)
+
+
+class _Commas(csv.excel):
+    strict = True
+
+
+class _Semicolons(_Commas):
+    """As spreadsheets write it where the comma parts decimals."""
+
+    delimiter = ";"
+
+
+class _TabsAndQuotes(_Commas):
+    delimiter = "\t"
+
+
+class _Tabbed(csv.excel_tab):
+    """IANA's text/tab-separated-values, in which a quote is a letter like others."""
+
+    quoting = csv.QUOTE_NONE
+
+
+def _not_utf8(source: TextInput) -> InvalidFileError:
+    return InvalidFileError(
+        f"{source.name} is no UTF-8 text", hint="if it is UTF-16: iconv -f UTF-16 -t UTF-8 FILE > NEW"
+    )
 
 
 def _read_rows(rows: Iterator[list[str]], header: list[str], source: TextInput) -> Iterator[TextRecord]:
@@ -258,9 +310,17 @@ def _read_rows(rows: Iterator[list[str]], header: list[str], source: TextInput) 
     id_column = _column(header, source.id_column, ID_COLUMNS, source)
     id_at = header.index(id_column) if id_column is not None else None
     for number, row in enumerate((row for row in rows if row), 1):
-        text = row[text_at] if text_at < len(row) else None
         known = row[id_at] if id_at is not None and id_at < len(row) else None
-        yield make_record(source.number(number), known, text, f"row {number}")
+        if len(row) == len(header):
+            yield make_record(source.number(number), known, row[text_at], f"row {number}")
+            continue
+        # What stands before the text is where it belongs, whatever follows.
+        told = known if id_at is not None and id_at < text_at else None
+        yield bad_record(
+            source.number(number) if told is None else told,
+            f"row {number} has {len(row)} fields where the header has {len(header)}: a text that holds what "
+            "parts them stands in quotes",
+        )
 
 
 def import_parquet() -> Any:

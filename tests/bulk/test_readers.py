@@ -21,6 +21,7 @@ FEW = settings(deadline=None, max_examples=50, suppress_health_check=[HealthChec
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=30)
 
 
+MISFIT = "fields where the header has 2: a text that holds what parts them stands in quotes"
 NO_ID, NO_OBJECT = "has an id that is neither a number nor a text", "is neither an object nor a text"
 
 
@@ -48,9 +49,15 @@ def shown(records: list[TextRecord]) -> list[object]:
         ("a.jsonl", b'{"text": "x", "id": 1.5}\n', [(1, f"line 1 {NO_ID}")]),
         ("a.jsonl", b'{"text": "x", "id": true}\n', [(1, f"line 1 {NO_ID}")]),
         ("a.csv", b'id,Text\n1,"a, ""b""\nc"\n2,d\n', [("1", 'a, "b"\nc'), ("2", "d")]),
-        ("a.csv", b"\xef\xbb\xbfdocument,x\none,1\n\ntwo\n", [(1, "one"), (2, "two")]),
+        ("a.csv", b"\xef\xbb\xbfdocument,x\none,1\n\ntwo\n", [(1, "one"), (2, f"row 2 has 1 {MISFIT}")]),
         ("a.csv", b"anything\none\n", [(1, "one")]),
-        ("a.csv", b"id,text\n5\n", [("5", "row 1 has no text")]),
+        ("a.csv", b"id,text\n5\n", [("5", f"row 1 has 1 {MISFIT}")]),
+        ("a.csv", b"id,text\n5,a, b\n6,c\n", [("5", f"row 1 has 3 {MISFIT}"), ("6", "c")]),
+        ("a.csv", b"text,id\na, b,5\n", [(1, f"row 1 has 3 {MISFIT}")]),
+        ("a.csv", b'id;text\n5;"a; b, c"\n6;d, e\n', [("5", "a; b, c"), ("6", "d, e")]),
+        ("a.csv", b"id\ttext\n5\ta, b\n", [("5", "a, b")]),
+        ("a.csv", b"text\na; b\n", [(1, "a; b")]),
+        ("a.tsv", b'id\ttext\n5\t"a\n6\tb\n', [("5", '"a'), ("6", "b")]),
         ("a.csv", b"text\n\xff\n", [(1, "row 1 is no Unicode text")]),
         ("a.tsv", b"text\tid\na b\tk\n", [("k", "a b")]),
     ],
@@ -99,6 +106,12 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,2\n", {"text_column": "c"}, InvalidFileError, "no column 'c'"),
         ("a.csv", b"text,b\n1,2\n", {"id_column": "c"}, InvalidFileError, "no column 'c'"),
         ("none.parquet", None, {}, NotFoundError, "there is no file"),
+        ("a.csv", b'text\na\n"b\nc\nd\n', {}, InvalidFileError, "at line 5 or before"),
+        ("a.csv", b'text\n"b" c\n', {}, InvalidFileError, "is not closed, or stands where none may"),
+        ("a.csv", "id,text\n1,a\n".encode("utf-16"), {}, InvalidFileError, "is no UTF-8 text"),
+        ("a.csv", "id,text\n1,a\n".encode("utf-16-be"), {}, InvalidFileError, "is no UTF-8 text"),
+        ("a.txt", "one\ntwo\n".encode("utf-16"), {}, InvalidFileError, "is no UTF-8 text"),
+        ("a.jsonl", '"one"\n'.encode("utf-16-le"), {}, InvalidFileError, "is no UTF-8 text"),
     ],
 )
 def test_inputs_that_cannot_be_read(
