@@ -261,7 +261,7 @@ class _OneSource:
 
 
 class _Counts:
-    """What a job has done so far; tells ``observe`` after every fragment."""
+    """What a job has done so far; tells ``observe`` at the start and after every fragment."""
 
     def __init__(self, total: int | None, observe: Observe) -> None:
         self._total = total
@@ -269,6 +269,7 @@ class _Counts:
         self.texts = self.kept = self.failed = self.truncated = self.fragments = 0
         self.width: int | None = None
         self._exact = True
+        observe(JobProgress(0, 0, 0, total))
 
     def add(self, part: FinishedFragment, *, kept: bool) -> None:
         """Count one fragment.

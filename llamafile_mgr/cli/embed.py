@@ -227,7 +227,10 @@ def _run(context: Context, job: BulkJob, overrides: SourceOverrides, quiet: bool
                     )
                 return await run_job(job, vectors, display)
 
-        return run_until_signal(work(), lambda: kept)
+        report = run_until_signal(work(), lambda: kept)
+        if job.output is not None:
+            display.finish(report, job.output)
+        return report
 
 
 def _run_on_ray(
@@ -267,7 +270,9 @@ def _run_on_ray(
             observe=display,
             say=display.say,
         )
-        return run_until_signal(work, lambda: kept)
+        report = run_until_signal(work, lambda: kept)
+        display.finish(report, job.output)
+        return report
 
 
 def _write_lines(vector_space: str, part: FinishedFragment) -> None:

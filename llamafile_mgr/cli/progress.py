@@ -24,7 +24,9 @@ from llamafile_mgr.downloader.pull_events import (
 )
 
 if TYPE_CHECKING:
-    from llamafile_mgr.bulk import JobProgress
+    from pathlib import Path
+
+    from llamafile_mgr.bulk import JobProgress, JobReport
 
 _TRUST_WORDS = {
     "pinned": "checked against the pinned digest",
@@ -172,15 +174,19 @@ class TextDisplay:
         self._quiet = quiet
         self._terminal = sys.stderr.isatty()
         self._bar: Any = None
-        self._began: tuple[float, int] | None = None
+        self._began: float | None = None
         self._last = 0.0
 
     def __enter__(self) -> TextDisplay:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._close_bar()
+
+    def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def say(self, text: str) -> None:
         """Write a line."""
@@ -189,36 +195,55 @@ class TextDisplay:
 
     def __call__(self, progress: JobProgress) -> None:
         """Show how far the job is; rates count what was not kept from an earlier run."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = self._last = now
         if self._quiet:
             return
         if self._terminal:
             self._draw(progress)
-            return
-        now = time.monotonic()
-        if self._began is None:
-            self._began = now, progress.done
-        if now - self._last >= _LINE_SECONDS or progress.done == progress.total:
+        elif progress.done and (now - self._last >= _LINE_SECONDS or progress.done == progress.total):
             self._last = now
-            click.echo(describe_progress(progress, now - self._began[0], self._began[1]), err=True)
+            click.echo(describe_progress(progress, now - self._began), err=True)
+
+    def finish(self, report: JobReport, output: Path) -> None:
+        """Say what a job has written."""
+        self._close_bar()
+        seconds = 0.0 if self._began is None else time.monotonic() - self._began
+        self.say(f"wrote {output}: {describe_report(report, seconds)}")
 
     def _draw(self, progress: JobProgress) -> None:
         if self._bar is None:
-            self._bar = _make_bar(total=progress.total, initial=progress.kept, unit=" docs")
+            self._bar = _make_bar(total=progress.total, initial=0, unit=" docs")
+        kept = progress.kept - self._bar.initial  # no speed of this run
+        self._bar.initial += kept
+        self._bar.n += kept
+        self._bar.last_print_n += kept
         self._bar.update(progress.done - self._bar.n)
         if progress.failed:
             self._bar.set_postfix_str(f"{progress.failed} failed", refresh=False)
 
 
-def describe_progress(progress: JobProgress, seconds: float, before: int) -> str:
-    """Return how far a job is as one line; ``before`` texts were done ``seconds`` ago."""
+def describe_progress(progress: JobProgress, seconds: float) -> str:
+    """Return how far a job is after ``seconds``, as one line."""
     of = f" of {progress.total:,}" if progress.total else ""
     failed = f", {progress.failed:,} failed" if progress.failed else ""
-    rate = (progress.done - before) / seconds if seconds > 0 else 0.0
+    rate = (progress.done - progress.kept) / seconds if seconds > 0 else 0.0
     if not rate:
         return f"{progress.done:,}{of} texts{failed}"
     left = max(0, (progress.total or 0) - progress.done) / rate
     when = f", {left:,.0f} s left" if progress.total else ""
     return f"{progress.done:,}{of} texts, {rate:,.1f} docs/s{when}{failed}"
+
+
+def describe_report(report: JobReport, seconds: float) -> str:
+    """Return what a job made in ``seconds``: texts read, the vectors of them, and how fast."""
+    made = report.texts - report.kept
+    kept = f", {report.kept:,} of them from an earlier run" if report.kept else ""
+    failed = f", {report.failed:,} failed" if report.failed else ""
+    rate = f", {made / seconds:,.0f} texts/s" if made and seconds > 0 else ""
+    vectors = f"{report.texts - report.failed:,} x {report.dimensions}"
+    return f"{vectors} of {report.texts:,} texts{kept}{failed}, {seconds:,.0f} s{rate}"
 
 
 def describe(event: Event) -> str:

@@ -69,7 +69,7 @@ async def test_every_text_gets_its_own_vector_or_its_error(tmp_path: Path) -> No
     assert lines[50]["error"]["code"] == "unreadable"
     assert (report.texts, report.failed, report.truncated, report.kept) == (51, 4, 5, 0)
     assert (report.dimensions, report.exact) == (WIDTH, True)
-    assert [each.done for each in seen] == [7, 14, 21, 28, 35, 42, 49, 51]
+    assert [each.done for each in seen] == [0, 7, 14, 21, 28, 35, 42, 49, 51]
     assert seen[-1] == JobProgress(51, 0, 4, 51)
     assert source.most_under_way == 2
     assert not parts_folder(tmp_path / "out.jsonl").exists()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from llamafile_mgr.cli import run
-from llamafile_mgr.cli.progress import describe_progress
+from llamafile_mgr.cli.progress import TextDisplay, describe_progress, describe_report
 from tests.support.golden import GOLDEN, golden_cosine
 from tests.support.service import Service, environment, program, run_program
 
@@ -225,10 +225,34 @@ def test_mistakes(
 def test_progress_as_lines() -> None:
     from llamafile_mgr.bulk import JobProgress
 
-    assert describe_progress(JobProgress(1280, 0, 2, 5000), 10.0, 280) == (
+    assert describe_progress(JobProgress(1280, 280, 2, 5000), 10.0) == (
         "1,280 of 5,000 texts, 100.0 docs/s, 37 s left, 2 failed"
     )
-    assert describe_progress(JobProgress(5, 5, 0, None), 0.0, 5) == "5 texts"
+    assert describe_progress(JobProgress(5, 5, 0, None), 0.0) == "5 texts"
+
+
+def test_the_end_tells_texts_vectors_and_speed() -> None:
+    from llamafile_mgr.bulk import JobReport
+
+    report = JobReport("m", "space", 384, 4000, failed=0, truncated=0, kept=0, exact=True)
+    assert describe_report(report, 61.4) == "4,000 x 384 of 4,000 texts, 61 s, 65 texts/s"
+    again = JobReport("m", "space", 384, 4000, failed=2, truncated=0, kept=3000, exact=True)
+    assert describe_report(again, 10.0) == (
+        "3,998 x 384 of 4,000 texts, 3,000 of them from an earlier run, 2 failed, 10 s, 100 texts/s"
+    )
+
+
+def test_a_bar_counts_no_kept_work_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamafile_mgr.bulk import JobProgress
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with TextDisplay(quiet=False) as display:
+        display(JobProgress(0, 0, 0, 5000))
+        bar = display._bar
+        display(JobProgress(3000, 3000, 0, 5000))
+        assert (bar.n, bar.initial, bar.total) == (3000, 3000, 5000)
+        display(JobProgress(3100, 3000, 0, 5000))
+        assert bar.n - bar.initial == 100
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
