@@ -96,7 +96,7 @@ class RecordLock:
             young = time.time() - self._path.stat().st_mtime < 5
         except FileNotFoundError:
             return
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             holder, young = None, False
         if (holder is None and young) or (holder is not None and is_alive(holder)):
             raise LockBusyError("another process is at work here")

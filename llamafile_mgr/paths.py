@@ -152,9 +152,12 @@ def read_secrets(path: Path) -> list[str]:
         ConfigError: it cannot be read, is no text, or others than its owner can read it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # Without waiting: a pipe that nobody writes to would hold the start for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as stream:
             status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{path} is no regular file", hint="write the keys into a file of your own")
             if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
                 raise ConfigError(f"others can read the keys in {path}", hint=f"chmod 600 {path}")
             text = stream.read(_MOST_SECRET_BYTES).decode("utf-8-sig")

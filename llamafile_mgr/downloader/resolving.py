@@ -157,7 +157,7 @@ class Resolver:
                         raise DownloadError(f"{url} answers with more than an index can hold")
             try:
                 return json.loads(body)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DownloadError(
                     f"{url} does not answer in JSON",
                     cause="an index must speak PEP 691",

@@ -83,7 +83,7 @@ class Baselines:
         try:
             rows = json.loads(self._path(space).read_text(encoding="ascii"))
             vectors = np.array(rows, dtype=np.float32)
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
         return vectors if vectors.ndim == 2 and vectors.size else None
 

@@ -181,6 +181,7 @@ class Proxy:
             name or f"{exchange.address} {headers.get('user-agent', '')[:80]}",
             entry.request_id,
             entry.progress,
+            not route.public or self._keys.knows(headers),
         )
 
     def _methods(self, path: str) -> dict[str, tuple[Dialect, Route]]:

@@ -58,7 +58,8 @@ class RequestProgress:
 class Request:
     """One request; header names are lower-case. ``body``: the whole body, at most the configured size.
 
-    ``path``: without a trailing slash. ``client``: who asks, for fairness between clients.
+    ``path``: without a trailing slash. ``client``: who asks, for fairness between clients. ``trusted``: it has a
+    key, where there are keys.
     """
 
     method: str
@@ -69,6 +70,7 @@ class Request:
     client: str = ""
     request_id: str = ""
     progress: RequestProgress = field(default_factory=RequestProgress)
+    trusted: bool = True
 
     def json_object(self) -> dict[str, Any]:
         """Return the body as a JSON object without its nulls, whatever Content-Type says.

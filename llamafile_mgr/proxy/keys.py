@@ -44,12 +44,8 @@ class KeyRing:
         """
         if not self.keys:
             return ""
-        given = _find_secret(headers).encode("utf-8", "surrogateescape")
-        digest = hashlib.sha256(given).digest()
-        found: Key | None = None
-        for key in self.keys:
-            if hmac.compare_digest(hashlib.sha256(key.secret.encode()).digest(), digest):
-                found = key
+        given = _find_secret(headers)
+        found = self._find(given)
         if found is None:
             raise MissingKeyError(
                 "an API key is needed" if not given else "this API key is not known",
@@ -58,6 +54,18 @@ class KeyRing:
         if admin and found.name != ADMIN_NAME:
             raise NotAdminError("this route needs the administrator's key")
         return found.name
+
+    def knows(self, headers: Mapping[str, str]) -> bool:
+        """Tell whether a request for what everybody may ask has a good key; all have without keys."""
+        return not self.keys or self._find(_find_secret(headers)) is not None
+
+    def _find(self, given: str) -> Key | None:
+        digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
+        found: Key | None = None
+        for key in self.keys:
+            if hmac.compare_digest(hashlib.sha256(key.secret.encode()).digest(), digest):
+                found = key
+        return found
 
 
 def _find_secret(headers: Mapping[str, str]) -> str:
@@ -77,11 +85,17 @@ def read_keys(path: Path) -> KeyRing:
     """Read ``[NAME ]KEY`` lines; ``#`` begins a comment, and the name ``admin`` marks the administrator's.
 
     Raises:
-        ConfigError: unreadable, readable by others, empty, or a key that is too short.
+        ConfigError: unreadable, readable by others, empty, a key that is too short, or one with two names.
     """
     keys = [_read_line(number, line, path) for number, line in enumerate(read_secrets(path), 1) if line]
     if not keys:
         raise ConfigError(f"there is no key in {path}", hint="write one a line, at least 16 characters long")
+    names: dict[str, str] = {}
+    for key in keys:
+        if (other := names.setdefault(key.secret, key.name)) != key.name:
+            raise ConfigError(
+                f"{other} and {key.name} in {path} have the same key", hint="give each a key of its own"
+            )
     return KeyRing(tuple(keys))
 
 

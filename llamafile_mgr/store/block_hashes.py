@@ -109,7 +109,7 @@ def read_blocks(path: Path) -> BlockHashes | None:
     """Read a side-car; None when there is none or it makes no sense."""
     try:
         hashes = read_record(json.loads(path.read_bytes()), BlockHashes, "the side-car")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     count = -(-hashes.size // hashes.block) if hashes.block > 0 else -1
     valid = len(hashes.blocks) == count and all(map(is_digest, (hashes.sha256, *hashes.blocks)))

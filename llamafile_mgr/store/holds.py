@@ -33,7 +33,7 @@ def living_holders(directory: Path) -> list[Holder]:
             holder = Holder(**json.loads(path.read_bytes()))
         except FileNotFoundError:
             continue
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             drop_hold(path)
             continue
         if is_alive(holder):

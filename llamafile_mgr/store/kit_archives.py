@@ -144,7 +144,7 @@ def _read_manifest(
         if document["version"] != 1:
             raise ValueError(f"version {document['version']!r} is not known")
         records = [parse_record(json.dumps(record)) for record in document["records"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidFileError(f"{source} has a manifest that makes no sense: {error}") from error
     sizes: dict[str, int] = {}
     for record in records:

@@ -53,7 +53,10 @@ def parse_map(text: str, boot: str | None) -> tuple[PartInfo, RangeSet]:
         ValueError: the first line is no header.
     """
     head, _, rest = text.partition("\n")
-    values = json.loads(head)
+    try:
+        values = json.loads(head)
+    except RecursionError as error:
+        raise ValueError("the map of a part is nested too deeply") from error
     if not isinstance(values, dict):
         raise ValueError("the map of a part starts with a JSON object")
     same_boot = values.pop("boot", None) == boot and boot is not None

@@ -133,5 +133,5 @@ def parse_record(text: str | bytes) -> NameRecord:
     """
     try:
         return read_record(json.loads(text), NameRecord, "the record")
-    except UsageError as error:
+    except (UsageError, RecursionError) as error:
         raise ValueError(f"no valid record: {error}") from error

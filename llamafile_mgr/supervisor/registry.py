@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -76,19 +77,27 @@ def reap_survivors(runtime: Path) -> list[int]:
         pid = directory.name.removeprefix(_PREFIX)
         if not pid.isascii() or not pid.isdigit() or int(pid) == os.getpid():
             continue
-        try:
-            noted = json.loads((directory / _ENGINES).read_text(encoding="ascii"))
-            manager, engines = noted["started"], dict(noted["engines"])
-        except (OSError, ValueError, KeyError, TypeError):
-            manager, engines = None, {}
+        manager, engines = _read_noted(directory / _ENGINES)
         if is_running(int(pid), manager):
             continue
-        for entry in engines.values():
-            if is_running(int(entry[0]), float(entry[1])):
-                _kill(int(entry[0]))
-                ended.append(int(entry[0]))
+        for engine, started in engines:
+            if is_running(engine, started):
+                _kill(engine)
+                ended.append(engine)
         shutil.rmtree(directory, ignore_errors=True)
     return ended
+
+
+def _read_noted(path: Path) -> tuple[float | None, list[tuple[int, float]]]:
+    """Return when the manager and each of its engines started; nothing of a file that makes no sense."""
+    try:
+        noted = json.loads(path.read_text(encoding="ascii"))
+        manager = noted["started"]
+        engines = [(int(pid), float(started)) for pid, started in noted["engines"].values()]
+        known = manager is None or math.isfinite(manager)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None, []
+    return (manager, engines) if known and all(pid > 1 for pid, _ in engines) else (None, [])
 
 
 def _kill(pid: int) -> None:

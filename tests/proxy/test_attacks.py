@@ -263,6 +263,7 @@ async def test_keys_guard_everything_but_health(tmp_path: Path) -> None:
         httpx.AsyncClient(base_url=running.url) as http,
     ):
         assert (await http.get("/health")).status_code == 200
+        assert (await http.get("/ready")).json() == {"status": "ready"}
         for path in ("/v1/models", "/api/tags", "/metrics", "/props", "/info"):
             refused = await http.get(path)
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
@@ -270,6 +271,7 @@ async def test_keys_guard_everything_but_health(tmp_path: Path) -> None:
         assert unread.status_code == 401
         user = {"authorization": f"Bearer {'u' * 32}"}
         assert (await http.post("/v1/embeddings", json={"input": "x"}, headers=user)).status_code == 200
+        assert [m["model"] for m in (await http.get("/ready", headers=user)).json()["models"]]
         assert (await http.get("/metrics", headers=user)).status_code == 403
         admin = {"x-api-key": "a" * 32}
         assert (await http.get("/metrics", headers=admin)).status_code == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hmac
+import os
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,7 @@ def test_keys_are_never_shown(ring: KeyRing) -> None:
         ("short", 0o600, "too short"),
         ("a b " + "c" * 20, 0o600, "is not 'NAME KEY'"),
         ("name " + "ü" * 20, 0o600, "not ASCII"),
+        (f"admin {ADMIN}\nother {ADMIN}", 0o600, "admin and other in .* have the same key"),
     ],
 )
 def test_wrong_key_files(tmp_path: Path, text: str, mode: int, message: str) -> None:
@@ -214,6 +216,15 @@ def test_wrong_key_files(tmp_path: Path, text: str, mode: int, message: str) -> 
     path.write_text(text, encoding="utf-8")
     path.chmod(mode)
     with pytest.raises(ConfigError, match=message):
+        read_keys(path)
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device"])
+def test_keys_come_from_regular_files(tmp_path: Path, what: str) -> None:
+    path = Path("/dev/zero") if what == "a device" else tmp_path / "pipe"
+    if what == "a pipe":
+        os.mkfifo(path, 0o600)
+    with pytest.raises(ConfigError, match="is no regular file"):
         read_keys(path)
 
 

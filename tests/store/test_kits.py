@@ -138,6 +138,10 @@ def manifest(**change: object) -> tuple[tarfile.TarInfo, bytes]:
 
 BLOB = member(f"blobs/{DIGEST}", DATA)
 BAD_KITS: list[tuple[str, Members, type[Error]]] = [
+    ("a manifest nested too deeply", [member("kit.json", b"[" * 200_000), BLOB], InvalidFileError),
+    ("a record nested too deeply",
+     [member("kit.json", b'{"version": 1, "records": [' + b"[" * 900 + b"]" * 900 + b"]}"), BLOB],
+     InvalidFileError),
     ("dots in the manifest's name", [manifest(name="../../evil"), BLOB], InvalidFileError),
     ("an absolute name", [manifest(name="/etc/cron.d/evil"), BLOB], InvalidFileError),
     ("a NUL in a name", [manifest(name="a\0b"), BLOB], InvalidFileError),

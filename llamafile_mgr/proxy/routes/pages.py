@@ -63,6 +63,8 @@ async def _health(front: Front, request: Request) -> Reply:
 
 async def _ready(front: Front, request: Request) -> Reply:
     ready, body = describe_readiness(front)
+    if not request.trusted:  # which models there are is nothing for strangers
+        del body["models"]
     return json_reply(body, status=200 if ready else NotReadyError.http_status)
 
 
