@@ -58,8 +58,8 @@ class RequestProgress:
 class Request:
     """One request; header names are lower-case. ``body``: the whole body, at most the configured size.
 
-    ``path``: without a trailing slash. ``client``: who asks, for fairness between clients. ``trusted``: it has a
-    key, where there are keys.
+    ``path``: without a trailing slash. ``client``: who asks, for fairness between clients. ``trusted``: that
+    the request has a key, where there are keys.
     """
 
     method: str
