@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,20 +64,21 @@ except ConfigError as error:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize("home", [None, "", "relative", "closed", "open"])
-def test_a_user_without_a_home_is_told(tmp_path: Path, home: str | None) -> None:
-    (tmp_path / "closed").mkdir(mode=0o700)
-    (tmp_path / "open").mkdir(mode=0o755)
-    told = [str(tmp_path / home)] if home in ("closed", "open") else [home] if home is not None else []
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+def test_a_user_without_a_home_is_told(home: str | None) -> None:
     environ = {name: text for name, text in os.environ.items() if not name.startswith(("XDG_", "LLAMAFILE_"))}
-    said = subprocess.run(
-        [sys.executable, "-c", HOMELESS, *told], capture_output=True, text=True, check=True, env=environ
-    ).stdout.strip()
+    # Another user must be able to come as far, which pytest's own directories do not allow.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        for name, mode in (("closed", 0o700), ("open", 0o755)):
+            Path(folder, name).mkdir(mode=mode)
+        told = [f"{folder}/{home}"] if home in ("closed", "open") else [home] if home is not None else []
+        said = subprocess.run(
+            [sys.executable, "-c", HOMELESS, *told], capture_output=True, text=True, check=True, env=environ
+        ).stdout.strip()
     if home == "open":
-        assert said == f"{tmp_path}/open/.local/share/llamafile-mgr/store"
+        assert said == f"{folder}/open/.local/share/llamafile-mgr/store"
     elif home == "closed":
-        assert said == f"the home directory {tmp_path}/closed belongs to root and is closed to you"
+        assert said == f"the home directory {folder}/closed belongs to root and is closed to you"
     else:
         assert said.startswith("this user has no home directory")
 
