@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -296,6 +297,7 @@ def test_the_display_fits_where_it_is_shown(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="the wheel is not installed")
 def test_with_a_model_come_the_files_that_its_settings_name(
     hub: Hub, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
