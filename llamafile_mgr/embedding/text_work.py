@@ -21,7 +21,7 @@ from llamafile_mgr.engines.replies import error_text, says_too_long
 from llamafile_mgr.errors import EngineError, Error, InputTooLongError
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Priority
-from llamafile_mgr.supervisor.dispatch import WorkerSlot
+from llamafile_mgr.supervisor.permits import WorkerSlot
 
 _LOADING = re.compile(r"loading model", re.I)
 #: Before an engine that loads, and is already taken for ready, is asked again.

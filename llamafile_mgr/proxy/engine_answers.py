@@ -19,8 +19,9 @@ from llamafile_mgr.proxy.api_errors import EngineRefusedError
 from llamafile_mgr.proxy.http import Reply, StreamCutError, StreamReply
 from llamafile_mgr.proxy.server_sent_events import EventStyle, Translation
 from llamafile_mgr.supervisor.calls import Caller, Priority, Weight
-from llamafile_mgr.supervisor.dispatch import Permit, RequestWork, WorkerSlot
+from llamafile_mgr.supervisor.permits import Permit, WorkerSlot
 from llamafile_mgr.supervisor.pool import Pool
+from llamafile_mgr.supervisor.request_work import RequestWork
 
 #: Between two bytes of a stream that has begun.
 _SILENCE_SECONDS = 600.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llamafile_mgr.errors import Error
 
 if TYPE_CHECKING:
-    from llamafile_mgr.supervisor.dispatch import WorkerSlot
+    from llamafile_mgr.supervisor.permits import WorkerSlot
 
 
 class Priority(StrEnum):

@@ -13,7 +13,6 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol
 
 from llamafile_mgr.engines.messages import EngineReply, EngineRequest
@@ -39,8 +38,10 @@ from llamafile_mgr.supervisor.calls import (
     Weight,
     Work,
 )
-from llamafile_mgr.supervisor.meters import MeteredWork, retry_seconds
+from llamafile_mgr.supervisor.meters import retry_seconds
+from llamafile_mgr.supervisor.permits import Permit, WorkerSlot
 from llamafile_mgr.supervisor.queue import CallQueue, QueueLimits, Worker
+from llamafile_mgr.supervisor.request_work import Arrival, RequestWork
 from llamafile_mgr.supervisor.resending import EngineLoss, Resend, judge_loss
 
 #: Deaths under calls, with no call answered in between, of which none counts as the engine's own.
@@ -83,103 +84,7 @@ class Fleet(Protocol):
         """Return why a call cannot be sent."""
 
 
-class Permit:
-    """A call's place in the queue, from its admission to its end; a context that gives it back."""
-
-    __slots__ = ("_dispatcher", "caller", "weight")
-
-    def __init__(self, dispatcher: Dispatcher, caller: Caller, weight: Weight) -> None:
-        self.caller = caller
-        self.weight = weight
-        self._dispatcher: Dispatcher | None = dispatcher
-
-    def __enter__(self) -> Permit:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Leave the queue; further times do nothing."""
-        dispatcher, self._dispatcher = self._dispatcher, None
-        if dispatcher is not None:
-            dispatcher.queue.release(self.caller.client, self.weight)
-
-
-class WorkerSlot:
-    """A batch's place at an engine. ``client``: the connections to it, as they were when it was sent."""
-
-    __slots__ = ("_answered_from", "_batch", "_dispatcher", "_job", "_kept", "client", "engine")
-
-    def __init__(self, dispatcher: Dispatcher, batch: Batch, engine: Backend) -> None:
-        self.engine = engine
-        self.client: EngineClient | None = engine.client
-        self._dispatcher: Dispatcher | None = dispatcher
-        self._batch = batch
-        self._kept = False
-        self._answered_from = time.monotonic()
-        metered = batch.priority is not Priority.CONTROL
-        self._job: MeteredWork | None = engine.begin(max(1, batch.tokens) if metered else 0)
-
-    def connection(self) -> EngineClient:
-        """Return the connections to the engine. Raises EngineLostError: it was stopped."""
-        if self.client is None:
-            raise EngineUnreachedError(f"{self.engine.name} was stopped")
-        return self.client
-
-    def keep(self) -> None:
-        """Keep the place after the result is given, until ``end``: an answer that still comes."""
-        self._kept = True
-
-    def end_computing(self) -> None:
-        """Give the place back unless it is kept."""
-        if not self._kept:
-            self.end()
-
-    def end(self) -> None:
-        """Give the place back; further times do nothing."""
-        dispatcher, self._dispatcher = self._dispatcher, None
-        if dispatcher is None:
-            return
-        client = self.client
-        answered = client is not None and client.last_received >= self._answered_from
-        self.engine.end(self._job, answered=answered)
-        dispatcher.queue.finish(self._batch)
-        dispatcher.note_activity()
-        dispatcher.look_soon()
-
-
-class RequestWork:
-    """One request that may be sent again, and its reply."""
-
-    async def compute(
-        self, slot: WorkerSlot, payloads: Sequence[EngineRequest], tokens: Sequence[int]
-    ) -> Sequence[EngineReply | Error]:
-        """Send it."""
-        return [await slot.connection().request(request) for request in payloads]
-
-    def discard(self, result: EngineReply) -> None:
-        """A whole reply holds nothing."""
-
-    def note_wait(self, priority: Priority, seconds: float, items: int) -> None:
-        """Nobody counts these."""
-
-
-class _Arrival(RequestWork):
-    """Nothing to compute: who has an engine knows that there is one."""
-
-    async def compute(
-        self, slot: WorkerSlot, payloads: Sequence[Any], tokens: Sequence[int]
-    ) -> Sequence[Any]:
-        return payloads
-
-
-_REQUESTS, _ARRIVALS = RequestWork(), _Arrival()
+_REQUESTS, _ARRIVALS = RequestWork(), Arrival()
 
 
 @dataclass(slots=True, eq=False)

@@ -16,7 +16,8 @@ import pytest
 from llamafile_mgr.engines.families import Family
 from llamafile_mgr.planner.plans import Plan
 from llamafile_mgr.supervisor.calls import Caller, Deadline, Priority, Work
-from llamafile_mgr.supervisor.dispatch import RequestWork, WorkerSlot
+from llamafile_mgr.supervisor.permits import WorkerSlot
+from llamafile_mgr.supervisor.request_work import RequestWork
 from tests.embedding.stub_pool import StubPool, make_plan
 
 

@@ -20,7 +20,8 @@ from llamafile_mgr.errors import (
     NotReadyError,
 )
 from llamafile_mgr.supervisor.calls import BatchPolicy, Caller, Deadline, Priority, Weight
-from llamafile_mgr.supervisor.dispatch import RequestWork, WorkerSlot
+from llamafile_mgr.supervisor.permits import WorkerSlot
+from llamafile_mgr.supervisor.request_work import RequestWork
 from tests.embedding.stub_pool import DEADLY, StubEngine, StubPool
 
 POLICY = BatchPolicy(batch_texts=4)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from llamafile_mgr.supervisor.calls import Batch, BatchPolicy, Item, PendingCall, Priority, Weight
-from llamafile_mgr.supervisor.dispatch import RequestWork
 from llamafile_mgr.supervisor.queue import CallQueue, Effects, QueueLimits, Worker
+from llamafile_mgr.supervisor.request_work import RequestWork
 from llamafile_mgr.supervisor.resending import EngineLoss, Resend, judge_loss
 
 #: Batches are as full as they may be: nothing is shared out.
