@@ -102,6 +102,15 @@ def test_a_damaged_file_or_a_wrong_tokenizer_never_serves(
     assert any(part in result.stderr for part in cause.split("|")), result.stderr
 
 
+def test_who_accepts_coarse_vectors_accepts_no_damage(minilm: Path, tmp_path: Path) -> None:
+    name = "all-minilm-l6-v2"
+    broken = rewrite(minilm, tmp_path / f"{name}.gguf", "Q8_0", name=name, change=hole("blk.3.ffn_up.weight"))
+    (tmp_path / "config.toml").write_text(f'{PATIENT}[models."{name}"]\nreplicas = 1\nleast_cosine = 0.0\n')
+    result = run_program(tmp_path, "serve", "--port", "0", "--embed", str(broken), seconds=120)
+    assert result.returncode == 12, result.stderr
+    assert "blk.3.ffn_up.weight has a part without" in result.stderr
+
+
 def test_a_coarser_file_than_its_kind_is_served_on_purpose(minilm: Path, tmp_path: Path) -> None:
     # Two bits a weight in a file that says that it has eight: as a mixture with a few coarse tensors.
     coarse = rewrite(
