@@ -28,6 +28,8 @@ ID_COLUMNS = ("id", "_id", "doc_id")
 #: A longer line is no text that anybody wants embedded.
 _MAX_LINE_BYTES = 64 * 1024 * 1024
 _BATCH_ROWS = 1024
+#: So much of a table is looked at to tell how it is written.
+_HEAD_CHARACTERS = 1 << 16
 
 
 class InputForm(StrEnum):
@@ -245,8 +247,8 @@ def _read_table(source: TextInput) -> Iterator[TextRecord]:
     csv.field_size_limit(_MAX_LINE_BYTES)
     with _opened(source) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-        first = text.readline(_MAX_LINE_BYTES)
-        rows = csv.reader(itertools.chain([first] if first else [], text), _dialect(first, source))
+        head = text.read(_HEAD_CHARACTERS) + text.readline(_MAX_LINE_BYTES)
+        rows = csv.reader(itertools.chain(io.StringIO(head, newline=""), text), _dialect(head, source))
         try:
             header = next(rows, None)
             if header is None:
@@ -262,12 +264,13 @@ def _read_table(source: TextInput) -> Iterator[TextRecord]:
             text.detach()
 
 
-def _dialect(first: str, source: TextInput) -> type[csv.Dialect]:
-    """Return how the table is written whose header begins with this line. Raises InvalidFileError."""
+def _dialect(head: str, source: TextInput) -> type[csv.Dialect]:
+    """Return how the table is written that begins with these lines. Raises InvalidFileError."""
+    first = head.partition("\n")[0]
     if "\0" in first or first.startswith("\udcff\udcfe"):
         raise _not_utf8(source)
     if form_of(source) is InputForm.TSV:
-        return _Tabbed
+        return _TabsAndQuotes if _is_quoted(head) else _Tabbed
     usual = (source.text_column,) if source.text_column is not None else TEXT_COLUMNS
 
     def fits(dialect: type[csv.Dialect]) -> tuple[bool, int]:
@@ -277,6 +280,27 @@ def _dialect(first: str, source: TextInput) -> type[csv.Dialect]:
         return False, 0
 
     return max((_Commas, _Semicolons, _TabsAndQuotes), key=fits)
+
+
+def _is_quoted(head: str) -> bool:
+    """Tell whether a table with tabs has texts in quotes, as spreadsheets write it.
+
+    So read, every row fits its header, and none is lost that would fit as it stands.
+    """
+    quoted, plain = _widths(head, _TabsAndQuotes), _widths(head, _Tabbed)
+    return len(set(quoted)) == 1 and (len(quoted) == len(plain) or len(set(plain)) > 1)
+
+
+def _widths(head: str, dialect: type[csv.Dialect]) -> list[int]:
+    """Return the numbers of fields of the rows that are not blank, none where these cannot be read."""
+    widths: list[int] = []
+    rows = csv.reader(io.StringIO(head, newline=""), dialect)
+    try:
+        widths.extend(len(row) for row in rows if row)
+    except csv.Error:
+        cut = len(head) >= _HEAD_CHARACTERS and rows.line_num == head.count("\n")
+        return widths if cut else []
+    return widths
 
 
 class _Commas(csv.excel):

@@ -58,6 +58,9 @@ def shown(records: list[TextRecord]) -> list[object]:
         ("a.csv", b"id\ttext\n5\ta, b\n", [("5", "a, b")]),
         ("a.csv", b"text\na; b\n", [(1, "a; b")]),
         ("a.tsv", b'id\ttext\n5\t"a\n6\tb\n', [("5", '"a'), ("6", "b")]),
+        ("a.tsv", b'id\ttext\n5\t"a\n6\tb"\n', [("5", '"a'), ("6", 'b"')]),
+        ("a.tsv", b'id\ttext\n5\t"a" b\n6\t"c"\n', [("5", '"a" b'), ("6", '"c"')]),
+        ("a.tsv", b'"id"\t"text"\r\n"5"\t"a ""b""\r\nc"\r\n', [("5", 'a "b"\r\nc')]),
         ("a.csv", b"text\n\xff\n", [(1, "row 1 is no Unicode text")]),
         ("a.tsv", b"text\tid\na b\tk\n", [("k", "a b")]),
     ],
@@ -143,6 +146,16 @@ def test_whatever_is_written_is_read(tmp_path: Path, texts: list[str]) -> None:
     ids = pyarrow.array([each[0] for each in expected], pyarrow.string())
     path = write_parquet(tmp_path / "a.parquet", id=ids, text=pyarrow.array(texts, pyarrow.string()))
     assert shown(read(path)) == expected
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_long_texts_of_several_lines_are_read_whole(tmp_path: Path, suffix: str) -> None:
+    texts = [f"line {n}\n" * 999 for n in range(40)]
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, "excel-tab" if suffix == "tsv" else "excel")
+    writer.writerows([("id", "text"), *((f"k{n}", text) for n, text in enumerate(texts))])
+    found = shown(read(tmp_path / f"a.{suffix}", table.getvalue().encode()))
+    assert found == [(f"k{n}", text) for n, text in enumerate(texts)]
 
 
 @FEW
