@@ -48,6 +48,10 @@ class SupervisorOptions:
     speed: SpeedPolicy = field(default_factory=SpeedPolicy)
     pools: Mapping[str, PoolOptions] = field(default_factory=dict)
 
+    def of_pool(self, plan: Plan) -> PoolOptions:
+        """Return the options of the pool that runs this plan."""
+        return self.pools.get(plan.name, PoolOptions(pinned=plan.role is Role.EMBED))
+
 
 class Supervisor:
     """Owns the pools' tasks. ``checks`` makes the checks of a plan's engines, ``remote_checks`` those of its
@@ -74,7 +78,6 @@ class Supervisor:
         self.pools = tuple(self._make_pool(plan) for plan in plans)
 
     def _make_pool(self, plan: Plan) -> Pool:
-        default = PoolOptions(pinned=plan.role is Role.EMBED)
         best: dict[LaunchSettings, dict[Kind, float]] = {}
         surroundings = EngineSurroundings(
             logs=self._paths.logs,
@@ -98,16 +101,21 @@ class Supervisor:
             checks = partial(self._remote_checks, plan)
             return RemoteBackend(remote.name, remote, plan, checks, surroundings)
 
-        options = self._options.pools.get(plan.name, default)
-        pool = Pool(plan, options, make_engine, make_remote, self._make_room, self.changes.announce)
+        pool = Pool(
+            plan,
+            self._options.of_pool(plan),
+            make_engine,
+            make_remote,
+            self._make_room,
+            self.changes.announce,
+        )
         return pool
 
     def apply(self, options: SupervisorOptions) -> None:
         """Take the options of the pools and the limit of all engines' memory; the others are a start's."""
         self._budget.limit_bytes = options.memory_limit_bytes
         for pool in self.pools:
-            default = PoolOptions(pinned=pool.plan.role is Role.EMBED)
-            pool.apply(options.pools.get(pool.plan.name, default))
+            pool.apply(options.of_pool(pool.plan))
 
     def find(self, model: str) -> Pool:
         """Return the pool of this model.

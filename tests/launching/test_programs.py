@@ -115,7 +115,7 @@ def test_answers_are_kept_until_the_program_or_its_version_changes(search_path: 
 
 
 def test_another_program_of_that_name_is_not_started_for_every_plan(
-    search_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search_path: Path, tmp_path: Path
 ) -> None:
     path, cache = write_program(search_path / "llama", "echo usage: llama stack"), tmp_path / "cache"
     for settings, anew, asked in (
@@ -128,25 +128,25 @@ def test_another_program_of_that_name_is_not_started_for_every_plan(
         [bad] = find_programs(settings, cache, anew=anew).unusable
         assert "usage: llama stack" in bad.cause
         assert bool(calls(path)) is asked
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 90_000)
-    find_programs(EnginesConfig(), cache)
-    assert calls(path)
 
 
-def test_a_program_that_hangs_costs_one_plan_its_time(
-    search_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("script", "cause", "seconds"),
+    [
+        ("echo usage: llama stack", "usage: llama stack", 86_400),
+        ("exec sleep 60", "did not answer --version within 0.5 seconds", 600),
+    ],
+)
+def test_what_is_no_engine_is_asked_again_in_time(
+    search_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, cause: str, seconds: int
 ) -> None:
-    monkeypatch.setattr(programs, "_SECONDS", 0.3)
-    path, cache = write_program(search_path / "llama", "exec sleep 60"), tmp_path / "cache"
-    for asked in (True, False):
+    monkeypatch.setattr(programs, "_SECONDS", 0.5)
+    path, cache, now = write_program(search_path / "llama", script), tmp_path / "cache", time.time()
+    for passed, asked in ((0, True), (seconds - 60, False), (seconds + 60, True)):
+        monkeypatch.setattr(time, "time", lambda: now + passed)  # noqa: B023 - called within the round
         [bad] = find_programs(EnginesConfig(), cache).unusable
-        assert "did not answer --version within 0.3 seconds" in bad.cause
+        assert cause in bad.cause
         assert bool(calls(path)) is asked
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 700)
-    find_programs(EnginesConfig(), cache)
-    assert calls(path)
 
 
 def test_an_engine_that_is_late_once_is_asked_again(
