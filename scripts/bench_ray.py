@@ -30,7 +30,7 @@ sys.path.insert(1, str(Path(__file__).parent.parent))
 
 from bench_servers import MODEL, ROOT, run_ours
 
-from llamafile_mgr.bulk import BulkJob, TextInput
+from llamafile_mgr.bulk import BulkJob, JobProgress, TextInput
 from llamafile_mgr.bulk.ray import RayCluster, run_on_ray
 from llamafile_mgr.bulk.scaling import ScaleRates, predict
 from tests.support.fixed_source import fixed_source
@@ -124,8 +124,9 @@ def measure_scaling(folder: Path, texts: int) -> bool:
     return good
 
 
-def _note_time(times: list[float], _: object) -> None:
-    times.append(time.monotonic())
+def _note_time(times: list[float], progress: JobProgress) -> None:
+    if progress.done:
+        times.append(time.monotonic())
 
 
 def main() -> int:

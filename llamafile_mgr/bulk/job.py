@@ -97,6 +97,7 @@ class JobReport:
     exact: bool
 
 
+#: Told at a job's start, with nothing done, and after every fragment.
 Observe = Callable[[JobProgress], None]
 
 

@@ -19,7 +19,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llamafile_mgr.bulk import BulkJob, TextInput
+from llamafile_mgr.bulk import BulkJob, JobProgress, TextInput
 from llamafile_mgr.bulk.job import run_job
 from llamafile_mgr.bulk.ray import RayCluster, run_on_ray
 from llamafile_mgr.cli import run
@@ -131,7 +131,12 @@ async def test_a_node_with_a_broken_engine_leaves_also_a_job_that_goes_on(tmp_pa
         nodes.add(tmp_path)
         slow = functools.partial(fixed_source, 0.02)
         where, kept = RayCluster(nodes.address), asyncio.Event()
-        running = asyncio.create_task(run_on_ray(job, where, slow, observe=lambda _: kept.set()))
+
+        def note(progress: JobProgress) -> None:
+            if progress.done:
+                kept.set()
+
+        running = asyncio.create_task(run_on_ray(job, where, slow, observe=note))
         await kept.wait()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
