@@ -152,6 +152,7 @@ PROMPT = "w1 " * 520
         (ModelConfig(context=4096), 32, gguf.GGMLQuantizationType.Q4_0),
     ],
 )
+@pytest.mark.timeout(150)  # half a thousand tokens of almost a billion weights, beside other tests
 def test_a_large_generator_takes_what_was_predicted(
     tmp_path: Path, wish: ModelConfig, blocks: int, kind: gguf.GGMLQuantizationType, engines: EnginesConfig
 ) -> None:
